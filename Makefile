@@ -1,0 +1,70 @@
+# The one index of what a person can do here: make help.
+DATA ?=
+PRESET ?= demo
+SET ?=
+TARGET ?= local
+PROMOTE ?=
+MODEL ?= models:/dwi-attention-unet@champion
+BASE_PYTHON ?= python3
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+DEV_INSTALLED := $(VENV)/.installed-dev
+
+export PYTHONPATH := $(CURDIR)
+.DEFAULT_GOAL := help
+.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile lint bench install
+
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
+	@$(PYTHON) -m pipelines run --data "$(DATA)" --preset "$(PRESET)" --set "$(SET)" --target "$(TARGET)" --promote "$(PROMOTE)"
+
+test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
+	@$(PYTHON) -m pytest
+
+test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
+	@$(PYTHON) -m pytest -m "slow or not slow"
+
+check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why
+	@$(PYTHON) -m pipelines check-data --data "$(DATA)"
+
+predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [MODEL=models:/...]
+	@$(PYTHON) -m pipelines predict --input "$(INPUT)" --output "$(OUTPUT)" --model "$(MODEL)"
+
+demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
+	@$(PYTHON) -m pipelines demo-data
+
+up: $(INSTALLED) ## start the embedded S3 and MLflow servers [S3_PORT=9000] [MLFLOW_PORT=5000]
+	@$(PYTHON) -m pipelines up
+
+down: $(INSTALLED) ## stop them
+	@$(PYTHON) -m pipelines down
+
+status: $(INSTALLED) ## say whether they run, and where they keep things
+	@$(PYTHON) -m pipelines status
+
+compile: $(INSTALLED) ## write the pipeline's IR YAML to build/pipeline.yaml
+	@$(PYTHON) -m pipelines compile
+
+lint: $(DEV_INSTALLED) ## ruff
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes)
+	@$(PYTHON) -m tests.benchmarks
+
+install: $(INSTALLED) ## install the pinned dependencies into .venv
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(INSTALLED): requirements.txt
+	@$(BASE_PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, $(BASE_PYTHON) is {v[0]}.{v[1]}. Name another: make install BASE_PYTHON=python3.11")'
+	@echo "installing the pinned dependencies into $(VENV) (once, some minutes)"
+	@test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.txt
+	@touch $@
+
+$(DEV_INSTALLED): requirements-dev.txt $(INSTALLED)
+	@$(PIP) -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,26 @@
+"""The machine this process was given, not the one it sees."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def cpus() -> int:
+    """CPUs this process may use: its affinity, and a container's quota where there is one."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota_file = Path("/sys/fs/cgroup/cpu.max")
+    if quota_file.exists():
+        quota, period = quota_file.read_text().split()
+        if quota != "max":
+            mine = min(mine, max(1, round(int(quota) / int(period))))
+    return mine
+
+
+def sources_digest(*packages: str) -> str:
+    """SHA-256 over the Python files of `components/<package>`, as they are on this machine."""
+    root = Path(__file__).parents[1]
+    h = hashlib.sha256()
+    for package in packages:
+        for path in sorted((root / package).rglob("*.py")):
+            h.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return h.hexdigest()

@@ -1,0 +1,102 @@
+"""Every number that decides a result, in one frozen object; the pipeline's parameters carry its names."""
+
+import difflib
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.core.step import StepError
+
+
+class Settings(BaseModel):
+    """The pipeline's parameters with the user's own defaults (preset `baseline`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int = Field(384, ge=32, le=1024, multiple_of=16)
+    """Side of the square model grid, pixels."""
+    normalization: Literal["slice", "volume"] = "slice"
+    """Z-score over each slice, or over the whole volume."""
+    train_ratio: float = Field(0.80, gt=0, lt=1)
+    """Share of the patients to learn from."""
+    val_ratio: float = Field(0.15, gt=0, lt=1)
+    """Share of the patients that choose the weights and the threshold."""
+    test_ratio: float = Field(0.05, gt=0, lt=1)
+    """Share of the patients held out for the test."""
+    base_channels: int = Field(64, ge=4, le=128, multiple_of=2)
+    """Width of the first encoder level: 64 gives 31.4 M parameters, 32 gives 7.9 M."""
+    epochs: int = Field(100, ge=1, le=10_000)
+    """Most passes over the training slices."""
+    batch_size: int = Field(16, ge=2, le=512)
+    """Slices per optimiser step."""
+    learning_rate: float = Field(1e-4, gt=0, le=1)
+    """Adam's learning rate at the start."""
+    weight_decay: float = Field(1e-5, ge=0, le=1)
+    """Adam's L2 penalty."""
+    loss: Literal["dice", "dice+bce"] = "dice"
+    """Soft Dice over the batch, alone or with binary cross-entropy."""
+    early_stop_patience: int = Field(20, ge=1, le=10_000)
+    """Epochs without a better validation Dice before training stops."""
+    lesion_free_ratio: float = Field(1.0, ge=0, le=1000)
+    """Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch."""
+    aug_hflip_prob: float = Field(0.3, ge=0, le=1)
+    """Probability of a left-right flip."""
+    aug_rotate_prob: float = Field(0.25, ge=0, le=1)
+    """Probability of a rotation by up to 10 degrees."""
+    aug_brightness_prob: float = Field(0.2, ge=0, le=1)
+    """Probability of a brightness shift by up to 0.1 standard deviations."""
+    random_seed: int = Field(42, ge=0, le=2**32 - 1)
+    """Seed of the split, the weights, the sampling and the augmentation."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the forward pass; auto takes the fastest here."""
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    """Layout of the tensors; auto takes the fastest here."""
+
+    @model_validator(mode="after")
+    def _ratios_sum_to_one(self) -> "Settings":
+        total = self.train_ratio + self.val_ratio + self.test_ratio
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"train_ratio + val_ratio + test_ratio is {total:.4g}, not 1; "
+                f"the nearest valid train_ratio is {max(1 - self.val_ratio - self.test_ratio, 0):.4g}"
+            )
+        return self
+
+
+def checked(values: dict[str, Any]) -> Settings:
+    """Settings from loose values (numbers may come as text).
+
+    Raises:
+        StepError: an unknown key or an impossible value, named with the nearest valid one.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise StepError("\n".join(_in_words(e) for e in error.errors())) from None
+
+
+def _in_words(error: dict[str, Any]) -> str:
+    key, given, limits = ".".join(map(str, error["loc"])), error["input"], error.get("ctx", {})
+    fields = Settings.model_fields
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.3)
+        return f"unknown setting '{key}'" + (
+            f": did you mean '{near[0]}'?" if near else f". Settings: {', '.join(fields)}."
+        )
+    if error["type"] == "literal_error":
+        choices = list(fields[key].annotation.__args__)
+        near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0) or choices
+        return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
+    nearest = {
+        "greater_than_equal": lambda: limits["ge"],
+        "less_than_equal": lambda: limits["le"],
+        "greater_than": lambda: f"a little above {limits['gt']}",
+        "less_than": lambda: f"a little below {limits['lt']}",
+        "multiple_of": lambda: round(given / limits["multiple_of"]) * limits["multiple_of"],
+        "int_from_float": lambda: round(given),
+    }.get(error["type"])
+    if nearest:
+        return f"{key}={given} is impossible: the nearest valid value is {nearest()}"
+    if not key:
+        return error["msg"].removeprefix("Value error, ")
+    return f"{key}={given} is impossible: {error['msg']}; the default is {fields[key].default}"

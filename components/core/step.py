@@ -1,0 +1,79 @@
+"""What surrounds every step: its errors in a person's words, its logs, its end when the run ends."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+ERROR_MARK = "ERROR"
+
+
+class StepError(Exception):
+    """Something that the user can mend: what is wrong, where, and what to do next."""
+
+
+@contextlib.contextmanager
+def step(name: str) -> Iterator[None]:
+    """Run one step of the pipeline; on failure the last lines of its log are the reason.
+
+    A `StepError` is printed without a stack; anything else is a fault of ours and keeps its stack,
+    with the reason repeated below it. Either way the process ends with exit code 1.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    _end_with_the_run()
+    try:
+        yield
+    except StepError as error:
+        _fail(name, str(error))
+    except MemoryError:
+        _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
+    except Exception as error:  # the outermost door of the process: everything else ends here
+        traceback.print_exc(file=sys.stdout)
+        _fail(name, f"unexpected {type(error).__name__}: {error}. This is a fault in the step itself; "
+                    "the lines above say where. Please report them.")  # fmt: skip
+
+
+def _fail(name: str, message: str) -> None:
+    print(f"{ERROR_MARK} {name}: {message}", flush=True)
+    raise SystemExit(1)
+
+
+def _end_with_the_run() -> None:
+    """Where a local run started this process (RUN_PID), end with it, however it ends."""
+    run_pid = os.environ.get("RUN_PID")
+    if run_pid is None:
+        return
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.5)
+            try:
+                os.kill(int(run_pid), 0)
+            except ProcessLookupError:
+                os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-the-run").start()
+
+
+def progress(items, total: int | None = None, what: str = ""):
+    """A progress bar on a terminal; in a pod's log about ten plain lines in all."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=what, leave=False)
+        return
+    total = total if total is not None else len(items)
+    shown = -1
+    for done, item in enumerate(items, start=1):
+        yield item
+        if (tenth := done * 10 // max(total, 1)) != shown or done == total:
+            shown = tenth
+            if total > 1:
+                logging.info("%s %d/%d", what, done, total)

@@ -1,0 +1,150 @@
+"""MLflow: one run per pipeline run, whichever step comes to it first, and again after a kill."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.core.step import StepError
+
+EXPERIMENT = "dwi-stroke-segmentation"
+MODEL_NAME = "dwi-attention-unet"
+EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate")
+LINEAGE = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
+"""Environment variables that become tags of the run."""
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
+class Run:
+    """An MLflow run that can be opened, and told the same thing, more than once."""
+
+    def __init__(self, client, run_id: str):
+        self.client, self.id = client, run_id
+
+    @classmethod
+    def open(cls, training_digest: str) -> "Run":
+        """The run of this pipeline run.
+
+        In this order: the one in MLFLOW_RUN_ID; the one this pipeline run (KFP_RUN_ID) already has; one that
+        the same training left unfinished when it was killed; a new one.
+        """
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        client = mlflow.MlflowClient()
+        kfp_run = os.environ.get("KFP_RUN_ID", "")
+        try:
+            if given := os.environ.get("MLFLOW_RUN_ID"):
+                run_id = client.get_run(given).info.run_id
+            else:
+                experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+                run_id = _find(client, experiment.experiment_id, kfp_run, training_digest)
+                if run_id is None:
+                    run_id = client.create_run(experiment.experiment_id, run_name=kfp_run or None).info.run_id
+            client.update_run(run_id, status="RUNNING")
+            run = cls(client, run_id)
+            tags = {tag: os.environ[name] for name, tag in LINEAGE.items() if os.environ.get(name)}
+            run.tags({**tags, "training_digest": training_digest})
+        except MlflowException as error:
+            raise StepError(
+                f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. "
+                "Check MLFLOW_TRACKING_URI and MLFLOW_RUN_ID, or start the embedded server: make up."
+            ) from error
+        return run
+
+    def tags(self, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            self.client.set_tag(self.id, key, str(value))
+
+    def params(self, params: dict[str, Any]) -> None:
+        """Log parameters; one that is there already with another value keeps its first and is named in the log."""
+        from mlflow.entities import Param
+
+        have = self.client.get_run(self.id).data.params
+        for key, value in params.items():
+            if have.get(key, str(value)) != str(value):
+                logging.warning("MLflow keeps %s=%s of the interrupted run, now %s", key, have[key], value)
+        new = [Param(k, str(v)) for k, v in params.items() if k not in have]
+        if new:
+            self.client.log_batch(self.id, params=new)
+
+    def epochs(self, history: list[dict[str, float]]) -> None:
+        """Log the epochs that MLflow does not have yet, in order: after a kill or an outage none is lost or doubled."""
+        from mlflow.entities import Metric
+
+        have = {m.step for m in self.client.get_metric_history(self.id, EPOCH_METRICS[-1])}
+        for row in history:
+            if row["epoch"] not in have:
+                stamp = int(row["time"] * 1000)
+                self.client.log_batch(self.id, metrics=[Metric(k, row[k], stamp, row["epoch"]) for k in EPOCH_METRICS])
+
+    def metrics(self, metrics: dict[str, float]) -> None:
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        self.client.log_batch(self.id, metrics=[Metric(k, v, now, 0) for k, v in metrics.items() if v is not None])
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        self.client.log_artifact(self.id, str(path), folder)
+
+    def has(self, tag: str) -> bool:
+        return tag in self.client.get_run(self.id).data.tags
+
+    def finish(self, status: str = "FINISHED") -> None:
+        self.client.set_terminated(self.id, status)
+
+
+def _find(client, experiment_id: str, kfp_run: str, training_digest: str) -> str | None:
+    def first(where: str) -> str | None:
+        found = client.search_runs([experiment_id], where, max_results=1)
+        return found[0].info.run_id if found else None
+
+    if kfp_run and (mine := first(f"tags.kfp_run_id = '{kfp_run}'")):
+        return mine
+    return first(f"tags.training_digest = '{training_digest}' and attributes.status != 'FINISHED'")
+
+
+def record_inputs(run: Run, cases: Path, split: Path, page: Path) -> None:
+    """Log what the run learns from: data version, split, patient and sample counts, the data report."""
+    if run.has("inputs_recorded"):
+        return
+    facts, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
+    run.params({"data_uri": facts["data_uri"], **_counts(parts)})
+    run.params({f"{subset}_ratio": ratio for subset, ratio in parts["ratios_asked"].items()})
+    run.tags({"data_version": facts["data_version"], "split_digest": parts["digest"]})
+    if facts["synthetic"]:
+        run.tags({"data": "synthetic demo scans, no patients"})
+    run.client.log_text(run.id, json.dumps(parts, indent=1), "split.json")
+    run.client.log_text(run.id, page.read_text(), "data_report.html")
+    run.tags({"inputs_recorded": "true"})
+
+
+def record_training(run: Run, model: Path) -> None:
+    """Log a finished training from its artifact: parameters, epochs, curve, weights. Nothing is logged twice."""
+    if run.has("training_recorded"):
+        return
+    facts = json.loads((model / "model.json").read_text())
+    run.params(facts["params"])
+    run.epochs(json.loads((model / "history.json").read_text()))
+    for name in ("training_curve.png", "best_model.pth", "model.json"):
+        run.artifact(model / name)
+    run.tags({"training_recorded": "true"})
+
+
+def _counts(parts: dict) -> dict[str, int]:
+    def pairs() -> Iterator[tuple[str, int]]:
+        for subset in parts["patients"]:
+            yield f"{subset}_patients", len(parts["patients"][subset])
+            yield f"{subset}_scans", len(parts["cases"][subset])
+
+    return dict(pairs())

@@ -1,0 +1,179 @@
+"""Read and write scans; one canonical orientation inside, the scan's own outside.
+
+A volume is an array (X, Y, S): two in-plane axes and the slices. From NIfTI it is brought to RAS+
+(the closest permutation and flip of the stored axes: no voxel is resampled). A `.npy` has no geometry:
+its (H, W, S) is taken as it stands and its voxel size is unknown.
+"""
+
+import gzip
+import io
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+MAX_VOXELS = 2**29
+"""Beyond 512 Mi voxels (2 GiB as float32) a file is no brain scan; refused before it is read."""
+
+
+class BadVolume(Exception):
+    """The reason why a file is not a usable volume."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a stored array lies in space.
+
+    shape: as stored, a trailing axis of length one included. affine: voxel to RAS+ millimetres,
+    None where the file has none. repairs: what had to be assumed or dropped on reading.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray | None
+    repairs: tuple[str, ...] = ()
+
+    @property
+    def orientation(self) -> str | None:
+        return None if self.affine is None else "".join(nib.aff2axcodes(self.affine))
+
+    def _to_canonical(self) -> np.ndarray:
+        return ornt_transform(io_orientation(self.affine), axcodes2ornt("RAS"))
+
+    def canonical(self, data: np.ndarray) -> np.ndarray:
+        """Stored array to (X, Y, S) in RAS+."""
+        data = data.reshape(self.shape[:3])
+        return data if self.affine is None else apply_orientation(data, self._to_canonical())
+
+    def native(self, data: np.ndarray) -> np.ndarray:
+        """(X, Y, S) in RAS+ back to the stored axes and shape, exactly."""
+        if self.affine is not None:
+            data = apply_orientation(data, ornt_transform(axcodes2ornt("RAS"), io_orientation(self.affine)))
+        return data.reshape(self.shape)
+
+    @property
+    def canonical_affine(self) -> np.ndarray | None:
+        if self.affine is None:
+            return None
+        return self.affine @ nib.orientations.inv_ornt_aff(self._to_canonical(), self.shape[:3])
+
+    @property
+    def voxel_mm(self) -> tuple[float, float, float] | None:
+        """Voxel size along the canonical axes, millimetres."""
+        if self.affine is None:
+            return None
+        return tuple(float(v) for v in nib.affines.voxel_sizes(self.canonical_affine))
+
+
+def read(path: Path) -> tuple[np.ndarray, Geometry]:
+    """A scan as float32 (X, Y, S) in canonical orientation, and its geometry.
+
+    Raises:
+        BadVolume: unreadable, not 3-D, of a type that is no intensity, or with an impossible geometry.
+    """
+    return _read_npy(path) if path.name.endswith(".npy") else _read_nifti(path.read_bytes())
+
+
+def read_nifti_bytes(blob: bytes) -> tuple[np.ndarray, Geometry]:
+    """The same from the content of a `.nii` or `.nii.gz` file."""
+    return _read_nifti(blob)
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, Geometry]:
+    try:
+        stored = np.load(path, allow_pickle=False, mmap_mode="r")
+    except Exception as error:
+        raise BadVolume(f"not readable as .npy ({_one_line(error)})") from None
+    if not isinstance(stored, np.ndarray):
+        raise BadVolume("not a single .npy array")
+    if stored.ndim == 2:
+        stored = stored[:, :, None]
+    repairs = _check_shape(stored.shape)
+    _check_dtype(stored.dtype)
+    geometry = Geometry(tuple(stored.shape), None, repairs)
+    return geometry.canonical(np.array(stored, dtype=np.float32)), geometry
+
+
+def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
+    try:
+        if blob[:2] == b"\x1f\x8b":
+            header = zlib.decompressobj(wbits=31).decompress(blob, 348)
+        else:
+            header = blob[:348]
+        head = nib.Nifti1Header.from_fileobj(io.BytesIO(header), check=False)
+        shape = tuple(int(n) for n in head.get_data_shape())
+    except Exception as error:
+        raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
+    repairs = _check_shape(shape)
+    try:
+        _check_dtype(head.get_data_dtype())
+        raw_size = int(head["vox_offset"]) + int(np.prod(shape)) * head.get_data_dtype().itemsize
+        image = nib.Nifti1Image.from_bytes(_unpacked(blob, raw_size))
+        data = image.get_fdata(dtype=np.float32, caching="unchanged")
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except BadVolume:
+        raise
+    except Exception as error:
+        raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
+    if int(head["sform_code"]) <= 0 and int(head["qform_code"]) <= 0:
+        repairs += ("no orientation in the header: assumed as the NIfTI standard says (LAS)",)
+    _check_affine(affine)
+    geometry = Geometry(shape, affine, repairs)
+    return np.ascontiguousarray(geometry.canonical(data)), geometry
+
+
+def _unpacked(blob: bytes, size: int) -> bytes:
+    """The content, decompressed no further than the header promises (a gzip bomb stays packed)."""
+    if blob[:2] != b"\x1f\x8b":
+        return blob
+    reader = zlib.decompressobj(wbits=31)
+    raw = reader.decompress(blob, size)
+    if len(raw) < size:
+        raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(raw)}")
+    return raw
+
+
+def _check_shape(shape: tuple[int, ...]) -> tuple[str, ...]:
+    repairs = ()
+    if len(shape) == 4 and shape[3] == 1:
+        repairs = ("dropped a trailing axis of length one",)
+    elif len(shape) != 3:
+        raise BadVolume(f"shape {shape} is not a 3-D volume")
+    if min(shape) < 1 or int(np.prod(shape)) > MAX_VOXELS:
+        raise BadVolume(f"shape {shape} is not that of a brain scan")
+    return repairs
+
+
+def _check_dtype(dtype: np.dtype) -> None:
+    if dtype.kind not in "biuf":
+        raise BadVolume(f"data type {dtype} is no intensity")
+
+
+def _check_affine(affine: np.ndarray) -> None:
+    if not np.isfinite(affine).all():
+        raise BadVolume("the header's affine is not finite")
+    sizes = nib.affines.voxel_sizes(affine)
+    if min(sizes) <= 0 or abs(np.linalg.det(affine[:3, :3])) < 1e-6 * np.prod(sizes):
+        raise BadVolume("the header's affine is singular")
+    if min(sizes) < 0.1 or max(sizes) > 30:
+        raise BadVolume(f"voxel size {tuple(round(float(s), 3) for s in sizes)} mm is not that of a brain scan")
+
+
+def nifti_bytes(data: np.ndarray, affine: np.ndarray | None) -> bytes:
+    """A `.nii.gz` file whose header holds geometry and nothing else; the same bytes for the same input."""
+    image = nib.Nifti1Image(data, np.eye(4) if affine is None else affine)
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
+def write(path: Path, data: np.ndarray, affine: np.ndarray | None) -> None:
+    """Write a `.nii.gz` (see `nifti_bytes`); it appears whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(nifti_bytes(data, affine))
+    part.rename(path)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,90 @@
+"""What the model is worth on patients that it has never seen: whole scans, in their own space."""
+
+import json
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from components.core.step import progress
+from components.core.tracking import Run, record_inputs, record_training
+from components.core.volumes import read, write
+from components.evaluate.figures import choose_samples, draw_sample, write_page
+from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.unet.inference import load_model, predict_volume
+
+
+def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation: Path, page: Path) -> dict[str, float]:
+    """Predict every test scan, measure, draw, and log to the pipeline run's MLflow run.
+
+    `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png` and each scan's
+    predicted mask, `masks/<case>.nii.gz`.
+
+    Returns:
+        The summary: metric name to value.
+    """
+    for folder in ("test_predictions", "masks"):
+        (evaluation / folder).mkdir(parents=True, exist_ok=True)
+    listed, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
+    network, facts = load_model(model)
+    threshold = facts["threshold"]
+    records = {c["case"]: c for c in listed["cases"]}
+
+    results = []
+    for name in progress(parts["cases"]["test"], what="evaluated"):
+        record = records[name]
+        volume, geometry = read(cases / record["files"]["dwi"])
+        truth = read(cases / record["files"]["mask"])[0] > 0
+        predicted = predict_volume(network, facts, volume, record["slice_numbers"]) >= threshold
+        write(evaluation / "masks" / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
+        slice_dice, slice_iou = slice_dices(predicted, truth)
+        results.append(
+            {
+                "case": name,
+                "patient": record["patient"],
+                **case_metrics(predicted, truth, record["voxel_mm"]),
+                "slice_dice": slice_dice.tolist(),
+                "slice_iou": slice_iou.tolist(),
+                "slice_has_lesion": truth.any((0, 1)).tolist(),
+                "slice_has_prediction": predicted.any((0, 1)).tolist(),
+            }
+        )
+    metrics = summary(results)
+
+    pictures = []
+    for number, sample in enumerate(choose_samples(results), start=1):
+        record = records[sample.case]
+        files = (
+            cases / record["files"]["dwi"],
+            cases / record["files"]["mask"],
+            evaluation / "masks" / _mask_name(record),
+        )
+        image, truth, predicted = (np.asarray(nib.load(f).dataobj[:, :, sample.slice]) for f in files)
+        pictures.append(evaluation / "test_predictions" / f"{number:02d}_{sample.kind}.png")
+        draw_sample(sample, image, truth > 0, predicted > 0, pictures[-1])
+    write_page(results, metrics, threshold, listed["synthetic"], pictures, page)
+    facts_out = {
+        "summary": metrics, "threshold": threshold, "threshold_chosen_on": "validation",
+        "space": "native", "synthetic": listed["synthetic"], "cases": results,
+    }  # fmt: skip
+    (evaluation / "test_metrics.json").write_text(json.dumps(facts_out, indent=1))
+
+    run = Run.open(facts["training_digest"])
+    record_inputs(run, cases, split, data_page)
+    record_training(run, model)
+    run.metrics({**metrics, "threshold": threshold})
+    run.artifact(evaluation / "test_metrics.json")
+    run.client.log_text(run.id, page.read_text(), "evaluation.html")
+    for path in pictures:
+        run.artifact(path, "test_predictions")
+    logging.info(
+        "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
+        metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],
+        metrics["test_lesion_f1_mean"], threshold, metrics["test_slice_dice_mean"],
+    )  # fmt: skip
+    return metrics
+
+
+def _mask_name(record: dict) -> str:
+    return record["files"]["dwi"].replace("_dwi.nii.gz", ".nii.gz")

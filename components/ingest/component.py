@@ -1,0 +1,21 @@
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Output
+
+
+@dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
+def ingest(data_uri: str, data_version: str, cases: Output[Dataset], report: Output[HTML]):
+    """Download and validate every scan; bad ones are refused by name, the others go on.
+
+    Args:
+        data_uri: s3://bucket/prefix of the scans.
+        data_version: Digest of what is there, from fingerprint.
+        cases: Validated, de-identified volumes in one orientation, and cases.json.
+        report: What was found, repaired, refused and why.
+    """
+    from pathlib import Path
+
+    from components.core.step import step
+    from components.ingest.ingest import ingest as run
+
+    with step("ingest"):
+        run(data_uri, data_version, Path(cases.path), Path(report.path))

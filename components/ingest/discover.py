@@ -1,0 +1,171 @@
+"""Find the cases in a list of keys: the user's own layout, or ISLES'22 / BIDS."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from components.core.step import StepError
+
+SCAN = r"\.(?:nii\.gz|nii|npy)"
+FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)({SCAN})$")
+SLICE = re.compile(r"^(.+)_Slice_(\d+)$", re.IGNORECASE)
+"""Single slices, `.npy` only: Patient_XXX_Slice_YYY."""
+BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?dwi/[^/]+_(dwi|adc)\.nii(?:\.gz)?$")
+BIDS_MASK = re.compile(r"^(?:.*/)?derivatives/(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:[^/]+/)?[^/]+\.nii(?:\.gz)?$")
+
+EXPECTED = (
+    "Expected either images/NAME.nii.gz (or .npy) with masks/NAME of the same name, "
+    "or sub-X/ses-Y/dwi/sub-X_ses-Y_dwi.nii.gz with masks under derivatives/sub-X/."
+)
+
+
+@dataclass
+class Case:
+    """One scan session of one patient and the keys it is made of.
+
+    image and mask hold one key, or one per slice in the order of `slice_numbers`.
+    """
+
+    name: str
+    patient: str
+    session: str | None = None
+    image: list[str] = field(default_factory=list)
+    mask: list[str] = field(default_factory=list)
+    adc: str | None = None
+    slice_numbers: list[int] | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        return [*self.image, *self.mask, *([self.adc] if self.adc else [])]
+
+
+@dataclass
+class Found:
+    """What a listing holds: usable cases, refused names with their reasons, and keys that are no scans."""
+
+    layout: str
+    cases: list[Case]
+    refused: dict[str, str]
+    ignored: list[str]
+
+
+def discover(keys: Iterable[str]) -> Found:
+    """Cases among `keys`.
+
+    Raises:
+        StepError: no layout is recognised, or both are.
+    """
+    keys = sorted(keys)
+    flat = [k for k in keys if FLAT.match(k) and "derivatives/" not in k]
+    bids = [k for k in keys if BIDS_DWI.match(k) and "derivatives/" not in k]
+    if flat and bids:
+        raise StepError(f"two layouts at once: {flat[0]} and {bids[0]}. {EXPECTED} Keep them in two folders.")
+    if not flat and not bids:
+        shown = ", ".join(keys[:3]) or "nothing"
+        raise StepError(f"no scans recognised among {len(keys)} files ({shown}, ...). {EXPECTED}")
+    return _flat(keys, flat) if flat else _bids(keys, bids)
+
+
+def _flat(keys: list[str], scans: list[str]) -> Found:
+    by_stem: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"images": [], "masks": []})
+    for key in scans:
+        kind, stem, _ = FLAT.match(key).groups()
+        by_stem[stem][kind].append(key)
+
+    refused: dict[str, str] = {}
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for stem in by_stem:
+        spelled[stem.casefold()].append(stem)
+    for stems in spelled.values():
+        if len(stems) > 1:
+            refused |= {s: f"names that differ only in case: {', '.join(sorted(stems))}" for s in stems}
+    for stem, files in by_stem.items():
+        for kind, found in files.items():
+            if len(found) > 1:
+                refused[stem] = f"two files in {kind}/ for one name: {', '.join(found)}"
+        if not files["images"]:
+            refused.setdefault(stem, "mask without an image of the same name")
+
+    cases: dict[str, Case] = {}
+    slices: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for stem, files in sorted(by_stem.items()):
+        if stem in refused:
+            continue
+        match = SLICE.match(stem)
+        if match and files["images"][0].endswith(".npy"):
+            slices[match[1]].append((int(match[2]), stem))
+        else:
+            patient, session = _patient_and_session(stem)
+            cases[stem] = Case(stem, patient, session, files["images"], files["masks"])
+    for name, numbered in slices.items():
+        case = _from_slices(name, sorted(numbered), by_stem)
+        lost = sorted(s for s in refused if (m := SLICE.match(s)) and m[1] == name)
+        if name in cases:
+            del cases[name]
+            refused[name] = "given twice: as one volume and as single slices"
+        elif lost:
+            refused[name] = f"its slice {lost[0]} was refused: {refused[lost[0]]}"
+        elif isinstance(case, str):
+            refused[name] = case
+        else:
+            cases[name] = case
+    known = set(scans)
+    return Found("images/masks", [cases[n] for n in sorted(cases)], refused, [k for k in keys if k not in known])
+
+
+def _from_slices(name: str, numbered: list[tuple[int, str]], files: dict) -> Case | str:
+    numbers = [number for number, _ in numbered]
+    if len(set(numbers)) < len(numbers):
+        return f"slice number {next(n for n in numbers if numbers.count(n) > 1)} is given twice"
+    masks = [key for _, stem in numbered for key in files[stem]["masks"]]
+    if masks and len(masks) < len(numbers):
+        missing = next(stem for _, stem in numbered if not files[stem]["masks"])
+        return f"{len(numbers) - len(masks)} of {len(numbers)} slices have no mask (the first: {missing})"
+    patient, session = _patient_and_session(name)
+    images = [files[stem]["images"][0] for _, stem in numbered]
+    return Case(name, patient, session, images, masks, None, numbers)
+
+
+def _patient_and_session(stem: str) -> tuple[str, str | None]:
+    patient, separator, rest = stem.partition("_ses-")
+    return (patient, f"ses-{rest.split('_')[0]}") if separator else (stem, None)
+
+
+def _bids(keys: list[str], scans: list[str]) -> Found:
+    cases: dict[str, Case] = {}
+    refused: dict[str, str] = {}
+    used: set[str] = set()
+
+    def case_of(subject: str, session: str | None) -> Case:
+        name = f"{subject}_{session}" if session else subject
+        return cases.setdefault(name, Case(name, subject, session))
+
+    for key in scans:
+        subject, session, kind = BIDS_DWI.match(key).groups()
+        case = case_of(subject, session)
+        used.add(key)
+        if kind == "dwi":
+            case.image.append(key)
+        elif case.adc:
+            refused[case.name] = f"two ADC maps: {case.adc}, {key}"
+        else:
+            case.adc = key
+    for key in keys:
+        if (match := BIDS_MASK.match(key)) and re.search(
+            r"(msk|mask|lesion|seg)", key.rsplit("/", 1)[1], re.IGNORECASE
+        ):
+            name = f"{match[1]}_{match[2]}" if match[2] else match[1]
+            used.add(key)
+            if name in cases:
+                cases[name].mask.append(key)
+            else:
+                refused[name] = "mask without a DWI scan"
+    for name, case in cases.items():
+        if not case.image:
+            refused[name] = "ADC map without a DWI scan"
+        for kind, found in (("DWI scans", case.image), ("masks", case.mask)):
+            if len(found) > 1:
+                refused[name] = f"{len(found)} {kind} where one is expected: {', '.join(found)}"
+    usable = [cases[n] for n in sorted(cases) if n not in refused]
+    return Found("BIDS", usable, refused, [k for k in keys if k not in used])

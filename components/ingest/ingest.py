@@ -1,0 +1,105 @@
+"""Scans in a bucket become validated cases: canonical, de-identified, each refusal with its reason."""
+
+import json
+import logging
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from components.core.machine import cpus
+from components.core.step import StepError, progress
+from components.core.storage import Storage, digest_of, scratch
+from components.core.volumes import BadVolume
+from components.ingest.discover import Case, Found, discover
+from components.ingest.report import lesion_words, write_report
+from components.ingest.validate import Record, validate
+
+LESION_PATIENTS_NEEDED = 3
+DESCRIPTION = "dataset_description.json"
+
+
+def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
+    """Download, validate and keep every case under `data_uri`.
+
+    Writes `cases/cases.json`, the canonical volumes beside it, and the report `page` (HTML).
+
+    Raises:
+        StepError: the bucket changed since `data_version`, or too few patients with a lesion are left.
+    """
+    storage = Storage(data_uri)
+    objects = storage.list()
+    if digest_of(objects) != data_version:
+        raise StepError(f"{data_uri} changed while the run was starting. Run again once it is still.")
+    found = discover(o.key for o in objects)
+    wanted = {key for case in found.cases for key in case.keys} | {DESCRIPTION}
+    downloads = scratch() / f"ingest-{data_version[:16]}"
+    storage.download([o for o in objects if o.key in wanted], downloads)
+    facts = check(found, downloads, cases) | {"data_uri": data_uri, "data_version": data_version}
+    (cases / "cases.json").write_text(json.dumps(facts, indent=1))
+    write_report(facts, cases, page)
+    shutil.rmtree(downloads)
+    log_summary(facts)
+    require_enough(facts)
+
+
+def check(found: Found, source: Path, target: Path) -> dict:
+    """Validate the found cases from `source` into `target`, in parallel; the content of `cases.json`."""
+    target.mkdir(parents=True, exist_ok=True)
+    refused = dict(found.refused)
+    records: list[Record] = []
+
+    def attempt(case: Case) -> Record | str:
+        try:
+            return validate(case, source, target)
+        except BadVolume as reason:
+            return str(reason)
+
+    with ThreadPoolExecutor(cpus()) as pool:
+        results = progress(pool.map(attempt, found.cases), total=len(found.cases), what="validated")
+        for case, result in zip(found.cases, results, strict=True):
+            if isinstance(result, Record):
+                records.append(result)
+            else:
+                refused[case.name] = result
+    return {
+        "layout": found.layout,
+        "cases": [record.as_dict() for record in records],
+        "refused": dict(sorted(refused.items())),
+        "ignored": found.ignored,
+        "synthetic": _says_synthetic(source),
+    }
+
+
+def log_summary(facts: dict) -> None:
+    """What would interest a person, a line each."""
+    cases = facts["cases"]
+    for name, why in facts["refused"].items():
+        logging.info("refused    %s: %s", name, why)
+    for case in cases:
+        for repair in case["repairs"]:
+            logging.info("noted      %s: %s", case["case"], repair)
+    for case in cases:
+        if not case["labelled"]:
+            logging.info("unlabelled %s: no mask; kept, but not for training", case["case"])
+    labelled = [c for c in cases if c["labelled"]]
+    logging.info(
+        "%d labelled scans of %d patients (%d lesion-free), %d unlabelled, %d refused",
+        len(labelled), len({c["patient"] for c in labelled}),
+        sum(lesion_words(c) == "lesion-free" for c in labelled), len(cases) - len(labelled), len(facts["refused"]),
+    )  # fmt: skip
+
+
+def require_enough(facts: dict) -> None:
+    """Raises StepError where fewer than three patients with a lesion are left."""
+    patients = {c["patient"] for c in facts["cases"] if c["lesion_voxels"]}
+    if len(patients) < LESION_PATIENTS_NEEDED:
+        raise StepError(
+            f"{LESION_PATIENTS_NEEDED} labelled patients with a lesion are needed (one each to train, to validate and "
+            f"to test), {len(patients)} found in {facts['data_uri']}; {len(facts['refused'])} cases were refused "
+            "(each named above). Add scans with masks, or mend the refused ones: make check-data DATA=folder."
+        )
+
+
+def _says_synthetic(source: Path) -> bool:
+    description = source / DESCRIPTION
+    return description.exists() and "synthetic" in description.read_text(errors="replace").lower()

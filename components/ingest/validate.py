@@ -1,0 +1,200 @@
+"""Is this case what it claims to be? Each refusal has a reason that a person can act on."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from components.core.storage import file_sha256, local_path
+from components.core.volumes import BadVolume, Geometry, read, write
+from components.ingest.discover import Case
+
+MIN_SLICES = 3
+MIN_IN_PLANE = 16
+BINARY_TOLERANCE = 1e-3
+AFFINE_TOLERANCE_MM = 0.1
+ADC_UNITS = {"mm2/s": 1e3, "1e-3 mm2/s": 1.0, "1e-6 mm2/s": 1e-3}
+"""Factor from each unit in use to 1e-3 mm²/s, the unit that is kept."""
+TYPICAL_ADC = 0.9
+"""Between grey and white matter (0.7-0.8) and CSF (3.0), in 1e-3 mm²/s."""
+
+
+@dataclass
+class Record:
+    """A validated case as `cases.json` lists it."""
+
+    case: str
+    patient: str
+    session: str | None
+    labelled: bool
+    shape: tuple[int, int, int]
+    voxel_mm: tuple[float, float, float] | None
+    orientation_found: str | None
+    slice_numbers: list[int] | None
+    files: dict[str, str]
+    sources: list[dict[str, str]]
+    voxel_sha256: str
+    slice_sha256: list[str]
+    lesion_voxels: int | None
+    lesion_ml: float | None
+    adc_unit_found: str | None
+    repairs: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def validate(case: Case, source: Path, target: Path) -> Record:
+    """Check one downloaded case, write its canonical, de-identified volumes to `target`, and describe it.
+
+    Raises:
+        BadVolume: the reason why the case is refused.
+    """
+    image, geometry = _assemble(case.image, source)
+    repairs = [*geometry.repairs, *_check_image(image, case)]
+    voxel_mm = geometry.voxel_mm
+    volumes, adc_unit = {"dwi": image}, None
+    if case.adc:
+        adc, adc_unit, said = _adc(local_path(source, case.adc), image, geometry)
+        repairs += said
+        if adc is not None:
+            volumes["adc"] = adc
+    if case.mask:
+        mask, said = _mask(case, source, image, geometry)
+        volumes["mask"] = mask
+        repairs += said
+
+    slug = case_slug(case.name)
+    files = {kind: f"{slug}_{kind}.nii.gz" for kind in volumes}
+    for kind, volume in volumes.items():
+        write(target / files[kind], volume, geometry.canonical_affine)
+    lesion_voxels = int(volumes["mask"].sum()) if case.mask else None
+    lesion_ml = lesion_voxels * float(np.prod(voxel_mm)) / 1000 if case.mask and voxel_mm else None
+    return Record(
+        case=case.name,
+        patient=case.patient,
+        session=case.session,
+        labelled=bool(case.mask),
+        shape=image.shape,
+        voxel_mm=voxel_mm,
+        orientation_found=geometry.orientation,
+        slice_numbers=case.slice_numbers,
+        files=files,
+        sources=[{"key": key, "sha256": file_sha256(local_path(source, key))} for key in case.keys],
+        voxel_sha256=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
+        slice_sha256=_slice_digests(image),
+        lesion_voxels=lesion_voxels,
+        lesion_ml=lesion_ml,
+        adc_unit_found=adc_unit,
+        repairs=repairs,
+    )
+
+
+def _slice_digests(image: np.ndarray) -> list[str]:
+    """One per slice that shows anything: the same slice under two patients' names is found even in part."""
+    slices = (np.ascontiguousarray(image[:, :, s]) for s in range(image.shape[2]))
+    return [hashlib.sha256(s.tobytes()).hexdigest()[:32] for s in slices if s.min() != s.max()]
+
+
+def case_slug(name: str) -> str:
+    """A file name for a case: its own where that is plain, else a digest of it."""
+    plain = name.isascii() and all(c.isalnum() or c in "._-" for c in name) and name[0] not in ".-" and len(name) < 100
+    return name if plain else f"case-{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def _assemble(keys: list[str], source: Path) -> tuple[np.ndarray, Geometry]:
+    volumes = []
+    for key in keys:
+        try:
+            volumes.append(read(local_path(source, key)))
+        except BadVolume as reason:
+            raise BadVolume(f"{key}: {reason}") from None
+    if len(volumes) == 1:
+        return volumes[0]
+    shapes = {v.shape for v, _ in volumes}
+    if len(shapes) > 1 or next(iter(shapes))[2] != 1:
+        raise BadVolume(f"its slices differ in shape: {', '.join(map(str, sorted(shapes)))}")
+    stacked = np.concatenate([v for v, _ in volumes], axis=2)
+    first = volumes[0][1]
+    return stacked, Geometry(stacked.shape, None, first.repairs)
+
+
+def _check_image(image: np.ndarray, case: Case) -> list[str]:
+    if bad := int(image.size - np.isfinite(image).sum()):
+        raise BadVolume(f"the image holds {bad} voxels that are NaN or infinite")
+    if image.shape[2] < MIN_SLICES:
+        raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")
+    if min(image.shape[:2]) < MIN_IN_PLANE:
+        raise BadVolume(f"in-plane size {image.shape[:2]} is below {MIN_IN_PLANE} pixels")
+    if image.min() == image.max():
+        raise BadVolume(f"the image is constant ({image.min():g} everywhere)")
+    numbers = case.slice_numbers
+    if numbers and (gaps := int((np.diff(numbers) > 1).sum())):
+        return [f"{gaps} gap{'s' if gaps > 1 else ''} in the slice numbers {numbers[0]}-{numbers[-1]}"]
+    return []
+
+
+def _mask(case: Case, source: Path, image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
+    mask, mask_geometry = _assemble(case.mask, source)
+    _check_same_grid("mask", mask, mask_geometry, image, geometry)
+    if not np.isfinite(mask).all():
+        raise BadVolume("the mask holds values that are NaN or infinite")
+    rounded = np.rint(mask)
+    values = np.unique(rounded)
+    if not np.isin(values, (0, 1)).all() or np.abs(mask - rounded).max() > BINARY_TOLERANCE:
+        shown = ", ".join(f"{v:g}" for v in np.unique(mask)[:5])
+        raise BadVolume(f"the mask is not binary: it holds {shown}; expected 0 and 1")
+    if values.min() == 1:
+        raise BadVolume("the mask is 1 everywhere: is it the mask of this image?")
+    said = [] if np.array_equal(mask, rounded) else ["mask values rounded to 0 and 1"]
+    return rounded.astype(np.uint8), [*said, *mask_geometry.repairs]
+
+
+def _check_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, image: np.ndarray, geometry: Geometry):
+    if other.shape != image.shape:
+        raise BadVolume(f"the {what}'s grid {other.shape} is not the image's {image.shape}")
+    a, b = other_geometry.canonical_affine, geometry.canonical_affine
+    if (a is None) != (b is None):
+        raise BadVolume(f"the {what} and the image are not of one format: one has a geometry, the other has none")
+    if a is None:
+        return
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1)
+    shift = np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max()
+    if shift > AFFINE_TOLERANCE_MM:
+        raise BadVolume(f"the {what} lies up to {shift:.1f} mm off the image (their affines differ)")
+
+
+def _adc(path: Path, image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray | None, str | None, list[str]]:
+    """The ADC map in 1e-3 mm²/s, the unit it came in, and what to say of it; a bad map is left out, not the case."""
+    try:
+        adc, adc_geometry = read(path)
+        _check_same_grid("ADC map", adc, adc_geometry, image, geometry)
+        if not np.isfinite(adc).all():
+            raise BadVolume("the ADC map holds values that are NaN or infinite")
+        unit = adc_unit(adc, image)
+    except BadVolume as reason:
+        return None, None, [f"ADC map left out: {reason}"]
+    said = [] if unit == "1e-3 mm2/s" else [f"ADC converted from {unit} to 1e-3 mm2/s"]
+    if adc_geometry.orientation != geometry.orientation:
+        said.append(f"ADC stored as {adc_geometry.orientation}, the DWI as {geometry.orientation}: both made RAS")
+    return adc * np.float32(ADC_UNITS[unit]), unit, said
+
+
+def adc_unit(adc: np.ndarray, dwi: np.ndarray) -> str:
+    """The unit of an ADC map (X, Y, S): the one that brings brain tissue nearest to 0.9e-3 mm²/s.
+
+    Tissue is where the DWI is brighter than its mean and the ADC is positive.
+
+    Raises:
+        BadVolume: no unit in use makes the values those of tissue.
+    """
+    tissue = adc[(dwi > dwi.mean()) & (adc > 0)]
+    if tissue.size < 100:
+        raise BadVolume("the ADC map has no positive values in the brain")
+    median = float(np.median(tissue))
+    off = {unit: abs(np.log10(median * factor / TYPICAL_ADC)) for unit, factor in ADC_UNITS.items()}
+    unit = min(off, key=off.get)
+    if off[unit] > 1:
+        raise BadVolume(f"ADC values (median {median:.3g} in the brain) fit none of {', '.join(ADC_UNITS)}")
+    return unit

@@ -1,0 +1,21 @@
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Output
+
+
+@dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
+def preprocess(cases: Input[Dataset], image_size: int, normalization: str, slices: Output[Dataset]):
+    """Resize and normalise every labelled volume onto the model's grid.
+
+    Args:
+        cases: From ingest.
+        image_size: Side of the square model grid, pixels.
+        normalization: Z-score per "slice" or per "volume".
+        slices: Memory-mappable arrays per case, and index.json.
+    """
+    from pathlib import Path
+
+    from components.core.step import step
+    from components.preprocess.preprocess import preprocess as run
+
+    with step("preprocess"):
+        run(Path(cases.path), Path(slices.path), image_size, normalization)

@@ -1,0 +1,46 @@
+"""The registered model: a NIfTI file in, a lesion mask in that scan's own space out.
+
+MLflow stores this file as the model's code and `best_model.pth` with `model.json` as its data: no pickle.
+"""
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.pyfunc import PythonModel
+
+MIN_SLICES = 3
+
+
+class LesionSegmenter(PythonModel):
+    """Column `scan` holds `.nii` or `.nii.gz` files as bytes, one a row; any number of rows.
+
+    Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, the scan's shape and affine), and
+    `lesion_ml`, its volume in millilitres.
+    """
+
+    def load_context(self, context) -> None:
+        from components.unet.inference import load_model
+
+        folder = Path(context.artifacts["weights"])
+        self.network, self.facts = load_model(folder)
+
+    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+        return pd.DataFrame([self._segment(bytes(scan)) for scan in model_input["scan"]], columns=["mask", "lesion_ml"])
+
+    def _segment(self, blob: bytes) -> tuple[bytes, float]:
+        from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes
+        from components.unet.inference import predict_volume
+
+        volume, geometry = read_nifti_bytes(blob)
+        if not np.isfinite(volume).all() or volume.min() == volume.max():
+            raise BadVolume("the scan is constant, or holds values that are NaN or infinite")
+        if volume.shape[2] < MIN_SLICES:
+            raise BadVolume(f"{volume.shape[2]} slices, at least {MIN_SLICES} are needed")
+        mask = predict_volume(self.network, self.facts, volume) >= self.facts["threshold"]
+        ml = float(mask.sum() * np.prod(geometry.voxel_mm) / 1000)
+        return nifti_bytes(geometry.native(mask.astype(np.uint8)), geometry.affine), ml
+
+
+mlflow.models.set_model(LesionSegmenter())

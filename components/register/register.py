@@ -1,0 +1,125 @@
+"""Give the model a version in MLflow's registry that loads from there alone, with its whole lineage."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from components.core.storage import file_sha256
+from components.core.tracking import MODEL_NAME, Run, record_training
+from components.core.volumes import nifti_bytes
+
+COMPONENTS = Path(__file__).parents[1]
+RUNTIME = ("torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "pandas", "pydantic", "tqdm", "mlflow")
+SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
+
+
+def register(model: Path, evaluation: Path, split: Path, promote: bool) -> dict[str, str]:
+    """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
+
+    The first version becomes `champion` too; a later one only where `promote` asks for it.
+
+    Returns:
+        name, version, aliases (comma-separated), run_id.
+    """
+    facts = json.loads((model / "model.json").read_text())
+    measured = json.loads((evaluation / "test_metrics.json").read_text())
+    run = Run.open(facts["training_digest"])
+    record_training(run, model)
+    digest, client = _lineage_digest(model, evaluation), run.client
+    version = _registered(client, digest)
+    if version is None:
+        tags = client.get_run(run.id).data.tags
+        lineage = {
+            **{k: tags[k] for k in ("git_commit", "image_tag", "kfp_run_id", "data_version", "data") if k in tags},
+            "split_digest": json.loads(split.read_text())["digest"],
+            "training_digest": facts["training_digest"],
+            "weights_sha256": file_sha256(model / "best_model.pth"),
+            "threshold": facts["threshold"],
+            **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},
+            "lineage_digest": digest,
+        }
+        info = _log(run, model)
+        version = client.create_model_version(
+            MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()}, model_id=info.model_id
+        ).version
+    else:
+        logging.info("version %s was registered before for this model and evaluation", version)
+    client.set_registered_model_alias(MODEL_NAME, "challenger", version)
+    champion = client.get_registered_model(MODEL_NAME).aliases.get("champion")
+    if champion is None or promote:
+        client.set_registered_model_alias(MODEL_NAME, "champion", version)
+    aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
+    run.finish()
+    logging.info(
+        "%s version %s (%s)%s", MODEL_NAME, version, ", ".join(aliases),
+        "" if "champion" in aliases else f"; champion stays version {champion} (PROMOTE=1 makes this one champion)",
+    )  # fmt: skip
+    return {"name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id}
+
+
+def _registered(client, digest: str) -> str | None:
+    """The version that this lineage already has; makes sure that the registered model is there."""
+    if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
+        client.create_registered_model(MODEL_NAME, description="Ischemic stroke lesions on DWI. Research use only.")
+    versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
+    return next((v.version for v in versions if v.tags.get("lineage_digest") == digest), None)
+
+
+def _log(run: Run, model: Path):
+    """Log the pyfunc model to the run; MLflow's description of it."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("binary", "scan")]),
+        outputs=Schema([ColSpec("binary", "mask"), ColSpec("double", "lesion_ml")]),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        weights, code = Path(folder) / "weights", Path(folder) / "components"
+        weights.mkdir()
+        for name in ("best_model.pth", "model.json"):
+            shutil.copy(model / name, weights)
+        for package in ("core", "unet", "register"):
+            shutil.copytree(COMPONENTS / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(COMPONENTS / "__init__.py", code)
+        with mlflow.start_run(run.id):
+            return mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(COMPONENTS / "register" / "model.py"),
+                artifacts={"weights": str(weights)},
+                code_paths=[str(code)],
+                signature=signature,
+                input_example=_example(),
+                pip_requirements=_requirements(),
+            )
+
+
+def _example() -> pd.DataFrame:
+    """A tiny synthetic scan: noise with a bright disc, 32 x 32 x 4 voxels of 6 x 6 x 5 mm."""
+    rng = np.random.default_rng(0)
+    x, y = np.mgrid[-16:16, -16:16]
+    scan = rng.normal(100, 5, (32, 32, 4)) + 80 * ((x - 4) ** 2 + y**2 < 16)[:, :, None]
+    return pd.DataFrame({"scan": [nifti_bytes(scan.astype(np.int16), np.diag([-6.0, -6.0, 5.0, 1.0]))]})
+
+
+def _requirements() -> list[str]:
+    from importlib.metadata import version
+
+    return [f"{package}=={version(package).split('+')[0]}" for package in RUNTIME]
+
+
+def _lineage_digest(model: Path, evaluation: Path) -> str:
+    """Over the weights, what it takes to use them, and the evaluation."""
+    h = hashlib.sha256()
+    for path in (model / "best_model.pth", evaluation / "test_metrics.json"):
+        h.update(file_sha256(path).encode())
+    facts = json.loads((model / "model.json").read_text())
+    h.update(json.dumps({k: facts[k] for k in ("threshold", "training_digest")}).encode())
+    return h.hexdigest()

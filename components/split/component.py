@@ -1,0 +1,30 @@
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Output
+
+
+@dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
+def split(
+    cases: Input[Dataset],
+    train_ratio: float,
+    val_ratio: float,
+    test_ratio: float,
+    random_seed: int,
+    split: Output[Artifact],
+):
+    """Assign patients, never slices, to train, validation and test, stratified by lesion volume.
+
+    Args:
+        cases: From ingest.
+        train_ratio: Share of the patients to learn from.
+        val_ratio: Share of the patients that choose the weights and the threshold.
+        test_ratio: Share of the patients held out for the test.
+        random_seed: Seed of the draw.
+        split: Patients per subset, ratios asked and reached, digest (JSON).
+    """
+    from pathlib import Path
+
+    from components.core.step import step
+    from components.split.split import split as run
+
+    with step("split"):
+        run(Path(cases.path), Path(split.path), (train_ratio, val_ratio, test_ratio), random_seed)

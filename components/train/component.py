@@ -1,0 +1,75 @@
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
+
+
+@dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
+def train(
+    cases: Input[Dataset],
+    report: Input[HTML],
+    slices: Input[Dataset],
+    split: Input[Artifact],
+    base_channels: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    loss: str,
+    early_stop_patience: int,
+    lesion_free_ratio: float,
+    aug_hflip_prob: float,
+    aug_rotate_prob: float,
+    aug_brightness_prob: float,
+    random_seed: int,
+    precision: str,
+    memory_format: str,
+    model: Output[Model],
+):
+    """Train the 2.5D Attention U-Net; a killed training goes on from its last epoch.
+
+    Args:
+        cases: From ingest.
+        report: From ingest, for the MLflow run.
+        slices: From preprocess.
+        split: From split.
+        base_channels: Width of the first encoder level: 64 gives 31.4 M parameters, 32 gives 7.9 M.
+        epochs: Most passes over the training slices.
+        batch_size: Slices per optimiser step.
+        learning_rate: Adam's learning rate at the start.
+        weight_decay: Adam's L2 penalty.
+        loss: Soft Dice over the batch, alone or with binary cross-entropy.
+        early_stop_patience: Epochs without a better validation Dice before training stops.
+        lesion_free_ratio: Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch.
+        aug_hflip_prob: Probability of a left-right flip.
+        aug_rotate_prob: Probability of a rotation by up to 10 degrees.
+        aug_brightness_prob: Probability of a brightness shift by up to 0.1 standard deviations.
+        random_seed: Seed of the split, the weights, the sampling and the augmentation.
+        precision: Number format of the forward pass; auto takes the fastest here.
+        memory_format: Layout of the tensors; auto takes the fastest here.
+        model: Best weights (state_dict), threshold, settings, curves.
+    """
+    from pathlib import Path
+
+    from components.core.settings import checked
+    from components.core.step import step
+    from components.train.train import train as run
+
+    with step("train"):
+        settings = checked(
+            {
+                "base_channels": base_channels,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "weight_decay": weight_decay,
+                "loss": loss,
+                "early_stop_patience": early_stop_patience,
+                "lesion_free_ratio": lesion_free_ratio,
+                "aug_hflip_prob": aug_hflip_prob,
+                "aug_rotate_prob": aug_rotate_prob,
+                "aug_brightness_prob": aug_brightness_prob,
+                "random_seed": random_seed,
+                "precision": precision,
+                "memory_format": memory_format,
+            }
+        )
+        run(*(Path(a.path) for a in (cases, slices, split, report, model)), settings)

@@ -1,0 +1,141 @@
+"""Training slices: read from memory maps, stacked in 2.5D, augmented, in an order that a seed decides."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+ROTATION_DEGREES = 10
+BRIGHTNESS_SHIFT = 0.1
+MOST_WORKERS = 8
+
+cv2.setNumThreads(0)
+
+
+@dataclass(frozen=True)
+class CaseSlices:
+    """One case on the model grid: paths of its arrays and what `index.json` says of it."""
+
+    image: Path
+    mask: Path
+    order: np.ndarray
+    lesion_pixels: np.ndarray
+    native_shape: tuple[int, int, int]
+    patient: str
+    case: str
+
+
+def read_index(slices: Path, names: list[str]) -> list[CaseSlices]:
+    """The named cases of a `slices` artifact, in the given order."""
+    entries = {c["case"]: c for c in json.loads((slices / "index.json").read_text())["cases"]}
+    return [
+        CaseSlices(
+            slices / e["image"],
+            slices / e["mask"],
+            np.asarray(e["neighbours"]),
+            np.asarray(e["lesion_pixels"]),
+            tuple(e["native_shape"]),
+            e["patient"],
+            e["case"],
+        )
+        for e in (entries[name] for name in names)
+    ]
+
+
+class BrightnessShift(A.ImageOnlyTransform):
+    """Add a constant drawn from ±limit. Unlike Albumentations' own it does not clip to [0, 1]: these are z-scores."""
+
+    def __init__(self, limit: float, p: float):
+        super().__init__(p=p)
+        self.limit = limit
+
+    def get_params(self) -> dict:
+        return {"shift": self.py_random.uniform(-self.limit, self.limit)}
+
+    def apply(self, img: np.ndarray, shift: float, **_) -> np.ndarray:
+        return img + np.float32(shift)
+
+
+def augmentation(hflip: float, rotate: float, brightness: float) -> A.Compose:
+    """Flip, rotation by up to 10 degrees and brightness by up to 0.1, with the given probabilities."""
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=hflip),
+            A.Rotate(limit=ROTATION_DEGREES, border_mode=cv2.BORDER_REPLICATE, p=rotate),
+            BrightnessShift(BRIGHTNESS_SHIFT, p=brightness),
+        ]
+    )
+
+
+class StackDataset(Dataset):
+    """Item (row, seed) is one augmented slice: stack (H, W, 3) float32 and lesion (H, W) uint8."""
+
+    def __init__(self, cases: list[CaseSlices], augment: A.Compose):
+        self.cases, self.augment = cases, augment
+        self.rows = [(c, s) for c, case in enumerate(cases) for s in range(len(case.order))]
+        self.has_lesion = np.array([case.lesion_pixels[s] > 0 for case in cases for s in range(len(case.order))])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        row, seed = item
+        c, s = self.rows[row]
+        case = self.cases[c]
+        image = np.load(case.image, mmap_mode="r")
+        stack_HWC = np.stack([image[n] for n in case.order[s]], axis=-1).astype(np.float32)
+        lesion_HW = np.array(np.load(case.mask, mmap_mode="r")[s])
+        self.augment.set_random_seed(seed)
+        out = self.augment(image=stack_HWC, mask=lesion_HW)
+        return out["image"], out["mask"]
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (row, seed) for one epoch: every slice with lesion, and `lesion_free_ratio` as many without.
+
+    Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen.
+    """
+
+    def __init__(self, has_lesion: np.ndarray, batch_size: int, lesion_free_ratio: float, seed: int):
+        self.with_lesion, self.without = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
+        self.free = min(len(self.without), round(len(self.with_lesion) * lesion_free_ratio))
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-(len(self.with_lesion) + self.free) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = np.concatenate([self.with_lesion, rng.choice(self.without, self.free, replace=False)])
+        items = [
+            (int(r), int(s)) for r, s in zip(rng.permutation(rows), rng.integers(2**31, size=len(rows)), strict=True)
+        ]
+        for start in range(0, len(items), self.batch_size):
+            yield items[start : start + self.batch_size]
+
+
+def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, cpus: int) -> DataLoader:
+    """Batches (B, H, W, 3) and (B, H, W); worker processes where the CPU does not train as well."""
+    workers = min(MOST_WORKERS, cpus - 1) if device.type == "cuda" else 0
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        collate_fn=_collate,
+    )
+
+
+def _collate(items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+    images, masks = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))

@@ -1,0 +1,254 @@
+"""Train the Attention U-Net: python -m pytest tests/unit/components/train shows it in small.
+
+Read from top to bottom: what decides the result is hashed, a killed run's state is found again by that
+hash, and every epoch ends with a checkpoint, so a run that was killed ends as one that was not.
+"""
+
+import hashlib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from components.core.machine import cpus, sources_digest
+from components.core.settings import Settings
+from components.core.step import StepError
+from components.core.tracking import Run, record_inputs, record_training
+from components.core.volumes import read
+from components.train.checkpoints import Checkpoints
+from components.train.curve import draw_curve
+from components.train.data import CaseSlices, EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.speed import MEMORY_FORMATS, choose
+from components.unet.inference import autocast, device, load_model, native_probability, stack_logits
+from components.unet.losses import LOSSES
+from components.unet.network import AttentionUNet
+
+PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
+THRESHOLDS = np.arange(1, 20) / 20
+
+
+def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, settings: Settings) -> None:
+    """Learn from the training patients, choose by the validation patients, write the `model` folder.
+
+    `model` gets `best_model.pth` (state_dict), `model.json` (what it takes to use it), `history.json`,
+    `training_curve.png`.
+
+    Raises:
+        StepError: the loss is no number any more, or the GPU's memory does not suffice.
+    """
+    model.mkdir(parents=True, exist_ok=True)
+    parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
+    digest = _digest(cases, index, parts, settings)
+    where = device()
+    checkpoints = Checkpoints(digest)
+    state = checkpoints.load()
+    run = Run.open(digest)
+    record_inputs(run, cases, split, page)
+
+    torch.set_num_threads(cpus())
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.manual_seed(settings.random_seed)
+    precision, memory_format = (
+        (state["precision"], state["memory_format"])
+        if state
+        else choose(where, settings.base_channels, settings.precision, settings.memory_format)
+    )
+    layout = MEMORY_FORMATS[memory_format]
+    network = AttentionUNet(settings.base_channels).to(where, memory_format=layout)
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", PLATEAU_FACTOR, PLATEAU_PATIENCE)
+    scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
+    dataset = StackDataset(
+        read_index(slices, parts["cases"]["train"]),
+        augmentation(settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob),
+    )
+    batches = EpochBatches(dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, settings.random_seed)
+    data = loader(dataset, batches, where, cpus())
+    validation = read_index(slices, parts["cases"]["val"])
+    params = {
+        **_settings_params(settings, index),
+        "model_params": sum(p.numel() for p in network.parameters()),
+        "train_slices": len(dataset),
+        "train_slices_with_lesion": int(dataset.has_lesion.sum()),
+        "train_slices_per_epoch": len(batches.with_lesion) + batches.free,
+        "val_slices": sum(len(c.order) for c in validation),
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else f"cpu, {cpus()} threads",
+        "precision": precision,
+        "memory_format": memory_format,
+    }  # fmt: skip
+    run.params(params)
+    logging.info(
+        "%s, %s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
+        params["device"], precision, memory_format, params["model_params"] / 1e6, len(dataset),
+        params["train_slices_with_lesion"], params["train_slices_per_epoch"], len(parts["patients"]["val"]),
+    )  # fmt: skip
+
+    history: list[dict[str, float]] = []
+    best = {"val_dice": -1.0, "epoch": 0, "weights": network.state_dict()}
+    if state:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        scaler.load_state_dict(state["scaler"])
+        history, best = state["history"], state["best"]
+        logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
+
+    for epoch in range(len(history) + 1, settings.epochs + 1):
+        if epoch - best["epoch"] > settings.early_stop_patience and history:
+            logging.info("no better validation Dice for %d epochs: stopping", settings.early_stop_patience)
+            break
+        batches.epoch, start = epoch, time.perf_counter()
+        learning_rate = optimizer.param_groups[0]["lr"]
+        train_loss, train_dice = _epoch(network, data, optimizer, scaler, settings.loss, precision, layout, epoch)
+        train_seconds = time.perf_counter() - start
+        val_loss, val_dice = validate(network, validation, settings.loss, precision)
+        scheduler.step(val_loss)
+        row = {
+            "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
+            "val_loss": val_loss, "val_dice": val_dice, "learning_rate": learning_rate,
+        }  # fmt: skip
+        history.append(row)
+        if val_dice > best["val_dice"]:
+            weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+            best = {"val_dice": val_dice, "epoch": epoch, "weights": weights}
+        checkpoints.save(epoch, {
+            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+            "scaler": scaler.state_dict(), "history": history, "best": best,
+            "precision": precision, "memory_format": memory_format,
+        })  # fmt: skip
+        _log_epochs(run, history)
+        logging.info(
+            "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
+            epoch, settings.epochs, train_loss, train_dice, val_loss, val_dice, " *" if best["epoch"] == epoch else "",
+            learning_rate, time.perf_counter() - start, params["train_slices_per_epoch"] / train_seconds,
+        )  # fmt: skip
+    checkpoints.wait()
+
+    torch.save(best["weights"], model / "best_model.pth")
+    facts = {
+        "base_channels": settings.base_channels, "image_size": index["image_size"],
+        "normalization": index["normalization"], "precision": precision, "threshold": 0.5,
+        "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest, "params": params,
+    }  # fmt: skip
+    _write_facts(model, facts)
+    facts["threshold"], native_dice = choose_threshold(model, cases, validation)
+    _write_facts(model, facts)
+    (model / "history.json").write_text(json.dumps(history, indent=1))
+    draw_curve(history, best["epoch"], model / "training_curve.png")
+    record_training(run, model)
+    logging.info(
+        "best: epoch %d, validation Dice %.3f on the model grid; %.3f in native space at threshold %.2f",
+        best["epoch"], best["val_dice"], native_dice, facts["threshold"],
+    )  # fmt: skip
+
+
+def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> tuple[float, float]:
+    """One pass over the training slices; mean loss and Dice over all their pixels."""
+    network.train()
+    where = next(network.parameters()).device
+    losses, counts = [], torch.zeros(3, dtype=torch.int64, device=where)
+    for images_BHWC, lesions_BHW in tqdm(data, f"epoch {epoch}", leave=False, disable=not sys.stderr.isatty()):
+        x_BCHW = images_BHWC.to(where, non_blocking=True).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        y_B1HW = lesions_BHW.to(where, non_blocking=True)[:, None].float()
+        try:
+            with autocast(where, precision):
+                logits_B1HW = network(x_BCHW)
+            value = LOSSES[loss](logits_B1HW, y_B1HW)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(value).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        except torch.cuda.OutOfMemoryError:
+            raise StepError(
+                f"the GPU's memory does not suffice for batches of {len(x_BCHW)} at {x_BCHW.shape[-1]}². "
+                "Lower batch_size, image_size or base_channels: make pipeline-run SET='batch_size=8'."
+            ) from None
+        losses.append(value.detach())
+        predicted, truth = logits_B1HW.detach() > 0, y_B1HW > 0
+        counts += torch.stack([(predicted & truth).sum(), predicted.sum(), truth.sum()])
+    mean = float(torch.stack(losses).mean())
+    if not np.isfinite(mean):
+        raise StepError(
+            f"training diverged in epoch {epoch}: the loss is {mean}. Lower learning_rate, or set precision=float32."
+        )
+    return mean, _dice(*counts.tolist())
+
+
+def validate(network: AttentionUNet, cases: list[CaseSlices], loss: str, precision: str) -> tuple[float, float]:
+    """Mean loss and mean Dice at 0.5 over whole validation scans, every slice, on the model grid."""
+    network.eval()
+    losses, scores = [], []
+    for case in cases:
+        logits = stack_logits(network, np.load(case.image, mmap_mode="r"), case.order, precision)
+        truth = np.load(case.mask)
+        losses.append(float(LOSSES[loss](torch.from_numpy(logits), torch.from_numpy(truth).float())))
+        predicted = logits > 0
+        scores.append(_dice(int((predicted & (truth > 0)).sum()), int(predicted.sum()), int(truth.sum())))
+    return float(np.mean(losses)), float(np.mean(scores))
+
+
+def choose_threshold(model: Path, cases: Path, validation: list[CaseSlices]) -> tuple[float, float]:
+    """The probability threshold with the best mean Dice over the validation scans in native space, and that Dice.
+
+    Of equal ones the nearest to 0.5.
+    """
+    network, facts = load_model(model)
+    files = {c["case"]: c["files"] for c in json.loads((cases / "cases.json").read_text())["cases"]}
+    scores = np.zeros((len(validation), len(THRESHOLDS)))
+    for row, case in enumerate(validation):
+        slices = np.load(case.image, mmap_mode="r")
+        probability = native_probability(network, facts, slices, case.order, case.native_shape)
+        truth = read(cases / files[case.case]["mask"])[0] > 0
+        for column, threshold in enumerate(THRESHOLDS):
+            predicted = probability >= threshold
+            scores[row, column] = _dice(int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum()))
+    mean = scores.mean(0)
+    best = min(np.flatnonzero(mean == mean.max()), key=lambda i: abs(THRESHOLDS[i] - 0.5))
+    return float(THRESHOLDS[best]), float(mean[best])
+
+
+def _dice(both: int, predicted: int, truth: int) -> float:
+    """2 |P and T| / (|P| + |T|); 1 where both are empty."""
+    return 2 * both / (predicted + truth) if predicted + truth else 1.0
+
+
+def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
+    """SHA-256 over all that determines the weights: data, grid, split, settings, code."""
+    decides = {
+        "data": json.loads((cases / "cases.json").read_text())["data_version"],
+        "grid": [index["image_size"], index["normalization"]],
+        "split": parts["digest"],
+        "settings": _given(settings),
+        "code": sources_digest("core", "unet", "preprocess", "train"),
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _settings_params(settings: Settings, index: dict) -> dict:
+    """The settings as MLflow shows them; the split's are logged with the split."""
+    size = index["image_size"]
+    return {**_given(settings), "image_size": f"({size}, {size})", "normalization": index["normalization"]}
+
+
+def _given(settings: Settings) -> dict:
+    """What the caller set: the rest is other steps' business."""
+    return settings.model_dump(include=settings.model_fields_set)
+
+
+def _log_epochs(run: Run, history: list[dict[str, float]]) -> None:
+    try:
+        run.epochs(history)
+    except Exception as error:
+        logging.warning("MLflow did not take this epoch, training goes on: %s", str(error)[:200])
+
+
+def _write_facts(model: Path, facts: dict) -> None:
+    (model / "model.json").write_text(json.dumps(facts, indent=1))

@@ -1,0 +1,43 @@
+"""`make check-data`: what ingest would make of a folder or a prefix; nothing is changed or kept but a page."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+from components.core.step import StepError
+from components.core.storage import Storage
+from components.ingest.discover import discover
+from components.ingest.ingest import DESCRIPTION, check, log_summary, require_enough
+from components.ingest.report import write_report
+
+PAGE = "data-report.html"
+
+
+def check_data(data: str, state: Path) -> int:
+    """Print and draw what would be ingested, repaired and refused; 0 where a run could start with it.
+
+    Raises:
+        StepError: nothing there, or no layout recognised.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        source, target = Path(data), Path(temporary) / "cases"
+        if data.startswith("s3://"):
+            from pipelines.local.target import use_services
+
+            use_services(state)
+            source = Path(temporary) / "downloads"
+            objects = Storage(data).list()
+            found = discover(o.key for o in objects)
+            wanted = {key for case in found.cases for key in case.keys} | {DESCRIPTION}
+            Storage(data).download([o for o in objects if o.key in wanted], source)
+        elif source.is_dir():
+            found = discover(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file())
+        else:
+            raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
+        facts = check(found, source, target) | {"data_uri": data, "data_version": "not uploaded"}
+        state.mkdir(exist_ok=True)
+        write_report(facts, target, state / PAGE)
+    log_summary(facts)
+    logging.info("page with pictures: %s", state / PAGE)
+    require_enough(facts)
+    return 0

@@ -1,0 +1,210 @@
+"""Run the compiled pipeline here through kfp.local, and show it to a person while it goes on."""
+
+import collections
+import contextlib
+import fcntl
+import io
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from kfp import components, local
+from kfp.local import subprocess_task_handler
+from kfp.local.orchestrator import task_executor
+from kfp.local.status import Status
+
+from components.core.step import ERROR_MARK, StepError
+from pipelines.pipeline import STEPS, compile_to
+from pipelines.sources import ROOT, image
+
+GRACE_SECONDS = 10
+LAST_LINES = 15
+
+
+@dataclass
+class StepRun:
+    """What became of one step: "succeeded", "failed" or "stopped", its seconds, and whether it came from cache."""
+
+    state: str
+    seconds: float
+    cached: bool
+    outputs: dict = field(default_factory=dict)
+
+
+class StepFailed(StepError):
+    """A step ended with an error; the message is the step's own."""
+
+
+class LocalRun:
+    """One run of the pipeline; `steps` fills as it goes on.
+
+    kfp.local has no hooks, so while a run goes on two of its functions are replaced: the one around each
+    task (to see its start, end and cache hit) and the one that starts its process (to show its output as
+    it comes, and to leave no process behind).
+    """
+
+    def __init__(self, run_id: str, folder: Path, environment: dict[str, str], log: TextIO):
+        self.run_id, self.folder, self.environment, self.log = run_id, folder, environment, log
+        self.steps: dict[str, StepRun] = {}
+        self.out = sys.stdout
+        self.current = ""
+        self.started_process = False
+        self.error: list[str] = []
+
+    def execute(self, arguments: dict, pipeline_root: Path, cache_root: Path) -> None:
+        """Compile and run.
+
+        Raises:
+            StepFailed: with the failing step's message.
+        """
+        definition = self.folder / "pipeline.yaml"
+        compile_to(definition, {step: image(step) for step in STEPS})
+        workspace = self.folder / "tmp"
+        workspace.mkdir()
+        logging.disable(logging.INFO)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()), self._watching():
+                local.init(
+                    runner=local.SubprocessRunner(use_venv=False),
+                    pipeline_root=str(pipeline_root),
+                    workspace_root=str(workspace),
+                    raise_on_error=False,
+                    enable_caching=True,
+                    cache_root=str(cache_root),
+                )
+                components.load_component_from_file(str(definition))(**arguments)
+        finally:
+            logging.disable(logging.NOTSET)
+            shutil.rmtree(workspace, ignore_errors=True)
+        for name, step in self.steps.items():
+            if step.state == "failed":
+                raise StepFailed("\n".join(self.error) or f"{name} failed without a word")
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        kfps = task_executor.execute_single_task, subprocess_task_handler.run_local_subprocess
+        execute_task = kfps[0]
+
+        def watched_task(**call):
+            self.current, self.started_process, start = call["task_name"], False, time.perf_counter()
+            self._say(f"[{len(self.steps) + 1}/{len(STEPS)}] {self.current}")
+            step = self.steps[self.current] = StepRun("stopped", 0.0, False)
+            task_root = None
+            try:
+                outputs, status = execute_task(**call)
+                step.state = "succeeded" if status == Status.SUCCESS else "failed"
+                step.outputs = outputs
+            finally:
+                step.seconds = time.perf_counter() - start
+                step.cached = step.state == "succeeded" and not self.started_process
+                if step.state != "succeeded":
+                    task_root = Path(call["pipeline_root"], call["pipeline_resource_name"], self.current)
+                    shutil.rmtree(task_root, ignore_errors=True)
+            self._say(f"      {'from cache' if step.cached else f'{step.state} in {step.seconds:.1f} s'}")
+            return outputs, status
+
+        task_executor.execute_single_task = watched_task
+        subprocess_task_handler.run_local_subprocess = self._run_process
+        try:
+            yield
+        finally:
+            task_executor.execute_single_task, subprocess_task_handler.run_local_subprocess = kfps
+
+    def _run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        self.started_process = True
+        environment = {
+            **os.environ,
+            **self.environment,
+            **(env_vars or {}),
+            "KFP_RUN_ID": self.run_id,
+            "IMAGE_TAG": image("train"),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONWARNINGS": "ignore",
+            "RUN_PID": str(os.getpid()),
+            "TMPDIR": str(self.folder / "tmp"),
+        }
+        process = subprocess.Popen(
+            full_command,
+            stdout=subprocess.PIPE,
+            stderr=None if sys.stderr.isatty() else subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            last = collections.deque(maxlen=LAST_LINES)
+            for line in self._without_kfp_chatter(process.stdout, last):
+                self._say(f"      {line}")
+            if code := process.wait():
+                self.error = self.error or [f"{self.current}: ended with exit code {code}; its last lines:", *last]
+            return code
+        finally:
+            _end_group(process)
+
+    def _without_kfp_chatter(self, lines: TextIO, last: collections.deque) -> Iterator[str]:
+        """The step's own lines; KFP's executor first prints a header and its whole input as JSON."""
+        own = False
+        for line in lines:
+            line = line.rstrip("\n")
+            self.log.write(line + "\n")
+            last.append(line)
+            if self.error or line.startswith(f"{ERROR_MARK} {self.current}: "):
+                self.error.append(line.removeprefix(f"{ERROR_MARK} "))
+            elif own and not line.startswith("Wrote executor output file"):
+                yield line
+            own = own or line == "}"
+        self.log.flush()
+
+    def _say(self, line: str) -> None:
+        print(line, file=self.out, flush=True)
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End whatever is left of a step's process group: politely where it still runs, then for good."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextlib.contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Hold the state folder for one run; a second one is told to wait.
+
+    Raises:
+        StepError: another run holds it.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "run.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise StepError(
+                f"another pipeline run is going on here (process {lock.read().strip()}). Wait until it ends."
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1))
+    part.rename(path)

@@ -1,0 +1,174 @@
+"""`make pipeline-run` on this machine: services, data, the run, and a summary that a person can read."""
+
+import datetime
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from components.core.settings import Settings
+from components.core.step import StepError
+from components.core.tracking import EXPERIMENT
+from pipelines.demo.scans import write_demo_scans
+from pipelines.local import services
+from pipelines.local.run import LocalRun, StepFailed, alone, write_json
+from pipelines.sources import ROOT
+from pipelines.upload import upload
+
+SHOWN = (
+    ("test_dice", "Dice", "{:.3f}"),
+    ("test_absolute_volume_difference_ml", "volume difference", "{:.2f} mL"),
+    ("test_lesion_f1", "lesion-wise F1", "{:.3f}"),
+)
+
+
+def pipeline_run(data: str, preset: str, settings: Settings, promote: bool, state: Path) -> None:
+    """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`.
+
+    Raises:
+        StepError: what went wrong, in words.
+    """
+    with alone(state):
+        start = time.perf_counter()
+        environment = use_services(state)
+        data_uri = data if data.startswith("s3://") else upload(Path(data) if data else demo_scans(state), state)
+        run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
+        folder = state / "runs" / run_id
+        folder.mkdir(parents=True)
+        print(f"run {run_id}: preset {preset}, data {data_uri}", flush=True)
+        summary = {
+            "run_id": run_id, "status": "failed", "target": "local", "preset": preset, "data_uri": data_uri,
+            "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
+            "experiment": EXPERIMENT,
+        }  # fmt: skip
+        with (folder / "log.txt").open("w") as log:
+            run = LocalRun(run_id, folder, {**environment, **_code_version()}, log)
+            try:
+                run.execute(
+                    {"data_uri": data_uri, "promote": promote, **settings.model_dump()},
+                    _artifacts(state, environment), _cache(state, environment),
+                )  # fmt: skip
+                summary |= _results(run) | {"status": "succeeded"}
+            except KeyboardInterrupt:
+                summary["status"] = "stopped"
+                raise
+            except StepFailed:
+                print(f"whole log: {folder / 'log.txt'}", flush=True)
+                raise
+            finally:
+                summary["steps"] = {
+                    name: {"state": s.state, "seconds": round(s.seconds, 2), "cached": s.cached}
+                    for name, s in run.steps.items()
+                }
+                summary["wall_seconds"] = round(time.perf_counter() - start, 2)
+                write_json(folder / "summary.json", summary)
+                write_json(state / "last-run.json", summary)
+                if summary["status"] != "succeeded":
+                    _close_tracking(run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
+        show(summary)
+
+
+def use_services(state: Path) -> dict[str, str]:
+    """Start or find S3 and MLflow, and point this process at them."""
+    import os
+
+    environment = services.up(state)
+    os.environ.update(environment)
+    os.environ.setdefault("SCRATCH_DIR", str(state / "scratch"))
+    return environment
+
+
+def demo_scans(state: Path) -> Path:
+    """The synthetic scans, made where they are not there yet."""
+    folder = state / "demo-scans"
+    logging.info(
+        "no DATA given: using SYNTHETIC demo scans in %s (no patients; numbers show the way, not a result)", folder
+    )
+    write_demo_scans(folder)
+    return folder
+
+
+def show(summary: dict) -> None:
+    """The summary as a person reads it."""
+    metrics, model = summary["metrics"], summary["model"]
+    cached = [name for name, step in summary["steps"].items() if step["cached"]]
+    print()
+    if len(cached) == len(summary["steps"]) - 1:
+        print(f"Nothing changed: every step came from cache, {model['name']} stays at version {model['version']}.")
+    elif cached:
+        print(f"From cache: {', '.join(cached)}.")
+    print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
+    print(f"  on {metrics['test_patients']} held-out patients, whole scans, native space:")
+    for name, label, form in SHOWN:
+        if f"{name}_mean" in metrics:
+            mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))
+            print(f"  {label:<18} {mean}  (95 % interval {low} to {high})")
+    if metrics["test_patients"] < 10:
+        print(f"  {metrics['test_patients']} patients are too few to conclude anything from.")
+    if summary["synthetic"]:
+        print("  The scans are synthetic: these numbers say nothing about patients.")
+    uri = summary["mlflow_tracking_uri"].rstrip("/")
+    print(f"  {summary['wall_seconds']:.0f} s in all; summary in .local/last-run.json")
+    print(f"  run    {uri}/#/experiments/{summary['experiment_id']}/runs/{summary['mlflow_run_id']}")
+    print(f"  model  {uri}/#/models/{model['name']}/versions/{model['version']}")
+    print("  next   make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+
+
+def _results(run: LocalRun) -> dict:
+    import mlflow
+
+    registered = run.steps["register"].outputs
+    measured = json.loads((Path(run.steps["evaluate"].outputs["evaluation"].path) / "test_metrics.json").read_text())
+    return {
+        "data_version": run.steps["fingerprint"].outputs["Output"],
+        "mlflow_run_id": registered["run_id"],
+        "experiment_id": mlflow.MlflowClient().get_run(registered["run_id"]).info.experiment_id,
+        "model": {key: registered[key] for key in ("name", "version", "aliases")},
+        "metrics": measured["summary"],
+        "synthetic": measured["synthetic"],
+    }
+
+
+def _artifacts(state: Path, environment: dict[str, str]) -> Path:
+    """Where kfp.local keeps what passes between steps: inside the embedded S3, or beside an external one."""
+    embedded = environment.get("S3_ENDPOINT_URL", "").startswith("http://127.0.0.1") and (state / "s3").is_dir()
+    return state / "s3" / environment["S3_BUCKET"] / "artifacts" if embedded else state / "artifacts"
+
+
+def _cache(state: Path, environment: dict[str, str]) -> Path:
+    """One cache per pair of servers: what was registered in one registry is not in another."""
+    servers = json.dumps([environment.get("S3_ENDPOINT_URL"), environment["MLFLOW_TRACKING_URI"]])
+    return state / "cache" / hashlib.sha256(servers.encode()).hexdigest()[:12]
+
+
+def _code_version() -> dict[str, str]:
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True, text=True, check=True
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"GIT_COMMIT": commit.stdout.strip()}
+
+
+def _close_tracking(run_id: str, status: str) -> None:
+    """The MLflow run of a run that did not end well does not stay "RUNNING"."""
+    import mlflow
+
+    try:
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        for found in (
+            client.search_runs([experiment.experiment_id], f"tags.kfp_run_id = '{run_id}'") if experiment else []
+        ):
+            client.set_terminated(found.info.run_id, status)
+    except Exception as error:
+        print(f"MLflow could not be told that the run {status.lower()}: {error}", file=sys.stderr)
+
+
+def require_local(target: str) -> None:
+    if target != "local":
+        raise StepError(f"TARGET={target} is not there yet: this release runs on TARGET=local.")

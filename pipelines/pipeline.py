@@ -1,0 +1,91 @@
+"""The pipeline: six steps behind a fingerprint of the data, the same on a laptop and on a cluster."""
+
+from pathlib import Path
+
+from kfp import compiler, dsl
+
+from components.core.settings import Settings
+from components.evaluate.component import evaluate as evaluate_step
+from components.fingerprint.component import fingerprint as fingerprint_step
+from components.ingest.component import ingest as ingest_step
+from components.preprocess.component import preprocess as preprocess_step
+from components.register.component import register as register_step
+from components.split.component import split as split_step
+from components.train.component import train as train_step
+
+NAME = "dwi-stroke-segmentation"
+STEPS = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
+DEFAULT = Settings()
+
+
+def build(images: dict[str, str]):
+    """The pipeline with each step's image, `images[step]`."""
+
+    @dsl.pipeline(name=NAME, description="Ischemic stroke lesions on diffusion MRI: scans in, a registered model out.")
+    def dwi_stroke_segmentation(
+        data_uri: str,
+        image_size: int = DEFAULT.image_size,
+        normalization: str = DEFAULT.normalization,
+        train_ratio: float = DEFAULT.train_ratio,
+        val_ratio: float = DEFAULT.val_ratio,
+        test_ratio: float = DEFAULT.test_ratio,
+        base_channels: int = DEFAULT.base_channels,
+        epochs: int = DEFAULT.epochs,
+        batch_size: int = DEFAULT.batch_size,
+        learning_rate: float = DEFAULT.learning_rate,
+        weight_decay: float = DEFAULT.weight_decay,
+        loss: str = DEFAULT.loss,
+        early_stop_patience: int = DEFAULT.early_stop_patience,
+        lesion_free_ratio: float = DEFAULT.lesion_free_ratio,
+        aug_hflip_prob: float = DEFAULT.aug_hflip_prob,
+        aug_rotate_prob: float = DEFAULT.aug_rotate_prob,
+        aug_brightness_prob: float = DEFAULT.aug_brightness_prob,
+        random_seed: int = DEFAULT.random_seed,
+        precision: str = DEFAULT.precision,
+        memory_format: str = DEFAULT.memory_format,
+        promote: bool = False,
+    ):
+        data_version = fingerprint_step(data_uri=data_uri)
+        data_version.set_caching_options(False)
+        ingested = ingest_step(data_uri=data_uri, data_version=data_version.output)
+        cases, report = ingested.outputs["cases"], ingested.outputs["report"]
+        sliced = preprocess_step(cases=cases, image_size=image_size, normalization=normalization)
+        parts = split_step(
+            cases=cases, train_ratio=train_ratio, val_ratio=val_ratio, test_ratio=test_ratio, random_seed=random_seed
+        )
+        split = parts.outputs["split"]
+        trained = train_step(
+            cases=cases,
+            report=report,
+            slices=sliced.outputs["slices"],
+            split=split,
+            base_channels=base_channels,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            loss=loss,
+            early_stop_patience=early_stop_patience,
+            lesion_free_ratio=lesion_free_ratio,
+            aug_hflip_prob=aug_hflip_prob,
+            aug_rotate_prob=aug_rotate_prob,
+            aug_brightness_prob=aug_brightness_prob,
+            random_seed=random_seed,
+            precision=precision,
+            memory_format=memory_format,
+        )
+        model = trained.outputs["model"]
+        evaluated = evaluate_step(cases=cases, report=report, split=split, model=model)
+        registered = register_step(
+            model=model, evaluation=evaluated.outputs["evaluation"], split=split, promote=promote
+        )
+        tasks = (data_version, ingested, sliced, parts, trained, evaluated, registered)
+        for name, task in zip(STEPS, tasks, strict=True):
+            task.set_container_image(images[name])
+
+    return dwi_stroke_segmentation
+
+
+def compile_to(path: Path, images: dict[str, str]) -> None:
+    """Write the pipeline's IR YAML."""
+    compiler.Compiler().compile(build(images), str(path))

@@ -1,0 +1,44 @@
+"""Which code does a step depend on? Its image tag says so, so that a cache never outlives the code."""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PINS = ROOT / "requirements.txt"
+
+
+def image(step: str) -> str:
+    """The step's image; its tag is the digest of the modules that the step imports and of the pins.
+
+    A changed line reruns the steps that import its module, and no other.
+    """
+    h = hashlib.sha256(PINS.read_bytes())
+    for path in sorted(_reached(ROOT / "components" / step / "component.py")):
+        h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"dwi-stroke-python-{step}:{h.hexdigest()[:16]}"
+
+
+def _reached(start: Path) -> set[Path]:
+    """The step's own module and all of ours that it imports, directly or not."""
+    todo, seen = [start], set()
+    while todo:
+        path = todo.pop()
+        if path not in seen:
+            seen.add(path)
+            todo += _imports(path)
+    return seen | {ROOT / "components" / "register" / "model.py"} if "register" in start.parts else seen
+
+
+@cache
+def _imports(path: Path) -> list[Path]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            module = ROOT / Path(*(name or "").split(".")).with_suffix(".py")
+            if (name or "").startswith("components.") and module.exists():
+                found.append(module)
+    return found

@@ -1,0 +1,62 @@
+"""A local folder of scans becomes a prefix in object storage that mirrors it."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from components.core.step import StepError
+from components.core.storage import Storage, work_bucket
+
+SKIPPED = (".DS_Store", "Thumbs.db")
+
+
+def upload(folder: Path, state: Path) -> str:
+    """Make `s3://<S3_BUCKET>/data/<folder's name>-<digest of its path>` equal to `folder`; its address.
+
+    Only what changed since the last call is sent; what was removed here is removed there.
+
+    Raises:
+        StepError: there is no such folder, or it holds no files.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
+    files = _files(folder)
+    if not files:
+        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
+    name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    storage = Storage(f"s3://{work_bucket()}/data/{name}")
+    memory = state / "uploads" / f"{name}.json"
+    sent = json.loads(memory.read_text()) if memory.exists() else {}
+    there = {o.key: o for o in storage.list()}
+    stale = [
+        key
+        for key, stamp in files.items()
+        if key not in there or there[key].size != stamp[0] or sent.get(key) != [*stamp, there[key].etag]
+    ]
+    gone = sorted(there.keys() - files.keys())
+    storage.upload(folder, stale)
+    storage.delete(gone)
+    if stale or gone:
+        there = {o.key: o for o in storage.list()}
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(json.dumps({key: [*stamp, there[key].etag] for key, stamp in files.items()}))
+    logging.info(
+        "%s: %d files sent, %d removed, %d unchanged", storage.uri, len(stale), len(gone), len(files) - len(stale)
+    )
+    return storage.uri
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Key to (size, modification time); links that leave the folder are named and left out."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file() or path.name in SKIPPED:
+            continue
+        if not path.resolve().is_relative_to(folder):
+            logging.warning("left out: %s is a link out of the folder", path.relative_to(folder))
+            continue
+        stat = path.stat()
+        files[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
+    return files
