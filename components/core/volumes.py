@@ -19,6 +19,9 @@ MAX_VOXELS = 2**29
 """Beyond 512 Mi voxels (2 GiB as float32) a file is no brain scan; refused before it is read."""
 
 
+HEADER_BYTES = 352
+
+
 class BadVolume(Exception):
     """The reason why a file is not a usable volume."""
 
@@ -107,26 +110,32 @@ def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
     except Exception as error:
         raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
     repairs = _check_shape(shape)
+    dtype, offset = head.get_data_dtype(), max(int(head["vox_offset"]), HEADER_BYTES)
+    _check_dtype(dtype)
+    count = int(np.prod(shape))
     try:
-        _check_dtype(head.get_data_dtype())
-        raw_size = int(head["vox_offset"]) + int(np.prod(shape)) * head.get_data_dtype().itemsize
-        image = nib.Nifti1Image.from_bytes(_unpacked(blob, raw_size))
-        data = image.get_fdata(dtype=np.float32, caching="unchanged")
-        affine = np.asarray(image.affine, dtype=np.float64)
+        raw = _unpacked(blob, offset + count * dtype.itemsize)
+        data = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F").astype(np.float32)
+        slope, intercept = head.get_slope_inter()
+        affine = np.asarray(head.get_best_affine(), dtype=np.float64)
     except BadVolume:
         raise
     except Exception as error:
         raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
+    if slope is not None and (slope, intercept) != (1, 0):
+        data = data * np.float32(slope) + np.float32(intercept)
     if int(head["sform_code"]) <= 0 and int(head["qform_code"]) <= 0:
         repairs += ("no orientation in the header: assumed as the NIfTI standard says (LAS)",)
     _check_affine(affine)
     geometry = Geometry(shape, affine, repairs)
-    return np.ascontiguousarray(geometry.canonical(data)), geometry
+    return geometry.canonical(data), geometry
 
 
 def _unpacked(blob: bytes, size: int) -> bytes:
     """The content, decompressed no further than the header promises (a gzip bomb stays packed)."""
     if blob[:2] != b"\x1f\x8b":
+        if len(blob) < size:
+            raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(blob)}")
         return blob
     reader = zlib.decompressobj(wbits=31)
     raw = reader.decompress(blob, size)

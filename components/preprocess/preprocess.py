@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap, write_array_header_1_0
 
 from components.core.machine import cpus
 from components.core.step import progress
 from components.core.volumes import read
-from components.unet.grid import mask_to_model_grid, neighbours, to_model_grid
+from components.unet.grid import mask_to_model_grid, model_grid_slices, neighbours
 
 
 def preprocess(cases: Path, slices: Path, image_size: int, normalization: str) -> None:
@@ -26,18 +27,22 @@ def preprocess(cases: Path, slices: Path, image_size: int, normalization: str) -
     def one(case: dict) -> dict:
         volume, _ = read(cases / case["files"]["dwi"])
         mask, _ = read(cases / case["files"]["mask"])
-        image, lesion = to_model_grid(volume, image_size, normalization), mask_to_model_grid(mask, image_size)
-        stem = case["files"]["dwi"].removesuffix("_dwi.nii.gz")
-        np.save(slices / f"{stem}.image.npy", image)
-        np.save(slices / f"{stem}.mask.npy", lesion)
+        stem, shape = case["files"]["dwi"].removesuffix("_dwi.nii.gz"), (case["shape"][2], image_size, image_size)
+        with (slices / f"{stem}.image.npy").open("wb") as f:
+            write_array_header_1_0(f, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            for image in model_grid_slices(volume, image_size, normalization):
+                f.write(image.data)
+        # a sparse file: slices without lesion take no room
+        lesion = mask_to_model_grid(mask, image_size, open_memmap(slices / f"{stem}.mask.npy", "w+", np.uint8, shape))
+        with_lesion = mask.any((0, 1))
         return {
             "case": case["case"],
             "patient": case["patient"],
             "image": f"{stem}.image.npy",
             "mask": f"{stem}.mask.npy",
             "native_shape": case["shape"],
-            "neighbours": neighbours(case["slice_numbers"], len(image)).tolist(),
-            "lesion_pixels": lesion.sum((1, 2), dtype=np.int64).tolist(),
+            "neighbours": neighbours(case["slice_numbers"], shape[0]).tolist(),
+            "lesion_pixels": [int(lesion[s].sum()) if with_lesion[s] else 0 for s in range(shape[0])],
         }
 
     with ThreadPoolExecutor(cpus()) as pool:

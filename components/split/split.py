@@ -70,7 +70,8 @@ def assign(
     groups: list[frozenset[str]], volume: dict[frozenset[str], float], ratios: tuple[float, float, float], seed: int
 ) -> dict[str, str]:
     """Patient to subset. Groups with a lesion, sorted by its volume, are cut into as many runs as a subset needs
-    patients and one is drawn from each run, so every subset sees small and large lesions; lesion-free ones likewise.
+    patients and one is drawn from each run, so every subset sees small and large lesions; lesion-free ones likewise,
+    as many as make the ratios those of all groups.
 
     Raises:
         StepError: fewer than three groups have a lesion.
@@ -82,11 +83,14 @@ def assign(
             f"3 unlike patients with a lesion are needed (one each to train, to validate and to test), "
             f"{len(with_lesion)} found. Add labelled scans."
         )
+    n = len(with_lesion)
+    test = max(1, min(round(n * ratios[2]), n - 2))
+    val = max(1, min(round(n * ratios[1]), n - test - 1))
+    free_test = max(0, min(round(len(groups) * ratios[2]) - test, len(lesion_free)))
+    free_val = max(0, min(round(len(groups) * ratios[1]) - val, len(lesion_free) - free_test))
     rng = np.random.default_rng(seed)
     subset_of: dict[frozenset[str], str] = {}
-    for pool, least in ((with_lesion, 1), (lesion_free, 0)):
-        n_test = max(least, min(round(len(pool) * ratios[2]), len(pool) - 2 * least))
-        n_val = max(least, min(round(len(pool) * ratios[1]), len(pool) - n_test - least))
+    for pool, n_test, n_val in ((with_lesion, test, val), (lesion_free, free_test, free_val)):
         for subset, n in (("test", n_test), ("val", n_val)):
             left = [g for g in pool if g not in subset_of]
             for run in np.array_split(np.arange(len(left)), n) if n else []:

@@ -91,7 +91,8 @@ class StackDataset(Dataset):
         c, s = self.rows[row]
         case = self.cases[c]
         image = np.load(case.image, mmap_mode="r")
-        stack_HWC = np.stack([image[n] for n in case.order[s]], axis=-1).astype(np.float32)
+        stack_3HW = torch.from_numpy(np.asarray(image[case.order[s]])).float()
+        stack_HWC = stack_3HW.permute(1, 2, 0).contiguous().numpy()
         lesion_HW = np.array(np.load(case.mask, mmap_mode="r")[s])
         self.augment.set_random_seed(seed)
         out = self.augment(image=stack_HWC, mask=lesion_HW)

@@ -49,7 +49,7 @@ def stack_logits(network: AttentionUNet, slices: np.ndarray, order: np.ndarray, 
     out = np.empty(slices.shape, np.float32)
     for start in range(0, len(slices), BATCH):
         rows = order[start : start + BATCH]
-        x_BCHW = torch.from_numpy(np.asarray(slices[rows.ravel()], np.float32)).view(*rows.shape, *slices.shape[1:])
+        x_BCHW = torch.from_numpy(np.asarray(slices[rows.ravel()])).float().view(*rows.shape, *slices.shape[1:])
         x_BCHW = x_BCHW.to(where).contiguous(memory_format=torch.channels_last)
         with autocast(where, precision):
             logits_B1HW = network(x_BCHW)
