@@ -1,0 +1,412 @@
+"""The embedded S3 and MLflow servers, for real, over loopback. One pair serves most of the tests."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import ClientError
+from mlflow import MlflowClient
+
+from pipelines.local import services
+from pipelines.local.services import Process, ServiceError, down, status, up
+
+S3_VARIABLES = {
+    "S3_ENDPOINT_URL",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "S3_BUCKET",
+}
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Both services, running, on a machine whose proxy leads nowhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.upper().startswith(("AWS_", "S3_", "MLFLOW_")) or name.lower().endswith("_proxy"):
+                patch.delenv(name)
+        patch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+        patch.setenv("http_proxy", os.environ["HTTP_PROXY"])
+        patch.setenv("S3_PORT", str(free_port()))
+        patch.setenv("MLFLOW_PORT", str(free_port()))
+        state = tmp_path_factory.mktemp("a hospital's laptop") / ".local"
+        try:
+            up(state)
+            yield state
+        finally:
+            down(state)
+
+
+@pytest.fixture
+def env(state: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the steps get; the test's own clients are spared the proxy as they are."""
+    env = up(state)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, env[name])
+    return env
+
+
+@pytest.fixture
+def other(env: dict[str, str], tmp_path: Path) -> Iterator[Path]:
+    """A second, empty state."""
+    yield tmp_path / ".local"
+    down(tmp_path / ".local")
+
+
+def test_an_object_goes_in_and_comes_out(env):
+    assert set(env) == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "NO_PROXY", "no_proxy"}
+    assert env["S3_BUCKET"] == "dwi-stroke"
+    s3(env).put_object(Bucket="dwi-stroke", Key="case-1/dwi.nii.gz", Body=b"voxels")
+    assert read(env, "case-1/dwi.nii.gz") == b"voxels"
+
+
+def test_a_file_written_into_the_buckets_folder_is_an_object_within_two_seconds(env, state):
+    s3(env).put_object(Bucket="dwi-stroke", Key="runs/1", Body=b"")
+    assert keys(env, "runs/") == ["runs/1"]
+    (state / "s3/dwi-stroke/runs/2").write_text("written by a step")
+    wait_until(lambda: len(keys(env, "runs/")) == 2, seconds=2)
+    assert keys(env, "runs/") == ["runs/1", "runs/2"]
+
+
+def test_strangers_are_refused(env):
+    s3(env).put_object(Bucket="dwi-stroke", Key="secret", Body=b"voxels")
+    wrong_secret = s3(env | {"AWS_SECRET_ACCESS_KEY": "guessed"})
+    wrong_key = s3(env | {"AWS_ACCESS_KEY_ID": "guessed"})
+    nobody = s3(env, signature_version=UNSIGNED)
+    for client, code in ((wrong_secret, "SignatureDoesNotMatch"), (wrong_key, "InvalidAccessKeyId")):
+        with pytest.raises(ClientError, match=code):
+            client.list_objects_v2(Bucket="dwi-stroke")
+    for request in (
+        lambda: nobody.list_buckets(),
+        lambda: nobody.list_objects_v2(Bucket="dwi-stroke"),
+        lambda: nobody.get_object(Bucket="dwi-stroke", Key="secret"),
+        lambda: nobody.put_object(Bucket="dwi-stroke", Key="secret", Body=b""),
+        lambda: wrong_secret.get_object(Bucket="dwi-stroke", Key="secret"),
+        lambda: wrong_secret.delete_object(Bucket="dwi-stroke", Key="secret"),
+    ):
+        with pytest.raises(ClientError):
+            request()
+    assert read(env, "secret") == b"voxels"
+
+
+def test_an_mlflow_run_keeps_its_artifact_in_s3(env):
+    run_id = log_run(env, dice=0.83)
+    assert MlflowClient(env["MLFLOW_TRACKING_URI"]).get_run(run_id).data.metrics == {"dice": 0.83}
+    assert keys(env, "mlflow/") == [f"mlflow/0/{run_id}/artifacts/curve.txt"]
+
+
+def test_secrets_are_the_owners_alone(env, state):
+    assert (state / "credentials.json").stat().st_mode & 0o777 == 0o600
+    assert state.stat().st_mode & 0o777 == 0o700
+    secret = env["AWS_SECRET_ACCESS_KEY"]
+    assert len(secret) >= 40
+    assert secret in (state / "credentials.json").read_text()
+    for name in ("services.json", "logs/s3.log", "logs/mlflow.log"):
+        assert secret not in (state / name).read_text()
+    processes = [process for pid in pids(state) for process in services._group(pid)]
+    command_lines = [Path("/proc", process, "cmdline").read_text() for process in processes]
+    assert len(command_lines) == 3  # rclone, mlflow and its uvicorn
+    assert not any(secret in line for line in command_lines)
+
+
+def test_only_loopback_is_listened_on(env, state):
+    ports = {f"{record['port']:04X}" for record in records(state).values()}
+    tables = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
+    rows = [line.split() for line in tables.splitlines()]
+    listening = [row[1].split(":") for row in rows if row[3] == "0A"]
+    assert {(address, port) for address, port in listening if port in ports} == {("0100007F", port) for port in ports}
+
+
+def test_up_again_is_quick_and_starts_nothing(env, state, capsys):
+    before, began = pids(state), time.monotonic()
+    assert up(state) == {name: value for name, value in env.items() if "proxy" not in name.lower()}
+    assert time.monotonic() - began < 1
+    assert pids(state) == before
+    assert all(os.getsid(pid) == pid for pid in before)  # Ctrl-C in the terminal does not reach it
+    assert capsys.readouterr().out.splitlines() == [
+        f"S3      running  {env['S3_ENDPOINT_URL']}",
+        f"MLflow  running  {env['MLFLOW_TRACKING_URI']}",
+    ]
+
+
+def test_status_tells_where_everything_is(env, state, capsys):
+    assert status(state)
+    s3_line, mlflow_line = capsys.readouterr().out.splitlines()
+    s3_pid, mlflow_pid = pids(state)
+    assert s3_line == (
+        f"S3      running  {env['S3_ENDPOINT_URL']}  pid {s3_pid}  data {state}/s3  log {state}/logs/s3.log"
+    )
+    assert f"pid {mlflow_pid}  data {state}/mlflow  log {state}/logs/mlflow.log" in mlflow_line
+
+
+def test_down_leaves_the_data_and_no_process(env, state, capsys):
+    s3(env).put_object(Bucket="dwi-stroke", Key="kept", Body=b"voxels")
+    run_id, groups = log_run(env, dice=0.5), pids(state)
+
+    down(state)
+    assert not any(services._group(pid) for pid in groups)
+    down(state)
+    capsys.readouterr()
+    assert not status(state)
+    assert [line[:15] for line in capsys.readouterr().out.splitlines()] == ["S3      stopped", "MLflow  stopped"]
+
+    again = up(state)
+    assert again.items() <= env.items()
+    assert read(again, "kept") == b"voxels"
+    assert MlflowClient(again["MLFLOW_TRACKING_URI"]).get_run(run_id).data.metrics == {"dice": 0.5}
+
+
+def test_a_crashed_service_is_restarted_and_what_it_left_is_ended(env, state):
+    _, mlflow_pid = pids(state)
+    os.kill(mlflow_pid, signal.SIGKILL)
+    wait_until(lambda: str(mlflow_pid) not in services._group(mlflow_pid))
+    assert services._group(mlflow_pid), "its uvicorn should have stayed, holding the port"
+    assert not status(state)
+
+    assert up(state)["MLFLOW_TRACKING_URI"] == env["MLFLOW_TRACKING_URI"]
+    assert not services._group(mlflow_pid)
+    log_run(env, dice=0.1)
+
+
+def test_mlflow_follows_s3_to_another_port(env, other, tmp_path, monkeypatch):
+    server = """from http.server import *
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+HTTPServer(("127.0.0.1", int(__import__("sys").argv[7])), Healthy).serve_forever()"""
+    (tmp_path / "server.py").write_text(server)
+    stand_in(monkeypatch, tmp_path, f'exec "{sys.executable}" "{tmp_path}/server.py" "$@"')
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
+    before = up(other)
+    s3_pid, mlflow_pid = pids(other)
+    os.kill(s3_pid, signal.SIGKILL)
+    wait_until(lambda: not services._group(s3_pid))
+
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    after = up(other)
+    assert after["S3_ENDPOINT_URL"] == f"http://127.0.0.1:{os.environ['S3_PORT']}" != before["S3_ENDPOINT_URL"]
+    assert after["MLFLOW_TRACKING_URI"] == before["MLFLOW_TRACKING_URI"]
+    assert not services._group(mlflow_pid)
+    environment = Path(f"/proc/{pids(other)[1]}/environ").read_text().split("\0")
+    assert f"MLFLOW_S3_ENDPOINT_URL={after['S3_ENDPOINT_URL']}" in environment
+
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    assert up(other) == after, "where it runs, it is used"
+
+
+@pytest.mark.parametrize("variable", ["S3_PORT", "MLFLOW_PORT"])
+def test_a_taken_port_is_named_with_a_free_one(variable, env, other, monkeypatch):
+    ours = S3_VARIABLES if variable == "MLFLOW_PORT" else {"MLFLOW_TRACKING_URI"}
+    export(monkeypatch, {name: env[name] for name in ours})
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv(variable, str(port))
+        with pytest.raises(ServiceError) as error:
+            up(other)
+    message = f"port {port} on 127.0.0.1 is taken by another program. Free it, or choose another: make up {variable}="
+    assert str(error.value).startswith(message)
+    suggested = int(str(error.value).removeprefix(message))
+    socket.create_server(("127.0.0.1", suggested)).close()
+
+
+@pytest.mark.parametrize("text", ["http", "80", "70000", "-1"])
+def test_what_is_no_port_is_named(text, env, other, monkeypatch):
+    monkeypatch.setenv("S3_PORT", text)
+    with pytest.raises(
+        ServiceError, match=f"S3_PORT is '{text}', not a port from 1024 to 65535. Choose one: make up S3_PORT=9000"
+    ):
+        up(other)
+
+
+def test_the_users_own_servers_are_used_as_they_are(env, other, monkeypatch, capsys):
+    export(monkeypatch, env)
+    assert up(other) == {name: value for name, value in env.items() if "proxy" not in name.lower()}
+    assert status(other)
+    out = capsys.readouterr().out
+    assert out.count(f"S3      external  {env['S3_ENDPOINT_URL']}\n") == 2
+    assert out.count(f"MLflow  external  {env['MLFLOW_TRACKING_URI']}\n") == 2
+    assert {path.name for path in other.iterdir()} == {"logs", "services.lock"}
+
+
+def test_the_users_own_s3_may_be_named_as_aws_tools_do_and_gets_the_bucket(env, other, monkeypatch):
+    export(monkeypatch, {name: env[name] for name in env if name != "S3_ENDPOINT_URL"})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", env["S3_ENDPOINT_URL"])
+    monkeypatch.setenv("S3_BUCKET", "another-bucket")
+    assert up(other)["S3_ENDPOINT_URL"] == env["S3_ENDPOINT_URL"]
+    s3(env).put_object(Bucket="another-bucket", Key="x", Body=b"")
+
+
+def test_an_s3_that_does_not_answer_is_named_without_its_login(env, other, monkeypatch, capsys):
+    port = free_port()
+    export(monkeypatch, env | {"S3_ENDPOINT_URL": f"http://me:hunter2@127.0.0.1:{port}"})
+    began = time.monotonic()
+    with pytest.raises(ServiceError) as error:
+        up(other)
+    assert time.monotonic() - began < 15
+    for word in (
+        "bucket dwi-stroke (S3_BUCKET)",
+        f"http://***@127.0.0.1:{port}",
+        "Correct S3_BUCKET, S3_ENDPOINT_URL",
+    ):
+        assert word in str(error.value)
+    assert not status(other)
+    assert "hunter2" not in str(error.value) + capsys.readouterr().out
+
+
+def test_a_bucket_that_is_refused_is_named(env, other, monkeypatch):
+    export(monkeypatch, env | {"AWS_SECRET_ACCESS_KEY": "outdated"})
+    with pytest.raises(ServiceError, match=rf"bucket dwi-stroke \(S3_BUCKET\) on {env['S3_ENDPOINT_URL']} .*Forbidden"):
+        up(other)
+
+
+@pytest.mark.parametrize("name", ["no", "Not_A_Bucket"])
+def test_a_bucket_name_that_s3_does_not_allow_is_named(name, env, state, monkeypatch):
+    monkeypatch.setenv("S3_BUCKET", name)
+    with pytest.raises(ServiceError, match=rf"bucket {name} \(S3_BUCKET\) on .* Correct S3_BUCKET$"):
+        up(state)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://me:hunter2@127.0.0.1:{port}", "http://127.0.0.1:{port}/prefix/", "http://[::1"]
+)
+def test_an_mlflow_that_does_not_answer_is_named_without_its_login(uri, env, other, monkeypatch):
+    export(monkeypatch, env | {"MLFLOW_TRACKING_URI": uri.format(port=free_port())})
+    with pytest.raises(ServiceError, match=r"no MLflow at http.*\(MLFLOW_TRACKING_URI\)\. Start it, correct") as error:
+        up(other)
+    assert "hunter2" not in str(error.value)
+
+
+def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
+    export(monkeypatch, env | {"MLFLOW_TRACKING_URI": env["S3_ENDPOINT_URL"]})
+    with pytest.raises(ServiceError, match="no MLflow at"):
+        up(other)
+
+
+def test_a_service_that_dies_while_starting_shows_the_end_of_its_log(env, other, tmp_path, monkeypatch):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
+    monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
+    stand_in(monkeypatch, tmp_path, "seq 20; echo out of luck >&2; exit 1")
+    with pytest.raises(ServiceError) as error:
+        up(other)
+    first, *tail, last = str(error.value).splitlines()
+    url = f"http://127.0.0.1:{os.environ['MLFLOW_PORT']}"
+    assert first == f"MLflow stopped while starting on {url}. Its log, {other}/logs/mlflow.log, ends:"
+    assert tail == [f"    {line}" for line in (14, 15, 16, 17, 18, 19, 20, "out of luck")]
+    assert last == "Correct that and run make up again"
+
+
+def test_a_service_that_stays_silent_is_given_up(env, other, tmp_path, monkeypatch):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
+    monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
+    stand_in(monkeypatch, tmp_path, "sleep 60")
+    monkeypatch.setattr(services, "START_SECONDS", 0.5)
+    with pytest.raises(ServiceError, match="MLflow was silent for"):
+        up(other)
+    assert not services._group(records(other)["mlflow"]["pid"])
+
+
+def test_damaged_state_is_named(env, other):
+    other.mkdir()
+    (other / "services.json").write_text("{")
+    with pytest.raises(ServiceError, match=r"services\.json is damaged. Remove it"):
+        up(other)
+    (other / "services.json").unlink()
+
+
+def test_two_at_once_start_one(env, other, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", env["MLFLOW_TRACKING_URI"])
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(up, [other, other])
+    assert first == second
+    assert (other / "logs/s3.log").read_text().count("===") == 1
+
+
+def test_a_recycled_pid_is_spared(env, other):
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        born = services._group(stranger.pid)[str(stranger.pid)]
+        recycled = Process(stranger.pid, 9000, "", {str(stranger.pid): "1" + born})
+        other.mkdir()
+        (other / "services.json").write_text(json.dumps({"s3": vars(recycled)}))
+        assert not status(other)
+        down(other)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_what_ignores_sigterm_is_killed(monkeypatch):
+    monkeypatch.setattr(services, "STOP_SECONDS", 0.3)
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        Process(process.pid, 9000, "", services._group(process.pid)).stop()
+        assert process.wait(timeout=1) == -signal.SIGKILL
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def export(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Has a shell script started in the place of `python -m mlflow server`."""
+    (folder / "python").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "python").chmod(0o755)
+    monkeypatch.setattr(services.sys, "executable", str(folder / "python"))
+
+
+def records(state: Path) -> dict[str, dict]:
+    return json.loads((state / "services.json").read_text())
+
+
+def pids(state: Path) -> list[int]:
+    return [records(state)[name]["pid"] for name in ("s3", "mlflow")]
+
+
+def wait_until(condition, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def s3(env: dict[str, str], **config):
+    return boto3.Session(
+        env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_DEFAULT_REGION"]
+    ).client("s3", endpoint_url=env["S3_ENDPOINT_URL"], config=Config(retries={"total_max_attempts": 1}, **config))
+
+
+def read(env: dict[str, str], key: str) -> bytes:
+    return s3(env).get_object(Bucket=env["S3_BUCKET"], Key=key)["Body"].read()
+
+
+def keys(env: dict[str, str], prefix: str) -> list[str]:
+    return [item["Key"] for item in s3(env).list_objects_v2(Bucket=env["S3_BUCKET"], Prefix=prefix)["Contents"]]
+
+
+def log_run(env: dict[str, str], **metrics: float) -> str:
+    """A finished run with one artifact; its id."""
+    client = MlflowClient(env["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run("0").info.run_id
+    for name, value in metrics.items():
+        client.log_metric(run_id, name, value)
+    client.log_text(run_id, "0.9, 0.5, 0.3", "curve.txt")
+    client.set_terminated(run_id)
+    return run_id
