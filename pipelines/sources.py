@@ -21,14 +21,14 @@ def image(step: str) -> str:
 
 
 def _reached(start: Path) -> set[Path]:
-    """The step's own module and all of ours that it imports, directly or not."""
-    todo, seen = [start], set()
+    """The step's own module, what register packs (model.py), and all of ours that they import, directly or not."""
+    todo, seen = [start, *start.parent.glob("model.py")], set()
     while todo:
         path = todo.pop()
         if path not in seen:
             seen.add(path)
             todo += _imports(path)
-    return seen | {ROOT / "components" / "register" / "model.py"} if "register" in start.parts else seen
+    return seen
 
 
 @cache

@@ -1,6 +1,8 @@
 """Every number that decides a result, in one frozen object; the pipeline's parameters carry its names."""
 
 import difflib
+import math
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +17,7 @@ class Settings(BaseModel):
 
     image_size: int = Field(384, ge=32, le=1024, multiple_of=16)
     """Side of the square model grid, pixels."""
-    normalization: Literal["slice", "volume"] = "slice"
+    normalization: Literal["slice", "volume"] = "volume"
     """Z-score over each slice, or over the whole volume."""
     train_ratio: float = Field(0.80, gt=0, lt=1)
     """Share of the patients to learn from."""
@@ -56,9 +58,10 @@ class Settings(BaseModel):
     def _ratios_sum_to_one(self) -> "Settings":
         total = self.train_ratio + self.val_ratio + self.test_ratio
         if abs(total - 1) > 1e-6:
+            left = 1 - self.val_ratio - self.test_ratio
             raise ValueError(
                 f"train_ratio + val_ratio + test_ratio is {total:.4g}, not 1; "
-                f"the nearest valid train_ratio is {max(1 - self.val_ratio - self.test_ratio, 0):.4g}"
+                + (f"the nearest valid train_ratio is {left:.4g}" if left > 1e-6 else "lower val_ratio or test_ratio")
             )
         return self
 
@@ -76,10 +79,10 @@ def checked(values: dict[str, Any]) -> Settings:
 
 
 def _in_words(error: dict[str, Any]) -> str:
-    key, given, limits = ".".join(map(str, error["loc"])), error["input"], error.get("ctx", {})
+    key, given = ".".join(map(str, error["loc"])), error["input"]
     fields = Settings.model_fields
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.3)
+        near = difflib.get_close_matches(key.lower(), fields, n=1, cutoff=0.3)
         return f"unknown setting '{key}'" + (
             f": did you mean '{near[0]}'?" if near else f". Settings: {', '.join(fields)}."
         )
@@ -87,16 +90,25 @@ def _in_words(error: dict[str, Any]) -> str:
         choices = list(fields[key].annotation.__args__)
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0) or choices
         return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
-    nearest = {
-        "greater_than_equal": lambda: limits["ge"],
-        "less_than_equal": lambda: limits["le"],
-        "greater_than": lambda: f"a little above {limits['gt']}",
-        "less_than": lambda: f"a little below {limits['lt']}",
-        "multiple_of": lambda: round(given / limits["multiple_of"]) * limits["multiple_of"],
-        "int_from_float": lambda: round(given),
-    }.get(error["type"])
-    if nearest:
-        return f"{key}={given} is impossible: the nearest valid value is {nearest()}"
     if not key:
         return error["msg"].removeprefix("Value error, ")
-    return f"{key}={given} is impossible: {error['msg']}; the default is {fields[key].default}"
+    try:
+        return f"{key}={given} is impossible: the nearest valid value is {_nearest(key, float(given))}"
+    except (TypeError, ValueError):
+        return f"{key}={given} is impossible: {error['msg']}; the default is {fields[key].default}"
+
+
+def _nearest(key: str, given: float) -> float | int | str:
+    """The valid value nearest to a number; ValueError where that is none (NaN)."""
+    limits: dict[str, float] = {}
+    for limit in Settings.model_fields[key].metadata:
+        limits |= asdict(limit)
+    if math.isnan(given):
+        raise ValueError("not a number")
+    if given <= limits.get("gt", -math.inf):
+        return f"a little above {limits['gt']}"
+    if given >= limits.get("lt", math.inf):
+        return f"a little below {limits['lt']}"
+    within = min(max(given, limits.get("ge", -math.inf)), limits.get("le", math.inf))
+    step = limits.get("multiple_of", 1)
+    return round(within / step) * step if Settings.model_fields[key].annotation is int else within

@@ -143,7 +143,7 @@ class Storage:
 
 def connect():
     """A client for S3_ENDPOINT_URL (or AWS's own) with the usual AWS_* variables."""
-    return boto3.client(
+    return boto3.Session().client(
         "s3",
         endpoint_url=os.environ.get("S3_ENDPOINT_URL") or None,
         region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1",

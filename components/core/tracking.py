@@ -10,6 +10,8 @@ from typing import Any
 from components.core.step import StepError
 
 EXPERIMENT = "dwi-stroke-segmentation"
+KIND = "mlflow.experimentKind"
+"""The tag by which MLflow's pages open as those of model training, not of GenAI."""
 MODEL_NAME = "dwi-attention-unet"
 EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate")
 LINEAGE = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
@@ -47,6 +49,8 @@ class Run:
                 run_id = client.get_run(given).info.run_id
             else:
                 experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+                if KIND not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, KIND, "custom_model_development")
                 run_id = _find(client, experiment.experiment_id, kfp_run, training_digest)
                 if run_id is None:
                     run_id = client.create_run(experiment.experiment_id, run_name=kfp_run or None).info.run_id
@@ -88,11 +92,12 @@ class Run:
                 self.client.log_batch(self.id, metrics=[Metric(k, row[k], stamp, row["epoch"]) for k in EPOCH_METRICS])
 
     def metrics(self, metrics: dict[str, float]) -> None:
+        """Log metrics without steps; one that is there already with this value is not logged again."""
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
-        now = get_current_time_millis()
-        self.client.log_batch(self.id, metrics=[Metric(k, v, now, 0) for k, v in metrics.items() if v is not None])
+        have, now = self.client.get_run(self.id).data.metrics, get_current_time_millis()
+        self.client.log_batch(self.id, metrics=[Metric(k, v, now, 0) for k, v in metrics.items() if have.get(k) != v])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.id, str(path), folder)

@@ -13,13 +13,16 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt2axcodes, ornt_transform
 
 MAX_VOXELS = 2**29
 """Beyond 512 Mi voxels (2 GiB as float32) a file is no brain scan; refused before it is read."""
 
 
 HEADER_BYTES = 352
+MOST_EXTENSION_BYTES, MOST_PADDING_BYTES = 2**24, 2**12
+"""What a NIfTI file may hold between its header and its voxels, and after them."""
+GZIP = b"\x1f\x8b"
 
 
 class BadVolume(Exception):
@@ -40,10 +43,10 @@ class Geometry:
 
     @property
     def orientation(self) -> str | None:
-        return None if self.affine is None else "".join(nib.aff2axcodes(self.affine))
+        return None if self.affine is None else "".join(ornt2axcodes(_closest_axes(self.affine)))
 
     def _to_canonical(self) -> np.ndarray:
-        return ornt_transform(io_orientation(self.affine), axcodes2ornt("RAS"))
+        return ornt_transform(_closest_axes(self.affine), axcodes2ornt("RAS"))
 
     def canonical(self, data: np.ndarray) -> np.ndarray:
         """Stored array to (X, Y, S) in RAS+."""
@@ -53,7 +56,7 @@ class Geometry:
     def native(self, data: np.ndarray) -> np.ndarray:
         """(X, Y, S) in RAS+ back to the stored axes and shape, exactly."""
         if self.affine is not None:
-            data = apply_orientation(data, ornt_transform(axcodes2ornt("RAS"), io_orientation(self.affine)))
+            data = apply_orientation(data, ornt_transform(axcodes2ornt("RAS"), _closest_axes(self.affine)))
         return data.reshape(self.shape)
 
     @property
@@ -68,6 +71,14 @@ class Geometry:
         if self.affine is None:
             return None
         return tuple(float(v) for v in nib.affines.voxel_sizes(self.canonical_affine))
+
+
+def _closest_axes(affine: np.ndarray) -> np.ndarray:
+    """The anatomical axis and direction closest to each stored one.
+
+    A tie (45 degrees) leaves the axes where they are. Left to rounding, a canonical volume might not read as one.
+    """
+    return io_orientation(affine + np.diag([*(1e-4 * nib.affines.voxel_sizes(affine)), 0]))
 
 
 def read(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -101,20 +112,25 @@ def _read_npy(path: Path) -> tuple[np.ndarray, Geometry]:
 
 def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
     try:
-        if blob[:2] == b"\x1f\x8b":
-            header = zlib.decompressobj(wbits=31).decompress(blob, 348)
-        else:
-            header = blob[:348]
-        head = nib.Nifti1Header.from_fileobj(io.BytesIO(header), check=False)
+        head = nib.Nifti1Header.from_fileobj(io.BytesIO(_unpacked(blob, 348)[0]), check=False)
+        if head["magic"].item() != b"n+1":
+            raise BadVolume("not a single NIfTI-1 file")
         shape = tuple(int(n) for n in head.get_data_shape())
     except Exception as error:
         raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
     repairs = _check_shape(shape)
-    dtype, offset = head.get_data_dtype(), max(int(head["vox_offset"]), HEADER_BYTES)
-    _check_dtype(dtype)
     count = int(np.prod(shape))
     try:
-        raw = _unpacked(blob, offset + count * dtype.itemsize)
+        dtype, offset = head.get_data_dtype(), max(int(head["vox_offset"]), HEADER_BYTES)
+        _check_dtype(dtype)
+        if offset > HEADER_BYTES + MOST_EXTENSION_BYTES:
+            raise BadVolume(f"the header says that the voxels start at byte {offset}")
+        size = offset + count * dtype.itemsize
+        raw, whole = _unpacked(blob, size + MOST_PADDING_BYTES)
+        if len(raw) < size or (len(raw) < size + MOST_PADDING_BYTES and not whole):
+            raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(raw)} or ends too early")
+        if not whole:
+            raise BadVolume(f"the file holds more than the {size} bytes that its header promises")
         data = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F").astype(np.float32)
         slope, intercept = head.get_slope_inter()
         affine = np.asarray(head.get_best_affine(), dtype=np.float64)
@@ -131,17 +147,16 @@ def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
     return geometry.canonical(data), geometry
 
 
-def _unpacked(blob: bytes, size: int) -> bytes:
-    """The content, decompressed no further than the header promises (a gzip bomb stays packed)."""
-    if blob[:2] != b"\x1f\x8b":
-        if len(blob) < size:
-            raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(blob)}")
-        return blob
-    reader = zlib.decompressobj(wbits=31)
-    raw = reader.decompress(blob, size)
-    if len(raw) < size:
-        raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(raw)}")
-    return raw
+def _unpacked(blob: bytes, most: int) -> tuple[bytes, bool]:
+    """Up to `most` bytes of the content (a gzip bomb stays packed), and whether that is all and its checksum right."""
+    if blob[:2] != GZIP:
+        return blob[:most], len(blob) <= most
+    raw, whole = b"", False
+    while blob[:2] == GZIP and len(raw) < most:  # most often once: a gzip file may hold several members
+        reader = zlib.decompressobj(wbits=31)
+        raw += reader.decompress(blob, most - len(raw))
+        blob, whole = reader.unused_data, reader.eof
+    return raw, whole
 
 
 def _check_shape(shape: tuple[int, ...]) -> tuple[str, ...]:

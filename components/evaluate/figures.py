@@ -63,7 +63,9 @@ def draw_sample(sample: Sample, image: np.ndarray, truth: np.ndarray, predicted:
             axis.contour(mask.T[::-1, ::-1].astype(float), levels=[0.5], colors=[colour], linewidths=1)
         axis.set_title(title, fontsize=10)
         axis.axis("off")
-    figure.suptitle(f"{sample.kind}: {sample.case}, slice {sample.slice}, Dice {sample.dice:.2f}", fontsize=11)
+    figure.suptitle(
+        f"{sample.kind}: {sample.case}, slice {sample.slice}, Dice {sample.dice:.2f}", fontsize=11, parse_math=False
+    )
     figure.savefig(path, dpi=80)
     plt.close(figure)
 
@@ -80,7 +82,8 @@ patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything fro
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_std']) }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_low']) }} to
 {{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_high']) }}</td></tr>{% endif %}{% endfor %}</table>
-{% if unknown_ml %}<p>Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.</p>{% endif %}
+{% if unknown_ml %}<p>Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.</p>
+{% endif %}
 <h2>Test scans</h2><table><tr><th>scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
 <th>lesions found</th><th>false lesions</th><th>lesion F1</th></tr>{% for c in cases %}<tr><td>{{ c.case }}</td>
 <td class="n">{{ '%.3f'|format(c.dice) }}</td>
@@ -102,22 +105,16 @@ ROWS = (
 
 def write_page(cases: list[dict], metrics: dict, threshold: float, synthetic: bool, pictures: list[Path], page: Path):
     """The evaluation page, under 1 MB: metrics, the scans' table, the samples as JPEG."""
-    sources, used = [], 0
+    facts = {
+        "title": "Evaluation on held-out patients", "cases": cases[:500], "metrics": metrics, "threshold": threshold,
+        "synthetic": synthetic, "rows": ROWS, "unknown_ml": sum(c["truth_ml"] is None for c in cases),
+    }  # fmt: skip
+    sources: list[str] = []
+    room = PAGE_LIMIT - len(render(BODY, pictures=[], **facts).encode())
     for path in pictures:
         jpeg = cv2.imencode(".jpg", cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-        if used + len(jpeg) * 4 / 3 < PAGE_LIMIT:
-            used += len(jpeg) * 4 / 3
-            sources.append(embedded(jpeg).replace("image/png", "image/jpeg"))
-    page.write_text(
-        render(
-            BODY,
-            title="Evaluation on held-out patients",
-            cases=cases[:500],
-            metrics=metrics,
-            threshold=threshold,
-            synthetic=synthetic,
-            rows=ROWS,
-            pictures=sources,
-            unknown_ml=sum(c["truth_ml"] is None for c in cases),
-        )
-    )
+        source = embedded(jpeg).replace("image/png", "image/jpeg")
+        if len(source) < room:
+            room -= len(source)
+            sources.append(source)
+    page.write_text(render(BODY, pictures=sources, **facts))

@@ -64,7 +64,26 @@ def discover(keys: Iterable[str]) -> Found:
     if not flat and not bids:
         shown = ", ".join(keys[:3]) or "nothing"
         raise StepError(f"no scans recognised among {len(keys)} files ({shown}, ...). {EXPECTED}")
-    return _flat(keys, flat) if flat else _bids(keys, bids)
+    found = _flat(keys, flat) if flat else _bids(keys, bids)
+    _refuse_look_alikes(found)
+    return found
+
+
+def _refuse_look_alikes(found: Found) -> None:
+    """Refuse cases whose names or patients differ only in case: one patient could be taken for two."""
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for case in found.cases:
+        for name in (case.name, case.patient):
+            spelled[name.casefold()].add(name)
+    for case in found.cases:
+        for name in (case.name, case.patient):
+            if len(spelled[name.casefold()]) > 1:
+                found.refused[case.name] = _differ_only_in_case(spelled[name.casefold()])
+    found.cases = [case for case in found.cases if case.name not in found.refused]
+
+
+def _differ_only_in_case(names: Iterable[str]) -> str:
+    return f"names that differ only in case: {', '.join(sorted(names))}"
 
 
 def _flat(keys: list[str], scans: list[str]) -> Found:
@@ -79,7 +98,7 @@ def _flat(keys: list[str], scans: list[str]) -> Found:
         spelled[stem.casefold()].append(stem)
     for stems in spelled.values():
         if len(stems) > 1:
-            refused |= {s: f"names that differ only in case: {', '.join(sorted(stems))}" for s in stems}
+            refused |= {s: _differ_only_in_case(stems) for s in stems}
     for stem, files in by_stem.items():
         for kind, found in files.items():
             if len(found) > 1:

@@ -101,5 +101,9 @@ def require_enough(facts: dict) -> None:
 
 
 def _says_synthetic(source: Path) -> bool:
-    description = source / DESCRIPTION
-    return description.exists() and "synthetic" in description.read_text(errors="replace").lower()
+    """Whether the set's own description (BIDS) names it so."""
+    try:
+        name = json.loads((source / DESCRIPTION).read_text())["Name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return "synthetic" in str(name).lower()

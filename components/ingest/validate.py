@@ -113,7 +113,7 @@ def _assemble(keys: list[str], source: Path) -> tuple[np.ndarray, Geometry]:
     if len(volumes) == 1:
         return volumes[0]
     shapes = {v.shape for v, _ in volumes}
-    if len(shapes) > 1 or next(iter(shapes))[2] != 1:
+    if len(shapes) > 1:
         raise BadVolume(f"its slices differ in shape: {', '.join(map(str, sorted(shapes)))}")
     stacked = np.concatenate([v for v, _ in volumes], axis=2)
     first = volumes[0][1]
@@ -130,6 +130,8 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
     if image.min() == image.max():
         raise BadVolume(f"the image is constant ({image.min():g} everywhere)")
     numbers = case.slice_numbers
+    if numbers and len(numbers) != image.shape[2]:
+        raise BadVolume(f"{len(numbers)} files named as single slices hold {image.shape[2]} slices")
     if numbers and (gaps := int((np.diff(numbers) > 1).sum())):
         return [f"{gaps} gap{'s' if gaps > 1 else ''} in the slice numbers {numbers[0]}-{numbers[-1]}"]
     return []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,8 @@ class StackDataset(Dataset):
         stack_3HW = torch.from_numpy(np.asarray(image[case.order[s]])).float()
         stack_HWC = stack_3HW.permute(1, 2, 0).contiguous().numpy()
         lesion_HW = np.array(np.load(case.mask, mmap_mode="r")[s])
-        self.augment.set_random_seed(seed)
+        # Not set_random_seed: that gives every transform the same draws, so what is flipped would be rotated too.
+        self.augment.set_random_state(np.random.default_rng(seed), random.Random(seed))
         out = self.augment(image=stack_HWC, mask=lesion_HW)
         return out["image"], out["mask"]
 

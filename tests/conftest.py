@@ -1,0 +1,78 @@
+"""What several tests share: small scans, written the way users lay them out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+REAL_SCANS = Path(__file__).parents[2] / "shared" / "data" / "real-scans"
+VOXEL_2X2X5_MM = np.diag([2.0, 2.0, 5.0, 1.0])
+
+
+@pytest.fixture(scope="session")
+def real_scans() -> Path:
+    """Real scans of patients; they are not part of the repository."""
+    if not REAL_SCANS.is_dir():
+        pytest.skip("needs the real scans in ../shared/data, which are not in the repository")
+    return REAL_SCANS
+
+
+@pytest.fixture(scope="session")
+def make_scan() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """make_scan(seed=0, shape=(32, 24, 5)) -> DWI (float32), ADC in 1e-3 mm2/s (float32), lesion mask (uint8).
+
+    No two voxels of the brain are alike, and it has no symmetry, so a flipped or shifted copy never passes for it.
+    """
+
+    def make(seed: int = 0, shape: tuple[int, int, int] = (32, 24, 5)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        x, y, s = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+        brain = x**2 + y**2 + 0.2 * s**2 < 0.9
+        lesion = (x - 0.35) ** 2 + (y + 0.2) ** 2 + 0.1 * s**2 < 0.06
+        dwi = brain * (100 + 100 * lesion + rng.uniform(0, 10, shape))
+        adc = brain * (0.8 - 0.4 * lesion + rng.uniform(0, 0.1, shape))
+        return dwi.astype(np.float32), adc.astype(np.float32), lesion.astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_case() -> Callable[..., Path]:
+    """write_case(folder, "sub-1", dwi=..., mask=..., adc=...) writes one session in the ISLES'22 (BIDS) layout.
+
+    `session=None` leaves the session out; `affine` is for all three, or a dict by kind ("dwi", "adc", "mask").
+    """
+
+    def write(folder: Path, name: str, session: str | None = "ses-0001", affine=VOXEL_2X2X5_MM, **volumes) -> Path:
+        stem, below = (f"{name}_{session}", f"{name}/{session}") if session else (name, name)
+        for kind, data in volumes.items():
+            path = folder / f"derivatives/{below}/{stem}_msk.nii.gz"
+            if kind != "mask":
+                path = folder / f"{below}/dwi/{stem}_{kind}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(data, affine[kind] if isinstance(affine, dict) else affine), path)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_npy() -> Callable[..., Path]:
+    """write_npy(folder, "Patient_001", image, mask) writes images/NAME.npy and, where given, masks/NAME.npy."""
+
+    def write(folder: Path, name: str, image: np.ndarray, mask: np.ndarray | None = None) -> Path:
+        for kind, data in (("images", image), ("masks", mask)):
+            if data is not None:
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                np.save(folder / kind / f"{name}.npy", data)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def keys_of() -> Callable[[Path], list[str]]:
+    """keys_of(folder): its files as the keys that a bucket with this content would list."""
+    return lambda folder: [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]

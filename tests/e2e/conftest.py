@@ -1,0 +1,38 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines.demo.scans import write_demo_scans
+from tests.checkout import Checkout
+
+SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8"
+
+
+@pytest.fixture(scope="session")
+def demo_scans(tmp_path_factory) -> Path:
+    """Six synthetic patients, five with a lesion."""
+    folder = tmp_path_factory.mktemp("scans") / "demo"
+    write_demo_scans(folder, patients=6, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory):
+    with Checkout(tmp_path_factory.mktemp("clone") / "checkout") as checkout:
+        yield checkout
+
+
+@pytest.fixture(scope="session")
+def scans(demo_scans, tmp_path_factory) -> Path:
+    """A copy of the demo scans that a test may change."""
+    folder = tmp_path_factory.mktemp("own") / "scans"
+    shutil.copytree(demo_scans, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def first(checkout, scans) -> dict:
+    """The summary of the first run in `checkout`."""
+    checkout.python("run", "--data", str(scans), "--set", SMALL)
+    return checkout.last_run()

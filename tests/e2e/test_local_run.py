@@ -1,0 +1,179 @@
+"""`make pipeline-run` on a laptop: one run to a registered model, and what a second run does and does not do again."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8"
+STEPS = {"fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register"}
+
+
+def run(checkout, scans, settings=SMALL, *more) -> dict:
+    checkout.python("run", "--data", str(scans), "--set", settings, *more)
+    return checkout.last_run()
+
+
+def rerun_steps(summary: dict) -> set[str]:
+    return {name for name, step in summary["steps"].items() if not step["cached"]}
+
+
+def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
+    assert first["status"] == "succeeded"
+    assert first["target"] == "local" and first["preset"] == "demo"
+    assert set(first["steps"]) == STEPS
+    assert all(step["state"] == "succeeded" and not step["cached"] for step in first["steps"].values())
+    assert first["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger,champion"}
+    assert 0 <= first["metrics"]["test_dice_mean"] <= 1
+    assert first["synthetic"] is True
+    assert json.loads((checkout.state / "runs" / first["run_id"] / "summary.json").read_text()) == first
+
+
+def test_a_second_run_with_nothing_changed_is_quick_and_makes_no_new_version(checkout, scans, first):
+    start = time.perf_counter()
+    out = checkout.python("run", "--data", str(scans), "--set", SMALL)
+    assert time.perf_counter() - start < 15
+    second = checkout.last_run()
+    assert rerun_steps(second) == {"fingerprint"}
+    assert second["model"]["version"] == first["model"]["version"]
+    assert "Nothing changed: every step came from cache" in out
+
+
+def test_a_changed_parameter_reruns_what_depends_on_it(checkout, scans, first):
+    summary = run(checkout, scans, SMALL.replace("epochs=2", "epochs=1"))
+    assert rerun_steps(summary) == {"fingerprint", "train", "evaluate", "register"}
+    assert summary["model"] == {"name": "dwi-attention-unet", "version": "2", "aliases": "challenger"}
+
+
+def test_promote_makes_the_version_champion_and_no_new_one(checkout, scans, first):
+    summary = run(checkout, scans, SMALL.replace("epochs=2", "epochs=1"), "--promote", "1")
+    assert rerun_steps(summary) == {"fingerprint", "register"}
+    assert summary["model"]["version"] == "2"
+    assert summary["model"]["aliases"] == "challenger,champion"
+
+
+def test_a_changed_line_of_code_reruns_its_step_and_what_follows(checkout, scans, first):
+    code = checkout.folder / "components" / "evaluate" / "metrics.py"
+    code.write_text(code.read_text() + "\n# changed\n")
+    assert rerun_steps(run(checkout, scans)) == {"fingerprint", "evaluate", "register"}
+
+
+def test_a_changed_scan_in_the_bucket_reruns_everything(checkout, scans, first):
+    mask = next(scans.rglob("derivatives/**/*.nii.gz"))
+    image = nib.load(mask)
+    data = np.array(image.dataobj)
+    data[tuple(n // 2 for n in data.shape)] = 1
+    nib.save(nib.Nifti1Image(data, image.affine, image.header), mask)
+    summary = run(checkout, scans)
+    assert rerun_steps(summary) == STEPS
+    assert summary["data_version"] != first["data_version"]
+
+
+def test_the_registered_model_loads_from_the_registry_alone_and_takes_any_batch(checkout, scans, first, tmp_path):
+    dwi = sorted(scans.rglob("*_dwi.nii.gz"))[:3]
+    code = (
+        "import sys, pathlib, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/dwi-attention-unet/1')\n"
+        "out = model.predict(pd.DataFrame({'scan': [pathlib.Path(p).read_bytes() for p in sys.argv[2:]]}))\n"
+        "for i, mask in enumerate(out['mask']): pathlib.Path(sys.argv[1], f'{i}.nii.gz').write_bytes(mask)\n"
+        "assert model.metadata.signature is not None and model.input_example is not None\n"
+    )
+    environment = {k: v for k, v in checkout.environment.items() if k != "PYTHONPATH"} | checkout.services()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path), *map(str, dwi)], cwd=tmp_path, env=environment, check=True)
+    for i, path in enumerate(dwi):
+        scan, mask = nib.load(path), nib.load(tmp_path / f"{i}.nii.gz")
+        assert mask.shape == scan.shape
+        np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)
+        assert set(np.unique(mask.dataobj)) <= {0, 1}
+
+
+def test_predict_writes_a_mask_in_the_scans_own_space(checkout, scans, first, tmp_path):
+    scan = next(scans.rglob("*_dwi.nii.gz"))
+    out = checkout.python("predict", "--input", str(scan), "--output", str(tmp_path / "mask.nii.gz"))
+    assert "mL of lesion" in out
+    assert nib.load(tmp_path / "mask.nii.gz").shape == nib.load(scan).shape
+
+
+def test_the_mlflow_run_holds_what_a_reader_looks_for(checkout, first):
+    code = (
+        "import sys, json, mlflow\n"
+        "c = mlflow.MlflowClient(); r = c.get_run(sys.argv[1])\n"
+        "print(json.dumps(dict(status=r.info.status, params=r.data.params, metrics=r.data.metrics, tags=r.data.tags,\n"
+        "  epochs=[m.step for m in c.get_metric_history(sys.argv[1], 'val_dice')],\n"
+        "  files=[f.path for d in (None, 'test_predictions') for f in c.list_artifacts(sys.argv[1], d)])))\n"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, first["mlflow_run_id"]],
+        env=checkout.environment | checkout.services(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    seen = json.loads(out.stdout.splitlines()[-1])
+    assert seen["status"] == "FINISHED"
+    assert seen["epochs"] == [1, 2]
+    assert seen["params"]["image_size"] == "(32, 32)"
+    assert set(first["settings"]) | {"data_uri", "model_params", "device", "train_patients", "train_slices"} <= set(
+        seen["params"]
+    )
+    assert {"train_loss", "train_dice", "val_loss", "val_dice", "learning_rate"} <= set(seen["metrics"])
+    assert {"test_dice_mean", "test_dice_std", "test_iou_mean", "test_iou_std"} <= set(seen["metrics"])
+    assert {"kfp_run_id", "image_tag", "data_version", "split_digest"} <= set(seen["tags"])
+    assert {"training_curve.png", "best_model.pth", "test_metrics.json", "split.json", "data_report.html"} <= set(
+        seen["files"]
+    )
+    assert any(f.startswith("test_predictions/") for f in seen["files"])
+
+
+def test_a_failing_steps_own_message_comes_last(checkout, scans, tmp_path, first):
+    few = tmp_path / "few"
+    shutil.copytree(scans, few)
+    for mask in sorted((few / "derivatives").rglob("*.nii.gz"))[2:]:
+        mask.unlink()
+    process = checkout.start("run", "--data", str(few), "--set", SMALL)
+    out, _ = process.communicate()
+    assert process.returncode == 1
+    assert "3 labelled patients with a lesion are needed" in out.splitlines()[-1]
+    assert "Traceback" not in out
+    summary = checkout.last_run()
+    assert summary["status"] == "failed"
+    assert summary["steps"]["ingest"]["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--set", "epoch=3"], "did you mean 'epochs'"),
+        (["--set", "image_size=100"], "96"),
+        (["--preset", "dema"], "did you mean 'demo'"),
+        (["--data", "/no/such/folder"], "is not a folder"),
+        (["--data", "s3://no-such-bucket-here/x"], "no-such-bucket-here"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_answered_in_words(checkout, first, arguments, hint):
+    process = checkout.start("run", *arguments)
+    out, _ = process.communicate()
+    assert process.returncode == 1
+    assert hint in out.splitlines()[-1]
+    assert "Traceback" not in out
+
+
+def test_check_data_changes_nothing_and_writes_a_page(checkout, scans, first):
+    before = {p: p.stat().st_mtime_ns for p in scans.rglob("*")}
+    out = checkout.python("check-data", "--data", str(scans))
+    assert {p: p.stat().st_mtime_ns for p in scans.rglob("*")} == before
+    assert "6 labelled scans of 6 patients (1 lesion-free)" in out
+    page = (checkout.state / "data-report.html").read_text()
+    assert page.count("data:image/jpeg") == 6 and "synthetic" in page
+
+
+def test_no_secret_is_in_what_a_run_leaves_behind(checkout, first):
+    secret = json.loads((checkout.state / "credentials.json").read_text())
+    planted = [v.encode() for v in secret.values() if len(str(v)) > 12]
+    assert planted
+    for path in [p for p in checkout.state.rglob("*") if p.is_file() and p.name != "credentials.json"]:
+        content = Path(path).read_bytes()
+        assert not any(value in content for value in planted), path

@@ -1,0 +1,67 @@
+"""What a person sees in MLflow's pages, in a real browser."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
+WAIT_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser(first):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    page = browser.new_page(viewport={"width": 1360, "height": 950})
+    page.set_default_timeout(WAIT_MS)
+    yield page
+    close = page.get_by_role("button", name="Close")
+    if close.count():
+        close.first.click()
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{request.node.name}.png")
+
+
+@pytest.fixture
+def run_url(checkout, first) -> str:
+    uri = checkout.services()["MLFLOW_TRACKING_URI"]
+    return f"{uri}/#/experiments/{first['experiment_id']}/runs/{first['mlflow_run_id']}"
+
+
+def test_the_run_page_shows_the_metrics(page, run_url, first):
+    page.goto(run_url)
+    page.get_by_text("test_dice_mean").first.wait_for()
+    assert f"{first['metrics']['test_dice_mean']:.3f}"[:4] in page.content()
+
+
+def test_the_curves_are_drawn(page, run_url):
+    page.goto(f"{run_url}/model-metrics")
+    page.get_by_placeholder("Search metric charts").fill("val_dice")
+    page.get_by_text("(val_dice)").first.wait_for()
+
+
+def test_an_overlay_can_be_looked_at(page, run_url, checkout, first):
+    picture = next((checkout.state / "s3" / "dwi-stroke" / "artifacts").glob("*/evaluate/evaluation/test_predictions/*"))
+    page.goto(f"{run_url}/artifacts/test_predictions/{picture.name}")
+    image = page.locator("img[src^='blob:'], img[src*='test_predictions'], .image-outer-container img").first
+    image.wait_for()
+    assert image.evaluate("i => i.naturalWidth") > 300
+
+
+def test_the_registry_shows_the_version_and_its_aliases(page, checkout, first):
+    uri = checkout.services()["MLFLOW_TRACKING_URI"]
+    page.goto(f"{uri}/#/models/{first['model']['name']}")
+    for text in ("Version 1", "champion"):
+        page.get_by_text(text).first.wait_for()

@@ -1,0 +1,87 @@
+"""Each step is a process: what a person sees of it is its log and its exit code."""
+
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import components
+
+ROOT = Path(components.__file__).parents[1]
+
+
+def run(body: str) -> subprocess.CompletedProcess:
+    code = "import logging, os\nfrom components.core.step import StepError, progress, step\nwith step('ingest'):\n"
+    return subprocess.run(
+        [sys.executable, "-c", code + textwrap.indent(textwrap.dedent(body), "    ")],
+        capture_output=True, text=True, timeout=30, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_a_step_that_works_exits_with_zero_and_logs_plain_lines():
+    done = run("logging.info('%d scans', 3)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 scans\n", "")
+
+
+def test_what_the_user_can_mend_is_the_last_line_without_a_stack():
+    done = run("logging.info('3 scans')\nraise StepError('no scans in s3://data. Add some.')")
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == ["3 scans", "ERROR ingest: no scans in s3://data. Add some."]
+    assert done.stderr == ""
+
+
+def test_what_it_was_raised_from_is_not_shown_either():
+    done = run("try:\n    1 / 0\nexcept Exception as e:\n    raise StepError('mend this') from e")
+    assert "ZeroDivisionError" not in done.stdout + done.stderr and done.stdout.endswith("mend this\n")
+
+
+def test_a_fault_of_ours_keeps_its_stack_and_ends_with_the_reason():
+    done = run("def deep_inside():\n    return {}['voxels']\ndeep_inside()")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 1
+    assert "Traceback (most recent call last):" in lines and any("in deep_inside" in line for line in lines)
+    assert lines[-1].startswith("ERROR ingest: unexpected KeyError: 'voxels'.")
+
+
+def test_running_out_of_memory_says_what_to_do():
+    done = run("bytearray(2**62)")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("ERROR ingest: out of memory. Give the step more memory")
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_libraries_do_not_chat_in_the_log():
+    assert run("logging.getLogger('botocore.credentials').info('Found credentials')").stdout == ""
+
+
+@pytest.mark.parametrize(("items", "most"), [(1000, 12), (7, 8)])
+def test_progress_in_a_log_is_about_ten_lines_and_ends_with_all(items, most):
+    lines = run(f"for _ in progress(range({items}), what='downloaded'): pass").stdout.splitlines()
+    assert min(items, 10) <= len(lines) <= most and lines[-1] == f"downloaded {items}/{items}"
+
+
+def test_progress_hands_on_every_item_in_order():
+    assert run("print(list(progress(iter('abc'), total=3)))").stdout.splitlines()[-1] == "['a', 'b', 'c']"
+
+
+def test_a_step_ends_with_the_run_that_started_it():
+    watched = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    step = subprocess.Popen(
+        [sys.executable, "-c", "import time\nfrom components.core.step import step\nwith step('x'):\n"
+         "    print('started', flush=True); time.sleep(60)"],
+        env={"RUN_PID": str(watched.pid)}, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert step.stdout.readline() == b"started\n"
+        assert step.poll() is None
+        watched.kill()
+        watched.wait()
+        begun = time.monotonic()
+        assert step.wait(timeout=10) != 0 and time.monotonic() - begun < 5
+    finally:
+        for process in (watched, step):
+            process.kill()
+            process.wait()

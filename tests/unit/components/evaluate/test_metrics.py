@@ -1,0 +1,317 @@
+"""The ISLES'22 metrics, each against another implementation and against cases worked out by hand."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric, MeanIoU
+from scipy.stats import bootstrap
+from skimage.measure import label
+
+from components.evaluate.metrics import case_metrics, confidence_interval, dice, iou, slice_dices, summary
+
+VOXEL_MM = (2.0, 2.0, 5.0)
+"""20 mm³: fifty voxels are one millilitre."""
+
+
+def mask(*voxels: tuple[int, int, int], shape=(8, 8, 6)) -> np.ndarray:
+    out = np.zeros(shape, bool)
+    for voxel in voxels:
+        out[voxel] = True
+    return out
+
+
+def random_pairs(count: int = 60) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Prediction and truth from nearly empty to nearly full; dense ones join into few large components."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for _ in range(count):
+        density = rng.choice([0, 0.01, 0.03, 0.06, 0.3, 0.9], 2)
+        pairs.append(tuple(rng.random((8, 9, 5)) < d for d in density))
+    return pairs
+
+
+def components_by_hand(volume: np.ndarray) -> list[set[tuple[int, ...]]]:
+    """26-connected components by walking from voxel to voxel."""
+    left = {tuple(map(int, v)) for v in np.argwhere(volume)}
+    found = []
+    while left:
+        component, todo = set(), [left.pop()]
+        while todo:
+            voxel = todo.pop()
+            component.add(voxel)
+            around = {tuple(np.add(voxel, step).tolist()) for step in itertools.product((-1, 0, 1), repeat=3)} & left
+            left -= around
+            todo += around
+        found.append(component)
+    return found
+
+
+def lesion_f1_by_hand(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """ISLES'22: a true lesion with any predicted voxel is a TP, a predicted one on no true voxel an FP."""
+    predicted_lesions, true_lesions = components_by_hand(predicted), components_by_hand(truth)
+    if not predicted_lesions and not true_lesions:
+        return 1.0
+    tp = sum(any(predicted[v] for v in lesion) for lesion in true_lesions)
+    fn = len(true_lesions) - tp
+    fp = sum(not any(truth[v] for v in lesion) for lesion in predicted_lesions)
+    return tp / (tp + (fp + fn) / 2)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    found = random_pairs()
+    assert any(not p.any() and not t.any() for p, t in found)
+    assert any(p.any() and not t.any() for p, t in found)
+    assert any(not p.any() and t.any() for p, t in found)
+    return found
+
+
+@pytest.mark.parametrize(("ours", "monais"), [(dice, DiceMetric), (iou, MeanIoU)])
+def test_dice_and_iou_are_monais(pairs, ours, monais):
+    for predicted, truth in pairs:
+        as_monai = [torch.from_numpy(m)[None, None].float() for m in (predicted, truth)]
+        assert ours(predicted, truth) == pytest.approx(float(monais(ignore_empty=False)(*as_monai)), abs=1e-6)
+
+
+def test_dice_and_iou_of_a_hand_worked_case():
+    truth = mask((0, 0, 0), (1, 0, 0), (2, 0, 0))
+    predicted = mask((1, 0, 0), (2, 0, 0), (3, 0, 0), (4, 0, 0), (5, 0, 0))
+    assert dice(predicted, truth) == 2 * 2 / (5 + 3)
+    assert iou(predicted, truth) == 2 / 6
+
+
+def test_lesions_are_counted_as_scikit_image_counts_them(pairs):
+    for predicted, truth in pairs:
+        measured = case_metrics(predicted, truth, VOXEL_MM)
+        counts = [int(label(m, connectivity=3).max()) for m in (predicted, truth)]
+        assert measured["lesions"] == counts[1]
+        assert measured["lesion_count_difference"] == abs(counts[0] - counts[1])
+
+
+def test_lesion_f1_is_that_of_the_challenge_by_brute_force(pairs):
+    scores = [case_metrics(predicted, truth, None)["lesion_f1"] for predicted, truth in pairs]
+    assert scores == pytest.approx([lesion_f1_by_hand(predicted, truth) for predicted, truth in pairs])
+    assert len({round(s, 3) for s in scores if 0 < s < 1}) > 10  # the draw is worth comparing
+
+
+def test_a_scan_without_lesion_and_without_prediction_is_perfect():
+    measured = case_metrics(mask(), mask(), VOXEL_MM)
+    assert (measured["dice"], measured["iou"], measured["lesion_f1"]) == (1.0, 1.0, 1.0)
+    assert (measured["absolute_volume_difference_ml"], measured["lesion_count_difference"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("predicted", "truth"), [(mask((1, 1, 1)), mask()), (mask(), mask((1, 1, 1)))])
+def test_one_empty_and_one_not_is_the_worst(predicted, truth):
+    measured = case_metrics(predicted, truth, VOXEL_MM)
+    assert (measured["dice"], measured["iou"], measured["lesion_f1"]) == (0.0, 0.0, 0.0)
+    assert measured["lesion_count_difference"] == 1
+
+
+def test_voxels_that_touch_at_a_corner_are_one_lesion():
+    truth = mask((1, 1, 1), (2, 2, 2))
+    assert case_metrics(mask(), truth, None)["lesions"] == 1
+
+
+def test_voxels_with_one_between_them_are_two_lesions():
+    truth = mask((1, 1, 1), (1, 1, 3))
+    assert case_metrics(mask(), truth, None)["lesions"] == 2
+
+
+def test_one_prediction_that_touches_two_lesions_finds_both():
+    truth = mask((1, 1, 1), (5, 1, 1))
+    predicted = mask(*((x, 1, 1) for x in range(1, 6)))
+    measured = case_metrics(predicted, truth, None)
+    assert (measured["lesions"], measured["lesions_found"], measured["false_lesions"]) == (2, 2, 0)
+    assert measured["lesion_f1"] == 1.0
+    assert measured["lesion_count_difference"] == 1
+
+
+def test_two_predictions_on_one_lesion_are_one_hit_and_nothing_false():
+    truth = mask(*((x, 1, 1) for x in range(1, 6)))
+    measured = case_metrics(mask((1, 1, 1), (5, 1, 1)), truth, None)
+    assert (measured["lesions_found"], measured["false_lesions"], measured["lesion_f1"]) == (1, 0, 1.0)
+
+
+def test_hits_misses_and_false_lesions_of_a_hand_worked_case():
+    """Two of three lesions are touched, one prediction touches none: F1 = 2 / (2 + (1 + 1) / 2)."""
+    truth = mask((0, 0, 0), (4, 0, 0), (0, 4, 0))
+    predicted = mask((0, 0, 0), (4, 0, 0), (7, 7, 5))
+    measured = case_metrics(predicted, truth, None)
+    assert (measured["lesions"], measured["lesions_found"], measured["false_lesions"]) == (3, 2, 1)
+    assert measured["lesion_f1"] == pytest.approx(2 / 3)
+
+
+def test_volumes_are_millilitres():
+    truth = np.zeros((10, 10, 4), bool)
+    truth[:5, :, 0] = True
+    predicted = np.zeros_like(truth)
+    predicted[:, :, 0] = True
+    measured = case_metrics(predicted, truth, VOXEL_MM)
+    assert measured["truth_ml"] == pytest.approx(1.0)
+    assert measured["predicted_ml"] == pytest.approx(2.0)
+    assert measured["absolute_volume_difference_ml"] == pytest.approx(1.0)
+    assert (measured["truth_voxels"], measured["predicted_voxels"]) == (50, 100)
+
+
+def test_the_volume_difference_has_no_sign():
+    small, large = mask((0, 0, 0)), mask((0, 0, 0), (0, 0, 1), (0, 0, 2))
+    over, under = (case_metrics(p, t, VOXEL_MM) for p, t in ((large, small), (small, large)))
+    assert over["absolute_volume_difference_ml"] == under["absolute_volume_difference_ml"] == pytest.approx(0.04)
+
+
+def test_without_a_voxel_size_there_are_no_millilitres_and_all_else_is_there():
+    known, unknown = (case_metrics(mask((0, 0, 0)), mask((0, 0, 0), (0, 0, 1)), mm) for mm in (VOXEL_MM, None))
+    in_ml = {"truth_ml", "predicted_ml", "absolute_volume_difference_ml"}
+    assert {name for name, value in unknown.items() if value is None} == in_ml
+    assert {k: v for k, v in unknown.items() if k not in in_ml} == {k: v for k, v in known.items() if k not in in_ml}
+
+
+def test_what_is_measured_can_be_written_as_json():
+    measured = case_metrics(mask((0, 0, 0)), mask((0, 0, 1)), VOXEL_MM)
+    assert json.loads(json.dumps(measured)) == measured
+
+
+def test_slices_are_measured_one_by_one_and_empty_ones_are_perfect():
+    truth = mask((0, 0, 0), (0, 1, 0), (3, 3, 2), shape=(4, 4, 4))
+    predicted = mask((0, 1, 0), (0, 2, 0), (1, 1, 1), shape=(4, 4, 4))
+    slice_dice, slice_iou = slice_dices(predicted, truth)
+    assert slice_dice.tolist() == [0.5, 0.0, 0.0, 1.0]
+    assert slice_iou.tolist() == [pytest.approx(1 / 3), 0.0, 0.0, 1.0]
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return np.random.default_rng(3).beta(4, 2, 25).tolist()
+
+
+def test_the_confidence_interval_is_scipys_percentile_bootstrap(sample):
+    ours = confidence_interval(sample)
+    theirs = bootstrap((sample,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1))
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.06 * width)
+
+
+def test_the_confidence_interval_lies_around_the_mean(sample):
+    low, high = confidence_interval(sample)
+    assert low < np.mean(sample) < high
+
+
+def test_the_confidence_interval_repeats_and_its_seed_matters(sample):
+    assert confidence_interval(sample) == confidence_interval(sample)
+    assert confidence_interval(sample) != confidence_interval(sample, seed=1)
+
+
+def test_the_confidence_interval_narrows_with_the_square_root_of_the_patients(sample):
+    width = {n: np.subtract(*reversed(confidence_interval(sample * n))) for n in (1, 4)}
+    assert width[1] / width[4] == pytest.approx(2, rel=0.1)
+
+
+def test_the_confidence_interval_of_one_patient_is_its_value():
+    assert confidence_interval([0.7]) == (0.7, 0.7)
+
+
+def result(patient: str, dice: float, **more) -> dict:
+    """A test scan as `evaluate` lists it, of two slices, the first with a lesion that was found."""
+    return {
+        "case": patient,
+        "patient": patient,
+        "dice": dice,
+        "iou": dice / (2 - dice),
+        "predicted_ml": 2.0,
+        "absolute_volume_difference_ml": 0.5,
+        "lesion_count_difference": 0,
+        "lesion_f1": 1.0,
+        "lesions": 1,
+        "lesions_found": 1,
+        "slice_dice": [dice, 1.0],
+        "slice_iou": [dice / (2 - dice), 1.0],
+        "slice_has_lesion": [True, False],
+        **more,
+    }
+
+
+def test_mean_and_standard_deviation_are_over_patients():
+    facts = summary([result("A", 0.2), result("B", 0.4), result("C", 0.9)])
+    assert facts["test_dice_mean"] == pytest.approx(0.5)
+    assert facts["test_dice_std"] == pytest.approx(math.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 3))
+    assert (facts["test_dice_ci_low"], facts["test_dice_ci_high"]) == confidence_interval([0.2, 0.4, 0.9])
+
+
+def test_two_sessions_of_one_patient_weigh_as_one():
+    facts = summary([result("A", 0.2), result("A", 0.4), result("B", 0.9)])
+    assert facts["test_dice_mean"] == pytest.approx((0.3 + 0.9) / 2)
+    assert facts["test_dice_std"] == pytest.approx(0.3)
+    assert facts["test_patients"] == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["dice", "iou", "absolute_volume_difference_ml", "lesion_count_difference", "lesion_f1"]
+)
+def test_every_metric_of_the_challenge_is_summarised(name):
+    facts = summary([result("A", 0.9) | {name: 1.0}, result("B", 0.9) | {name: 0.5}])
+    assert facts[f"test_{name}_mean"] == 0.75
+    assert facts[f"test_{name}_std"] == 0.25
+    assert facts[f"test_{name}_ci_low"] <= 0.75 <= facts[f"test_{name}_ci_high"]
+
+
+def test_a_scan_without_millilitres_is_left_out_of_their_mean_alone():
+    unknown = {"absolute_volume_difference_ml": None, "predicted_ml": None}
+    facts = summary([result("A", 0.4), result("B", 0.8, **unknown)])
+    assert facts["test_absolute_volume_difference_ml_mean"] == 0.5
+    assert facts["test_dice_mean"] == pytest.approx(0.6)
+
+
+def test_where_no_scan_has_millilitres_their_metrics_are_not_there():
+    unknown = {"absolute_volume_difference_ml": None, "predicted_ml": None}
+    facts = summary([result("A", 0.4, **unknown), result("B", 0.4, lesions=0, lesions_found=0, **unknown)])
+    assert not [name for name in facts if "_ml" in name]
+
+
+def test_the_per_slice_twins_are_over_all_slices_and_over_those_with_a_lesion():
+    slices_of_a = {"slice_dice": [0.25, 1.0], "slice_has_lesion": [True, False]}
+    slices_of_b = {"slice_dice": [0.75, 1.0], "slice_has_lesion": [True, False]}
+    facts = summary([result("A", 0.5, **slices_of_a), result("B", 0.5, **slices_of_b)])
+    assert facts["test_slice_dice_mean"] == pytest.approx(3.0 / 4)
+    assert facts["test_slice_dice_std"] == pytest.approx(math.sqrt((0.5**2 + 2 * 0.25**2) / 4))
+    assert facts["test_lesion_slice_dice_mean"] == pytest.approx((0.25 + 0.75) / 2)
+
+
+def test_the_per_slice_iou_is_of_the_iou():
+    facts = summary([result("A", 0.5, slice_iou=[0.1, 0.5], slice_has_lesion=[True, False])])
+    assert facts["test_slice_iou_mean"] == pytest.approx(0.3)
+    assert facts["test_lesion_slice_iou_mean"] == pytest.approx(0.1)
+
+
+def test_lesion_sensitivity_pools_the_lesions_of_all_scans():
+    facts = summary([result("A", 0.5, lesions=9, lesions_found=3), result("B", 0.5, lesions=1, lesions_found=1)])
+    assert facts["test_lesion_sensitivity"] == pytest.approx(4 / 10)
+
+
+def test_false_positive_volume_is_of_the_lesion_free_scans_alone():
+    free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
+    facts = summary(
+        [result("A", 0.5), result("B", 0.0, predicted_ml=0.4, **free), result("C", 1.0, predicted_ml=0.0, **free)]
+    )
+    assert facts["test_false_positive_ml_lesion_free_mean"] == pytest.approx(0.2)
+    assert (facts["test_patients"], facts["test_patients_lesion_free"]) == (3, 2)
+
+
+def test_a_patient_with_a_lesion_in_one_session_is_not_lesion_free():
+    facts = summary([result("A", 0.5), result("A", 1.0, lesions=0, lesions_found=0)])
+    assert (facts["test_patients"], facts["test_patients_lesion_free"]) == (1, 0)
+
+
+def test_what_has_nothing_to_be_measured_on_is_left_out():
+    free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
+    without_lesions, without_free = summary([result("A", 1.0, **free)]), summary([result("A", 1.0)])
+    assert not without_lesions.keys() & {"test_lesion_sensitivity", "test_lesion_slice_dice_mean"}
+    assert "test_false_positive_ml_lesion_free_mean" not in without_free
+
+
+def test_the_summary_holds_plain_finite_numbers():
+    facts = summary([result("A", 0.5), result("B", 0.7)])
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts

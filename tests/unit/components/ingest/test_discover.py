@@ -1,0 +1,221 @@
+import pytest
+
+from components.core.step import StepError
+from components.ingest.discover import discover
+
+
+def flat(*names: str, masks: bool = True) -> list[str]:
+    return [f"{kind}/{name}" for name in names for kind in (("images", "masks") if masks else ("images",))]
+
+
+def bids(name: str, session: str | None = "ses-0001", kinds=("dwi", "adc"), mask: bool = True) -> list[str]:
+    stem, below = (f"{name}_{session}", f"{name}/{session}") if session else (name, name)
+    keys = [f"{below}/dwi/{stem}_{kind}.nii.gz" for kind in kinds]
+    return [*keys, f"derivatives/{below}/{stem}_msk.nii.gz"] if mask else keys
+
+
+def only_case(keys):
+    found = discover(keys)
+    assert found.refused == {}
+    (case,) = found.cases
+    return case
+
+
+def only_refusal(keys):
+    found = discover(keys)
+    assert found.cases == []
+    ((name, why),) = found.refused.items()
+    return name, why
+
+
+# images/ and masks/ of the same name
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nii", "npy"])
+def test_an_image_and_the_mask_of_its_name_are_a_case(ending):
+    case = only_case(flat(f"Patient_001.{ending}"))
+    assert (case.name, case.patient, case.session) == ("Patient_001", "Patient_001", None)
+    assert (case.image, case.mask) == ([f"images/Patient_001.{ending}"], [f"masks/Patient_001.{ending}"])
+    assert case.adc is case.slice_numbers is None
+
+
+def test_an_image_without_a_mask_is_an_unlabelled_case():
+    assert only_case(flat("Patient_001.npy", masks=False)).mask == []
+
+
+def test_sessions_in_the_name_belong_to_one_patient():
+    found = discover(flat("Patient_001_ses-1.nii.gz", "Patient_001_ses-2.nii.gz"))
+    assert [(c.patient, c.session) for c in found.cases] == [("Patient_001", "ses-1"), ("Patient_001", "ses-2")]
+
+
+def test_slices_are_put_back_in_the_order_of_their_numbers():
+    case = only_case(flat("P_1_Slice_10.npy", "P_1_Slice_9.npy", "P_1_Slice_011.npy"))
+    assert (case.name, case.patient, case.slice_numbers) == ("P_1", "P_1", [9, 10, 11])
+    assert case.image == ["images/P_1_Slice_9.npy", "images/P_1_Slice_10.npy", "images/P_1_Slice_011.npy"]
+    assert case.mask == [key.replace("images", "masks") for key in case.image]
+
+
+def test_gaps_in_the_numbers_of_slices_are_kept():
+    assert only_case(flat("P_Slice_3.npy", "P_Slice_4.npy", "P_Slice_9.npy")).slice_numbers == [3, 4, 9]
+
+
+def test_slices_of_two_patients_stay_apart():
+    found = discover(flat("A_Slice_1.npy", "B_Slice_1.npy", "A_Slice_2.npy", "B_Slice_2.npy"))
+    assert [(c.name, c.slice_numbers) for c in found.cases] == [("A", [1, 2]), ("B", [1, 2])]
+
+
+def test_slices_without_any_mask_are_an_unlabelled_case():
+    assert only_case(flat("P_Slice_1.npy", "P_Slice_2.npy", masks=False)).mask == []
+
+
+def test_slices_of_which_only_some_have_a_mask_are_refused():
+    keys = flat("P_Slice_1.npy", "P_Slice_2.npy") + flat("P_Slice_3.npy", masks=False)
+    assert only_refusal(keys) == ("P", "1 of 3 slices have no mask (the first: P_Slice_3)")
+
+
+def test_a_slice_number_given_twice_is_refused():
+    name, why = only_refusal(flat("P_Slice_1.npy", "P_Slice_001.npy"))
+    assert (name, why) == ("P", "slice number 1 is given twice")
+
+
+def test_a_patient_given_as_a_volume_and_as_slices_is_refused():
+    name, why = only_refusal(flat("P.npy", "P_Slice_1.npy", "P_Slice_2.npy"))
+    assert name == "P" and "as one volume and as single slices" in why
+
+
+def test_two_files_for_one_name_are_refused():
+    name, why = only_refusal(["images/P.npy", "images/P.nii.gz", "masks/P.npy"])
+    assert name == "P" and why == "two files in images/ for one name: images/P.nii.gz, images/P.npy"
+
+
+def test_the_same_name_in_two_folders_is_refused():
+    assert only_refusal(["a/images/P.npy", "b/images/P.npy"])[0] == "P"
+
+
+def test_a_mask_without_an_image_is_refused_and_the_others_go_on():
+    found = discover([*flat("A.npy"), "masks/B.npy"])
+    assert [c.name for c in found.cases] == ["A"]
+    assert found.refused == {"B": "mask without an image of the same name"}
+
+
+def test_a_mask_without_its_slice_refuses_the_whole_scan():
+    found = discover([*flat("P_Slice_1.npy", "P_Slice_2.npy"), "masks/P_Slice_3.npy"])
+    assert found.cases == [] and "P_Slice_3 was refused: mask without" in found.refused["P"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        flat("Patient_1.npy", "patient_1.npy"),
+        ["images/Patient_1.npy", "masks/patient_1.npy"],
+        flat("Patient_1_Slice_1.npy", "patient_1_Slice_2.npy"),
+        flat("Patient_1.npy", "patient_1_Slice_2.npy"),
+        flat("Patient_1_ses-1.npy", "patient_1_ses-2.npy"),
+        bids("sub-A") + bids("sub-a", "ses-0002"),
+    ],
+    ids=["volumes", "image and mask", "slices", "volume and slice", "sessions", "BIDS"],
+)
+def test_names_that_differ_only_in_case_are_refused(keys):
+    other = flat("Other.npy") if "images" in keys[0] else bids("sub-other")
+    found = discover([*keys, *other])
+    assert found.cases == discover(other).cases
+    assert len(found.refused) == 2
+    assert all("differ only in case" in why for why in found.refused.values())
+
+
+# BIDS, as ISLES'22 has it
+
+
+def test_an_isles_session_is_a_case_with_its_adc_and_mask():
+    case = only_case(bids("sub-1"))
+    assert (case.name, case.patient, case.session) == ("sub-1_ses-0001", "sub-1", "ses-0001")
+    assert case.image == ["sub-1/ses-0001/dwi/sub-1_ses-0001_dwi.nii.gz"]
+    assert case.adc == "sub-1/ses-0001/dwi/sub-1_ses-0001_adc.nii.gz"
+    assert case.mask == ["derivatives/sub-1/ses-0001/sub-1_ses-0001_msk.nii.gz"]
+    assert case.keys == [*case.image, *case.mask, case.adc]
+
+
+def test_bids_without_sessions_is_read_too():
+    case = only_case(bids("sub-1", session=None))
+    assert (case.name, case.session, len(case.mask)) == ("sub-1", None, 1)
+
+
+def test_two_sessions_of_one_patient_are_two_cases():
+    found = discover(bids("sub-1", "ses-1") + bids("sub-1", "ses-2"))
+    assert [(c.name, c.patient) for c in found.cases] == [("sub-1_ses-1", "sub-1"), ("sub-1_ses-2", "sub-1")]
+
+
+def test_a_scan_without_mask_or_adc_is_an_unlabelled_case():
+    case = only_case(bids("sub-1", kinds=["dwi"], mask=False))
+    assert case.mask == [] and case.adc is None
+
+
+@pytest.mark.parametrize("below", ["derivatives/labels", "derivatives/manual_masks/v2"])
+def test_masks_may_lie_deeper_in_derivatives(below):
+    keys = [*bids("sub-1", mask=False), f"{below}/sub-1/ses-0001/anat/sub-1_ses-0001_lesion-mask.nii.gz"]
+    assert len(only_case(keys).mask) == 1
+
+
+def test_two_masks_are_refused():
+    keys = [*bids("sub-1"), "derivatives/rater2/sub-1/ses-0001/sub-1_ses-0001_msk.nii.gz"]
+    name, why = only_refusal(keys)
+    assert name == "sub-1_ses-0001" and why.startswith("2 masks where one is expected")
+
+
+@pytest.mark.parametrize(("kind", "words"), [("dwi", "2 DWI scans where one is expected"), ("adc", "two ADC maps")])
+def test_two_scans_of_a_kind_are_refused(kind, words):
+    name, why = only_refusal([*bids("sub-1"), f"sub-1/ses-0001/dwi/sub-1_ses-0001_run-2_{kind}.nii.gz"])
+    assert name == "sub-1_ses-0001" and why.startswith(words)
+
+
+def test_an_adc_map_without_its_scan_is_refused():
+    assert only_refusal(bids("sub-1", kinds=["adc"], mask=False)) == ("sub-1_ses-0001", "ADC map without a DWI scan")
+
+
+def test_a_mask_without_its_scan_is_refused_and_the_others_go_on():
+    found = discover([*bids("sub-1"), *bids("sub-2", kinds=[])])
+    assert [c.name for c in found.cases] == ["sub-1_ses-0001"]
+    assert found.refused == {"sub-2_ses-0001": "mask without a DWI scan"}
+
+
+def test_a_derived_scan_is_not_a_second_scan():
+    keys = [*bids("sub-1"), "derivatives/sub-1/ses-0001/dwi/sub-1_ses-0001_dwi.nii.gz"]
+    assert len(only_case(keys).image) == 1
+
+
+# Either
+
+
+@pytest.mark.parametrize("prefix", ["site-a", "2024/site-a", "masks-and-images"])
+@pytest.mark.parametrize("layout", [flat("P.npy"), flat("P_Slice_1.npy", "P_Slice_2.npy"), bids("sub-1")])
+def test_a_set_may_lie_below_other_folders(prefix, layout):
+    inside = only_case(f"{prefix}/{key}" for key in layout)
+    assert inside.name == only_case(layout).name
+    assert inside.keys == [f"{prefix}/{key}" for key in only_case(layout).keys]
+
+
+def test_other_files_are_left_alone_and_listed():
+    others = ["README.md", "participants.tsv", "images/P.json", "sub-1/ses-0001/dwi/sub-1_ses-0001_b0.nii.gz"]
+    assert discover([*flat("P.npy"), *others]).ignored == sorted(others)
+    others[2] = "sub-1/ses-0001/dwi/sub-1_ses-0001_dwi.bval"
+    assert discover([*bids("sub-1"), *others]).ignored == sorted(others)
+
+
+def test_the_layout_is_named():
+    assert discover(flat("P.npy")).layout == "images/masks" and discover(bids("sub-1")).layout == "BIDS"
+
+
+def test_the_order_of_the_listing_does_not_matter():
+    keys = flat("A.npy", "B_Slice_2.npy", "B_Slice_1.npy", "C.nii.gz")
+    assert discover(keys) == discover(reversed(keys))
+
+
+def test_two_layouts_at_once_are_refused_with_what_to_do():
+    with pytest.raises(StepError, match=r"two layouts at once: images/P\.npy and sub-1/.*Keep them in two folders"):
+        discover(flat("P.npy") + bids("sub-1"))
+
+
+@pytest.mark.parametrize("keys", [[], ["README.md"], ["scans/P.npy"], ["images/P.dcm"], ["masks-P.npy"]])
+def test_where_nothing_is_recognised_what_is_expected_is_said(keys):
+    with pytest.raises(StepError, match=r"no scans recognised among \d files.*Expected either images/NAME\.nii\.gz"):
+        discover(keys)

@@ -1,0 +1,142 @@
+import json
+
+import numpy as np
+import pytest
+
+from components.ingest.discover import discover
+from components.ingest.ingest import check
+from components.preprocess import preprocess as module
+from components.preprocess.preprocess import preprocess
+from components.unet.grid import to_native_grid
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def scans(make_scan):
+    """Three patients: a lesion, none, and an unlabelled one, each on a grid of its own."""
+    return {
+        "sub-a": make_scan(0, (32, 24, 5)),
+        "sub-free": make_scan(1, (40, 40, 7)),
+        "sub-unlabelled": make_scan(2, (20, 30, 4)),
+    }
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory, scans, write_case, keys_of):
+    """What ingest hands on of them."""
+    folder = tmp_path_factory.mktemp("ingested")
+    for name, (dwi, adc, mask) in scans.items():
+        masks = {"sub-a": {"mask": mask}, "sub-free": {"mask": mask * 0}, "sub-unlabelled": {}}
+        write_case(folder / "set", name, dwi=dwi, adc=adc, **masks[name])
+    facts = check(discover(keys_of(folder / "set")), folder / "set", folder / "cases")
+    (folder / "cases" / "cases.json").write_text(json.dumps(facts))
+    return folder / "cases"
+
+
+@pytest.fixture(scope="module")
+def slices(tmp_path_factory, cases):
+    folder = tmp_path_factory.mktemp("preprocessed") / "slices"
+    preprocess(cases, folder, SIZE, "slice")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(slices):
+    return json.loads((slices / "index.json").read_text())
+
+
+def arrays(folder, entry):
+    return (np.load(folder / entry[kind], mmap_mode="r", allow_pickle=False) for kind in ("image", "mask"))
+
+
+def test_every_labelled_case_is_listed_and_no_other(slices, index):
+    assert [c["case"] for c in index["cases"]] == ["sub-a_ses-0001", "sub-free_ses-0001"]
+    assert [c["patient"] for c in index["cases"]] == ["sub-a", "sub-free"]
+    listed = {c[kind] for c in index["cases"] for kind in ("image", "mask")}
+    assert {p.name for p in slices.iterdir()} == {"index.json", *listed}
+
+
+def test_the_index_says_what_the_slices_were_made_with(index):
+    assert (index["image_size"], index["normalization"]) == (SIZE, "slice")
+
+
+def test_arrays_are_square_slices_of_the_types_promised_and_can_be_memory_mapped(slices, index):
+    for entry in index["cases"]:
+        image, mask = arrays(slices, entry)
+        shape = (entry["native_shape"][2], SIZE, SIZE)
+        assert (image.shape, image.dtype, mask.shape, mask.dtype) == (shape, np.float16, shape, np.uint8)
+
+
+def test_images_are_z_scores_of_each_slice(slices, index):
+    for entry in index["cases"]:
+        image, _ = arrays(slices, entry)
+        by_slice = image.astype(np.float64).reshape(len(image), -1)
+        np.testing.assert_allclose(by_slice.mean(1), 0, atol=0.05)  # resizing moves it a little
+        np.testing.assert_allclose(by_slice.std(1), 1, atol=0.1)
+
+
+def test_the_brain_is_where_it_was_rows_along_y(slices, index, scans):
+    image, _ = arrays(slices, index["cases"][0])
+    back = to_native_grid(image.astype(np.float32), (32, 24, 5))
+    assert np.corrcoef(back.ravel(), scans["sub-a"][0].ravel())[0, 1] > 0.95
+
+
+def test_native_shape_is_the_way_back_to_the_very_mask(slices, index, scans):
+    entry = index["cases"][0]
+    _, mask = arrays(slices, entry)
+    assert np.array_equal(to_native_grid(mask, tuple(entry["native_shape"])) >= 0.5, scans["sub-a"][2])
+
+
+def test_lesion_pixels_are_counted_per_slice(slices, index):
+    for entry in index["cases"]:
+        _, mask = arrays(slices, entry)
+        assert entry["lesion_pixels"] == [int((m == 1).sum()) for m in mask]
+    with_lesion, free = (entry["lesion_pixels"] for entry in index["cases"])
+    assert any(with_lesion) and not any(free)
+
+
+def test_a_lesion_free_mask_is_zero(slices, index):
+    _, mask = arrays(slices, index["cases"][1])
+    assert not mask.any()
+
+
+def test_neighbours_are_listed_for_each_slice(index):
+    assert index["cases"][0]["neighbours"] == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4]]
+
+
+def test_neighbours_stop_at_gaps_in_the_numbers_of_slices(tmp_path, make_scan, write_npy, keys_of):
+    dwi, _, mask = make_scan()
+    for s, number in enumerate((1, 2, 3, 7, 8)):
+        write_npy(tmp_path / "set", f"P_Slice_{number}", dwi[:, :, s], mask[:, :, s])
+    facts = check(discover(keys_of(tmp_path / "set")), tmp_path / "set", tmp_path / "cases")
+    (tmp_path / "cases" / "cases.json").write_text(json.dumps(facts))
+    preprocess(tmp_path / "cases", tmp_path / "slices", SIZE, "slice")
+    (entry,) = json.loads((tmp_path / "slices" / "index.json").read_text())["cases"]
+    assert entry["neighbours"] == [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 4], [3, 4, 4]]
+
+
+def test_normalization_over_the_volume_keeps_the_slices_apart(tmp_path, cases):
+    preprocess(cases, tmp_path / "slices", SIZE, "volume")
+    index = json.loads((tmp_path / "slices" / "index.json").read_text())
+    image, _ = arrays(tmp_path / "slices", index["cases"][0])
+    means = image.astype(np.float64).mean((1, 2))
+    assert index["normalization"] == "volume"
+    assert abs(means.mean()) < 0.05 < np.ptp(means)
+
+
+def test_the_result_does_not_depend_on_how_many_work_at_it(tmp_path, cases, slices, monkeypatch):
+    for workers in (1, 4):
+        monkeypatch.setattr(module, "cpus", lambda workers=workers: workers)
+        preprocess(cases, tmp_path / str(workers), SIZE, "slice")
+        for path in slices.iterdir():
+            assert (tmp_path / str(workers) / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_an_interrupted_run_left_behind_is_overwritten(tmp_path, cases, slices):
+    (tmp_path / "slices").mkdir()
+    for name in ("sub-a_ses-0001.image.npy", "sub-free_ses-0001.mask.npy", "index.json"):
+        (tmp_path / "slices" / name).write_bytes(b"\xff" * 100_000)
+    preprocess(cases, tmp_path / "slices", SIZE, "slice")
+    for path in slices.iterdir():
+        assert (tmp_path / "slices" / path.name).read_bytes() == path.read_bytes()

@@ -1,0 +1,125 @@
+"""The registered model as a user calls it: NIfTI bytes in, a mask in that scan's own space out."""
+
+import gzip
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.pyfunc import PythonModel
+
+from components.core.volumes import BadVolume
+from components.register.model import LesionSegmenter
+from components.register.register import _example
+from components.unet.inference import predict_volume
+
+RAS = np.diag([2.0, 2.0, 5.0, 1.0])
+"""Voxels of 20 mm³."""
+
+
+def scan(shape=(40, 36, 5), affine=RAS, seed: int = 0, dtype=np.int16) -> nib.Nifti1Image:
+    values = np.random.default_rng(seed).normal(500, 100, shape).astype(dtype)
+    return nib.Nifti1Image(values, affine)
+
+
+@pytest.fixture
+def segmenter(model):
+    def load(**facts) -> LesionSegmenter:
+        loaded = LesionSegmenter()
+        loaded.load_context(SimpleNamespace(artifacts={"weights": str(model(**facts))}))
+        return loaded
+
+    return load
+
+
+def predict(segmenter: LesionSegmenter, *images: nib.Nifti1Image) -> pd.DataFrame:
+    return segmenter.predict(None, pd.DataFrame({"scan": [image.to_bytes() for image in images]}))
+
+
+def mask_of(blob: bytes) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_bytes(gzip.decompress(blob))
+
+
+def test_it_is_a_pyfunc_model():
+    assert issubclass(LesionSegmenter, PythonModel)
+
+
+def test_the_mask_has_the_scans_shape_and_affine_and_holds_zeros_and_ones(segmenter):
+    image = scan()
+    (mask,) = map(mask_of, predict(segmenter(), image)["mask"])
+    assert mask.shape == image.shape
+    assert np.array_equal(mask.affine, image.affine)
+    assert mask.get_data_dtype() == np.uint8
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+
+
+@pytest.mark.parametrize(("bias", "ml"), [(100.0, 40 * 36 * 5 * 20 / 1000), (-100.0, 0.0)])
+def test_the_volume_is_that_of_the_masks_voxels_in_millilitres(segmenter, bias, ml):
+    assert predict(segmenter(bias=bias), scan())["lesion_ml"][0] == pytest.approx(ml)
+
+
+def test_the_threshold_is_the_models_own(segmenter):
+    generous, strict = (predict(segmenter(threshold=t), scan())["lesion_ml"][0] for t in (0.0, 1.0))
+    assert (generous, strict) == (pytest.approx(40 * 36 * 5 * 20 / 1000), 0.0)
+
+
+def test_how_a_scan_is_stored_does_not_change_which_brain_voxels_are_lesion(segmenter):
+    """The same head stored as LPS, with its axes in another order: the mask lies in the same place in space."""
+    straight = scan()
+    turned = straight.as_reoriented(nib.orientations.axcodes2ornt("PLS"))
+    assert turned.shape == (36, 40, 5)
+    loaded = segmenter()
+    probability = predict_volume(loaded.network, loaded.facts, straight.get_fdata(dtype=np.float32))
+    loaded.facts["threshold"] = float(np.median(probability))  # about half of the voxels are lesion
+    masks = [mask_of(blob) for blob in predict(loaded, straight, turned)["mask"]]
+    assert nib.aff2axcodes(masks[1].affine) == ("P", "L", "S")
+    again = nib.as_closest_canonical(masks[1])
+    assert np.asarray(masks[0].dataobj).mean() == pytest.approx(0.5, abs=0.01)
+    assert np.array_equal(np.asarray(again.dataobj), np.asarray(masks[0].dataobj))
+
+
+def test_any_number_of_scans_of_any_size_come_back_row_by_row(segmenter):
+    images = [scan((40, 36, 5)), scan((20, 50, 19), seed=1), scan((64, 64, 3), seed=2)]
+    loaded = segmenter()
+    together = predict(loaded, *images)
+    alone = pd.concat([predict(loaded, image) for image in images], ignore_index=True)
+    pd.testing.assert_frame_equal(together, alone)
+    assert [mask_of(blob).shape for blob in together["mask"]] == [image.shape for image in images]
+
+
+def test_no_scans_give_an_empty_table(segmenter):
+    assert predict(segmenter()).columns.tolist() == ["mask", "lesion_ml"]
+
+
+def test_packed_and_plain_nifti_are_read_alike(segmenter):
+    plain = scan().to_bytes()
+    out = segmenter().predict(None, pd.DataFrame({"scan": [plain, gzip.compress(plain)]}))
+    assert out["mask"][0] == out["mask"][1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        (nib.Nifti1Image(np.full((32, 32, 4), 7, np.int16), RAS), "constant"),
+        (nib.Nifti1Image(np.full((32, 32, 4), np.nan, np.float32), RAS), "NaN"),
+        (scan((32, 32, 2)), "2 slices, at least 3"),
+    ],
+    ids=["constant", "not a number", "two slices"],
+)
+def test_what_cannot_be_segmented_is_refused_with_the_reason(segmenter, bad, why):
+    with pytest.raises(BadVolume, match=why):
+        predict(segmenter(), bad)
+
+
+def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_voxels():
+    (blob,) = _example()["scan"]
+    image = mask_of(blob)
+    assert image.shape == (32, 32, 4)
+    assert image.header.get_zooms() == (6.0, 6.0, 5.0)
+    assert len(blob) < 20_000
+
+
+def test_the_model_segments_its_own_example(segmenter):
+    out = segmenter().predict(None, _example())
+    assert mask_of(out["mask"][0]).shape == (32, 32, 4)

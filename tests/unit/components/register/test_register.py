@@ -1,0 +1,72 @@
+"""One version for one model and evaluation, and all that it needs to load. With a registry: see tests/integration."""
+
+import ast
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from components.register.register import COMPONENTS, _example, _lineage_digest, _requirements
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    def write(**facts) -> Path:
+        folder = tmp_path / "evaluation"
+        folder.mkdir(exist_ok=True)
+        (folder / "test_metrics.json").write_text(json.dumps({"summary": {"test_dice_mean": 0.5}} | facts))
+        return folder
+
+    return write
+
+
+def test_the_same_model_and_evaluation_have_the_same_lineage(model, evaluation):
+    assert _lineage_digest(model(), evaluation()) == _lineage_digest(model(), evaluation())
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"threshold": 0.55}, {"training_digest": "1" * 64}], ids=str)
+def test_another_model_has_another_lineage(model, evaluation, change):
+    before = _lineage_digest(model(), evaluation())
+    assert _lineage_digest(model(**change), evaluation()) != before
+
+
+def test_another_evaluation_has_another_lineage(model, evaluation):
+    before = _lineage_digest(model(), evaluation())
+    assert _lineage_digest(model(), evaluation(summary={"test_dice_mean": 0.6})) != before
+
+
+def test_the_example_is_the_same_every_time():
+    assert _example()["scan"][0] == _example()["scan"][0]
+
+
+def test_the_models_requirements_are_what_runs_here():
+    required = dict(line.split("==") for line in _requirements())
+    assert required == {package: version(package).split("+")[0] for package in required}
+
+
+def imported(path: Path) -> set[str]:
+    """Modules that a file imports, at its top or inside of a function."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    return {n.module for n in nodes if isinstance(n, ast.ImportFrom)} | {
+        alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names
+    }
+
+
+def test_the_models_requirements_are_all_that_its_code_imports():
+    """Everything that the model's code reaches is packed with it, of the standard library, or required."""
+    todo, seen, packages = [COMPONENTS / "register" / "model.py"], set(), set()
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for module in imported(path):
+            if not module.startswith("components."):
+                packages.add(module.partition(".")[0])
+            elif (ours := COMPONENTS.parent.joinpath(*module.split(".")).with_suffix(".py")) not in seen:
+                todo.append(ours)
+    required = {line.split("==")[0] for line in _requirements()}
+    assert {path.parent.name for path in seen} <= {"core", "unet", "register"}
+    assert {"torch", "nibabel", "cv2"} <= packages
+    names = {"cv2": "opencv-python-headless"}
+    assert {names.get(p, p) for p in packages - sys.stdlib_module_names} <= required

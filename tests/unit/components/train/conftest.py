@@ -1,0 +1,77 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.volumes import write
+from components.train.data import CaseSlices, read_index
+from components.unet.grid import neighbours
+from components.unet.network import AttentionUNet
+
+
+class Slices:
+    """A `slices` artifact in the making, with the `cases.json` that belongs to it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.entries, self.cases = folder, [], []
+
+    def add(self, name: str, image: np.ndarray, lesion: np.ndarray, numbers: list[int] | None = None) -> None:
+        """One case of z-scores and lesion (S, H, W), its model grid being its native one."""
+        np.save(self.folder / f"{name}.image.npy", image.astype(np.float16))
+        np.save(self.folder / f"{name}.mask.npy", lesion.astype(np.uint8))
+        write(self.folder / f"{name}_mask.nii.gz", to_native(lesion).astype(np.uint8), np.eye(4))
+        self.entries.append(
+            {
+                "case": name,
+                "patient": name,
+                "image": f"{name}.image.npy",
+                "mask": f"{name}.mask.npy",
+                "native_shape": to_native(lesion).shape,
+                "neighbours": neighbours(numbers, len(image)).tolist(),
+                "lesion_pixels": lesion.sum((1, 2)).tolist(),
+            }
+        )
+        self.cases.append({"case": name, "files": {"mask": f"{name}_mask.nii.gz"}})
+
+    def read(self, *names: str) -> list[CaseSlices]:
+        (self.folder / "index.json").write_text(json.dumps({"cases": self.entries}))
+        (self.folder / "cases.json").write_text(json.dumps({"cases": self.cases}))
+        return read_index(self.folder, list(names or (e["case"] for e in self.entries)))
+
+
+def to_native(slices: np.ndarray) -> np.ndarray:
+    """(S, H, W), rows being Y, to the scan's (X, Y, S)."""
+    return slices.transpose(2, 1, 0)
+
+
+@pytest.fixture
+def slices(tmp_path):
+    return Slices(tmp_path)
+
+
+@pytest.fixture
+def ramp_network():
+    """Makes an Attention U-Net, its weights set by hand, whose logits are `slope * max(current slice, 0) + bias`.
+
+    Only the skip connection of the highest level lets anything through: every convolution on it takes the value
+    as it is, batch normalisation in its initial state changes nothing, the gate is wide open.
+    """
+
+    @torch.no_grad()
+    def make(slope: float = 1.0, bias: float = 0.0) -> AttentionUNet:
+        network = AttentionUNet(4)
+        for name, parameter in network.named_parameters():
+            is_norm = parameter.ndim == 1 and name.endswith("weight")
+            parameter.fill_(1.0 if is_norm else 0.0)
+        first, last = network.encoder[0], network.decoder[-1]
+        first[0].weight[0, 1, 1, 1] = 1.0  # out of (previous, current, next), current
+        for convolution in (first[3], last[0], last[3]):
+            convolution.weight[0, 0, 1, 1] = 1.0
+        network.gates[-1].psi.bias.fill_(100.0)
+        network.head.weight[0, 0] = slope
+        network.head.bias.fill_(bias)
+        return network.eval()
+
+    return make

@@ -1,0 +1,241 @@
+"""What the network is shown: which slices, in which order, how changed. All of it follows from seeds."""
+
+import itertools
+import math
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from components.train.data import EpochBatches, StackDataset, augmentation, loader
+
+HAS_LESION = np.isin(np.arange(50), (3, 10, 11, 12, 29, 30, 49))
+"""Fifty slices, seven of them with a lesion."""
+NOTHING = augmentation(0, 0, 0)
+
+
+def epoch_of(batches: EpochBatches, epoch: int) -> list[tuple[int, int]]:
+    batches.epoch = epoch
+    return list(itertools.chain(*batches))
+
+
+def rows(items: list[tuple[int, int]]) -> list[int]:
+    return [row for row, _ in items]
+
+
+@pytest.mark.parametrize(("ratio", "lesion_free"), [(0, 0), (0.5, 4), (1, 7), (3, 21), (1000, 43)])
+def test_an_epoch_holds_every_lesion_slice_once_and_the_asked_number_without(ratio, lesion_free):
+    batches = EpochBatches(HAS_LESION, 4, ratio, seed=0)
+    for epoch in range(5):
+        drawn = rows(epoch_of(batches, epoch))
+        assert len(drawn) == len(set(drawn)) == 7 + lesion_free
+        assert sum(HAS_LESION[drawn]) == 7
+
+
+def test_the_lesion_free_slices_are_drawn_anew_each_epoch_until_all_have_been_seen():
+    batches = EpochBatches(HAS_LESION, 4, 1, seed=0)
+    drawn = [frozenset(rows(epoch_of(batches, epoch))) for epoch in range(60)]
+    assert len(set(drawn)) > 50
+    assert frozenset.union(*drawn) == set(range(50))
+
+
+def test_every_epoch_has_another_order_and_other_augmentation():
+    batches = EpochBatches(HAS_LESION, 4, 0, seed=0)
+    one, other = epoch_of(batches, 1), epoch_of(batches, 2)
+    assert rows(one) != rows(other)
+    assert not {seed for _, seed in one} & {seed for _, seed in other}
+
+
+def test_seed_and_epoch_alone_decide_so_a_resumed_run_sees_what_the_killed_one_would_have():
+    killed, resumed = (EpochBatches(HAS_LESION, 4, 1, seed=5) for _ in range(2))
+    before = [epoch_of(killed, epoch) for epoch in range(8)]
+    assert epoch_of(resumed, 7) == before[7]
+    assert epoch_of(EpochBatches(HAS_LESION, 4, 1, seed=6), 7) != before[7]
+
+
+def test_seed_1_in_epoch_2_is_not_seed_2_in_epoch_1():
+    assert epoch_of(EpochBatches(HAS_LESION, 4, 1, seed=1), 2) != epoch_of(EpochBatches(HAS_LESION, 4, 1, seed=2), 1)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 7, 14, 100])
+def test_batches_are_full_but_for_the_last_and_as_many_as_promised(batch_size):
+    batches = EpochBatches(HAS_LESION, batch_size, 1, seed=0)
+    sizes = [len(batch) for batch in batches]
+    assert len(sizes) == len(batches) == math.ceil(14 / batch_size)
+    assert set(sizes[:-1]) <= {batch_size}
+    assert sum(sizes) == 14
+
+
+@pytest.mark.parametrize("ratio", [0, 1])
+def test_where_every_slice_has_a_lesion_each_is_seen_once(ratio):
+    assert sorted(rows(epoch_of(EpochBatches(np.ones(9, bool), 4, ratio, seed=0), 1))) == list(range(9))
+
+
+@pytest.fixture
+def dataset(slices):
+    """Two cases whose slices hold their own number; the second lacks the numbers between 2 and 7."""
+    for name, offset, numbers in (("A", 0, None), ("B", 10, [1, 2, 7, 8])):
+        count = 5 if numbers is None else len(numbers)
+        image = np.broadcast_to(np.arange(count)[:, None, None] + offset, (count, 32, 32))
+        lesion = np.zeros((count, 32, 32))
+        lesion[2, 5:9, 3:20] = 1
+        slices.add(name, image, lesion, numbers)
+    return StackDataset(slices.read(), NOTHING)
+
+
+def test_an_item_is_a_float_stack_and_its_mask(dataset):
+    stack, lesion = dataset[(2, 0)]
+    assert (stack.shape, stack.dtype, lesion.shape, lesion.dtype) == ((32, 32, 3), np.float32, (32, 32), np.uint8)
+    assert lesion.sum() == 4 * 17
+
+
+def test_a_stack_is_previous_current_and_next_and_the_edge_stands_in_at_the_ends_and_at_a_gap(dataset):
+    stacks = [dataset[(row, 0)][0][0, 0].tolist() for row in range(len(dataset))]
+    assert stacks == [
+        [0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 4],
+        [10, 10, 11], [10, 11, 11], [12, 12, 13], [12, 13, 13],
+    ]  # fmt: skip
+
+
+def test_the_slices_with_a_lesion_are_known(dataset):
+    assert np.flatnonzero(dataset.has_lesion).tolist() == [2, 7]
+
+
+def test_cases_come_in_the_order_in_which_they_are_named(dataset, slices):
+    assert [case.case for case in slices.read("B", "A")] == ["B", "A"]
+
+
+def test_the_dataset_holds_paths_and_not_the_images(slices):
+    slices.add("A", np.zeros((16, 512, 512), np.float16), np.zeros((16, 512, 512), np.uint8))
+    dataset = StackDataset(slices.read(), NOTHING)
+    dataset[(3, 0)]
+    assert len(pickle.dumps(dataset)) < 100_000  # the images are 8 MiB
+
+
+def test_what_is_read_is_what_lies_on_disk_now(dataset, slices):
+    before = dataset[(0, 0)][0][0, 0, 1]
+    np.lib.format.open_memmap(slices.folder / "A.image.npy", mode="r+")[0] = 9
+    assert (before, dataset[(0, 0)][0][0, 0, 1]) == (0, 9)
+
+
+@pytest.fixture
+def noise(slices):
+    """One slice of z-scores, far beyond [0, 1], and a lesion that is where they are above 0.5."""
+    image = np.random.default_rng(0).normal(0, 3, (1, 32, 32)).astype(np.float16)
+    slices.add("noise", image, image > 0.5)
+    return lambda augment: StackDataset(slices.read("noise"), augment)
+
+
+def test_without_augmentation_the_stored_values_come_out(noise, slices):
+    stack, lesion = noise(NOTHING)[(0, 123)]
+    stored = np.load(slices.folder / "noise.image.npy")[0].astype(np.float32)
+    assert all(np.array_equal(stack[..., channel], stored) for channel in range(3))
+    assert np.array_equal(lesion, stored > 0.5)
+
+
+def test_the_flip_is_along_the_columns_and_flips_the_mask_alike(noise):
+    (stack, lesion), (flipped, flipped_lesion) = noise(NOTHING)[(0, 0)], noise(augmentation(1, 0, 0))[(0, 0)]
+    assert np.array_equal(flipped, stack[:, ::-1])
+    assert np.array_equal(flipped_lesion, lesion[:, ::-1])
+
+
+def test_brightness_adds_one_number_to_the_whole_stack_and_does_not_clip(noise):
+    stack, lesion = noise(NOTHING)[(0, 0)]
+    shifts = []
+    for seed in range(200):
+        shifted, same = noise(augmentation(0, 0, 1))[(0, seed)]
+        difference = shifted - stack
+        assert np.ptp(difference) < 1e-5
+        assert np.array_equal(same, lesion)
+        shifts.append(float(difference.mean()))
+    assert stack.min() < -5
+    assert stack.max() > 5
+    assert -0.1 <= min(shifts) < -0.09
+    assert 0.09 < max(shifts) <= 0.1
+
+
+def test_rotation_is_by_up_to_ten_degrees_both_ways_about_the_middle(slices):
+    """A small disc far from the middle: the angle to its centre of mass is the angle of the rotation."""
+    y, x = np.mgrid[-32:33, -32:33]
+    disc = np.exp(-((x - 24) ** 2 + y**2) / 8)
+    slices.add("disc", disc[None], disc[None] > 0.5)
+    dataset = StackDataset(slices.read(), augmentation(0, 1, 0))
+    angles = []
+    for seed in range(200):
+        stack, lesion = dataset[(0, seed)]
+        of_image, of_mask = (
+            math.degrees(math.atan2((y * weight).sum(), (x * weight).sum())) for weight in (stack[..., 1], lesion)
+        )
+        assert of_mask == pytest.approx(of_image, abs=1.5)  # the mask moves by whole pixels
+        assert np.hypot((x * lesion).sum(), (y * lesion).sum()) / lesion.sum() == pytest.approx(24, abs=0.5)
+        angles.append(of_image)
+    assert -10.1 < min(angles) < -9
+    assert 9 < max(angles) < 10.1
+
+
+def test_rotation_leaves_no_black_corners_and_a_mask_of_zeros_and_ones(slices):
+    slices.add("flat", np.full((1, 32, 32), 4.0), np.ones((1, 32, 32)))
+    stack, lesion = StackDataset(slices.read(), augmentation(0, 1, 0))[(0, 3)]
+    assert stack == pytest.approx(4)
+    assert (lesion == 1).all()
+
+
+def test_the_same_item_is_augmented_the_same_way_again(noise):
+    dataset, again = (noise(augmentation(0.5, 0.5, 0.5)) for _ in range(2))
+    for seed in range(20):
+        first = dataset[(0, seed)]
+        dataset[(0, 1000 + seed)]
+        assert all(np.array_equal(a, b) for a, b in zip(first, again[(0, seed)], strict=True))
+
+
+def test_worker_processes_augment_as_this_process_does(noise):
+    dataset = noise(augmentation(0.5, 0.5, 0.5))
+    items = [(0, seed) for seed in range(12)]
+    from_workers = DataLoader(dataset, batch_sampler=[[item] for item in items], num_workers=2)
+    for (stacks, _), item in zip(from_workers, items, strict=True):
+        assert np.array_equal(stacks[0], dataset[item][0])
+
+
+def what_was_done(slices, probabilities: tuple[float, float, float], draws: int) -> Counter:
+    """How often (flipped, rotated, brightened) was each combination, told from a slice made for it.
+
+    Constant columns but for the right half, which is 8 higher, and a short line across: the flip turns the step,
+    the rotation smears the line's rows, brightness moves the lowest value.
+    """
+    image = np.zeros((1, 33, 33))
+    image[0, :, 17:] = 8
+    image[0, 16, 4:12] = 4
+    slices.add("probe", image, image > 5)
+    dataset, done = StackDataset(slices.read("probe"), augmentation(*probabilities)), Counter()
+    for seed in np.random.default_rng(0).integers(2**31, size=draws).tolist():
+        stack, lesion = dataset[(0, seed)]
+        value = stack[..., 1] - stack.min()
+        straight = set(np.round(np.unique(value), 3)) <= {0, 4, 8}
+        done[(bool(lesion[16, 2]), not straight, bool(stack.min() != 0))] += 1
+    return done
+
+
+def test_each_augmentation_comes_as_often_as_asked_and_independently_of_the_others(slices):
+    """The user's own probabilities; each combination within four standard deviations of its share."""
+    draws, asked = 2000, (0.3, 0.25, 0.2)
+    done = what_was_done(slices, asked, draws)
+    for combination in itertools.product((True, False), repeat=3):
+        share = math.prod(p if yes else 1 - p for p, yes in zip(asked, combination, strict=True))
+        assert done[combination] / draws == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / draws))
+
+
+def test_augmentation_of_probability_zero_never_comes(slices):
+    assert what_was_done(slices, (0, 0, 0), 200) == {(False, False, False): 200}
+
+
+def test_the_loader_gives_the_batches_in_their_order(dataset):
+    batches = EpochBatches(dataset.has_lesion, 2, 1, seed=0)
+    batches.epoch = 3
+    loaded = list(loader(dataset, batches, torch.device("cpu"), cpus=2))
+    for (images, lesions), items in zip(loaded, batches, strict=True):
+        assert images.shape == (2, 32, 32, 3)
+        assert lesions.shape == (2, 32, 32)
+        assert images[:, 0, 0].tolist() == [dataset[item][0][0, 0].tolist() for item in items]

@@ -1,0 +1,145 @@
+"""How a training is judged: whole patients, and a threshold that validation chooses.
+
+The training itself, its kill and its resumption, needs object storage and MLflow: see tests/integration.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric
+from torch import nn
+
+from components.train.train import THRESHOLDS, choose_threshold, validate
+from components.unet.losses import dice_loss
+
+SIZE = 32
+
+
+class CurrentSlice(nn.Module):
+    """Logits are the current slice, or one of its neighbours (channel 0 or 2), as it stands."""
+
+    def __init__(self, channel: int = 1):
+        super().__init__()
+        self.channel, self.somewhere = channel, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_BCHW):
+        return x_BCHW[:, self.channel : self.channel + 1]
+
+
+def squares(*areas: tuple[int, int]) -> np.ndarray:
+    """Slices (S, H, W) with a lesion of rows x columns each, from the upper left corner."""
+    out = np.zeros((len(areas), SIZE, SIZE), bool)
+    for lesion, (rows, columns) in zip(out, areas, strict=True):
+        lesion[:rows, :columns] = True
+    return out
+
+
+def shown(predicted: np.ndarray) -> np.ndarray:
+    """Slices whose own values, taken as logits, are this prediction: 2 inside, -2 outside."""
+    return np.where(predicted, 2.0, -2.0)
+
+
+def test_dice_is_of_the_whole_scan_and_then_the_mean_of_the_scans(slices):
+    """A: 4 + 0 of 4 + 12 true pixels hit, 4 predicted: 2 * 4 / 20. B: all of 6. Mean (0.4 + 1) / 2."""
+    slices.add("A", shown(squares((2, 2), (0, 0))), squares((2, 2), (3, 4)))
+    slices.add("B", shown(squares((2, 3), (0, 0))), squares((2, 3), (0, 0)))
+    _, dice = validate(CurrentSlice(), slices.read(), "dice", "float32")
+    assert dice == pytest.approx(0.7)
+
+
+def test_dice_of_random_scans_is_monais(slices):
+    rng, expected = np.random.default_rng(0), []
+    for name in "ABCD":
+        image, lesion = rng.normal(size=(5, SIZE, SIZE)), rng.random((5, SIZE, SIZE)) < 0.4
+        slices.add(name, image, lesion)
+        masks = (torch.from_numpy(m)[None, None].float() for m in (image.astype(np.float16) > 0, lesion))
+        expected.append(float(DiceMetric()(*masks)))
+    _, dice = validate(CurrentSlice(), slices.read(), "dice", "float32")
+    assert dice == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_a_lesion_free_scan_without_prediction_counts_as_perfect_and_with_one_as_missed(slices):
+    slices.add("quiet", shown(squares((0, 0))), squares((0, 0)))
+    slices.add("false", shown(squares((1, 1))), squares((0, 0)))
+    scores = [validate(CurrentSlice(), slices.read(name), "dice", "float32")[1] for name in ("quiet", "false")]
+    assert scores == [1.0, 0.0]
+
+
+def test_loss_is_that_of_whole_scans_and_then_the_mean(slices):
+    expected = []
+    for name, lesion in (("A", squares((4, 4), (0, 0), (9, 9))), ("B", squares((1, 1)))):
+        slices.add(name, shown(np.roll(lesion, 1, axis=2)), lesion)
+        logits = torch.from_numpy(shown(np.roll(lesion, 1, axis=2)))
+        expected.append(float(dice_loss(logits, torch.from_numpy(lesion).float())))
+    loss, _ = validate(CurrentSlice(), slices.read(), "dice", "float32")
+    assert loss == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("channel", [0, 2])
+def test_every_slice_is_seen_between_its_neighbours(slices, channel):
+    """A network that answers with the neighbour is right where the neighbour's lesion is the truth."""
+    lesions = squares((1, 1), (2, 2), (3, 3), (4, 4))
+    previous_or_next = lesions[[0, 0, 1, 2] if channel == 0 else [1, 2, 3, 3]]
+    slices.add("A", shown(lesions), previous_or_next)
+    assert validate(CurrentSlice(channel), slices.read(), "dice", "float32")[1] == 1.0
+
+
+def test_validation_looks_with_fixed_statistics_and_learns_nothing(slices):
+    network = nn.Sequential(CurrentSlice(), nn.BatchNorm2d(1)).train()
+    slices.add("A", shown(squares((5, 5))) + 3, squares((5, 5)))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    validate(network, slices.read(), "dice", "float32")
+    torch.testing.assert_close(dict(network.state_dict()), before, rtol=0, atol=0)
+
+
+def logit(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+@pytest.fixture
+def model(tmp_path, ramp_network):
+    """Writes a model folder whose network answers sigmoid(max(slice, 0) + bias)."""
+
+    def write(bias: float = 0.0):
+        torch.save(ramp_network(bias=bias).state_dict(), tmp_path / "best_model.pth")
+        (tmp_path / "model.json").write_text(json.dumps({"base_channels": 4, "precision": "float32"}))
+        return tmp_path
+
+    return write
+
+
+def test_the_threshold_with_the_best_dice_is_chosen(slices, model):
+    """The lesion has probability 0.85, its surroundings 0.72: only thresholds between them separate the two."""
+    lesion = squares((6, 6), (0, 0), (3, 9))
+    slices.add("A", np.where(lesion, logit(0.85), logit(0.72)), lesion)
+    assert choose_threshold(model(), slices.folder, slices.read()) == (0.75, 1.0)
+
+
+def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, model):
+    """Below 0.6 the two easy scans are right, above it the hard one; no threshold serves all three."""
+    lesion = squares((6, 6))
+    for name in ("easy", "easy too"):
+        slices.add(name, np.where(lesion, logit(0.6), 0), lesion)
+    slices.add("hard", np.where(lesion, logit(0.9), logit(0.8)), lesion)
+    threshold, dice = choose_threshold(model(), slices.folder, slices.read())
+    assert threshold == 0.55
+    assert dice == pytest.approx((1 + 1 + 2 * 36 / (SIZE * SIZE + 36)) / 3)
+
+
+@pytest.mark.parametrize(("everywhere", "expected"), [(0.32, 0.3), (0.93, 0.5), (0.52, 0.5)])
+def test_of_equally_good_thresholds_the_nearest_to_one_half_is_chosen(slices, model, everywhere, expected):
+    """All is lesion and all has one probability: every threshold below it is perfect."""
+    slices.add("A", np.zeros((2, SIZE, SIZE)), np.ones((2, SIZE, SIZE), bool))
+    assert choose_threshold(model(logit(everywhere)), slices.folder, slices.read()) == (expected, 1.0)
+
+
+def test_of_equally_good_thresholds_above_one_half_the_lowest_is_chosen(slices, model):
+    """Nothing is lesion and all has probability 0.72: every threshold above it is perfect."""
+    slices.add("A", np.zeros((2, SIZE, SIZE)), squares((0, 0), (0, 0)))
+    assert choose_threshold(model(logit(0.72)), slices.folder, slices.read()) == (0.75, 1.0)
+
+
+def test_thresholds_go_from_5_to_95_percent():
+    assert THRESHOLDS == pytest.approx([i * 0.05 for i in range(1, 20)])

@@ -1,0 +1,105 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from components.core.step import StepError
+from components.unet import inference
+from components.unet.grid import neighbours, to_model_grid, to_native_grid
+from components.unet.inference import BATCH, load_model, predict_volume, stack_logits
+from components.unet.network import AttentionUNet
+
+FACTS = {"image_size": 32, "normalization": "slice", "precision": "float32", "base_channels": 4}
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = AttentionUNet(FACTS["base_channels"])
+    network(torch.randn(8, 3, 32, 32))
+    return network.eval()
+
+
+@pytest.fixture
+def volume():
+    return np.random.default_rng(0).gamma(2, 100, (30, 26, 20)).astype(np.float32)
+
+
+def changed_slices(a, b):
+    return np.flatnonzero(np.abs(a - b).max((0, 1)) > 1e-5).tolist()
+
+
+@pytest.mark.parametrize(("touched", "felt"), [(0, [0, 1]), (7, [6, 7, 8]), (16, [15, 16, 17]), (19, [18, 19])])
+def test_a_prediction_depends_on_its_slice_and_the_two_beside_it_and_no_other(network, volume, touched, felt):
+    before = predict_volume(network, FACTS, volume)
+    volume[:, :, touched] = volume[::-1, :, touched].copy()
+    assert changed_slices(before, predict_volume(network, FACTS, volume)) == felt
+
+
+def test_slices_beside_a_gap_do_not_feel_each_other(network, volume):
+    numbers = [*range(1, 11), *range(15, 25)]
+    before = predict_volume(network, FACTS, volume, numbers)
+    volume[:, :, 9] *= volume[::-1, :, 9]
+    assert changed_slices(before, predict_volume(network, FACTS, volume, numbers)) == [8, 9]
+
+
+def test_channels_are_previous_current_next(network, volume):
+    slices = to_model_grid(volume, 32, "slice").astype(np.float32)
+    previous_current_next = np.stack([slices[3], slices[4], slices[5]])
+    with torch.no_grad():
+        expected = torch.sigmoid(network(torch.from_numpy(previous_current_next)[None]))[0].numpy()
+    native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
+    np.testing.assert_allclose(predict_volume(network, FACTS, volume)[:, :, 4], native, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20])
+def test_the_batch_size_does_not_change_the_prediction(network, volume, monkeypatch, batch):
+    before = predict_volume(network, FACTS, volume)
+    monkeypatch.setattr(inference, "BATCH", batch)
+    np.testing.assert_allclose(predict_volume(network, FACTS, volume), before, atol=1e-5)
+
+
+def test_a_prediction_lies_on_the_scans_own_grid_between_zero_and_one(network, volume):
+    probability = predict_volume(network, FACTS, volume)
+    assert probability.shape == volume.shape and probability.dtype == np.float32
+    assert 0 <= probability.min() < probability.max() <= 1
+
+
+def test_logits_cover_more_slices_than_a_batch_holds(network):
+    slices = np.random.default_rng(1).normal(size=(2 * BATCH + 1, 32, 32)).astype(np.float16)
+    logits = stack_logits(network, slices, neighbours(None, len(slices)), "float32")
+    alone = stack_logits(network, slices[-2:], neighbours(None, 2), "float32")
+    np.testing.assert_allclose(logits[-1], alone[-1], atol=1e-4)
+
+
+def test_slices_may_be_read_from_a_memory_mapped_file(network, tmp_path):
+    slices = np.random.default_rng(1).normal(size=(5, 32, 32)).astype(np.float16)
+    np.save(tmp_path / "slices.npy", slices)
+    mapped, order = np.load(tmp_path / "slices.npy", mmap_mode="r"), neighbours(None, 5)
+    assert np.array_equal(
+        stack_logits(network, mapped, order, "float32"), stack_logits(network, slices, order, "float32")
+    )
+
+
+def test_bfloat16_predicts_what_float32_predicts_up_to_its_precision(network, volume):
+    exact = predict_volume(network, FACTS, volume)
+    rough = predict_volume(network, FACTS | {"precision": "bfloat16"}, volume)
+    assert not np.array_equal(rough, exact)
+    np.testing.assert_allclose(rough, exact, atol=0.05)
+
+
+def test_a_saved_model_predicts_as_before(network, volume, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    loaded, facts = load_model(tmp_path)
+    np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, FACTS, volume), atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["of another width", "that are no weights", "that run code"])
+def test_weights_that_do_not_fit_are_refused_with_what_to_do(network, tmp_path, weights):
+    content = {"of another width": AttentionUNet(8).state_dict(), "that are no weights": [1], "that run code": network}
+    torch.save(content[weights], tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    with pytest.raises(StepError, match=r"(?s)best_model\.pth does not load.*Train again"):
+        load_model(tmp_path)

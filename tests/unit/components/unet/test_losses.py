@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+from monai.losses import DiceLoss
+
+from components.core.settings import Settings
+from components.unet.losses import LOSSES, dice_bce_loss, dice_loss
+
+LOGIT_3_4 = math.log(3)
+"""sigmoid(log 3) = 3/4"""
+
+
+@pytest.fixture
+def hand_worked():
+    """p = 3/4, 1/4, 1/2, 1/2 and t = 1, 0, 1, 0: sum(p t) = 5/4, sum p = 2, sum t = 2."""
+    logits = torch.tensor([[[[LOGIT_3_4, -LOGIT_3_4]]], [[[0.0, 0.0]]]])
+    return logits, torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
+
+
+def test_dice_loss_of_a_hand_worked_batch(hand_worked):
+    assert dice_loss(*hand_worked).item() == pytest.approx(1 - (2 * 1.25 + 1) / (2 + 2 + 1))
+
+
+def test_dice_bce_loss_of_a_hand_worked_batch(hand_worked):
+    cross_entropy = -(2 * math.log(3 / 4) + 2 * math.log(1 / 2)) / 4
+    assert dice_bce_loss(*hand_worked).item() == pytest.approx(0.3 + cross_entropy)
+
+
+def test_dice_loss_is_that_of_monai_over_the_batch():
+    torch.manual_seed(0)
+    logits, truth = 3 * torch.randn(4, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.9).float()
+    monai = DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)
+    torch.testing.assert_close(dice_loss(logits, truth), monai(logits, truth))
+
+
+def test_dice_sums_over_the_batch_not_per_slice():
+    logits = torch.tensor([100.0, 100.0, 100.0, -100.0]).view(2, 1, 1, 2)
+    truth = torch.tensor([1.0, 1.0, 0.0, 0.0]).view(2, 1, 1, 2)
+    assert dice_loss(logits, truth).item() == pytest.approx(1 - 5 / 6)  # per slice: 0 and 1/2, in the mean 1/4
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_perfect_prediction_costs_nothing_and_the_opposite_the_most(name):
+    truth = torch.zeros(2, 1, 8, 8)
+    truth[:, :, :4] = 1
+    logits = 200 * (truth - 0.5)
+    assert LOSSES[name](logits, truth).item() == pytest.approx(0, abs=1e-6)
+    assert LOSSES[name](-logits, truth).item() > 0.98
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_without_any_lesion_loss_and_gradient_stay_finite_and_push_down(name, scale):
+    logits = (scale * torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    loss = LOSSES[name](logits, torch.zeros(2, 1, 8, 8))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+    assert (logits.grad >= 0).all() and (logits.grad > 0).any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_logits_are_summed_in_full_precision(name):
+    logits = torch.full((16, 1, 128, 128), 2.0)
+    truth = torch.ones_like(logits)  # sums of 262144 overflow float16
+    assert LOSSES[name](logits.half(), truth).item() == pytest.approx(LOSSES[name](logits, truth).item())
+
+
+def test_every_loss_that_can_be_asked_for_is_there():
+    assert set(LOSSES) == set(Settings.model_fields["loss"].annotation.__args__)

@@ -1,0 +1,134 @@
+"""The compiled pipeline: what the Kubeflow form asks for, what each step gets, and what its container runs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from components.core.settings import Settings
+from pipelines.pipeline import STEPS, compile_to
+from pipelines.sources import ROOT
+
+IMAGES = {step: f"somewhere/dwi-stroke-{step}:0123abcd" for step in STEPS}
+KFP_TYPES = {"int": "NUMBER_INTEGER", "float": "NUMBER_DOUBLE", "bool": "BOOLEAN", "str": "STRING"}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    compiled = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compile_to(compiled, IMAGES)
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def spec(path):
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def tasks(spec):
+    return spec["root"]["dag"]["tasks"]
+
+
+@pytest.fixture(scope="module")
+def containers(spec):
+    executors = spec["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): executor["container"] for name, executor in executors.items()}
+
+
+def parameters(task: dict) -> dict[str, dict]:
+    return task["inputs"].get("parameters", {})
+
+
+def test_compiled_again_it_is_the_same_to_the_byte(path, tmp_path):
+    compile_to(tmp_path / "again.yaml", IMAGES)
+    assert (tmp_path / "again.yaml").read_bytes() == path.read_bytes()
+
+
+def test_compiled_in_another_process_with_another_hash_seed_it_is_the_same_to_the_byte(path, tmp_path):
+    program = f"""
+from pathlib import Path
+from pipelines.pipeline import compile_to
+compile_to(Path("there.yaml"), {IMAGES})
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "there.yaml").read_bytes() == path.read_bytes()
+
+
+def test_the_steps_are_those_of_the_design(tasks):
+    assert set(tasks) == set(STEPS)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_a_parameter_with_its_default_and_type(spec, name):
+    default = getattr(Settings(), name)
+    parameter = spec["root"]["inputDefinitions"]["parameters"][name]
+    assert parameter["defaultValue"] == default
+    assert parameter["parameterType"] == KFP_TYPES[type(default).__name__]
+
+
+def test_besides_the_settings_there_are_the_data_and_the_promotion(spec):
+    asked = spec["root"]["inputDefinitions"]["parameters"]
+    assert asked.keys() - set(Settings.model_fields) == {"data_uri", "promote"}
+    assert asked["data_uri"] == {"parameterType": "STRING"}
+    assert asked["promote"] == {"parameterType": "BOOLEAN", "defaultValue": False, "isOptional": True}
+
+
+@pytest.mark.parametrize("name", [*Settings.model_fields, "data_uri", "promote"])
+def test_every_parameter_reaches_a_step_under_its_own_name(tasks, name):
+    sources = [parameters(task)[name] for task in tasks.values() if name in parameters(task)]
+    assert sources
+    assert all(source == {"componentInputParameter": name} for source in sources)
+
+
+def test_ingest_takes_the_data_version_from_fingerprint(tasks):
+    assert parameters(tasks["ingest"])["data_version"] == {
+        "taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "fingerprint"}
+    }
+
+
+def test_what_passes_between_the_steps_comes_from_the_step_that_makes_it(tasks):
+    passed = {
+        step: {
+            name: source["taskOutputArtifact"]["producerTask"]
+            for name, source in task["inputs"].get("artifacts", {}).items()
+        }
+        for step, task in tasks.items()
+    }
+    assert passed == {
+        "fingerprint": {},
+        "ingest": {},
+        "preprocess": {"cases": "ingest"},
+        "split": {"cases": "ingest"},
+        "train": {"cases": "ingest", "report": "ingest", "slices": "preprocess", "split": "split"},
+        "evaluate": {"cases": "ingest", "report": "ingest", "split": "split", "model": "train"},
+        "register": {"model": "train", "evaluation": "evaluate", "split": "split"},
+    }
+
+
+def test_fingerprint_looks_every_time_and_every_other_step_may_come_from_cache(tasks):
+    cached = {step for step, task in tasks.items() if task["cachingOptions"].get("enableCache", False)}
+    assert cached == set(STEPS) - {"fingerprint"}
+
+
+def test_every_step_runs_in_the_image_that_was_given(containers):
+    assert {step: container["image"] for step, container in containers.items()} == IMAGES
+
+
+def test_no_container_installs_anything_when_it_starts(containers):
+    for container in containers.values():
+        told = " ".join([*container["command"], *container["args"]])
+        assert "executor_main" in told
+        assert "pip" not in told.replace("pipeline", "")
+
+
+def test_every_step_and_each_of_its_inputs_is_described_for_the_form(spec):
+    for step in STEPS:
+        component = spec["deploymentSpec"]["executors"][f"exec-{step}"]["container"]["command"][-1]
+        described = component.split('"""')[1]
+        inputs = spec["components"][f"comp-{step}"]["inputDefinitions"]
+        for name in [*inputs.get("parameters", {}), *inputs.get("artifacts", {})]:
+            assert f"{name}:" in described, f"{step} does not say what {name} is"

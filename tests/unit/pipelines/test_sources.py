@@ -1,0 +1,94 @@
+"""A step's image tag changes exactly where code that the step runs changes: a cache never outlives its code."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines import sources
+from pipelines.pipeline import STEPS
+
+MODULES = sorted(
+    p.relative_to(sources.ROOT).as_posix()
+    for p in (sources.ROOT / "components").rglob("*.py")
+    if p.name != "__init__.py"
+)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch) -> Path:
+    """A copy of what the tags are made of, free to be changed."""
+    shutil.copytree(sources.ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(sources.PINS, tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "PINS", tmp_path / sources.PINS.name)
+    return tmp_path
+
+
+def tags() -> dict[str, str]:
+    return {step: sources.image(step) for step in STEPS}
+
+
+def changed_by(path: Path) -> set[str]:
+    """The steps whose tag changes when a line is added to a file."""
+    before = tags()
+    path.write_text(path.read_text() + "\n# changed\n")
+    return {step for step, tag in tags().items() if tag != before[step]}
+
+
+def runs(step: str) -> set[str]:
+    """The modules of ours that a step runs, by searching their text; register packs its model.py and runs that too."""
+    todo, seen = {f"components/{step}/component.py"}, set()
+    if step == "register":
+        todo.add("components/register/model.py")
+    while todo:
+        seen.add(module := todo.pop())
+        found = re.findall(r"^\s*(?:from|import) (components[\w.]*)", (sources.ROOT / module).read_text(), re.MULTILINE)
+        todo |= {f"{name.replace('.', '/')}.py" for name in found} - seen
+    return seen
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other(module, checkout):
+    assert changed_by(checkout / module) == {step for step in STEPS if module in runs(step)}
+
+
+@pytest.mark.parametrize(
+    ("module", "steps"),
+    [
+        ("components/split/split.py", {"split"}),
+        ("components/train/data.py", {"train"}),
+        ("components/evaluate/metrics.py", {"evaluate"}),
+        ("components/core/volumes.py", {"ingest", "preprocess", "train", "evaluate", "register"}),
+        ("components/unet/grid.py", {"preprocess", "train", "evaluate", "register"}),
+        ("components/unet/network.py", {"train", "evaluate", "register"}),
+        ("components/unet/losses.py", {"train"}),
+        ("components/core/page.py", {"ingest", "evaluate"}),
+        ("components/register/model.py", {"register"}),
+        ("components/core/step.py", set(STEPS)),
+    ],
+)
+def test_who_runs_what(module, steps, checkout):
+    assert changed_by(checkout / module) == steps
+
+
+def test_changed_pins_change_every_tag(checkout):
+    assert changed_by(checkout / "requirements.txt") == set(STEPS)
+
+
+def test_a_module_that_is_not_imported_changes_nothing(checkout):
+    before = tags()
+    (checkout / "components" / "core" / "novelty.py").write_text("NEW = 1\n")
+    assert tags() == before
+
+
+def test_the_tags_do_not_depend_on_where_the_checkout_lies(checkout, monkeypatch):
+    there = tags()
+    monkeypatch.undo()
+    assert tags() == there
+
+
+def test_an_image_is_named_after_its_step_and_has_a_valid_tag():
+    for step, image in tags().items():
+        assert re.fullmatch(rf"dwi-stroke-python-{step}:[0-9a-f]{{16}}", image)
