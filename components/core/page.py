@@ -12,7 +12,8 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:c
 td,th{padding:.25rem .7rem;border-bottom:1px solid #dde3ea;text-align:left;vertical-align:top}
 th{background:#f3f6f9}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .note{background:#fff6dd;border-left:4px solid #e0a800;padding:.5rem .8rem}.bad{color:#b3261e}
-.tiles{display:flex;flex-wrap:wrap;gap:.6rem}.tiles figure{margin:0;width:150px}.tiles img{width:150px;border-radius:4px}
+.tiles{display:flex;flex-wrap:wrap;gap:.6rem}.tiles figure{margin:0;width:150px}
+.tiles img{width:150px;border-radius:4px}
 .tiles.wide figure,.tiles.wide img{width:100%;max-width:44rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 img.full{max-width:100%}</style></head><body><h1>{{ title }}</h1>
 {% block body %}{% endblock %}<p><small>Research use only. Not a medical device.</small></p></body></html>"""

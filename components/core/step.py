@@ -34,9 +34,9 @@ def step(name: str) -> Iterator[None]:
         yield
     except StepError as error:
         _fail(name, str(error))
-    except MemoryError:
-        _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
     except Exception as error:  # the outermost door of the process: everything else ends here
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
         traceback.print_exc(file=sys.stdout)
         _fail(name, f"unexpected {type(error).__name__}: {error}. This is a fault in the step itself; "
                     "the lines above say where. Please report them.")  # fmt: skip

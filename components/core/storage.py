@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from components.core.step import StepError, progress
 
 PARALLEL_TRANSFERS = 8
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Storage:
         if path.exists() and path.stat().st_size == obj.size:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(3):
+        for _ in range(ATTEMPTS):
             have = part.stat().st_size if part.exists() else 0
             if have < obj.size:
                 self._append(obj, part, have)
@@ -75,7 +76,7 @@ class Storage:
         else:
             if obj.size:
                 raise StepError(
-                    f"{self.uri}/{obj.key} came short {attempt + 1} times: it may be changing while it is read. "
+                    f"{self.uri}/{obj.key} came short {ATTEMPTS} times: it may be changing while it is read. "
                     "Run again once the bucket is still."
                 )
             part.touch()

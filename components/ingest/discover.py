@@ -12,7 +12,12 @@ FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)({SCAN})$")
 SLICE = re.compile(r"^(.+)_Slice_(\d+)$", re.IGNORECASE)
 """Single slices, `.npy` only: Patient_XXX_Slice_YYY."""
 BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?dwi/[^/]+_(dwi|adc)\.nii(?:\.gz)?$")
-BIDS_MASK = re.compile(r"^(?:.*/)?derivatives/(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:[^/]+/)?[^/]+\.nii(?:\.gz)?$")
+BIDS_MASK = re.compile(
+    r"^(?:.*/)?derivatives/(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:[^/]+/)?"
+    r"[^/]*[_-](?:msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$",
+    re.IGNORECASE,
+)
+"""A lesion mask among the derivatives; a brain mask is none."""
 
 EXPECTED = (
     "Expected either images/NAME.nii.gz (or .npy) with masks/NAME of the same name, "
@@ -171,9 +176,7 @@ def _bids(keys: list[str], scans: list[str]) -> Found:
         else:
             case.adc = key
     for key in keys:
-        if (match := BIDS_MASK.match(key)) and re.search(
-            r"(msk|mask|lesion|seg)", key.rsplit("/", 1)[1], re.IGNORECASE
-        ):
+        if (match := BIDS_MASK.match(key)) and "brain" not in key.rsplit("/", 1)[1].lower():
             name = f"{match[1]}_{match[2]}" if match[2] else match[1]
             used.add(key)
             if name in cases:

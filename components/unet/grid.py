@@ -39,9 +39,10 @@ def mask_to_model_grid(mask: np.ndarray, image_size: int, out: np.ndarray | None
     """
     if out is None:
         out = np.zeros((mask.shape[2], image_size, image_size), np.uint8)
+    size = (image_size, image_size)
     for s in np.flatnonzero(mask.any((0, 1))):
         image = np.ascontiguousarray(mask[:, :, s].T, dtype=np.float32)
-        out[s] = _resize(image, (image_size, image_size), finer=_nearest) >= 0.5
+        out[s] = _nearest(_resize(image, _smaller(image, size)), size) >= 0.5
     return out
 
 
@@ -51,10 +52,10 @@ def to_native_grid(probability: np.ndarray, shape: tuple[int, int, int]) -> np.n
     A voxel takes the pixel at its centre where pixels are smaller, so a mask comes home exactly. An average of
     pixels would lose small lesions: at 256 -> 384 -> 256 one of a single voxel.
     """
-    out = np.empty(shape, np.float32, order="F")
+    out, size = np.empty(shape, np.float32, order="F"), (shape[1], shape[0])
     for s in range(shape[2]):
         pixels = np.ascontiguousarray(probability[s], dtype=np.float32)
-        out[:, :, s] = _resize(pixels, (shape[1], shape[0]), coarser=_nearest).T
+        out[:, :, s] = _resize(_nearest(pixels, _smaller(pixels, size)), size).T
     return out
 
 
@@ -77,26 +78,24 @@ def _mean_std(values: np.ndarray) -> tuple[float, float]:
     return mean, std if std > 1e-6 * abs(mean) else 0.0
 
 
-def _linear(image: np.ndarray, axis: int, size: int) -> np.ndarray:
-    return cv2.resize(image, _width_and_height(image, axis, size), interpolation=cv2.INTER_LINEAR)
+def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Bilinear to a finer grid, area average to a coarser one (no aliasing); first the axis that gets coarser."""
+    if image.shape == shape:
+        return image
+    if (shape[0] - image.shape[0]) * (shape[1] - image.shape[1]) < 0:
+        image = _resize(image, _smaller(image, shape))
+    coarser = shape[0] < image.shape[0] or shape[1] < image.shape[1]
+    return cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA if coarser else cv2.INTER_LINEAR)
 
 
-def _area(image: np.ndarray, axis: int, size: int) -> np.ndarray:
-    return cv2.resize(image, _width_and_height(image, axis, size), interpolation=cv2.INTER_AREA)
-
-
-def _nearest(image: np.ndarray, axis: int, size: int) -> np.ndarray:
+def _nearest(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """For each new pixel the old one that its centre lies in, in whole numbers: OpenCV's rounding can miss it."""
-    return image.take((2 * np.arange(size) + 1) * image.shape[axis] // (2 * size), axis)
-
-
-def _width_and_height(image: np.ndarray, axis: int, size: int) -> tuple[int, int]:
-    return (image.shape[1], size) if axis == 0 else (size, image.shape[0])
-
-
-def _resize(image: np.ndarray, shape: tuple[int, int], finer=_linear, coarser=_area) -> np.ndarray:
-    """Each axis by itself: `finer` where its pixels get smaller, `coarser` where they get larger (no aliasing)."""
-    for axis, size in enumerate(shape):
-        if size != image.shape[axis]:
-            image = (finer if size > image.shape[axis] else coarser)(image, axis, size)
+    for axis, (old, new) in enumerate(zip(image.shape, shape, strict=True)):
+        if new != old:
+            image = image.take((2 * np.arange(new) + 1) * old // (2 * new), axis)
     return image
+
+
+def _smaller(image: np.ndarray, shape: tuple[int, int]) -> tuple[int, int]:
+    """The shape of the coarser grid on each axis."""
+    return min(image.shape[0], shape[0]), min(image.shape[1], shape[1])

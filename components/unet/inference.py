@@ -37,7 +37,8 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
     try:
         network.load_state_dict(torch.load(folder / "best_model.pth", weights_only=True, map_location="cpu"))
     except Exception as error:
-        raise StepError(f"best_model.pth does not load: {str(error)[:300]}. Train again.") from None
+        reason = type(error).__name__
+        raise StepError(f"best_model.pth does not load ({reason}): training did not write it. Train again.") from None
     where = device()
     return network.to(where, memory_format=torch.channels_last).eval(), facts
 

@@ -146,9 +146,8 @@ def _cache(state: Path, environment: dict[str, str]) -> Path:
 
 def _code_version() -> dict[str, str]:
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=ROOT, capture_output=True, text=True, check=True
-        )  # fmt: skip
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return {}
     return {"GIT_COMMIT": commit.stdout.strip()}

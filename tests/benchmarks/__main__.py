@@ -1,6 +1,6 @@
 """make bench: speed and memory as ratios within one run, against references that do the same work plainly.
 
-    python -m tests.benchmarks [training] [preprocessing] [orchestration] [memory]
+python -m tests.benchmarks [training] [preprocessing] [orchestration] [memory]
 """
 
 import json

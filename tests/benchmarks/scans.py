@@ -17,7 +17,8 @@ def write_scans(folder: Path, count: int, seed: int = 0) -> None:
         shape = SHAPES[i % len(SHAPES)]
         rng = np.random.default_rng([seed, i])
         centre = np.array(shape) * rng.uniform(0.35, 0.65, 3)
-        distance = sum(((g - c) / (n / 10)) ** 2 for g, c, n in zip(np.ogrid[tuple(map(slice, shape))], centre, shape))
+        axes = np.ogrid[tuple(map(slice, shape))]
+        distance = sum(((g - c) / (n / 10)) ** 2 for g, c, n in zip(axes, centre, shape, strict=True))
         mask = distance < 1
         image = rng.normal(200, 30, shape).clip(0) + 150 * mask
         affine = np.diag([-2.0, -2.0, 4.0, 1.0])

@@ -19,7 +19,7 @@ def demo_scans(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    with Checkout(tmp_path_factory.mktemp("clone") / "checkout") as checkout:
+    with Checkout(tmp_path_factory.mktemp("clone") / "checkout", one_cpu=True) as checkout:
         yield checkout
 
 

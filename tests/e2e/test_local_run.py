@@ -85,7 +85,8 @@ def test_the_registered_model_loads_from_the_registry_alone_and_takes_any_batch(
         "assert model.metadata.signature is not None and model.input_example is not None\n"
     )
     environment = {k: v for k, v in checkout.environment.items() if k != "PYTHONPATH"} | checkout.services()
-    subprocess.run([sys.executable, "-c", code, str(tmp_path), *map(str, dwi)], cwd=tmp_path, env=environment, check=True)
+    command = [sys.executable, "-c", code, str(tmp_path), *map(str, dwi)]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     for i, path in enumerate(dwi):
         scan, mask = nib.load(path), nib.load(tmp_path / f"{i}.nii.gz")
         assert mask.shape == scan.shape

@@ -53,7 +53,8 @@ def test_the_curves_are_drawn(page, run_url):
 
 
 def test_an_overlay_can_be_looked_at(page, run_url, checkout, first):
-    picture = next((checkout.state / "s3" / "dwi-stroke" / "artifacts").glob("*/evaluate/evaluation/test_predictions/*"))
+    artifacts = checkout.state / "s3" / "dwi-stroke" / "artifacts"
+    picture = next(artifacts.glob("*/evaluate/evaluation/test_predictions/*"))
     page.goto(f"{run_url}/artifacts/test_predictions/{picture.name}")
     image = page.locator("img[src^='blob:'], img[src*='test_predictions'], .image-outer-container img").first
     image.wait_for()

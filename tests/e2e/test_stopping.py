@@ -61,7 +61,7 @@ def forget_training(checkout) -> None:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    with Checkout(tmp_path_factory.mktemp("killed") / "checkout") as checkout:
+    with Checkout(tmp_path_factory.mktemp("killed") / "checkout", one_cpu=True) as checkout:
         yield checkout
 
 

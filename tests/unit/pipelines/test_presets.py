@@ -7,8 +7,8 @@ from components.core.step import StepError
 from pipelines import presets
 
 
-def test_baseline_is_the_users_own_defaults_to_the_digit():
-    assert presets.load("baseline").model_dump() == Settings().model_dump()
+def test_baseline_is_the_defaults_to_the_digit_but_for_the_users_own_normalization():
+    assert presets.load("baseline").model_dump() == Settings().model_dump() | {"normalization": "slice"}
 
 
 def test_baseline_writes_down_the_numbers_that_the_user_gave():
@@ -54,7 +54,12 @@ def test_a_preset_is_a_name_and_no_path():
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("epoch=5", "epochs"), ("learningrate=1", "learning_rate"), ("batchsize=4", "batch_size"), ("BASE_CHANNELS=8", "base_channels")],
+    [
+        ("epoch=5", "epochs"),
+        ("learningrate=1", "learning_rate"),
+        ("batchsize=4", "batch_size"),
+        ("BASE_CHANNELS=8", "base_channels"),
+    ],
 )
 def test_an_unknown_setting_is_answered_with_the_nearest(wrong, near):
     with pytest.raises(StepError, match=f"unknown setting '{wrong.split('=')[0]}'.*{near}"):

@@ -92,9 +92,10 @@ def test_a_nan_never_passes_for_a_number():
         assert f"{key}=nan is impossible" in complaint(**{key: float("nan")})
 
 
-def test_ratios_that_do_not_sum_to_one_are_refused_with_the_train_ratio_that_would():
-    assert complaint(train_ratio=0.7, val_ratio=0.2, test_ratio=0.2) == (
-        "train_ratio + val_ratio + test_ratio is 1.1, not 1; the nearest valid train_ratio is 0.6"
+@pytest.mark.parametrize(("train_ratio", "total"), [(0.7, "1.1"), (0.5, "0.9")])
+def test_ratios_that_do_not_sum_to_one_are_refused_with_the_train_ratio_that_would(train_ratio, total):
+    assert complaint(train_ratio=train_ratio, val_ratio=0.2, test_ratio=0.2) == (
+        f"train_ratio + val_ratio + test_ratio is {total}, not 1; the nearest valid train_ratio is 0.6"
     )
     assert checked({"train_ratio": 0.6, "val_ratio": 0.2, "test_ratio": 0.2}).train_ratio == 0.6
 

@@ -109,7 +109,7 @@ def test_the_view_is_radiological_of_scan_and_masks_alike(slice_of_brain, tmp_pa
     picture = draw(tmp_path, image, truth, predicted)
     marked = green(picture).mean(0) - (0, 1 / 3)
     scan_panel = picture[60:230, 6:235]  # without the white around it
-    bright = (np.argwhere(scan_panel.min(-1) == 255).mean(0) + (60, 6)) / picture.shape[:2]
+    bright = np.add(np.argwhere(scan_panel.min(-1) == 255).mean(0), (60, 6)) / picture.shape[:2]
     assert marked[0] < 0.5
     assert marked[1] > 0.2
     assert bright == pytest.approx(marked, abs=0.02)

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from components.train.data import EpochBatches, StackDataset, augmentation, loader
+from components.unet.grid import mask_to_model_grid, to_model_grid
 
 HAS_LESION = np.isin(np.arange(50), (3, 10, 11, 12, 29, 30, 49))
 """Fifty slices, seven of them with a lesion."""
@@ -136,10 +137,17 @@ def test_without_augmentation_the_stored_values_come_out(noise, slices):
     assert np.array_equal(lesion, stored > 0.5)
 
 
-def test_the_flip_is_along_the_columns_and_flips_the_mask_alike(noise):
-    (stack, lesion), (flipped, flipped_lesion) = noise(NOTHING)[(0, 0)], noise(augmentation(1, 0, 0))[(0, 0)]
-    assert np.array_equal(flipped, stack[:, ::-1])
-    assert np.array_equal(flipped_lesion, lesion[:, ::-1])
+def test_the_flip_swaps_left_and_right_of_scan_and_mask_alike(slices):
+    """What comes out of a scan (X, Y, S) is what comes out of the same scan mirrored along X."""
+    scan = np.random.default_rng(0).normal(0, 3, (32, 32, 3))
+    for name, volume in (("scan", scan), ("mirrored", scan[::-1])):
+        slices.add(name, to_model_grid(volume, 32, "volume"), mask_to_model_grid(volume > 4, 32))
+    (flipped, flipped_lesion), (mirrored, mirrored_lesion) = (
+        StackDataset(slices.read(name), augmentation(p, 0, 0))[(1, 0)] for name, p in (("scan", 1), ("mirrored", 0))
+    )
+    assert flipped == pytest.approx(mirrored, abs=0.01)
+    assert np.array_equal(flipped_lesion, mirrored_lesion)
+    assert flipped_lesion.any()
 
 
 def test_brightness_adds_one_number_to_the_whole_stack_and_does_not_clip(noise):

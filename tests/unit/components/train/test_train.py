@@ -142,4 +142,4 @@ def test_of_equally_good_thresholds_above_one_half_the_lowest_is_chosen(slices, 
 
 
 def test_thresholds_go_from_5_to_95_percent():
-    assert THRESHOLDS == pytest.approx([i * 0.05 for i in range(1, 20)])
+    assert THRESHOLDS.tolist() == pytest.approx([i * 0.05 for i in range(1, 20)])

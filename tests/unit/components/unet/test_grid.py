@@ -60,6 +60,11 @@ def test_a_constant_slice_becomes_zero(volume, value):
     assert not out[1].any() and out[0].any()
 
 
+def test_a_slice_that_is_constant_but_for_rounding_becomes_zero(volume):
+    volume[:, ::2, 1], volume[:, 1::2, 1] = 0.1, 0.10000004
+    assert not to_model_grid(volume, 32, "slice")[1].any()
+
+
 def test_a_slice_with_one_bright_pixel_is_not_taken_for_constant(volume):
     volume[:, :, 1] = 1e6
     volume[3, 4, 1] = 1e6 + 100
@@ -179,6 +184,12 @@ def test_probabilities_keep_their_place_on_a_finer_and_on_a_coarser_native_grid(
         out = to_native_grid(along_x, (n, 30, 3))
         assert out.shape == (n, 30, 3) and out.dtype == np.float32
         np.testing.assert_allclose(out, np.broadcast_to(expected[:, None, None], out.shape), atol=0.5 / 64 + 1e-6)
+
+
+def test_probabilities_are_interpolated_on_a_finer_native_grid():
+    along_x = np.broadcast_to((np.arange(64) + 0.5) / 64, (1, 64, 64))
+    inside = to_native_grid(along_x, (150, 30, 1))[2:-2, 0, 0]
+    np.testing.assert_allclose(inside, (np.arange(150)[2:-2] + 0.5) / 150, atol=1e-5)
 
 
 # Neighbours
