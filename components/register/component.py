@@ -17,12 +17,10 @@ def register(model: Input[Model], evaluation: Input[Artifact], split: Input[Arti
         promote: Make this version champion.
     """
     from pathlib import Path
-    from typing import NamedTuple
 
     from components.core.step import step
     from components.register.register import register as run
 
     with step("register"):
         registered = run(*(Path(a.path) for a in (model, evaluation, split)), promote)
-        outputs = NamedTuple("Registered", [("name", str), ("version", str), ("aliases", str), ("run_id", str)])
-        return outputs(**registered)
+        return (registered["name"], registered["version"], registered["aliases"], registered["run_id"])

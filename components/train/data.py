@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from components.core.step import StepError
+
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
 MOST_WORKERS = 8
@@ -105,10 +107,16 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (row, seed) for one epoch: every slice with lesion, and `lesion_free_ratio` as many without.
 
     Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen.
+
+    Raises:
+        StepError: no slice has a lesion.
     """
 
     def __init__(self, has_lesion: np.ndarray, batch_size: int, lesion_free_ratio: float, seed: int):
         self.with_lesion, self.without = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
+        if not len(self.with_lesion):
+            raise StepError("no training slice has a lesion left on the model's grid: it is too coarse for these. "
+                            "Raise image_size.")  # fmt: skip
         self.free = min(len(self.without), round(len(self.with_lesion) * lesion_free_ratio))
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
 

@@ -83,6 +83,10 @@ def test_a_module_that_is_not_imported_changes_nothing(checkout):
     assert tags() == before
 
 
+def test_packages_hold_no_code_of_their_own_which_a_tag_would_miss():
+    assert not [p for p in (sources.ROOT / "components").rglob("__init__.py") if p.read_text().strip()]
+
+
 def test_the_tags_do_not_depend_on_where_the_checkout_lies(checkout, monkeypatch):
     there = tags()
     monkeypatch.undo()

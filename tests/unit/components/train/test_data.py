@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from components.core.step import StepError
 from components.train.data import EpochBatches, StackDataset, augmentation, loader
 from components.unet.grid import mask_to_model_grid, to_model_grid
 
@@ -73,6 +74,11 @@ def test_batches_are_full_but_for_the_last_and_as_many_as_promised(batch_size):
 @pytest.mark.parametrize("ratio", [0, 1])
 def test_where_every_slice_has_a_lesion_each_is_seen_once(ratio):
     assert sorted(rows(epoch_of(EpochBatches(np.ones(9, bool), 4, ratio, seed=0), 1))) == list(range(9))
+
+
+def test_where_the_grid_lost_every_lesion_the_error_says_what_to_do():
+    with pytest.raises(StepError, match=r"no training slice has a lesion left .* Raise image_size"):
+        EpochBatches(np.zeros(9, bool), 4, 1, seed=0)
 
 
 @pytest.fixture
