@@ -56,7 +56,7 @@ bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (
 install: $(INSTALLED) ## install the pinned dependencies into .venv
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements.txt
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, $(BASE_PYTHON) is {v[0]}.{v[1]}. Name another: make install BASE_PYTHON=python3.11")'

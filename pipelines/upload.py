@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
+from pipelines.files import write_json
 
 SKIPPED = (".DS_Store", "Thumbs.db")
 
@@ -19,7 +20,7 @@ def upload(folder: Path, state: Path) -> str:
     Raises:
         StepError: there is no such folder, or it holds no files.
     """
-    folder = folder.resolve()
+    folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
     files = _files(folder)
@@ -41,7 +42,7 @@ def upload(folder: Path, state: Path) -> str:
     if stale or gone:
         there = {o.key: o for o in storage.list()}
         memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(json.dumps({key: [*stamp, there[key].etag] for key, stamp in files.items()}))
+        write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})
     logging.info(
         "%s: %d files sent, %d removed, %d unchanged", storage.uri, len(stale), len(gone), len(files) - len(stale)
     )

@@ -72,7 +72,7 @@ def draw_sample(sample: Sample, image: np.ndarray, truth: np.ndarray, predicted:
 
 BODY = """
 {% if synthetic %}<p class="note"><b>Synthetic demo scans.</b> These numbers say nothing about patients.</p>{% endif %}
-<p>{{ cases|length }} whole scans of {{ metrics.test_patients }} held-out patients, in each scan's own space;
+<p>{{ scans }} whole scans of {{ metrics.test_patients }} held-out patients, in each scan's own space;
 threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.</p>
 {% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
 patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
@@ -91,6 +91,8 @@ patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything fro
 <td class="n">{{ '%.2f'|format(c.predicted_ml) if c.predicted_ml is not none else '?' }}</td>
 <td class="n">{{ c.lesions_found }} of {{ c.lesions }}</td><td class="n">{{ c.false_lesions }}</td>
 <td class="n">{{ '%.3f'|format(c.lesion_f1) }}</td></tr>{% endfor %}</table>
+{% if cases|length < scans %}<p>The first {{ cases|length }} of {{ scans }} scans; all are in test_metrics.json.</p>
+{% endif %}
 <h2>Pictures</h2><p>Green: truth. Orange: prediction. Radiological view: the patient's left is on the right.</p>
 <div class="tiles wide">{% for src in pictures %}<figure><img src="{{ src }}" alt=""></figure>{% endfor %}</div>
 """
@@ -106,8 +108,9 @@ ROWS = (
 def write_page(cases: list[dict], metrics: dict, threshold: float, synthetic: bool, pictures: list[Path], page: Path):
     """The evaluation page, under 1 MB: metrics, the scans' table, the samples as JPEG."""
     facts = {
-        "title": "Evaluation on held-out patients", "cases": cases[:500], "metrics": metrics, "threshold": threshold,
-        "synthetic": synthetic, "rows": ROWS, "unknown_ml": sum(c["truth_ml"] is None for c in cases),
+        "title": "Evaluation on held-out patients", "cases": cases[:500], "scans": len(cases), "metrics": metrics,
+        "threshold": threshold, "synthetic": synthetic, "rows": ROWS,
+        "unknown_ml": sum(c["truth_ml"] is None for c in cases),
     }  # fmt: skip
     sources: list[str] = []
     room = PAGE_LIMIT - len(render(BODY, pictures=[], **facts).encode())

@@ -11,7 +11,7 @@ SCAN = r"\.(?:nii\.gz|nii|npy)"
 FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)({SCAN})$")
 SLICE = re.compile(r"^(.+)_Slice_(\d+)$", re.IGNORECASE)
 """Single slices, `.npy` only: Patient_XXX_Slice_YYY."""
-BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?dwi/[^/]+_(dwi|adc)\.nii(?:\.gz)?$")
+BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:dwi/)?[^/]+_(dwi|adc)\.nii(?:\.gz)?$")
 BIDS_MASK = re.compile(
     r"^(?:.*/)?derivatives/(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:[^/]+/)?"
     r"[^/]*[_-](?:msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$",

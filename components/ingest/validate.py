@@ -13,7 +13,8 @@ from components.ingest.discover import Case
 MIN_SLICES = 3
 MIN_IN_PLANE = 16
 BINARY_TOLERANCE = 1e-3
-AFFINE_TOLERANCE_MM = 0.1
+AFFINE_TOLERANCE = 0.25
+"""How far a mask or ADC map may lie off its image, in the smallest voxel sides."""
 ADC_UNITS = {"mm2/s": 1e3, "1e-3 mm2/s": 1.0, "1e-6 mm2/s": 1e-3}
 """Factor from each unit in use to 1e-3 mm²/s, the unit that is kept."""
 TYPICAL_ADC = 0.9
@@ -123,6 +124,9 @@ def _assemble(keys: list[str], source: Path) -> tuple[np.ndarray, Geometry]:
 def _check_image(image: np.ndarray, case: Case) -> list[str]:
     if bad := int(image.size - np.isfinite(image).sum()):
         raise BadVolume(f"the image holds {bad} voxels that are NaN or infinite")
+    height, width, slices = image.shape
+    if case.image[0].endswith(".npy") and width == slices and height < width:
+        raise BadVolume(f"shape {image.shape} looks like (slices, H, W): a .npy volume is (H, W, slices)")
     if image.shape[2] < MIN_SLICES:
         raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")
     if min(image.shape[:2]) < MIN_IN_PLANE:
@@ -163,7 +167,7 @@ def _check_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, ima
         return
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1)
     shift = np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max()
-    if shift > AFFINE_TOLERANCE_MM:
+    if shift > AFFINE_TOLERANCE * min(geometry.voxel_mm):
         raise BadVolume(f"the {what} lies up to {shift:.1f} mm off the image (their affines differ)")
 
 

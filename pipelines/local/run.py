@@ -4,7 +4,6 @@ import collections
 import contextlib
 import fcntl
 import io
-import json
 import logging
 import os
 import shutil
@@ -201,10 +200,3 @@ def alone(state: Path) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1))
-    part.rename(path)

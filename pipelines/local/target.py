@@ -13,8 +13,9 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
 from pipelines.demo.scans import write_demo_scans
+from pipelines.files import write_json
 from pipelines.local import services
-from pipelines.local.run import LocalRun, StepFailed, alone, write_json
+from pipelines.local.run import LocalRun, StepFailed, alone
 from pipelines.sources import ROOT
 from pipelines.upload import upload
 

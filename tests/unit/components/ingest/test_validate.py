@@ -263,8 +263,8 @@ def test_a_mask_of_another_shape_is_refused(tmp_path, scan, write_case, refusal)
 
 @pytest.mark.parametrize(
     "change",
-    [np.array([0, 0, 5, 0]), np.array([0.2, 0, 0, 0])],
-    ids=["a slice further up", "a tenth of a voxel aside"],
+    [np.array([0, 0, 5, 0]), np.array([0.6, 0, 0, 0])],
+    ids=["a slice further up", "a third of a voxel aside"],
 )
 def test_a_mask_shifted_against_the_image_is_refused(tmp_path, scan, write_case, refusal, change):
     shifted = AFFINE.copy()
