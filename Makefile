@@ -44,7 +44,7 @@ down: $(INSTALLED) ## stop them
 status: $(INSTALLED) ## say whether they run, and where they keep things
 	@$(PYTHON) -m pipelines status
 
-compile: $(INSTALLED) ## write the pipeline's IR YAML to build/pipeline.yaml
+compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
 	@$(PYTHON) -m pipelines compile
 
 lint: $(DEV_INSTALLED) ## ruff

@@ -57,11 +57,12 @@ def _status(_) -> int:
 
 
 def _compile(a) -> None:
+    from pipelines.cluster.kubernetes import Cluster
     from pipelines.pipeline import STEPS, compile_to
-    from pipelines.sources import image
 
+    cluster = Cluster.from_environment()
     a.output.parent.mkdir(parents=True, exist_ok=True)
-    compile_to(a.output, {step: image(step) for step in STEPS})
+    compile_to(a.output, {step: cluster.image(step) for step in STEPS}, cluster.equip)
     print(a.output)
 
 

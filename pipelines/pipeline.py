@@ -1,8 +1,10 @@
 """The pipeline: six steps behind a fingerprint of the data, the same on a laptop and on a cluster."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kfp import compiler, dsl
+from kfp.dsl import PipelineTask
 
 from components.core.settings import Settings
 from components.evaluate.component import evaluate as evaluate_step
@@ -18,8 +20,8 @@ STEPS = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "r
 DEFAULT = Settings()
 
 
-def build(images: dict[str, str]):
-    """The pipeline with each step's image, `images[step]`."""
+def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = lambda step, task: None):
+    """The pipeline with each step's image, `images[step]`; `equip` gives a step's task what its place to run needs."""
 
     @dsl.pipeline(name=NAME, description="Ischemic stroke lesions on diffusion MRI: scans in, a registered model out.")
     def dwi_stroke_segmentation(
@@ -76,16 +78,15 @@ def build(images: dict[str, str]):
         )
         model = trained.outputs["model"]
         evaluated = evaluate_step(cases=cases, report=report, split=split, model=model)
-        registered = register_step(
-            model=model, evaluation=evaluated.outputs["evaluation"], split=split, promote=promote
-        )
+        registered = register_step(model=model, evaluation=evaluated.outputs["evaluation"], promote=promote)
         tasks = (data_version, ingested, sliced, parts, trained, evaluated, registered)
         for name, task in zip(STEPS, tasks, strict=True):
             task.set_container_image(images[name])
+            equip(name, task)
 
     return dwi_stroke_segmentation
 
 
-def compile_to(path: Path, images: dict[str, str]) -> None:
-    """Write the pipeline's IR YAML."""
-    compiler.Compiler().compile(build(images), str(path))
+def compile_to(path: Path, *how) -> None:
+    """Write the pipeline's IR YAML; `how` as for `build`."""
+    compiler.Compiler().compile(build(*how), str(path))

@@ -1,13 +1,14 @@
 """MLflow: one run per pipeline run, whichever step comes to it first, and again after a kill."""
 
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from components.core.step import StepError
+from components.core.storage import file_sha256
 
 EXPERIMENT = "dwi-stroke-segmentation"
 KIND = "mlflow.experimentKind"
@@ -33,11 +34,11 @@ class Run:
         self.client, self.id = client, run_id
 
     @classmethod
-    def open(cls, training_digest: str) -> "Run":
+    def open(cls, training_digest: str, evaluation_digest: str = "") -> "Run":
         """The run of this pipeline run.
 
-        In this order: the one in MLFLOW_RUN_ID; the one this pipeline run (KFP_RUN_ID) already has; one that
-        the same training left unfinished when it was killed; a new one.
+        In this order: the one in MLFLOW_RUN_ID; the one this pipeline run (KFP_RUN_ID) already has; the one that
+        holds this very evaluation; one that the same training left unfinished when it was killed; a new one.
         """
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -51,13 +52,12 @@ class Run:
                 experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
                 if KIND not in experiment.tags:
                     client.set_experiment_tag(experiment.experiment_id, KIND, "custom_model_development")
-                run_id = _find(client, experiment.experiment_id, kfp_run, training_digest)
+                run_id = _find(client, experiment.experiment_id, kfp_run, training_digest, evaluation_digest)
                 if run_id is None:
                     run_id = client.create_run(experiment.experiment_id, run_name=kfp_run or None).info.run_id
             client.update_run(run_id, status="RUNNING")
             run = cls(client, run_id)
-            tags = {tag: os.environ[name] for name, tag in LINEAGE.items() if os.environ.get(name)}
-            run.tags({**tags, "training_digest": training_digest})
+            run.tags({**code_lineage(), "training_digest": training_digest})
         except MlflowException as error:
             raise StepError(
                 f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. "
@@ -109,29 +109,47 @@ class Run:
         self.client.set_terminated(self.id, status)
 
 
-def _find(client, experiment_id: str, kfp_run: str, training_digest: str) -> str | None:
-    def first(where: str) -> str | None:
-        found = client.search_runs([experiment_id], where, max_results=1)
-        return found[0].info.run_id if found else None
+def _find(client, experiment_id: str, kfp_run: str, training_digest: str, evaluation_digest: str) -> str | None:
+    conditions = [
+        kfp_run and f"tags.kfp_run_id = '{kfp_run}'",
+        evaluation_digest and f"tags.evaluation_digest = '{evaluation_digest}'",
+        f"tags.training_digest = '{training_digest}' and attributes.status != 'FINISHED'",
+    ]
+    for condition in filter(None, conditions):
+        if found := client.search_runs([experiment_id], condition, max_results=1):
+            return found[0].info.run_id
+    return None
 
-    if kfp_run and (mine := first(f"tags.kfp_run_id = '{kfp_run}'")):
-        return mine
-    return first(f"tags.training_digest = '{training_digest}' and attributes.status != 'FINISHED'")
+
+def code_lineage() -> dict[str, str]:
+    """Which code runs, and in which pipeline run: git commit, image tag, KFP run."""
+    return {tag: os.environ[name] for name, tag in LINEAGE.items() if os.environ.get(name)}
+
+
+def data_lineage(cases: Path, split: Path) -> dict[str, str]:
+    """Which data: version and split, and whether they are synthetic."""
+    facts, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
+    lineage = {"data_version": facts["data_version"], "split_digest": parts["digest"]}
+    return lineage | ({"data": "synthetic demo scans, no patients"} if facts["synthetic"] else {})
+
+
+def data_params(cases: Path, split: Path) -> dict[str, Any]:
+    """What the data are, as parameters: address, ratios, patients and scans per subset."""
+    parts = json.loads(split.read_text())
+    params: dict[str, Any] = {"data_uri": json.loads((cases / "cases.json").read_text())["data_uri"]}
+    for subset, ratio in parts["ratios_asked"].items():
+        params[f"{subset}_ratio"] = ratio
+        params[f"{subset}_patients"] = len(parts["patients"][subset])
+        params[f"{subset}_scans"] = len(parts["cases"][subset])
+    return params
 
 
 def record_inputs(run: Run, cases: Path, split: Path, page: Path) -> None:
-    """Log what the run learns from: data version, split, patient and sample counts, the data report."""
-    if run.has("inputs_recorded"):
-        return
-    facts, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
-    run.params({"data_uri": facts["data_uri"], **_counts(parts)})
-    run.params({f"{subset}_ratio": ratio for subset, ratio in parts["ratios_asked"].items()})
-    run.tags({"data_version": facts["data_version"], "split_digest": parts["digest"]})
-    if facts["synthetic"]:
-        run.tags({"data": "synthetic demo scans, no patients"})
-    run.client.log_text(run.id, json.dumps(parts, indent=1), "split.json")
+    """Log what the run learns from: data version, split, patient and scan counts, the data report."""
+    run.params(data_params(cases, split))
+    run.tags(data_lineage(cases, split))
+    run.client.log_text(run.id, split.read_text(), "split.json")
     run.client.log_text(run.id, page.read_text(), "data_report.html")
-    run.tags({"inputs_recorded": "true"})
 
 
 def record_training(run: Run, model: Path) -> None:
@@ -146,10 +164,26 @@ def record_training(run: Run, model: Path) -> None:
     run.tags({"training_recorded": "true"})
 
 
-def _counts(parts: dict) -> dict[str, int]:
-    def pairs() -> Iterator[tuple[str, int]]:
-        for subset in parts["patients"]:
-            yield f"{subset}_patients", len(parts["patients"][subset])
-            yield f"{subset}_scans", len(parts["cases"][subset])
+def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
+    """Log an evaluation from its artifact: metrics, overlays, page. Nothing is logged twice."""
+    digest = evaluation_digest(model, evaluation)
+    if run.client.get_run(run.id).data.tags.get("evaluation_digest") == digest:
+        return
+    measured = json.loads((evaluation / "test_metrics.json").read_text())
+    run.metrics({**measured["summary"], "threshold": measured["threshold"]})
+    run.artifact(evaluation / "test_metrics.json")
+    for path in sorted((evaluation / "test_predictions").iterdir()):
+        run.artifact(path, "test_predictions")
+    run.tags({"evaluation_digest": digest})
 
-    return dict(pairs())
+
+def evaluation_digest(model: Path, evaluation: Path) -> str:
+    """SHA-256 over the weights, what it takes to use them, and what was measured with them."""
+    facts = json.loads((model / "model.json").read_text())
+    decides = [
+        file_sha256(model / "best_model.pth"),
+        facts["threshold"],
+        facts["training_digest"],
+        file_sha256(evaluation / "test_metrics.json"),
+    ]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 
 from components.core.step import progress
-from components.core.tracking import Run, record_inputs, record_training
+from components.core.tracking import Run, record_evaluation, record_inputs, record_training
 from components.core.volumes import read, write
 from components.evaluate.figures import choose_samples, draw_sample, write_page
 from components.evaluate.metrics import case_metrics, slice_dices, summary
@@ -73,11 +73,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     run = Run.open(facts["training_digest"])
     record_inputs(run, cases, split, data_page)
     record_training(run, model)
-    run.metrics({**metrics, "threshold": threshold})
-    run.artifact(evaluation / "test_metrics.json")
     run.client.log_text(run.id, page.read_text(), "evaluation.html")
-    for path in pictures:
-        run.artifact(path, "test_predictions")
+    record_evaluation(run, model, evaluation)
     logging.info(
         "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
         metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],

@@ -5,7 +5,7 @@ from kfp.dsl import Artifact, Input, Model
 
 
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
-def register(model: Input[Model], evaluation: Input[Artifact], split: Input[Artifact], promote: bool) -> NamedTuple(
+def register(model: Input[Model], evaluation: Input[Artifact], promote: bool) -> NamedTuple(
     "Registered", [("name", str), ("version", str), ("aliases", str), ("run_id", str)]
 ):
     """Give the model a version in MLflow's registry, alias challenger; the first is champion too.
@@ -13,7 +13,6 @@ def register(model: Input[Model], evaluation: Input[Artifact], split: Input[Arti
     Args:
         model: From train.
         evaluation: From evaluate.
-        split: From split.
         promote: Make this version champion.
     """
     from pathlib import Path
@@ -22,5 +21,5 @@ def register(model: Input[Model], evaluation: Input[Artifact], split: Input[Arti
     from components.register.register import register as run
 
     with step("register"):
-        registered = run(*(Path(a.path) for a in (model, evaluation, split)), promote)
+        registered = run(*(Path(a.path) for a in (model, evaluation)), promote)
         return (registered["name"], registered["version"], registered["aliases"], registered["run_id"])

@@ -1,6 +1,5 @@
 """Give the model a version in MLflow's registry that loads from there alone, with its whole lineage."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.core.storage import file_sha256
-from components.core.tracking import MODEL_NAME, Run, record_training
+from components.core.tracking import MODEL_NAME, Run, evaluation_digest, record_evaluation, record_training
 from components.core.volumes import nifti_bytes
 
 COMPONENTS = Path(__file__).parents[1]
@@ -19,7 +18,7 @@ RUNTIME = ("torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "pand
 SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
 
 
-def register(model: Path, evaluation: Path, split: Path, promote: bool) -> dict[str, str]:
+def register(model: Path, evaluation: Path, promote: bool) -> dict[str, str]:
     """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
 
     The first version becomes `champion` too; a later one only where `promote` asks for it.
@@ -29,20 +28,21 @@ def register(model: Path, evaluation: Path, split: Path, promote: bool) -> dict[
     """
     facts = json.loads((model / "model.json").read_text())
     measured = json.loads((evaluation / "test_metrics.json").read_text())
-    run = Run.open(facts["training_digest"])
+    digest = evaluation_digest(model, evaluation)
+    run = Run.open(facts["training_digest"], digest)
     record_training(run, model)
-    digest, client = _lineage_digest(model, evaluation), run.client
+    record_evaluation(run, model, evaluation)
+    run.tags({"promote": promote})
+    client = run.client
     version = _registered(client, digest)
     if version is None:
-        tags = client.get_run(run.id).data.tags
         lineage = {
-            **{k: tags[k] for k in ("git_commit", "image_tag", "kfp_run_id", "data_version", "data") if k in tags},
-            "split_digest": json.loads(split.read_text())["digest"],
+            **facts["lineage"],
             "training_digest": facts["training_digest"],
             "weights_sha256": file_sha256(model / "best_model.pth"),
             "threshold": facts["threshold"],
             **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},
-            "lineage_digest": digest,
+            "evaluation_digest": digest,
         }
         info = _log(run, model)
         version = client.create_model_version(
@@ -68,7 +68,7 @@ def _registered(client, digest: str) -> str | None:
     if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
         client.create_registered_model(MODEL_NAME, description="Ischemic stroke lesions on DWI. Research use only.")
     versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
-    return next((v.version for v in versions if v.tags.get("lineage_digest") == digest), None)
+    return next((v.version for v in versions if v.tags.get("evaluation_digest") == digest), None)
 
 
 def _log(run: Run, model: Path):
@@ -113,13 +113,3 @@ def _requirements() -> list[str]:
     from importlib.metadata import version
 
     return [f"{package}=={version(package).split('+')[0]}" for package in RUNTIME]
-
-
-def _lineage_digest(model: Path, evaluation: Path) -> str:
-    """Over the weights, what it takes to use them, and the evaluation."""
-    h = hashlib.sha256()
-    for path in (model / "best_model.pth", evaluation / "test_metrics.json"):
-        h.update(file_sha256(path).encode())
-    facts = json.loads((model / "model.json").read_text())
-    h.update(json.dumps({k: facts[k] for k in ("threshold", "training_digest")}).encode())
-    return h.hexdigest()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from components.core.machine import cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.core.tracking import Run, record_inputs, record_training
+from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
 from components.core.volumes import read
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve
@@ -135,7 +135,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
     facts = {
         "base_channels": settings.base_channels, "image_size": index["image_size"],
         "normalization": index["normalization"], "precision": precision, "threshold": 0.5,
-        "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest, "params": params,
+        "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
+        "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
     }  # fmt: skip
     _write_facts(model, facts)
     facts["threshold"], native_dice = choose_threshold(model, cases, validation)

@@ -34,7 +34,7 @@ with tempfile.TemporaryDirectory() as folder:
     split(cases, parts, (settings.train_ratio, settings.val_ratio, settings.test_ratio), settings.random_seed)
     train(cases, slices, parts, page, model, settings)
     evaluate(cases, parts, page, model, evaluation, out)
-    register(model, evaluation, parts, False)
+    register(model, evaluation, False)
 """
 
 

@@ -52,10 +52,12 @@ def test_a_changed_parameter_reruns_what_depends_on_it(checkout, scans, first):
 
 
 def test_promote_makes_the_version_champion_and_no_new_one(checkout, scans, first):
+    before = checkout.last_run()
     summary = run(checkout, scans, SMALL.replace("epochs=2", "epochs=1"), "--promote", "1")
     assert rerun_steps(summary) == {"fingerprint", "register"}
     assert summary["model"]["version"] == "2"
     assert summary["model"]["aliases"] == "challenger,champion"
+    assert summary["mlflow_run_id"] == before["mlflow_run_id"]
 
 
 def test_a_changed_line_of_code_reruns_its_step_and_what_follows(checkout, scans, first):

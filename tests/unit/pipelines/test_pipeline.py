@@ -105,7 +105,7 @@ def test_what_passes_between_the_steps_comes_from_the_step_that_makes_it(tasks):
         "split": {"cases": "ingest"},
         "train": {"cases": "ingest", "report": "ingest", "slices": "preprocess", "split": "split"},
         "evaluate": {"cases": "ingest", "report": "ingest", "split": "split", "model": "train"},
-        "register": {"model": "train", "evaluation": "evaluate", "split": "split"},
+        "register": {"model": "train", "evaluation": "evaluate"},
     }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.register.register import COMPONENTS, _example, _lineage_digest, _requirements
+from components.core.tracking import evaluation_digest
+from components.register.register import COMPONENTS, _example, _requirements
 
 
 @pytest.fixture
@@ -23,18 +24,18 @@ def evaluation(tmp_path):
 
 
 def test_the_same_model_and_evaluation_have_the_same_lineage(model, evaluation):
-    assert _lineage_digest(model(), evaluation()) == _lineage_digest(model(), evaluation())
+    assert evaluation_digest(model(), evaluation()) == evaluation_digest(model(), evaluation())
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"threshold": 0.55}, {"training_digest": "1" * 64}], ids=str)
 def test_another_model_has_another_lineage(model, evaluation, change):
-    before = _lineage_digest(model(), evaluation())
-    assert _lineage_digest(model(**change), evaluation()) != before
+    before = evaluation_digest(model(), evaluation())
+    assert evaluation_digest(model(**change), evaluation()) != before
 
 
 def test_another_evaluation_has_another_lineage(model, evaluation):
-    before = _lineage_digest(model(), evaluation())
-    assert _lineage_digest(model(), evaluation(summary={"test_dice_mean": 0.6})) != before
+    before = evaluation_digest(model(), evaluation())
+    assert evaluation_digest(model(), evaluation(summary={"test_dice_mean": 0.6})) != before
 
 
 def test_the_example_is_the_same_every_time():

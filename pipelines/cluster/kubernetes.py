@@ -1,0 +1,108 @@
+"""What each step's pod needs on a cluster: its image, resources, settings, credentials, volumes and labels."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from kfp import kubernetes
+from kfp.dsl import PipelineTask
+
+from components.core.step import StepError
+from pipelines.sources import ROOT
+
+CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
+SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+USER = 10001
+HOURS = 3600
+
+
+@dataclass(frozen=True)
+class Needs:
+    """CPU and memory asked for and at most, seconds at most, tries after the first (every step may be repeated)."""
+
+    cpu: tuple[str, str]
+    memory: tuple[str, str]
+    seconds: int
+    retries: int = 2
+
+
+NEEDS = {
+    "fingerprint": Needs(("100m", "1"), ("256Mi", "1Gi"), HOURS // 2),
+    "ingest": Needs(("500m", "4"), ("1Gi", "8Gi"), 12 * HOURS),
+    "preprocess": Needs(("500m", "4"), ("1Gi", "8Gi"), 12 * HOURS),
+    "split": Needs(("100m", "1"), ("256Mi", "1Gi"), HOURS // 2),
+    "train": Needs(("1", "8"), ("2Gi", "32Gi"), 96 * HOURS, retries=5),
+    "evaluate": Needs(("500m", "4"), ("2Gi", "16Gi"), 12 * HOURS),
+    "register": Needs(("250m", "2"), ("1Gi", "4Gi"), HOURS),
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The settings of a compilation for a cluster: where images lie, and what the train step runs on."""
+
+    registry: str = "dwi-stroke"
+    gpus: int = 0
+    gpu_type: str = "nvidia.com/gpu"
+    node_selector: str = ""
+    toleration: str = ""
+
+    @classmethod
+    def from_environment(cls) -> "Cluster":
+        """REGISTRY, GPUS, GPU_TYPE, NODE_SELECTOR (label=value) and TOLERATION (a taint's key).
+
+        Raises:
+            StepError: a value that cannot be.
+        """
+        gpus, selector = os.environ.get("GPUS") or "0", os.environ.get("NODE_SELECTOR", "")
+        if not gpus.isdecimal() or int(gpus) > 1:
+            raise StepError(f"GPUS={gpus} is impossible: the train step uses 0 or 1. The nearest valid value is 1.")
+        if selector and "=" not in selector:
+            raise StepError(f"NODE_SELECTOR={selector} is not label=value.")
+        registry = os.environ.get("REGISTRY") or cls.registry
+        gpu_type = os.environ.get("GPU_TYPE") or cls.gpu_type
+        return cls(registry, int(gpus), gpu_type, selector, os.environ.get("TOLERATION", ""))
+
+    def image(self, step: str) -> str:
+        return f"{self.registry}/{'trainer' if step == 'train' else 'components'}:{sources_tag()}"
+
+    def equip(self, step: str, task: PipelineTask) -> None:
+        """Give the step's task all that its pod needs; credentials come from a Secret, never as values."""
+        needs = NEEDS[step]
+        task.set_cpu_request(needs.cpu[0]).set_cpu_limit(needs.cpu[1])
+        task.set_memory_request(needs.memory[0]).set_memory_limit(needs.memory[1])
+        task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+        kubernetes.set_timeout(task, needs.seconds)
+        kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS})
+        kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in CREDENTIALS})
+        kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
+        kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+        kubernetes.empty_dir_mount(task, "scratch", "/tmp")
+        kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dwi-stroke")
+        kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
+        task.set_env_variable("IMAGE_TAG", self.image(step))
+        if step == "train":
+            kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
+            self._place_on_gpu(task)
+
+    def _place_on_gpu(self, task: PipelineTask) -> None:
+        if self.gpus:
+            task.set_accelerator_type(self.gpu_type).set_accelerator_limit(self.gpus)
+        if self.node_selector:
+            kubernetes.add_node_selector(task, *self.node_selector.split("=", 1))
+        if self.toleration:
+            kubernetes.add_toleration(task, key=self.toleration, operator="Exists", effect="NoSchedule")
+
+
+def sources_tag() -> str:
+    """The tag of all images: the digest of what goes into them."""
+    h = hashlib.sha256()
+    for path in [ROOT / "requirements.txt", *_below("components", "*.py"), *_below("images", "*")]:
+        h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return h.hexdigest()[:16]
+
+
+def _below(folder: str, pattern: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob(pattern) if path.is_file())

@@ -1,0 +1,94 @@
+"""The pipeline as a cluster gets it. tests/golden/pipeline.yaml shows a reviewer what a change does to it.
+
+To accept a change: ACCEPT=1 python -m pytest on this file, and read the difference.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.core.step import StepError
+from pipelines.cluster import kubernetes
+from pipelines.cluster.kubernetes import CREDENTIALS, NEEDS, Cluster
+from pipelines.pipeline import STEPS, compile_to
+
+GOLDEN = Path(__file__).parents[3] / "golden" / "pipeline.yaml"
+
+
+@pytest.fixture(autouse=True)
+def fixed_tag(monkeypatch):
+    monkeypatch.setattr(kubernetes, "sources_tag", lambda: "golden")
+
+
+def compiled(path: Path, cluster: Cluster = Cluster()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
+    """The executors and their Kubernetes settings, by step."""
+    compile_to(path, {step: cluster.image(step) for step in STEPS}, cluster.equip)
+    spec, platform = yaml.safe_load_all(path.read_text())
+    executors = spec["deploymentSpec"]["executors"]
+    pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return ({s: executors[f"exec-{s}"]["container"] for s in STEPS}, {s: pods[f"exec-{s}"] for s in STEPS})
+
+
+def test_it_is_the_golden_file_to_the_byte(tmp_path):
+    compiled(tmp_path / "pipeline.yaml")
+    if os.environ.get("ACCEPT"):
+        GOLDEN.write_text((tmp_path / "pipeline.yaml").read_text())
+    assert (tmp_path / "pipeline.yaml").read_text() == GOLDEN.read_text()
+
+
+def test_every_step_has_requests_limits_a_time_limit_and_a_user_that_is_not_root(tmp_path):
+    containers, pods = compiled(tmp_path / "p.yaml")
+    for step in STEPS:
+        assert {"resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(
+            containers[step]["resources"]
+        )
+        assert int(pods[step]["activeDeadlineSeconds"]) == NEEDS[step].seconds
+        assert pods[step]["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+
+
+def test_credentials_come_from_a_secret_and_settings_from_a_config_map(tmp_path):
+    containers, pods = compiled(tmp_path / "p.yaml")
+    for step in STEPS:
+        (secret,) = pods[step]["secretAsEnv"]
+        assert (secret["secretName"], {k["envVar"] for k in secret["keyToEnv"]}) == ("dwi-stroke-s3", set(CREDENTIALS))
+        assert pods[step]["configMapAsEnv"][0]["configMapName"] == "dwi-stroke-settings"
+        assert [e["name"] for e in containers[step]["env"]] == ["IMAGE_TAG"]
+
+
+def test_pods_can_be_found_by_label(tmp_path):
+    _, pods = compiled(tmp_path / "p.yaml")
+    for step in STEPS:
+        labels = pods[step]["podMetadata"]["labels"]
+        assert labels == {"app.kubernetes.io/part-of": "dwi-stroke", "app.kubernetes.io/component": step}
+
+
+def test_training_has_shared_memory_for_its_loader(tmp_path):
+    _, pods = compiled(tmp_path / "p.yaml")
+    assert {"volumeName": "shm", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"} in pods["train"][
+        "emptyDirMounts"
+    ]
+
+
+def test_no_gpu_is_asked_for_unless_told(tmp_path):
+    containers, pods = compiled(tmp_path / "p.yaml")
+    assert "accelerator" not in containers["train"]["resources"]
+    assert not {"nodeSelector", "tolerations"} & set(pods["train"])
+
+
+def test_the_train_step_alone_goes_to_the_gpu(tmp_path):
+    cluster = Cluster("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu")
+    containers, pods = compiled(tmp_path / "p.yaml", cluster)
+    assert containers["train"]["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert containers["train"]["image"] == "registry.example.org/stroke/trainer:golden"
+    assert pods["train"]["nodeSelector"]["labels"] == {"gpu": "a100"}
+    assert pods["train"]["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert not any({"nodeSelector", "tolerations"} & set(pods[step]) for step in STEPS if step != "train")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("GPUS", "many"), ("GPUS", "2"), ("NODE_SELECTOR", "a100")])
+def test_an_impossible_setting_is_named(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StepError, match=variable):
+        Cluster.from_environment()
