@@ -46,8 +46,9 @@ def register(model: Path, evaluation: Path, promote: bool) -> dict[str, str]:
         }
         info = _log(run, model)
         version = client.create_model_version(
-            MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()}, model_id=info.model_id
-        ).version
+            MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()},
+            description=_in_a_sentence(measured), model_id=info.model_id,
+        ).version  # fmt: skip
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
@@ -61,6 +62,13 @@ def register(model: Path, evaluation: Path, promote: bool) -> dict[str, str]:
         "" if "champion" in aliases else f"; champion stays version {champion} (PROMOTE=1 makes this one champion)",
     )  # fmt: skip
     return {"name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id}
+
+
+def _in_a_sentence(measured: dict) -> str:
+    dice, patients = (measured["summary"][k] for k in ("test_dice_mean", "test_patients"))
+    low, high = (measured["summary"][f"test_dice_ci_{end}"] for end in ("low", "high"))
+    whose = "synthetic demo patients: it says nothing about real ones" if measured["synthetic"] else "held-out patients"
+    return f"Dice {dice:.3f} (95 % interval {low:.3f} to {high:.3f}) on {patients} {whose}. Research use only."
 
 
 def _registered(client, digest: str) -> str | None:
