@@ -4,6 +4,8 @@ PRESET ?= demo
 SET ?=
 TARGET ?= local
 PROMOTE ?=
+INPUT ?=
+OUTPUT ?=
 MODEL ?= models:/dwi-attention-unet@champion
 BASE_PYTHON ?= python3
 
@@ -14,11 +16,12 @@ INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 
 export PYTHONPATH := $(CURDIR)
+export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
-	@$(PYTHON) -m pipelines run --data "$(DATA)" --preset "$(PRESET)" --set "$(SET)" --target "$(TARGET)" --promote "$(PROMOTE)"
+	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -27,25 +30,25 @@ test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 	@$(PYTHON) -m pytest -m "slow or not slow"
 
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why
-	@$(PYTHON) -m pipelines check-data --data "$(DATA)"
+	@exec $(PYTHON) -m pipelines check-data --data "$$DATA"
 
 predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [MODEL=models:/...]
-	@$(PYTHON) -m pipelines predict --input "$(INPUT)" --output "$(OUTPUT)" --model "$(MODEL)"
+	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --model "$$MODEL"
 
 demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
-	@$(PYTHON) -m pipelines demo-data
+	@exec $(PYTHON) -m pipelines demo-data
 
 up: $(INSTALLED) ## start the embedded S3 and MLflow servers [S3_PORT=9000] [MLFLOW_PORT=5000]
-	@$(PYTHON) -m pipelines up
+	@exec $(PYTHON) -m pipelines up
 
 down: $(INSTALLED) ## stop them
-	@$(PYTHON) -m pipelines down
+	@exec $(PYTHON) -m pipelines down
 
 status: $(INSTALLED) ## say whether they run, and where they keep things
-	@$(PYTHON) -m pipelines status
+	@exec $(PYTHON) -m pipelines status
 
 compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
-	@$(PYTHON) -m pipelines compile
+	@exec $(PYTHON) -m pipelines compile
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

@@ -17,7 +17,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     from pipelines.local.services import ServiceError
 
     try:
@@ -35,6 +36,8 @@ def _run(a) -> None:
     from pipelines.local.target import pipeline_run, require_local
 
     require_local(a.target)
+    if a.promote not in ("", "0", "1"):
+        raise StepError(f"PROMOTE takes 1, not '{a.promote}'.")
     pipeline_run(a.data, a.preset, presets.load(a.preset, a.set), a.promote == "1", STATE)
 
 
@@ -76,13 +79,17 @@ def _demo_data(a) -> None:
 def _check_data(a) -> int:
     from pipelines.check_data import check_data
 
+    if not a.data:
+        raise StepError("Which scans? make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     return check_data(a.data, STATE)
 
 
 def _predict(a) -> None:
     from pipelines.predict import predict
 
-    predict(a.input, a.output, a.model, STATE)
+    if not a.input or not a.output:
+        raise StepError("Which scan, and where to? make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+    predict(Path(a.input).expanduser(), Path(a.output).expanduser(), a.model, STATE)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")
     checking.add_argument("--data", required=True)
     predicting = command("predict", _predict, "segment one scan with a registered model")
-    predicting.add_argument("--input", type=Path, required=True)
-    predicting.add_argument("--output", type=Path, required=True)
+    predicting.add_argument("--input", required=True)
+    predicting.add_argument("--output", required=True)
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
     return parser
 

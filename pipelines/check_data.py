@@ -9,6 +9,7 @@ from components.core.storage import Storage
 from components.ingest.discover import discover
 from components.ingest.ingest import DESCRIPTION, check, log_summary, require_enough
 from components.ingest.report import write_report
+from pipelines.upload import files_of
 
 PAGE = "data-report.html"
 
@@ -20,7 +21,7 @@ def check_data(data: str, state: Path) -> int:
         StepError: nothing there, or no layout recognised.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        source, target = Path(data), Path(temporary) / "cases"
+        source, target = Path(data).expanduser(), Path(temporary) / "cases"
         if data.startswith("s3://"):
             from pipelines.local.target import use_services
 
@@ -31,7 +32,8 @@ def check_data(data: str, state: Path) -> int:
             wanted = {key for case in found.cases for key in case.keys} | {DESCRIPTION}
             Storage(data).download([o for o in objects if o.key in wanted], source)
         elif source.is_dir():
-            found = discover(p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file())
+            source = source.resolve()
+            found = discover(files_of(source))
         else:
             raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
         facts = check(found, source, target) | {"data_uri": data, "data_version": "not uploaded"}

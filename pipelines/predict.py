@@ -1,5 +1,6 @@
 """`make predict`: one scan through a registered model."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -14,12 +15,18 @@ def predict(source: Path, target: Path, model: str, state: Path) -> None:
     """
     if not source.is_file():
         raise StepError(f"INPUT={source} is not a file. Give a scan: make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
-    if not source.name.endswith((".nii", ".nii.gz")):
+    if not source.name.lower().endswith((".nii", ".nii.gz")):
         raise StepError(f"INPUT={source} is not NIfTI. Give a .nii or .nii.gz file: a mask needs a scan's space.")
     if not target.name.endswith(".nii.gz"):
         raise StepError(f"OUTPUT={target} must end in .nii.gz.")
     if target.resolve() == source.resolve():
         raise StepError("OUTPUT is INPUT: the scan would be overwritten. Name another file.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StepError(f"OUTPUT={target}: its folder cannot be made ({error.strerror}). Name another.") from None
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise StepError(f"OUTPUT={target} cannot be written. Name a file in a folder that is yours.")
     from pipelines.local.target import use_services
 
     use_services(state)
@@ -42,7 +49,6 @@ def predict(source: Path, target: Path, model: str, state: Path) -> None:
             f"no model {model}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
             "MODEL=models:/dwi-attention-unet/1."
         ) from None
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     part.write_bytes(out["mask"][0])
     part.rename(target)

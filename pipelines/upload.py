@@ -9,7 +9,7 @@ from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
 from pipelines.files import write_json
 
-SKIPPED = (".DS_Store", "Thumbs.db")
+SKIPPED = ("Thumbs.db", "__MACOSX")
 
 
 def upload(folder: Path, state: Path) -> str:
@@ -23,7 +23,7 @@ def upload(folder: Path, state: Path) -> str:
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
-    files = _files(folder)
+    files = files_of(folder)
     if not files:
         raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
     name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
@@ -41,6 +41,8 @@ def upload(folder: Path, state: Path) -> str:
     storage.delete(gone)
     if stale or gone:
         there = {o.key: o for o in storage.list()}
+        if lost := sorted(files.keys() - there.keys()):
+            raise StepError(f"object storage did not keep the name {lost[0]!r}. Rename the file.")
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})
     logging.info(
@@ -49,14 +51,21 @@ def upload(folder: Path, state: Path) -> str:
     return storage.uri
 
 
-def _files(folder: Path) -> dict[str, tuple[int, int]]:
-    """Key to (size, modification time); links that leave the folder are named and left out."""
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Key to (size, modification time) of the files of a resolved folder, hidden ones aside.
+
+    Links to folders and links that leave the folder are named and left out.
+    """
     files = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name in SKIPPED:
+        name = path.relative_to(folder)
+        if any(part.startswith(".") or part in SKIPPED for part in name.parts):
             continue
-        if not path.resolve().is_relative_to(folder):
-            logging.warning("left out: %s is a link out of the folder", path.relative_to(folder))
+        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(folder)):
+            what = "a link to a folder" if path.is_dir() else "a link out of the folder"
+            logging.warning("left out: %s is %s. Copy it in, or give its target as DATA.", name, what)
+            continue
+        if not path.is_file():
             continue
         stat = path.stat()
         files[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)

@@ -103,8 +103,8 @@ def _nearest(key: str, given: float) -> float | int | str:
     limits: dict[str, float] = {}
     for limit in Settings.model_fields[key].metadata:
         limits |= asdict(limit)
-    if math.isnan(given):
-        raise ValueError("not a number")
+    if not math.isfinite(given):
+        raise ValueError("no number to be near to")
     if given <= limits.get("gt", -math.inf):
         return f"a little above {limits['gt']}"
     if given >= limits.get("lt", math.inf):

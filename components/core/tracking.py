@@ -43,9 +43,9 @@ class Run:
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        client = mlflow.MlflowClient()
         kfp_run = os.environ.get("KFP_RUN_ID", "")
         try:
+            client = mlflow.MlflowClient()
             if given := os.environ.get("MLFLOW_RUN_ID"):
                 run_id = client.get_run(given).info.run_id
             else:

@@ -87,7 +87,7 @@ def read(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         BadVolume: unreadable, not 3-D, of a type that is no intensity, or with an impossible geometry.
     """
-    return _read_npy(path) if path.name.endswith(".npy") else _read_nifti(path.read_bytes())
+    return _read_npy(path) if path.name.lower().endswith(".npy") else _read_nifti(path.read_bytes())
 
 
 def read_nifti_bytes(blob: bytes) -> tuple[np.ndarray, Geometry]:

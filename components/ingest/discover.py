@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from components.core.step import StepError
 
 SCAN = r"\.(?:nii\.gz|nii|npy)"
-FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)({SCAN})$")
+FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)((?i:{SCAN}))$")
 SLICE = re.compile(r"^(.+)_Slice_(\d+)$", re.IGNORECASE)
 """Single slices, `.npy` only: Patient_XXX_Slice_YYY."""
-BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:dwi/)?[^/]+_(dwi|adc)\.nii(?:\.gz)?$")
+BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:dwi/)?[^/]+_(dwi|adc)(?i:\.nii(?:\.gz)?)$")
 BIDS_MASK = re.compile(
     r"^(?:.*/)?derivatives/(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:[^/]+/)?"
     r"[^/]*[_-](?:msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$",
     re.IGNORECASE,
 )
 """A lesion mask among the derivatives; a brain mask is none."""
+
+HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
+"""What desktops and archives leave beside files: ._NAME, .Trash/, __MACOSX/."""
 
 EXPECTED = (
     "Expected either images/NAME.nii.gz (or .npy) with masks/NAME of the same name, "
@@ -61,7 +64,8 @@ def discover(keys: Iterable[str]) -> Found:
     Raises:
         StepError: no layout is recognised, or both are.
     """
-    keys = sorted(keys)
+    everything = sorted(keys)
+    keys = [k for k in everything if not HIDDEN.search(k)]
     flat = [k for k in keys if FLAT.match(k) and "derivatives/" not in k]
     bids = [k for k in keys if BIDS_DWI.match(k) and "derivatives/" not in k]
     if flat and bids:
@@ -117,7 +121,7 @@ def _flat(keys: list[str], scans: list[str]) -> Found:
         if stem in refused:
             continue
         match = SLICE.match(stem)
-        if match and files["images"][0].endswith(".npy"):
+        if match and files["images"][0].lower().endswith(".npy"):
             slices[match[1]].append((int(match[2]), stem))
         else:
             patient, session = _patient_and_session(stem)

@@ -81,6 +81,9 @@ def log_summary(facts: dict) -> None:
     for case in cases:
         if not case["labelled"]:
             logging.info("unlabelled %s: no mask; kept, but not for training", case["case"])
+    if facts["ignored"]:
+        shown = ", ".join(facts["ignored"][:3]) + (", ..." if len(facts["ignored"]) > 3 else "")
+        logging.info("left alone %d other files: %s", len(facts["ignored"]), shown)
     labelled = [c for c in cases if c["labelled"]]
     logging.info(
         "%d labelled scans of %d patients (%d lesion-free), %d unlabelled, %d refused",

@@ -125,7 +125,7 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
     if bad := int(image.size - np.isfinite(image).sum()):
         raise BadVolume(f"the image holds {bad} voxels that are NaN or infinite")
     height, width, slices = image.shape
-    if case.image[0].endswith(".npy") and width == slices and height < width:
+    if case.image[0].lower().endswith(".npy") and width == slices and height < width:
         raise BadVolume(f"shape {image.shape} looks like (slices, H, W): a .npy volume is (H, W, slices)")
     if image.shape[2] < MIN_SLICES:
         raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")

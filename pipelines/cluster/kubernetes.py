@@ -83,6 +83,8 @@ class Cluster:
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dwi-stroke")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
         task.set_env_variable("IMAGE_TAG", self.image(step))
+        if step == "register":  # the registry may have changed since; where it has not, this costs seconds
+            task.set_caching_options(False)
         if step == "train":
             kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
             self._place_on_gpu(task)

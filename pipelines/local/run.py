@@ -68,7 +68,7 @@ class LocalRun:
         definition = self.folder / "pipeline.yaml"
         compile_to(definition, {step: image(step) for step in STEPS})
         workspace = self.folder / "tmp"
-        workspace.mkdir()
+        workspace.mkdir(exist_ok=True)
         logging.disable(logging.INFO)
         try:
             with contextlib.redirect_stdout(io.StringIO()), self._watching():

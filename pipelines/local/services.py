@@ -284,6 +284,10 @@ class MLflow(Service):
         """The environment of its clients, once it answers; artifacts go to this S3."""
         if external := self.external():
             uri = external["MLFLOW_TRACKING_URI"]
+            if "://" not in uri:
+                raise ServiceError(
+                    f"MLFLOW_TRACKING_URI={_redact(uri)} has no scheme. Write it as http://{_redact(uri)}"
+                )
             if not self.answers(uri):
                 advice = "Start it, correct the variable, or unset it to have one started here"
                 raise ServiceError(f"no MLflow at {_redact(uri)} (MLFLOW_TRACKING_URI). {advice}")

@@ -48,10 +48,14 @@ def pipeline_run(data: str, preset: str, settings: Settings, promote: bool, stat
         with (folder / "log.txt").open("w") as log:
             run = LocalRun(run_id, folder, {**environment, **_code_version()}, log)
             try:
-                run.execute(
-                    {"data_uri": data_uri, "promote": promote, **settings.model_dump()},
-                    _artifacts(state, environment), _cache(state, environment),
-                )  # fmt: skip
+                arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
+                cache = _cache(state, environment)
+                run.execute(arguments, _artifacts(state, environment), cache)
+                if run.steps["register"].cached and not _still_registered(run, promote):
+                    print("the registry has changed since: registering again", flush=True)
+                    _forget_registration(run, cache)
+                    run.steps.clear()
+                    run.execute(arguments, _artifacts(state, environment), cache)
                 summary |= _results(run) | {"status": "succeeded"}
             except KeyboardInterrupt:
                 summary["status"] = "stopped"
@@ -102,13 +106,16 @@ def show(summary: dict) -> None:
     elif cached:
         print(f"From cache: {', '.join(cached)}.")
     print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
-    print(f"  on {metrics['test_patients']} held-out patients, whole scans, native space:")
+    patients = (
+        "1 held-out patient" if metrics["test_patients"] == 1 else f"{metrics['test_patients']} held-out patients"
+    )
+    print(f"  on {patients}, whole scans, native space:")
     for name, label, form in SHOWN:
         if f"{name}_mean" in metrics:
             mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))
             print(f"  {label:<18} {mean}  (95 % interval {low} to {high})")
-    if metrics["test_patients"] < 10:
-        print(f"  {metrics['test_patients']} patients are too few to conclude anything from.")
+    if count < 10:
+        print("  So few patients are too few to conclude anything from.")
     if summary["synthetic"]:
         print("  The scans are synthetic: these numbers say nothing about patients.")
     uri = summary["mlflow_tracking_uri"].rstrip("/")
@@ -121,16 +128,42 @@ def show(summary: dict) -> None:
 def _results(run: LocalRun) -> dict:
     import mlflow
 
-    registered = run.steps["register"].outputs
+    registered, client = run.steps["register"].outputs, mlflow.MlflowClient()
     measured = json.loads((Path(run.steps["evaluate"].outputs["evaluation"].path) / "test_metrics.json").read_text())
+    aliases = client.get_registered_model(registered["name"]).aliases
     return {
         "data_version": run.steps["fingerprint"].outputs["Output"],
         "mlflow_run_id": registered["run_id"],
-        "experiment_id": mlflow.MlflowClient().get_run(registered["run_id"]).info.experiment_id,
-        "model": {key: registered[key] for key in ("name", "version", "aliases")},
+        "experiment_id": client.get_run(registered["run_id"]).info.experiment_id,
+        "model": {
+            "name": registered["name"],
+            "version": registered["version"],
+            "aliases": ",".join(sorted(a for a, v in aliases.items() if str(v) == registered["version"])),
+        },
         "metrics": measured["summary"],
         "synthetic": measured["synthetic"],
     }
+
+
+def _still_registered(run: LocalRun, promote: bool) -> bool:
+    """Whether the registry still holds what the cache says was registered, as champion where that is asked for."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    registered, client = run.steps["register"].outputs, mlflow.MlflowClient()
+    try:
+        version = client.get_model_version(registered["name"], registered["version"])
+        alive = client.get_run(registered["run_id"]).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
+    return alive and (not promote or "champion" in version.aliases)
+
+
+def _forget_registration(run: LocalRun, cache: Path) -> None:
+    registered = run.steps["register"].outputs
+    for entry in cache.glob("*.json"):
+        if json.loads(entry.read_text()) == registered:
+            entry.unlink()
 
 
 def _artifacts(state: Path, environment: dict[str, str]) -> Path:

@@ -60,6 +60,15 @@ def test_promote_makes_the_version_champion_and_no_new_one(checkout, scans, firs
     assert summary["mlflow_run_id"] == before["mlflow_run_id"]
 
 
+def test_what_was_deleted_from_the_registry_is_registered_again(checkout, scans, first):
+    code = "import mlflow; mlflow.MlflowClient().delete_registered_model('dwi-attention-unet')"
+    environment = checkout.environment | checkout.services()
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    summary = run(checkout, scans)
+    assert rerun_steps(summary) == {"fingerprint", "register"}
+    assert summary["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger,champion"}
+
+
 def test_a_changed_line_of_code_reruns_its_step_and_what_follows(checkout, scans, first):
     code = checkout.folder / "components" / "evaluate" / "metrics.py"
     code.write_text(code.read_text() + "\n# changed\n")
