@@ -6,6 +6,7 @@ TARGET ?= local
 PROMOTE ?=
 INPUT ?=
 OUTPUT ?=
+REGISTRY ?=
 MODEL ?= models:/dwi-attention-unet@champion
 BASE_PYTHON ?= python3
 
@@ -15,10 +16,12 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 
+IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
+
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL
+export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile lint bench install
+.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile images images-push lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
@@ -49,6 +52,12 @@ status: $(INSTALLED) ## say whether they run, and where they keep things
 
 compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
 	@exec $(PYTHON) -m pipelines compile
+
+images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
+	@exec images/build "$$($(IMAGE_TAG))" "$$REGISTRY"
+
+images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
+	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

@@ -106,10 +106,8 @@ def show(summary: dict) -> None:
     elif cached:
         print(f"From cache: {', '.join(cached)}.")
     print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
-    patients = (
-        "1 held-out patient" if metrics["test_patients"] == 1 else f"{metrics['test_patients']} held-out patients"
-    )
-    print(f"  on {patients}, whole scans, native space:")
+    count = metrics["test_patients"]
+    print(f"  on {count} held-out patient{'s' if count > 1 else ''}, whole scans, native space:")
     for name, label, form in SHOWN:
         if f"{name}_mean" in metrics:
             mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))

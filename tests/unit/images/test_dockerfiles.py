@@ -1,0 +1,122 @@
+"""The Dockerfiles as text: what the pods' security context and the pins rely on. No Docker needed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+IMAGES = ROOT / "images"
+NAMES = ("components", "trainer", "mlflow")
+LABELS = ("source", "revision", "version", "licenses")
+
+
+@pytest.fixture(params=NAMES)
+def instructions(request) -> list[tuple[str, str]]:
+    return _instructions(request.param)
+
+
+def _instructions(name: str) -> list[tuple[str, str]]:
+    """[("FROM", "${BASE} AS builder"), ...], continued lines joined, comments left out."""
+    text = (IMAGES / f"{name}.Dockerfile").read_text()
+    text = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
+
+
+def _final_stage(instructions: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    starts = [i for i, (word, _) in enumerate(instructions) if word == "FROM"]
+    return instructions[starts[-1] :]
+
+
+def _installs(instructions: list[tuple[str, str]]) -> list[str]:
+    """The words after each `pip install`, up to the command's end."""
+    commands = [c for word, rest in instructions if word == "RUN" for c in re.split(r"&&|;", rest)]
+    return [c.split("pip install", 1)[1] for c in commands if "pip install" in c]
+
+
+def _pins(path: Path) -> dict[str, str]:
+    lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines), f"unpinned in {path}"
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in (line.split("==") for line in lines)}
+
+
+def test_there_is_one_dockerfile_per_image():
+    assert {path.stem for path in IMAGES.glob("*.Dockerfile")} == set(NAMES)
+
+
+def test_the_base_is_a_build_argument_with_a_pinned_python(instructions):
+    assert instructions[0] == ("ARG", "BASE=python:3.11-slim-bookworm")
+    assert {rest.split()[0] for word, rest in instructions if word == "FROM"} == {"${BASE}"}
+
+
+def test_the_packages_are_installed_in_another_stage_than_the_last(instructions):
+    last = _final_stage(instructions)
+    assert _installs(instructions) and not _installs(last)
+    assert ("COPY", "--from=builder /opt/venv /opt/venv") in last
+    assert not any(re.search(r"apt|gcc|pip", rest) for word, rest in last if word == "RUN")
+
+
+def test_it_runs_as_a_numeric_user_that_is_not_root(instructions):
+    assert [rest for word, rest in instructions if word == "USER"] == ["10001:10001"]
+    assert not any(word in ("ENTRYPOINT", "CMD", "VOLUME") for word, _ in instructions)
+
+
+def test_all_that_it_writes_goes_to_tmp(instructions):
+    environment = " ".join(rest for word, rest in _final_stage(instructions) if word == "ENV")
+    for setting in ("HOME=/tmp", "TMPDIR=/tmp", "MPLCONFIGDIR=/tmp/matplotlib", "PYTHONDONTWRITEBYTECODE=1"):
+        assert setting in environment.split()
+
+
+def test_every_installed_package_is_pinned(instructions):
+    constrained = _pins(IMAGES / "requirements-torch.txt")
+    for command in _installs(instructions):
+        if "--requirement" in command:
+            assert command.split()[-2:] == ["--requirement", "/tmp/requirements.txt"] and "--no-deps" in command
+        else:
+            *_, torch, other = re.sub(r"\$\([^)]*\)", "PINNED", command).split()
+            assert torch == '"PINNED"' and other in constrained and "--constraint requirements-torch.txt" in command
+
+
+def test_labels_and_environment_name_the_revision(instructions):
+    last = _final_stage(instructions)
+    labels = " ".join(rest for word, rest in last if word == "LABEL")
+    for label in LABELS:
+        assert re.search(rf'org\.opencontainers\.image\.{label}="[^"]+"', labels), label
+    assert 'revision="$REVISION"' in labels and 'version="$VERSION"' in labels
+    assert ("ENV", "GIT_COMMIT=$REVISION") in last
+
+
+@pytest.mark.parametrize("name", ["components", "trainer"])
+def test_a_change_of_the_steps_leaves_the_dependency_layers_alone(name):
+    last = _final_stage(_instructions(name))
+    order = [rest for word, rest in last if word == "COPY"]
+    assert order == ["--from=builder /opt/venv /opt/venv", "--from=code /app /app"]
+    assert "PYTHONPATH=/app" in " ".join(rest for word, rest in last if word == "ENV").split()
+
+
+def test_trainer_differs_from_components_by_torch_alone():
+    ours, theirs = (
+        {rest for word, rest in _instructions(name) if "--find-links" not in rest and word != "LABEL"}
+        for name in ("components", "trainer")
+    )
+    assert ours - theirs == {"TORCH_INDEX="} and theirs <= ours
+
+
+def test_the_mlflow_server_has_the_versions_of_the_clients():
+    server, clients = _pins(IMAGES / "requirements-mlflow.txt"), _pins(ROOT / "requirements.txt")
+    assert {n: v for n, v in server.items() if n in clients} == {n: clients[n] for n in server if n in clients}
+    assert set(server) - set(clients) == {"psycopg2-binary"}
+    assert {"mlflow", "boto3", "alembic", "sqlalchemy", "uvicorn"} <= set(server)
+
+
+def test_what_torch_brings_is_pinned_once():
+    cuda = _pins(IMAGES / "requirements-torch.txt")
+    assert not set(cuda) & set(_pins(ROOT / "requirements.txt"))
+    assert {"setuptools", "triton", "cuda-bindings", "nvidia-nvjitlink"} <= set(cuda)
+
+
+def test_the_build_context_is_a_list_of_what_may_enter():
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    allowed = {line[1:] for line in lines if line.startswith("!")}
+    assert allowed == {"requirements.txt", "images/requirements-*.txt", "components", ".local/wheels"}
