@@ -100,6 +100,15 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
         history, best = state["history"], state["best"]
         logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
 
+    def keep(epoch: int) -> None:
+        checkpoints.save(epoch, {
+            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+            "scaler": scaler.state_dict(), "history": history, "best": best,
+            "precision": precision, "memory_format": memory_format,
+        })  # fmt: skip
+
+    if not state:
+        keep(0)  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.early_stop_patience and history:
             logging.info("no better validation Dice for %d epochs: stopping", settings.early_stop_patience)
@@ -118,11 +127,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
         if val_dice > best["val_dice"]:
             weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
             best = {"val_dice": val_dice, "epoch": epoch, "weights": weights}
-        checkpoints.save(epoch, {
-            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-            "scaler": scaler.state_dict(), "history": history, "best": best,
-            "precision": precision, "memory_format": memory_format,
-        })  # fmt: skip
+        keep(epoch)
         _log_epochs(run, history)
         logging.info(
             "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
