@@ -35,10 +35,11 @@ def _reached(start: Path) -> set[Path]:
 def _imports(path: Path) -> list[Path]:
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module] if isinstance(node, ast.ImportFrom) else []
-        names += [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
         for name in names:
-            module = ROOT / Path(*(name or "").split(".")).with_suffix(".py")
-            if (name or "").startswith("components.") and module.exists():
+            module = ROOT / Path(*name.split(".")).with_suffix(".py")
+            if name.startswith("components.") and module.exists():
                 found.append(module)
     return found

@@ -51,7 +51,7 @@ def train(
 
     from components.core.settings import checked
     from components.core.step import step
-    from components.train.train import train as run
+    from components.train.launch import launch
 
     with step("train"):
         settings = checked(
@@ -72,4 +72,4 @@ def train(
                 "memory_format": memory_format,
             }
         )
-        run(*(Path(a.path) for a in (cases, slices, split, report, model)), settings)
+        launch([Path(a.path) for a in (cases, slices, split, report, model)], settings)

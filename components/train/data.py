@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -86,6 +87,11 @@ class StackDataset(Dataset):
         self.rows = [(c, s) for c, case in enumerate(cases) for s in range(len(case.order))]
         self.has_lesion = np.array([case.lesion_pixels[s] > 0 for case in cases for s in range(len(case.order))])
 
+    @property
+    def side(self) -> int:
+        """Pixels along a side of the model's grid."""
+        return np.load(self.cases[0].mask, mmap_mode="r").shape[-1]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -106,13 +112,15 @@ class StackDataset(Dataset):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (row, seed) for one epoch: every slice with lesion, and `lesion_free_ratio` as many without.
 
-    Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen.
+    Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen. Of each batch
+    it yields the share of one of `ranks` processes, which may be empty in the last one.
 
     Raises:
         StepError: no slice has a lesion.
     """
 
-    def __init__(self, has_lesion: np.ndarray, batch_size: int, lesion_free_ratio: float, seed: int):
+    def __init__(self, has_lesion: np.ndarray, batch_size: int, lesion_free_ratio: float, seed: int, rank=0, ranks=1):
+        self.rank, self.ranks = rank, ranks
         self.with_lesion, self.without = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
         if not len(self.with_lesion):
             raise StepError("no training slice has a lesion left on the model's grid: it is too coarse for these. "
@@ -130,7 +138,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             (int(r), int(s)) for r, s in zip(rng.permutation(rows), rng.integers(2**31, size=len(rows)), strict=True)
         ]
         for start in range(0, len(items), self.batch_size):
-            yield items[start : start + self.batch_size]
+            yield items[start : start + self.batch_size][self.rank :: self.ranks]
 
 
 def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, cpus: int) -> DataLoader:
@@ -143,10 +151,12 @@ def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, c
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, dataset.side),
     )
 
 
-def _collate(items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _collate(side: int, items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+    if not items:
+        return torch.empty(0, side, side, 3), torch.empty(0, side, side, dtype=torch.uint8)
     images, masks = zip(*items, strict=True)
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))

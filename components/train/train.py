@@ -2,6 +2,7 @@
 
 Read from top to bottom: what decides the result is hashed, a killed run's state is found again by that
 hash, and every epoch ends with a checkpoint, so a run that was killed ends as one that was not.
+On several GPUs every process runs all of this; the first one of them logs, keeps and writes (`ranks`).
 """
 
 import hashlib
@@ -19,17 +20,17 @@ from components.core.machine import cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
-from components.core.volumes import read
+from components.train import ranks
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve
-from components.train.data import CaseSlices, EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.score import choose_threshold, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
-from components.unet.inference import autocast, device, load_model, native_probability, stack_logits
+from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
-THRESHOLDS = np.arange(1, 20) / 20
 
 
 def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, settings: Settings) -> None:
@@ -41,25 +42,26 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
     Raises:
         StepError: the loss is no number any more, or the GPU's memory does not suffice.
     """
-    model.mkdir(parents=True, exist_ok=True)
     parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
     digest = _digest(cases, index, parts, settings)
     where = device()
     checkpoints = Checkpoints(digest)
-    state = checkpoints.load()
-    run = Run.open(digest)
-    record_inputs(run, cases, split, page)
+    state = ranks.of_first(checkpoints.load)
+    if ranks.first():
+        run = Run.open(digest)
+        record_inputs(run, cases, split, page)
 
-    torch.set_num_threads(cpus())
+    cores = max(1, cpus() // ranks.on_this_machine())
+    torch.set_num_threads(cores)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.manual_seed(settings.random_seed)
     precision, memory_format = (
         (state["precision"], state["memory_format"])
         if state
-        else choose(where, settings.base_channels, settings.precision, settings.memory_format)
+        else ranks.of_first(lambda: choose(where, settings.base_channels, settings.precision, settings.memory_format))
     )
     layout = MEMORY_FORMATS[memory_format]
-    network = AttentionUNet(settings.base_channels).to(where, memory_format=layout)
+    network = ranks.synchronized(AttentionUNet(settings.base_channels).to(where, memory_format=layout))
     optimizer = torch.optim.Adam(
         network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -69,8 +71,11 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
         read_index(slices, parts["cases"]["train"]),
         augmentation(settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob),
     )
-    batches = EpochBatches(dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, settings.random_seed)
-    data = loader(dataset, batches, where, cpus())
+    batches = EpochBatches(
+        dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, settings.random_seed,
+        ranks.rank(), ranks.count(),
+    )  # fmt: skip
+    data = loader(dataset, batches, where, cores)
     validation = read_index(slices, parts["cases"]["val"])
     params = {
         **_settings_params(settings, index),
@@ -79,14 +84,17 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
         "train_slices_with_lesion": int(dataset.has_lesion.sum()),
         "train_slices_per_epoch": len(batches.with_lesion) + batches.free,
         "val_slices": sum(len(c.order) for c in validation),
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else f"cpu, {cpus()} threads",
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else f"cpu, {cores} threads",
+        "processes": ranks.count(),
         "precision": precision,
         "memory_format": memory_format,
     }  # fmt: skip
-    run.params(params)
+    if ranks.first():
+        run.params(params)
     logging.info(
-        "%s, %s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
-        params["device"], precision, memory_format, params["model_params"] / 1e6, len(dataset),
+        "%s%s, %s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
+        f"{ranks.count()} x " if ranks.together() else "", params["device"], precision, memory_format,
+        params["model_params"] / 1e6, len(dataset),
         params["train_slices_with_lesion"], params["train_slices_per_epoch"], len(parts["patients"]["val"]),
     )  # fmt: skip
 
@@ -100,6 +108,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
         history, best = state["history"], state["best"]
         logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
 
+    learner = ranks.parallel(network)
+
     def keep(epoch: int) -> None:
         checkpoints.save(epoch, {
             "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
@@ -107,7 +117,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
             "precision": precision, "memory_format": memory_format,
         })  # fmt: skip
 
-    if not state:
+    if not state and ranks.first():
         keep(0)  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
     for epoch in range(len(history) + 1, settings.epochs + 1):
         if epoch - best["epoch"] > settings.early_stop_patience and history:
@@ -115,9 +125,10 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
             break
         batches.epoch, start = epoch, time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
-        train_loss, train_dice = _epoch(network, data, optimizer, scaler, settings.loss, precision, layout, epoch)
+        train_loss, train_dice = _epoch(learner, data, optimizer, scaler, settings.loss, precision, layout, epoch)
         train_seconds = time.perf_counter() - start
-        val_loss, val_dice = validate(network, validation, settings.loss, precision)
+        scores = ranks.of_all(validate(network, validation[ranks.rank() :: ranks.count()], settings.loss, precision))
+        val_loss, val_dice = np.mean(scores, axis=0).tolist()
         scheduler.step(val_loss)
         row = {
             "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
@@ -127,15 +138,19 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
         if val_dice > best["val_dice"]:
             weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
             best = {"val_dice": val_dice, "epoch": epoch, "weights": weights}
-        keep(epoch)
-        _log_epochs(run, history)
+        if ranks.first():
+            keep(epoch)
+            _log_epochs(run, history)
         logging.info(
             "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
             epoch, settings.epochs, train_loss, train_dice, val_loss, val_dice, " *" if best["epoch"] == epoch else "",
             learning_rate, time.perf_counter() - start, params["train_slices_per_epoch"] / train_seconds,
         )  # fmt: skip
+    if not ranks.first():
+        return
     checkpoints.wait()
 
+    model.mkdir(parents=True, exist_ok=True)
     torch.save(best["weights"], model / "best_model.pth")
     facts = {
         "base_channels": settings.base_channels, "image_size": index["image_size"],
@@ -166,63 +181,25 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> 
         try:
             with autocast(where, precision):
                 logits_B1HW = network(x_BCHW)
-            value = LOSSES[loss](logits_B1HW, y_B1HW)
+            value = LOSSES[loss](logits_B1HW, y_B1HW, ranks.total)
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(value).backward()
             scaler.step(optimizer)
             scaler.update()
         except torch.cuda.OutOfMemoryError:
             raise StepError(
-                f"the GPU's memory does not suffice for batches of {len(x_BCHW)} at {x_BCHW.shape[-1]}². "
+                f"the GPU's memory does not suffice for {len(x_BCHW)} slices at once at {x_BCHW.shape[-1]}². "
                 "Lower batch_size, image_size or base_channels: make pipeline-run SET='batch_size=8'."
             ) from None
         losses.append(value.detach())
         predicted, truth = logits_B1HW.detach() > 0, y_B1HW > 0
         counts += torch.stack([(predicted & truth).sum(), predicted.sum(), truth.sum()])
-    mean = float(torch.stack(losses).mean())
+    mean, counts = float(torch.stack(losses).mean()), ranks.total(counts)
     if not np.isfinite(mean):
         raise StepError(
             f"training diverged in epoch {epoch}: the loss is {mean}. Lower learning_rate, or set precision=float32."
         )
-    return mean, _dice(*counts.tolist())
-
-
-def validate(network: AttentionUNet, cases: list[CaseSlices], loss: str, precision: str) -> tuple[float, float]:
-    """Mean loss and mean Dice at 0.5 over whole validation scans, every slice, on the model grid."""
-    network.eval()
-    losses, scores = [], []
-    for case in cases:
-        logits = stack_logits(network, np.load(case.image, mmap_mode="r"), case.order, precision)
-        truth = np.load(case.mask)
-        losses.append(float(LOSSES[loss](torch.from_numpy(logits), torch.from_numpy(truth).float())))
-        predicted = logits > 0
-        scores.append(_dice(int((predicted & (truth > 0)).sum()), int(predicted.sum()), int(truth.sum())))
-    return float(np.mean(losses)), float(np.mean(scores))
-
-
-def choose_threshold(model: Path, cases: Path, validation: list[CaseSlices]) -> tuple[float, float]:
-    """The probability threshold with the best mean Dice over the validation scans in native space, and that Dice.
-
-    Of equal ones the nearest to 0.5.
-    """
-    network, facts = load_model(model)
-    files = {c["case"]: c["files"] for c in json.loads((cases / "cases.json").read_text())["cases"]}
-    scores = np.zeros((len(validation), len(THRESHOLDS)))
-    for row, case in enumerate(validation):
-        slices = np.load(case.image, mmap_mode="r")
-        probability = native_probability(network, facts, slices, case.order, case.native_shape)
-        truth = read(cases / files[case.case]["mask"])[0] > 0
-        for column, threshold in enumerate(THRESHOLDS):
-            predicted = probability >= threshold
-            scores[row, column] = _dice(int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum()))
-    mean = scores.mean(0)
-    best = min(np.flatnonzero(mean == mean.max()), key=lambda i: abs(THRESHOLDS[i] - 0.5))
-    return float(THRESHOLDS[best]), float(mean[best])
-
-
-def _dice(both: int, predicted: int, truth: int) -> float:
-    """2 |P and T| / (|P| + |T|); 1 where both are empty."""
-    return 2 * both / (predicted + truth) if predicted + truth else 1.0
+    return mean, dice(*counts.tolist())
 
 
 def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:

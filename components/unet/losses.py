@@ -1,4 +1,7 @@
-"""Losses over a batch of logits and truths (B, 1, H, W)."""
+"""Losses over a batch of logits and truths (B, 1, H, W).
+
+Each takes `total`, which sums a tensor over the processes that share the batch; alone it is the tensor itself.
+"""
 
 from collections.abc import Callable
 
@@ -9,15 +12,22 @@ from torch import Tensor
 SMOOTH = 1.0
 
 
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+def _alone(share: Tensor) -> Tensor:
+    return share
+
+
+def dice_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
     """1 - (2 sum(p t) + 1) / (sum p + sum t + 1), sums over the whole batch (Milletari et al. 2016, smoothed)."""
     p = torch.sigmoid(logits.float())
-    return 1 - (2 * (p * truth).sum() + SMOOTH) / (p.sum() + truth.sum() + SMOOTH)
+    both, sizes = total(torch.stack([(p * truth).sum(), p.sum() + truth.sum()]))
+    return 1 - (2 * both + SMOOTH) / (sizes + SMOOTH)
 
 
-def dice_bce_loss(logits: Tensor, truth: Tensor) -> Tensor:
+def dice_bce_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
     """Dice loss plus mean binary cross-entropy, equal weights."""
-    return dice_loss(logits, truth) + F.binary_cross_entropy_with_logits(logits.float(), truth)
+    cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="sum")
+    pixels = total(torch.tensor(float(truth.numel()), device=truth.device))
+    return dice_loss(logits, truth, total) + total(cross_entropy) / pixels
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"dice": dice_loss, "dice+bce": dice_bce_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"dice": dice_loss, "dice+bce": dice_bce_loss}

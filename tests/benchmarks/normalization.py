@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from components.core.machine import cpus
@@ -17,7 +18,8 @@ from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
-from components.train.train import _epoch, validate
+from components.train.score import validate
+from components.train.train import _epoch
 from components.unet.network import AttentionUNet
 from pipelines import presets
 from pipelines.demo.scans import write_demo_scans
@@ -57,5 +59,5 @@ def _best_val_dice(cases: Path, folder: Path, normalization: str, seed: int) -> 
     scores = []
     for batches.epoch in range(1, EPOCHS + 1):
         _epoch(network, data, optimizer, scaler, "dice", "bfloat16", torch.channels_last, batches.epoch)
-        scores.append(validate(network, validation, "dice", "bfloat16")[1])
+        scores.append(np.mean([dice for _, dice in validate(network, validation, "dice", "bfloat16")]))
     return max(scores)

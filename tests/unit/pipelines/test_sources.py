@@ -44,8 +44,10 @@ def runs(step: str) -> set[str]:
         todo.add("components/register/model.py")
     while todo:
         seen.add(module := todo.pop())
-        found = re.findall(r"^\s*(?:from|import) (components[\w.]*)", (sources.ROOT / module).read_text(), re.MULTILINE)
-        todo |= {f"{name.replace('.', '/')}.py" for name in found} - seen
+        lines = re.findall(r"^\s*(?:from|import) (components.*)", (sources.ROOT / module).read_text(), re.MULTILINE)
+        for package, *imported in (re.findall(r"[\w.]+", line.replace(" import ", " ")) for line in lines):
+            found = {package.replace(".", "/"), *(f"{package}.{name}".replace(".", "/") for name in imported)}
+            todo |= {f"{name}.py" for name in found if (sources.ROOT / f"{name}.py").exists()} - seen
     return seen
 
 

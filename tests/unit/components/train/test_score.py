@@ -11,7 +11,7 @@ import torch
 from monai.metrics import DiceMetric
 from torch import nn
 
-from components.train.train import THRESHOLDS, choose_threshold, validate
+from components.train.score import THRESHOLDS, choose_threshold, validate
 from components.unet.losses import dice_loss
 
 SIZE = 32
@@ -41,11 +41,15 @@ def shown(predicted: np.ndarray) -> np.ndarray:
     return np.where(predicted, 2.0, -2.0)
 
 
+def mean(scores: list[tuple[float, float]]) -> tuple[float, float]:
+    return tuple(np.mean(scores, axis=0))
+
+
 def test_dice_is_of_the_whole_scan_and_then_the_mean_of_the_scans(slices):
     """A: 4 + 0 of 4 + 12 true pixels hit, 4 predicted: 2 * 4 / 20. B: all of 6. Mean (0.4 + 1) / 2."""
     slices.add("A", shown(squares((2, 2), (0, 0))), squares((2, 2), (3, 4)))
     slices.add("B", shown(squares((2, 3), (0, 0))), squares((2, 3), (0, 0)))
-    _, dice = validate(CurrentSlice(), slices.read(), "dice", "float32")
+    _, dice = mean(validate(CurrentSlice(), slices.read(), "dice", "float32"))
     assert dice == pytest.approx(0.7)
 
 
@@ -56,15 +60,15 @@ def test_dice_of_random_scans_is_monais(slices):
         slices.add(name, image, lesion)
         masks = (torch.from_numpy(m)[None, None].float() for m in (image.astype(np.float16) > 0, lesion))
         expected.append(float(DiceMetric()(*masks)))
-    _, dice = validate(CurrentSlice(), slices.read(), "dice", "float32")
+    _, dice = mean(validate(CurrentSlice(), slices.read(), "dice", "float32"))
     assert dice == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 def test_a_lesion_free_scan_without_prediction_counts_as_perfect_and_with_one_as_missed(slices):
     slices.add("quiet", shown(squares((0, 0))), squares((0, 0)))
     slices.add("false", shown(squares((1, 1))), squares((0, 0)))
-    scores = [validate(CurrentSlice(), slices.read(name), "dice", "float32")[1] for name in ("quiet", "false")]
-    assert scores == [1.0, 0.0]
+    scores = validate(CurrentSlice(), slices.read("quiet", "false"), "dice", "float32")
+    assert [dice for _, dice in scores] == [1.0, 0.0]
 
 
 def test_loss_is_that_of_whole_scans_and_then_the_mean(slices):
@@ -73,7 +77,7 @@ def test_loss_is_that_of_whole_scans_and_then_the_mean(slices):
         slices.add(name, shown(np.roll(lesion, 1, axis=2)), lesion)
         logits = torch.from_numpy(shown(np.roll(lesion, 1, axis=2)))
         expected.append(float(dice_loss(logits, torch.from_numpy(lesion).float())))
-    loss, _ = validate(CurrentSlice(), slices.read(), "dice", "float32")
+    loss, _ = mean(validate(CurrentSlice(), slices.read(), "dice", "float32"))
     assert loss == pytest.approx(np.mean(expected), abs=1e-6)
 
 
@@ -83,7 +87,8 @@ def test_every_slice_is_seen_between_its_neighbours(slices, channel):
     lesions = squares((1, 1), (2, 2), (3, 3), (4, 4))
     previous_or_next = lesions[[0, 0, 1, 2] if channel == 0 else [1, 2, 3, 3]]
     slices.add("A", shown(lesions), previous_or_next)
-    assert validate(CurrentSlice(channel), slices.read(), "dice", "float32")[1] == 1.0
+    [(_, dice)] = validate(CurrentSlice(channel), slices.read(), "dice", "float32")
+    assert dice == 1.0
 
 
 def test_validation_looks_with_fixed_statistics_and_learns_nothing(slices):

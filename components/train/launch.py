@@ -1,0 +1,53 @@
+"""Train with what is here: in this process, or with one process for each of several GPUs through torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from components.core.machine import cpus
+from components.core.settings import Settings
+from components.core.step import ERROR_MARK, StepError
+from components.train import worker
+from components.train.train import train
+
+MARK = f"{ERROR_MARK} train: "
+
+
+def launch(paths: list[Path], settings: Settings) -> None:
+    """`train(*paths, settings)` on every GPU of this machine; on a CPU, or one GPU, in this process.
+
+    Raises:
+        StepError: as `train`.
+    """
+    gpus = torch.cuda.device_count()
+    if gpus < 2:
+        train(*paths, settings)
+    else:
+        torchrun(gpus, paths, settings)
+
+
+def torchrun(processes: int, paths: list[Path], settings: Settings) -> None:
+    """`train` in so many processes on this machine, each with its share of every batch.
+
+    Raises:
+        StepError: as `train` in any of them, or one of them ended without a word.
+    """
+    if settings.batch_size < processes:
+        raise StepError(f"batch_size={settings.batch_size} gives {processes} GPUs nothing to share. "
+                        f"Raise it to {processes} or more, or take fewer GPUs.")  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    environment = {"OMP_NUM_THREADS": str(max(1, cpus() // processes)), **os.environ}
+    started = subprocess.Popen(
+        [*command, "-m", worker.__name__, worker.arguments(paths, settings)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
+    )  # fmt: skip
+    reason = ""
+    for line in started.stdout:
+        if not reason:  # what comes after the first one's reason is how torchrun ends the others
+            shown, _, reason = line.partition(MARK)
+            print(shown, end="", flush=True)
+    if code := started.wait():
+        raise StepError(reason.strip() or f"torchrun ended with exit code {code}; the lines above say why")

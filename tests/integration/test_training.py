@@ -1,0 +1,118 @@
+"""Two processes train as one: over gloo on this CPU, as NCCL does it on GPUs, with a real S3 and a real MLflow.
+
+The same scans, settings and seed, once in one process and once in two through torchrun: every epoch's metrics
+agree but for rounding (test_ranks compares losses, gradients and statistics), and there is one MLflow run.
+"""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from components.core.settings import checked
+from components.core.step import StepError
+from components.core.storage import Storage, work_bucket
+from components.core.tracking import EXPERIMENT
+from components.ingest.discover import discover
+from components.ingest.ingest import check
+from components.preprocess.preprocess import preprocess
+from components.split.split import split
+from components.train.launch import launch, torchrun
+from pipelines.sources import ROOT
+
+SETTINGS = {
+    "base_channels": 4, "epochs": 3, "batch_size": 6, "learning_rate": 5e-3, "weight_decay": 1e-5, "loss": "dice+bce",
+    "early_stop_patience": 20, "lesion_free_ratio": 1.0, "aug_hflip_prob": 0.5, "aug_rotate_prob": 0.5,
+    "aug_brightness_prob": 0.5, "random_seed": 3, "precision": "float32", "memory_format": "contiguous",
+}  # fmt: skip
+SIDE = 32
+
+
+PATIENTS = 8
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, make_scan, write_case, keys_of) -> list[Path]:
+    """Cases, slices, split and report, made by the steps before."""
+    folder = tmp_path_factory.mktemp("inputs")
+    scans, cases, slices, parts, page = (folder / n for n in ("scans", "cases", "slices", "split.json", "report.html"))
+    for number in range(PATIENTS):
+        dwi, adc, mask = make_scan(number)
+        write_case(scans, f"sub-{number}", dwi=dwi, adc=adc, mask=mask)
+    facts = check(discover(keys_of(scans)), scans, cases)
+    (cases / "cases.json").write_text(json.dumps({**facts, "data_version": "1", "data_uri": "s3://scans"}))
+    preprocess(cases, slices, SIDE, "volume")
+    split(cases, parts, (0.5, 0.375, 0.125), 0)
+    page.write_text("<html></html>")
+    return [cases, slices, parts, page]
+
+
+@pytest.fixture
+def train(inputs, tmp_path, servers_here, monkeypatch):
+    """train(name, how, seed): the model folder of a training as pipeline run `name`."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+    def run(name: str, how, seed: int = 3) -> Path:
+        monkeypatch.setenv("KFP_RUN_ID", name)
+        how([*inputs, tmp_path / name], checked({**SETTINGS, "random_seed": seed}))
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def checkpoints(servers_here):
+    """The training states in object storage; none before the test and none after it."""
+    storage = Storage(f"s3://{work_bucket()}/checkpoints")
+    storage.delete([o.key for o in storage.list()])
+    yield storage
+    storage.delete([o.key for o in storage.list()])
+
+
+def two(paths: list[Path], settings) -> None:
+    torchrun(2, paths, settings)
+
+
+def history(model: Path) -> list[dict]:
+    return json.loads((model / "history.json").read_text())
+
+
+def test_two_processes_learn_what_one_learns(train, checkpoints):
+    one = train("one", launch)
+    checkpoints.delete([o.key for o in checkpoints.list()])
+    both = train("both", two)
+
+    for alone, shared in zip(history(one), history(both), strict=True):
+        for what in ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate"):
+            assert shared[what] == pytest.approx(alone[what], abs=2e-3), (what, alone["epoch"])
+
+
+def test_they_keep_one_mlflow_run_and_one_checkpoint_with_which_one_process_goes_on(train, checkpoints):
+    both = train("two processes", two, seed=4)
+    runs = mlflow.MlflowClient().search_runs(
+        [mlflow.get_experiment_by_name(EXPERIMENT).experiment_id], "tags.kfp_run_id = 'two processes'"
+    )
+    assert [run.data.params["processes"] for run in runs] == ["2"]
+    assert [m.step for m in mlflow.MlflowClient().get_metric_history(runs[0].info.run_id, "val_dice")] == [1, 2, 3]
+    assert len(list(checkpoints.list())) == 1
+
+    alone = train("going on alone", launch, seed=4)  # there is nothing left to do: the state is whole
+    assert history(alone) == history(both)
+    assert (alone / "best_model.pth").read_bytes() == (both / "best_model.pth").read_bytes()
+
+
+def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(inputs, tmp_path, servers_here, monkeypatch, capfd):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cases, slices, parts, page = inputs
+    wrong = tmp_path / "split.json"
+    facts = json.loads(parts.read_text())
+    wrong.write_text(json.dumps({**facts, "digest": "gone", "cases": {**facts["cases"], "train": ["nobody"]}}))
+    with pytest.raises(StepError, match=r"^unexpected KeyError: 'nobody'"):
+        torchrun(2, [cases, slices, wrong, page, tmp_path / "model"], checked(SETTINGS))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_batch_that_is_too_small_to_share_is_refused(inputs, tmp_path):
+    with pytest.raises(StepError, match=r"batch_size=6 gives 8 GPUs nothing to share. Raise it to 8 or more"):
+        torchrun(8, [*inputs, tmp_path], checked(SETTINGS))

@@ -1,0 +1,71 @@
+"""Two processes that share a batch do what one does with the whole of it: real processes, over gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.train import ranks
+from components.unet.losses import dice_bce_loss
+from pipelines.sources import ROOT
+from tests.unit.components.train.half_a_batch import batch, network
+
+SCRIPT = Path(__file__).with_name("half_a_batch.py")
+SIZES = (6, 5, 1)
+"""Even shares, uneven ones, and one where the second process gets nothing."""
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def size(request) -> int:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def shared(size, tmp_path_factory) -> dict:
+    """What the second of two processes has after a step."""
+    out = tmp_path_factory.mktemp("ranks") / "out.pt"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", SCRIPT]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([*command, str(size), str(out)], env=environment, check=True)
+    return torch.load(out, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def alone(size) -> dict:
+    """The same by torch's own BatchNorm2d and autograd, on the whole batch in this process."""
+    whole, (x_BCHW, y_B1HW) = network(), batch(size)
+    loss = dice_bce_loss(whole(x_BCHW), y_B1HW)
+    loss.backward()
+    grads = {name: p.grad for name, p in whole.named_parameters()}
+    return {"loss": loss.detach(), "grads": grads, "state": whole.state_dict()}
+
+
+@pytest.mark.parametrize("what", ["loss", "grads", "state"])
+def test_loss_gradients_and_batch_statistics_are_those_of_the_whole_batch(shared, alone, what):
+    torch.testing.assert_close(shared[what], alone[what], rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradients_are_worth_comparing(alone):
+    assert alone["grads"]["0.weight"].abs().max() > 1e-3
+
+
+def test_what_was_dealt_out_comes_back_in_order(shared):
+    assert shared["items"] == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_what_the_first_made_is_what_all_have(shared):
+    assert shared["told"] == "from 0"
+
+
+def test_alone_nothing_is_changed():
+    whole = network()
+    assert ranks.synchronized(whole) is ranks.parallel(whole) is whole
+    assert type(whole[1]) is torch.nn.BatchNorm2d
+    assert (ranks.count(), ranks.rank(), ranks.first()) == (1, 0, True)
+    assert ranks.of_all([1, 2]) == [1, 2]
+    assert ranks.of_first(lambda: 3) == 3
+    tensor = torch.ones(2)
+    assert ranks.total(tensor) is tensor
