@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from kfp import compiler, dsl
 from kfp.dsl import PipelineTask
@@ -18,12 +19,12 @@ from components.train.component import train as train_step
 NAME = "dwi-stroke-segmentation"
 STEPS = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
 DEFAULT = Settings()
+DESCRIPTION = "Ischemic stroke lesions on diffusion MRI: scans in, a registered model out. Research use only."
 
 
 def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = lambda step, task: None):
     """The pipeline with each step's image, `images[step]`; `equip` gives a step's task what its place to run needs."""
 
-    @dsl.pipeline(name=NAME, description="Ischemic stroke lesions on diffusion MRI: scans in, a registered model out.")
     def dwi_stroke_segmentation(
         data_uri: str,
         image_size: int = DEFAULT.image_size,
@@ -84,7 +85,17 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             task.set_container_image(images[name])
             equip(name, task)
 
-    return dwi_stroke_segmentation
+    dwi_stroke_segmentation.__doc__ = _inputs_form()
+    return dsl.pipeline(name=NAME, description=DESCRIPTION)(dwi_stroke_segmentation)
+
+
+def _inputs_form() -> str:
+    """What Kubeflow's form says beside each input, as KFP reads it from a docstring."""
+    lines = [DESCRIPTION, "", "Args:", "    data_uri: Where the scans lie: s3://bucket/prefix."]
+    for name, field in Settings.model_fields.items():
+        choices = ", ".join(get_args(field.annotation))
+        lines.append(f"    {name}: {field.description}{choices and f' One of: {choices}.'}")
+    return "\n".join([*lines, "    promote: Make the new version champion, whatever it was measured to be."])
 
 
 def compile_to(path: Path, *how) -> None:

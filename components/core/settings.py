@@ -13,7 +13,7 @@ from components.core.step import StepError
 class Settings(BaseModel):
     """The pipeline's parameters with the user's own defaults (preset `baseline`)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     image_size: int = Field(384, ge=32, le=1024, multiple_of=16)
     """Side of the square model grid, pixels."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from components.core.page import render, thumbnail
 
-MOST_THUMBNAILS = 60
+MOST_THUMBNAILS, MOST_ROWS = 60, 1000
 LESION = (255, 90, 60)
 
 BODY = """
@@ -18,16 +18,18 @@ This set says of itself that it is <b>synthetic</b>: no patient is in it.</p>{% 
 {{ layout }} layout; <b class="bad">{{ refused|length }}</b> refused; {{ ignored }} other files left alone.
 <br>{{ data_uri }}, version {{ data_version[:12] }}</p>
 {% if refused %}<h2>Refused</h2><table><tr><th>case</th><th>why</th></tr>
-{% for name, why in refused.items() %}<tr><td>{{ name }}</td><td>{{ why }}</td></tr>{% endfor %}</table>{% endif %}
+{% for name, why in (refused.items()|list)[:most] %}<tr><td>{{ name }}</td><td>{{ why }}</td></tr>{% endfor %}</table>
+{% if refused|length > most %}<p>The first {{ most }} of {{ refused|length }}.</p>{% endif %}{% endif %}
 <h2>Pictures</h2><div class="tiles">{% for t in tiles %}<figure><img src="{{ t.src }}" alt="{{ t.name }}">
 <figcaption>{{ t.name }}<br>{{ t.what }}</figcaption></figure>{% endfor %}</div>
 {% if tiles|length < cases|length %}<p>The first {{ tiles|length }} of {{ cases|length }} are shown.</p>{% endif %}
 <h2>Cases</h2><table><tr><th>case</th><th>patient</th><th>grid</th><th>voxel (mm)</th><th>stored as</th>
 <th>lesion</th><th>ADC unit found</th><th>repaired or noted</th></tr>
-{% for c in cases %}<tr><td>{{ c.case }}</td><td>{{ c.patient }}</td><td>{{ c.shape|join(' × ') }}</td>
+{% for c in cases[:most] %}<tr><td>{{ c.case }}</td><td>{{ c.patient }}</td><td>{{ c.shape|join(' × ') }}</td>
 <td>{% if c.voxel_mm %}{{ c.voxel_mm|map('round', 2)|join(' × ') }}{% else %}unknown{% endif %}</td>
 <td>{{ c.orientation_found or '.npy' }}</td><td>{{ lesion(c) }}</td><td>{{ c.adc_unit_found or '' }}</td>
 <td>{{ c.repairs|join('; ') }}</td></tr>{% endfor %}</table>
+{% if cases|length > most %}<p>The first {{ most }} of {{ cases|length }}; all are in cases.json.</p>{% endif %}
 """
 
 
@@ -51,6 +53,7 @@ def write_report(facts: dict, folder: Path, page: Path) -> None:
             BODY,
             title="Data report",
             tiles=tiles,
+            most=MOST_ROWS,
             patients=len({c["patient"] for c in cases}),
             lesion=lesion_words,
             **{k: facts[k] for k in ("cases", "refused", "layout", "data_uri", "data_version", "synthetic")},

@@ -1,5 +1,5 @@
 from kfp import dsl
-from kfp.dsl import Artifact, Dataset, Input, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Output
 
 
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
@@ -10,6 +10,7 @@ def split(
     test_ratio: float,
     random_seed: int,
     split: Output[Artifact],
+    table: Output[HTML],
 ):
     """Assign patients, never slices, to train, validation and test, stratified by lesion volume.
 
@@ -20,6 +21,7 @@ def split(
         test_ratio: Share of the patients held out for the test.
         random_seed: Seed of the draw.
         split: Patients per subset, ratios asked and reached, digest (JSON).
+        table: The same as a page.
     """
     from pathlib import Path
 
@@ -27,4 +29,4 @@ def split(
     from components.split.split import split as run
 
     with step("split"):
-        run(Path(cases.path), Path(split.path), (train_ratio, val_ratio, test_ratio), random_seed)
+        run(*(Path(a.path) for a in (cases, split, table)), (train_ratio, val_ratio, test_ratio), random_seed)

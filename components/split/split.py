@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from components.core.step import StepError
+from components.split.table import write_table
 
 SUBSETS = ("train", "val", "test")
 
 
-def split(cases: Path, out: Path, ratios: tuple[float, float, float], seed: int) -> None:
-    """Assign the labelled patients of `cases/cases.json` to train, val and test; write `out` (JSON).
+def split(cases: Path, out: Path, page: Path, ratios: tuple[float, float, float], seed: int) -> None:
+    """Assign the labelled patients of `cases/cases.json` to train, val and test; write `out` (JSON) and a page of it.
 
     Raises:
         StepError: too few patients, or one patient would be in two subsets.
@@ -39,6 +40,7 @@ def split(cases: Path, out: Path, ratios: tuple[float, float, float], seed: int)
     }
     facts["digest"] = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
     out.write_text(json.dumps(facts, indent=1))
+    write_table(facts, page)
     for group in facts["linked"]:
         logging.info("linked     %s: they share a byte-identical image and stay in one subset", ", ".join(group))
     for subset in SUBSETS:

@@ -23,6 +23,7 @@ def train(
     precision: str,
     memory_format: str,
     model: Output[Model],
+    curves: Output[HTML],
 ):
     """Train the 2.5D Attention U-Net; a killed training goes on from its last epoch.
 
@@ -45,7 +46,8 @@ def train(
         random_seed: Seed of the split, the weights, the sampling and the augmentation.
         precision: Number format of the forward pass; auto takes the fastest here.
         memory_format: Layout of the tensors; auto takes the fastest here.
-        model: Best weights (state_dict), threshold, settings, curves.
+        model: Best weights (state_dict), threshold, settings, history.
+        curves: Loss, Dice and learning rate over the epochs as a page.
     """
     from pathlib import Path
 
@@ -72,4 +74,4 @@ def train(
                 "memory_format": memory_format,
             }
         )
-        launch([Path(a.path) for a in (cases, slices, split, report, model)], settings)
+        launch([Path(a.path) for a in (cases, slices, split, report, model, curves)], settings)

@@ -1,4 +1,4 @@
-"""The training curve as a picture."""
+"""The training curve as a picture, and the page that shows it."""
 
 from pathlib import Path
 
@@ -6,6 +6,17 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from components.core.page import embedded, render
+
+BODY = """
+<p>Best epoch {{ best_epoch }}: validation Dice <b>{{ '%.3f'|format(best_val_dice) }}</b> on the model's grid;
+<b>{{ '%.3f'|format(native_dice) }}</b> in the scans' own space at the threshold {{ '%.2f'|format(threshold) }}, which
+these same patients chose. What the model is worth is for the test patients to say: see evaluate.</p>
+<img class="full" src="{{ picture }}" alt="training curve">
+<h2>Settings</h2><table>{% for name, value in params.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}</table>
+"""
 
 
 def draw_curve(history: list[dict[str, float]], best_epoch: int, path: Path) -> None:
@@ -23,3 +34,10 @@ def draw_curve(history: list[dict[str, float]], best_epoch: int, path: Path) -> 
     rate.set(xlabel="epoch", title="Learning rate", yscale="log")
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def write_page(facts: dict, native_dice: float, picture: Path, page: Path) -> None:
+    """Write the page for the content of `model.json` and the picture of `draw_curve`; under 1 MB."""
+    shown = {key: facts[key] for key in ("best_epoch", "best_val_dice", "threshold", "params")}
+    source = embedded(picture.read_bytes())
+    page.write_text(render(BODY, title="Training", native_dice=native_dice, picture=source, **shown))

@@ -22,7 +22,7 @@ from components.core.step import StepError
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
 from components.train import ranks
 from components.train.checkpoints import Checkpoints
-from components.train.curve import draw_curve
+from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
 from components.train.score import choose_threshold, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
@@ -33,11 +33,11 @@ from components.unet.network import AttentionUNet
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
-def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, settings: Settings) -> None:
+def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curves: Path, settings: Settings) -> None:
     """Learn from the training patients, choose by the validation patients, write the `model` folder.
 
     `model` gets `best_model.pth` (state_dict), `model.json` (what it takes to use it), `history.json`,
-    `training_curve.png`.
+    `training_curve.png`; `curves` a page with it.
 
     Raises:
         StepError: the loss is no number any more, or the GPU's memory does not suffice.
@@ -163,6 +163,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, setti
     _write_facts(model, facts)
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")
+    write_page(facts, native_dice, model / "training_curve.png", curves)
     record_training(run, model)
     logging.info(
         "best: epoch %d, validation Dice %.3f on the model grid; %.3f in native space at threshold %.2f",

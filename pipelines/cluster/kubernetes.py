@@ -1,6 +1,7 @@
 """What each step's pod needs on a cluster: its image, resources, settings, credentials, volumes and labels."""
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +16,31 @@ CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 USER = 10001
+MOST_GPUS = 16
+DIGESTS = ROOT / ".local" / "images.json"
+"""What `make images-push` wrote: image to the digest that the registry gave it."""
 HOURS = 3600
 
 
 @dataclass(frozen=True)
 class Needs:
-    """CPU and memory asked for and at most, seconds at most, tries after the first (every step may be repeated)."""
+    """CPUs asked for and at most, memory asked for and GiB at most (at most for each GPU); seconds at most for one try,
+    the download of its inputs among them; tries after the first (every step may be repeated)."""
 
-    cpu: tuple[str, str]
-    memory: tuple[str, str]
+    cpu: tuple[str, int]
+    memory: tuple[str, int]
     seconds: int
     retries: int = 2
 
 
 NEEDS = {
-    "fingerprint": Needs(("100m", "1"), ("256Mi", "1Gi"), HOURS // 2),
-    "ingest": Needs(("500m", "4"), ("1Gi", "8Gi"), 12 * HOURS),
-    "preprocess": Needs(("500m", "4"), ("1Gi", "8Gi"), 12 * HOURS),
-    "split": Needs(("100m", "1"), ("256Mi", "1Gi"), HOURS // 2),
-    "train": Needs(("1", "8"), ("2Gi", "32Gi"), 96 * HOURS, retries=5),
-    "evaluate": Needs(("500m", "4"), ("2Gi", "16Gi"), 12 * HOURS),
-    "register": Needs(("250m", "2"), ("1Gi", "4Gi"), HOURS),
+    "fingerprint": Needs(("100m", 1), ("256Mi", 1), HOURS // 2),
+    "ingest": Needs(("500m", 4), ("1Gi", 8), 12 * HOURS),
+    "preprocess": Needs(("500m", 4), ("1Gi", 8), 12 * HOURS),
+    "split": Needs(("100m", 1), ("256Mi", 1), 6 * HOURS),
+    "train": Needs(("1", 8), ("2Gi", 32), 96 * HOURS, retries=5),
+    "evaluate": Needs(("500m", 4), ("2Gi", 16), 12 * HOURS),
+    "register": Needs(("250m", 2), ("1Gi", 4), HOURS),
 }
 
 
@@ -51,14 +56,14 @@ class Cluster:
 
     @classmethod
     def from_environment(cls) -> "Cluster":
-        """REGISTRY, GPUS, GPU_TYPE, NODE_SELECTOR (label=value) and TOLERATION (a taint's key).
+        """REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value) and TOLERATION (a taint's key).
 
         Raises:
             StepError: a value that cannot be.
         """
         gpus, selector = os.environ.get("GPUS") or "0", os.environ.get("NODE_SELECTOR", "")
-        if not gpus.isdecimal() or int(gpus) > 1:
-            raise StepError(f"GPUS={gpus} is impossible: the train step uses 0 or 1. The nearest valid value is 1.")
+        if not gpus.isdecimal() or int(gpus) > MOST_GPUS:
+            raise StepError(f"GPUS={gpus} is impossible: the train step's pod takes 0 to {MOST_GPUS} of one node's.")
         if selector and "=" not in selector:
             raise StepError(f"NODE_SELECTOR={selector} is not label=value.")
         registry = os.environ.get("REGISTRY") or cls.registry
@@ -66,14 +71,20 @@ class Cluster:
         return cls(registry, int(gpus), gpu_type, selector, os.environ.get("TOLERATION", ""))
 
     def image(self, step: str) -> str:
-        return f"{self.registry}/{'trainer' if step == 'train' else 'components'}:{sources_tag()}"
+        """The step's image, by its digest where a registry gave it one; the CUDA one for training on GPUs alone."""
+        image = f"{self.registry}/{'trainer' if step == 'train' and self.gpus else 'components'}:{sources_tag()}"
+        digest = json.loads(DIGESTS.read_text()).get(image) if DIGESTS.exists() else None
+        return f"{image}@{digest}" if digest else image
 
     def equip(self, step: str, task: PipelineTask) -> None:
         """Give the step's task all that its pod needs; credentials come from a Secret, never as values."""
         needs = NEEDS[step]
-        task.set_cpu_request(needs.cpu[0]).set_cpu_limit(needs.cpu[1])
-        task.set_memory_request(needs.memory[0]).set_memory_limit(needs.memory[1])
-        task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration="600s")
+        times = max(1, self.gpus) if step == "train" else 1
+        task.set_cpu_request(needs.cpu[0]).set_cpu_limit(str(times * needs.cpu[1]))
+        task.set_memory_request(needs.memory[0]).set_memory_limit(f"{times * needs.memory[1]}Gi")
+        # Argo counts backoff_max_duration from the first try's start: it must hold all of them, and their waiting.
+        all_tries = (needs.retries + 1) * (needs.seconds + 24 * HOURS)
+        task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=f"{all_tries}s")
         kubernetes.set_timeout(task, needs.seconds)
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS})
         kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in CREDENTIALS})

@@ -28,19 +28,19 @@ ingest(uri, fingerprint(uri), cases, page)""",
     "preprocess": """from components.preprocess.preprocess import preprocess
 preprocess(cases, slices, 96, 'slice')""",
     "split": """from components.split.split import split
-split(cases, parts, (0.6, 0.2, 0.2), 42)""",
+split(cases, parts, out, (0.6, 0.2, 0.2), 42)""",
     "train": """from components.core.settings import Settings
 from components.train.train import train
-train(cases, slices, parts, page, model, Settings(base_channels=8, epochs=1, batch_size=8, precision='float32',
+train(cases, slices, parts, page, model, out, Settings(base_channels=8, epochs=1, batch_size=8, precision='float32',
       memory_format='channels_last', random_seed=42))""",
     "evaluate": """from components.evaluate.evaluate import evaluate
-evaluate(cases, parts, page, model, evaluation, folder / 'out')""",
+evaluate(cases, parts, page, model, evaluation, out)""",
 }
 PREAMBLE = """import sys
 from pathlib import Path
 folder, uri = Path(sys.argv[1]), sys.argv[2]
-cases, slices, parts, page, model, evaluation = (
-    folder / name for name in ('cases', 'slices', 'split', 'page', 'model', 'evaluation'))
+cases, slices, parts, page, model, evaluation, out = (
+    folder / name for name in ('cases', 'slices', 'split', 'page', 'model', 'evaluation', 'out'))
 """
 
 

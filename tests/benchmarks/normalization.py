@@ -46,7 +46,8 @@ def measure() -> Iterator[dict]:
 def _best_val_dice(cases: Path, folder: Path, normalization: str, seed: int) -> float:
     settings = presets.load("demo")
     preprocess(cases, folder, settings.image_size, normalization)
-    split(cases, folder / "split.json", (settings.train_ratio, settings.val_ratio, settings.test_ratio), seed)
+    ratios = (settings.train_ratio, settings.val_ratio, settings.test_ratio)
+    split(cases, folder / "split.json", folder / "split.html", ratios, seed)
     parts = json.loads((folder / "split.json").read_text())["cases"]
     torch.set_num_threads(cpus())
     torch.manual_seed(seed)

@@ -31,8 +31,8 @@ with tempfile.TemporaryDirectory() as folder:
     )
     ingest(sys.argv[1], fingerprint(sys.argv[1]), cases, page)
     preprocess(cases, slices, settings.image_size, settings.normalization)
-    split(cases, parts, (settings.train_ratio, settings.val_ratio, settings.test_ratio), settings.random_seed)
-    train(cases, slices, parts, page, model, settings)
+    split(cases, parts, out, (settings.train_ratio, settings.val_ratio, settings.test_ratio), settings.random_seed)
+    train(cases, slices, parts, page, model, out, settings)
     evaluate(cases, parts, page, model, evaluation, out)
     register(model, evaluation, False)
 """

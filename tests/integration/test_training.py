@@ -43,7 +43,7 @@ def inputs(tmp_path_factory, make_scan, write_case, keys_of) -> list[Path]:
     facts = check(discover(keys_of(scans)), scans, cases)
     (cases / "cases.json").write_text(json.dumps({**facts, "data_version": "1", "data_uri": "s3://scans"}))
     preprocess(cases, slices, SIDE, "volume")
-    split(cases, parts, (0.5, 0.375, 0.125), 0)
+    split(cases, parts, folder / "split.html", (0.5, 0.375, 0.125), 0)
     page.write_text("<html></html>")
     return [cases, slices, parts, page]
 
@@ -55,7 +55,7 @@ def train(inputs, tmp_path, servers_here, monkeypatch):
 
     def run(name: str, how, seed: int = 3) -> Path:
         monkeypatch.setenv("KFP_RUN_ID", name)
-        how([*inputs, tmp_path / name], checked({**SETTINGS, "random_seed": seed}))
+        how([*inputs, tmp_path / name, tmp_path / f"{name}.html"], checked({**SETTINGS, "random_seed": seed}))
         return tmp_path / name
 
     return run
@@ -109,10 +109,10 @@ def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(inputs, tmp_p
     facts = json.loads(parts.read_text())
     wrong.write_text(json.dumps({**facts, "digest": "gone", "cases": {**facts["cases"], "train": ["nobody"]}}))
     with pytest.raises(StepError, match=r"^unexpected KeyError: 'nobody'"):
-        torchrun(2, [cases, slices, wrong, page, tmp_path / "model"], checked(SETTINGS))
+        torchrun(2, [cases, slices, wrong, page, tmp_path / "model", tmp_path / "curves.html"], checked(SETTINGS))
     assert not (tmp_path / "model").exists()
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused(inputs, tmp_path):
     with pytest.raises(StepError, match=r"batch_size=6 gives 8 GPUs nothing to share. Raise it to 8 or more"):
-        torchrun(8, [*inputs, tmp_path], checked(SETTINGS))
+        torchrun(8, [*inputs, tmp_path, tmp_path], checked(SETTINGS))

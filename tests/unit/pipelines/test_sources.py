@@ -66,7 +66,7 @@ def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other
         ("components/unet/grid.py", {"preprocess", "train", "evaluate", "register"}),
         ("components/unet/network.py", {"train", "evaluate", "register"}),
         ("components/unet/losses.py", {"train"}),
-        ("components/core/page.py", {"ingest", "evaluate"}),
+        ("components/core/page.py", {"ingest", "split", "train", "evaluate"}),
         ("components/register/model.py", {"register"}),
         ("components/core/step.py", set(STEPS)),
     ],

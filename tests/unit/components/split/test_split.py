@@ -40,7 +40,7 @@ def patients(count: int, lesion_free: int = 0) -> list[dict]:
 def split_of(tmp_path):
     def run(cases: list[dict], ratios=USER_RATIOS, seed: int = 42) -> dict:
         (tmp_path / "cases.json").write_text(json.dumps({"cases": cases}))
-        split(tmp_path, tmp_path / "split.json", ratios, seed)
+        split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", ratios, seed)
         return json.loads((tmp_path / "split.json").read_text())
 
     return run

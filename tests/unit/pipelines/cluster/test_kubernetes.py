@@ -3,6 +3,7 @@
 To accept a change: ACCEPT=1 python -m pytest on this file, and read the difference.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -20,6 +21,7 @@ GOLDEN = Path(__file__).parents[3] / "golden" / "pipeline.yaml"
 @pytest.fixture(autouse=True)
 def fixed_tag(monkeypatch):
     monkeypatch.setattr(kubernetes, "sources_tag", lambda: "golden")
+    monkeypatch.setattr(kubernetes, "DIGESTS", Path("nothing was pushed"))
 
 
 def compiled(path: Path, cluster: Cluster = Cluster()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
@@ -46,6 +48,44 @@ def test_every_step_has_requests_limits_a_time_limit_and_a_user_that_is_not_root
         )
         assert int(pods[step]["activeDeadlineSeconds"]) == NEEDS[step].seconds
         assert pods[step]["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+
+
+def test_a_retry_is_in_time_however_late_the_first_try_failed(tmp_path):
+    """Argo counts the longest time for retries from the start of the first try, KFP's own default is an hour."""
+    compiled(tmp_path / "p.yaml")
+    spec, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    for step in STEPS:
+        policy = spec["root"]["dag"]["tasks"][step]["retryPolicy"]
+        assert policy["maxRetryCount"] == NEEDS[step].retries > 0
+        tries = policy["maxRetryCount"] + 1
+        assert int(policy["backoffMaxDuration"].removesuffix("s")) > tries * NEEDS[step].seconds
+
+
+def test_no_step_installs_anything_when_it_starts(tmp_path):
+    containers, _ = compiled(tmp_path / "p.yaml")
+    for step in STEPS:
+        assert "pip" not in " ".join(containers[step]["command"] + containers[step]["args"]).replace("pipeline", "")
+
+
+def test_every_input_of_the_form_says_what_it_is(tmp_path):
+    compiled(tmp_path / "p.yaml")
+    spec, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    for name, asked in spec["root"]["inputDefinitions"]["parameters"].items():
+        assert len(asked["description"]) > 10, name
+
+
+def test_a_step_shows_its_page_in_the_kubeflow_ui(tmp_path):
+    compiled(tmp_path / "p.yaml")
+    spec, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    shown = {
+        (step, name)
+        for step in STEPS
+        for name, out in spec["components"][f"comp-{step}"].get("outputDefinitions", {}).get("artifacts", {}).items()
+        if out["artifactType"]["schemaTitle"] in ("system.HTML", "system.Metrics")
+    }
+    assert shown == {
+        ("ingest", "report"), ("split", "table"), ("train", "curves"), ("evaluate", "metrics"), ("evaluate", "page"),
+    }  # fmt: skip
 
 
 def test_credentials_come_from_a_secret_and_settings_from_a_config_map(tmp_path):
@@ -82,12 +122,30 @@ def test_the_train_step_alone_goes_to_the_gpu(tmp_path):
     containers, pods = compiled(tmp_path / "p.yaml", cluster)
     assert containers["train"]["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert containers["train"]["image"] == "registry.example.org/stroke/trainer:golden"
+    assert containers["evaluate"]["image"] == "registry.example.org/stroke/components:golden"
     assert pods["train"]["nodeSelector"]["labels"] == {"gpu": "a100"}
     assert pods["train"]["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert not any({"nodeSelector", "tolerations"} & set(pods[step]) for step in STEPS if step != "train")
 
 
-@pytest.mark.parametrize(("variable", "value"), [("GPUS", "many"), ("GPUS", "2"), ("NODE_SELECTOR", "a100")])
+def test_more_gpus_get_more_cores_and_memory(tmp_path):
+    one, four = (compiled(tmp_path / "p.yaml", Cluster(gpus=gpus))[0]["train"]["resources"] for gpus in (1, 4))
+    assert (one["accelerator"]["resourceCount"], four["accelerator"]["resourceCount"]) == ("1", "4")
+    assert (one["resourceCpuLimit"], four["resourceCpuLimit"]) == ("8", "32")
+    assert (one["resourceMemoryLimit"], four["resourceMemoryLimit"]) == ("32Gi", "128Gi")
+
+
+def test_an_image_that_was_pushed_from_here_is_named_by_its_digest_too(tmp_path, monkeypatch):
+    pushed = "registry.example.org/stroke/components:golden"
+    (tmp_path / "images.json").write_text(json.dumps({pushed: "sha256:abc"}))
+    monkeypatch.setattr(kubernetes, "DIGESTS", tmp_path / "images.json")
+    assert Cluster("registry.example.org/stroke").image("split") == f"{pushed}@sha256:abc"
+    assert Cluster("elsewhere.example.org").image("split") == "elsewhere.example.org/components:golden"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("GPUS", "many"), ("GPUS", "17"), ("GPUS", "-1"), ("NODE_SELECTOR", "a100")]
+)
 def test_an_impossible_setting_is_named(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(StepError, match=variable):

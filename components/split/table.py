@@ -1,0 +1,38 @@
+"""The split as a page: how many patients and scans each subset has, and which."""
+
+from pathlib import Path
+
+from components.core.page import render
+
+MOST_NAMES = 500
+
+BODY = """
+<p>By patient, never by slice; stratified by lesion volume; seed {{ random_seed }}, digest {{ digest[:12] }}.</p>
+<table><tr><th>subset</th><th>for</th><th>patients</th><th>lesion-free</th><th>scans</th><th>share asked</th>
+<th>share reached</th></tr>
+{% for s in subsets %}<tr><td>{{ s.name }}</td><td>{{ s.purpose }}</td><td class="n">{{ s.patients|length }}</td>
+<td class="n">{{ s.lesion_free }}</td><td class="n">{{ s.scans }}</td>
+<td class="n">{{ '%.1f'|format(100 * s.asked) }} %</td>
+<td class="n">{{ '%.1f'|format(100 * s.reached) }} %</td></tr>{% endfor %}</table>
+{% if subsets[2].patients|length < 10 %}<p class="note">
+Fewer than 10 test patients are too few to conclude anything from.</p>{% endif %}
+{% if linked %}<h2>Kept together</h2><p>These share a byte-identical image.</p><ul>
+{% for group in linked[:most] %}<li>{{ group|join(', ') }}</li>{% endfor %}</ul>{% endif %}
+{% for s in subsets %}<h2>{{ s.name }}</h2><p>{{ s.patients[:most]|join(', ') }}{% if s.patients|length > most %}
+… and {{ s.patients|length - most }} more, in the split artifact{% endif %}</p>{% endfor %}
+"""
+PURPOSE = {"train": "learning", "val": "choosing weights and threshold", "test": "the test, once"}
+
+
+def write_table(facts: dict, page: Path) -> None:
+    """Write the page for the content of the `split` artifact; under 1 MB."""
+    subsets = [
+        {
+            "name": name, "purpose": PURPOSE[name], "patients": patients, "scans": len(facts["cases"][name]),
+            "lesion_free": len(set(patients) & set(facts["lesion_free"])),
+            "asked": facts["ratios_asked"][name], "reached": facts["ratios_reached"][name],
+        }
+        for name, patients in facts["patients"].items()
+    ]  # fmt: skip
+    told = {key: facts[key] for key in ("random_seed", "digest", "linked")}
+    page.write_text(render(BODY, title="Split by patient", subsets=subsets, most=MOST_NAMES, **told))
