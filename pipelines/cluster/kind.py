@@ -154,8 +154,8 @@ def _complete() -> bool:
     while not succeeds(*_kubectl("get", "--raw", "/readyz")):
         if time.monotonic() > deadline:
             raise StepError(
-                f"The cluster {NAME} is there, but its API server has not answered for {START_SECONDS} s. Is the machine "
-                f"out of memory or disk? See docker logs {NODE}; make kind-down && make kind-up makes it anew."
+                f"The cluster {NAME} is there, but its API server has not answered for {START_SECONDS} s. Is the "
+                f"machine out of memory or disk? See docker logs {NODE}; make kind-down && make kind-up makes it anew."
             )
         time.sleep(2)
     return succeeds(*_kubectl("get", "storageclass", "standard"))  # what kind makes last

@@ -1,5 +1,6 @@
 """Wait until everything in some namespaces is ready, with progress, and say what is not and why."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Cluster:
 
     def __init__(self, context: str):
         settings = client.Configuration()
-        config.load_kube_config(context=context, client_configuration=settings)
+        config.load_kube_config(os.environ.get("KUBECONFIG"), context=context, client_configuration=settings)
         settings.proxy = None  # it is on this machine
         settings.retries = False
         api = client.ApiClient(settings)
