@@ -5,11 +5,14 @@ The stand-ins keep one state in a file; the API server plays the scenes it is gi
 
 import json
 import shutil
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+import yaml
 
 SYSTEM = ("bash", "sh", "env", "dirname", "rm", "mkdir", "cp", "ls", "awk", "sed", "head", "od", "tr", "base64", "cat")
 STAND_IN = '''#!{python} -IS
@@ -149,6 +152,16 @@ class Machine:
             cluster=False, complete=False, running=False, images=[], loaded=[], kfp="", applied="", failures={},
         )  # fmt: skip
 
+    def cluster_file(self, original: Path) -> Path:
+        """A copy with two free ports, `ports`."""
+        config, self.ports = yaml.safe_load(original.read_text()), []
+        for mapping in config["nodes"][0]["extraPortMappings"]:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                mapping["hostPort"] = listener.getsockname()[1]
+            self.ports.append(mapping["hostPort"])
+        (self.folder / "cluster.yaml").write_text(yaml.safe_dump(config))
+        return self.folder / "cluster.yaml"
+
     def __enter__(self) -> "Machine":
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
@@ -176,6 +189,10 @@ class Machine:
 
     def forget_calls(self) -> None:
         (self.folder / "calls").unlink(missing_ok=True)
+
+    def enter(self, context: str) -> None:
+        content = json.loads(self.kubeconfig.read_text())
+        self.kubeconfig.write_text(json.dumps(content | {"current-context": context}))
 
     def current_context(self) -> str:
         return json.loads(self.kubeconfig.read_text())["current-context"]

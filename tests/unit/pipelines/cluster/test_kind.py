@@ -1,11 +1,12 @@
 """make kind-up and make kind-down on a machine of stand-ins: what they do, in which order, and what a person reads."""
 
+import contextlib
+import io
 import shutil
 import socket
 import subprocess
 
 import pytest
-import yaml
 
 from components.core.step import StepError
 from pipelines.cluster import kind, ready
@@ -19,28 +20,21 @@ OURS = [f"dwi-stroke/{name}:{TAG}" for name in ("components", "mlflow")]
 CRASH = {"exitCode": 3, "reason": "Error"}
 
 
-@pytest.fixture
-def ports(tmp_path, monkeypatch):
-    """The cluster's two ports, free ones; the patches lie beside its file."""
-    config = yaml.safe_load(kind.CLUSTER.read_text())
-    found = []
-    for mapping in config["nodes"][0]["extraPortMappings"]:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            mapping["hostPort"] = s.getsockname()[1]
-            found.append(mapping["hostPort"])
-    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(kind, "CLUSTER", tmp_path / "cluster.yaml")
-    return found
+@contextlib.contextmanager
+def there(folder):
+    """A machine where nothing is made yet, with two free ports for the cluster."""
+    with pytest.MonkeyPatch.context() as patch, Machine(folder / "machine") as machine:
+        patch.setattr(kind, "CLUSTER", machine.cluster_file(kind.CLUSTER))
+        patch.setenv("PATH", str(machine.path))
+        patch.setenv("KUBECONFIG", str(machine.kubeconfig))
+        patch.setenv("HTTPS_PROXY", "http://proxy.example:1")
+        patch.setattr(ready, "PAUSE_SECONDS", 0)
+        yield machine
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch, ports):
-    with Machine(tmp_path / "machine") as machine:
-        monkeypatch.setenv("PATH", str(machine.path))
-        monkeypatch.setenv("KUBECONFIG", str(machine.kubeconfig))
-        monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:1")
-        monkeypatch.setattr(ready, "PAUSE_SECONDS", 0)
+def machine(tmp_path):
+    with there(tmp_path) as machine:
         yield machine
 
 
@@ -100,65 +94,65 @@ class TestPrerequisites:
         assert "4.0 GB of memory, about 8 are needed" in said and "2 CPUs, about 4 are needed" in said
         assert "Ready" in said
 
-    def test_a_taken_port_is_named(self, machine, refused, ports):
-        with socket.create_server(("127.0.0.1", ports[0])):
-            assert f"Taken by another program on 127.0.0.1: port {ports[0]}." in refused()
+    def test_a_taken_port_is_named(self, machine, refused):
+        with socket.create_server(("127.0.0.1", machine.ports[0])):
+            assert f"Taken by another program on 127.0.0.1: port {machine.ports[0]}." in refused()
         assert not machine.calls("kind create")
 
 
 class TestFromNothing:
-    def test_it_makes_all_of_it_and_ends_with_addresses_and_the_next_command(self, machine, up, ports):
-        said = up()
+    @pytest.fixture(scope="class")
+    def made(self, tmp_path_factory):
+        """After make kind-up: the machine, and what was printed."""
+        folder, said = tmp_path_factory.mktemp("nothing"), io.StringIO()
+        with there(folder) as machine, contextlib.redirect_stdout(said):
+            kind.up(folder / ".local")
+        return machine, said.getvalue()
+
+    def test_it_makes_all_of_it_and_ends_with_addresses_and_the_next_command(self, made):
+        machine, said = made
         assert machine.state["cluster"] and machine.state["kfp"] == "2.17.0" and machine.state["loaded"] == OURS
         assert "Ready: all 3 parts" in said
-        for end in (*(f"http://127.0.0.1:{port}" for port in ports), "make pipeline-run TARGET=kind"):
+        for end in (*(f"http://127.0.0.1:{port}" for port in machine.ports), "make pipeline-run TARGET=kind"):
             assert end in said
 
-    def test_the_images_of_the_steps_and_of_mlflow_are_built_with_the_sources_tag(self, machine, up):
-        up()
-        built = [call.split("--tag ")[1].split()[0] for call in machine.calls("docker build")]
+    def test_the_images_of_the_steps_and_of_mlflow_are_built_with_the_sources_tag(self, made):
+        built = [call.split("--tag ")[1].split()[0] for call in made[0].calls("docker build")]
         assert built == OURS
 
-    def test_kubeflow_pipelines_comes_from_its_pinned_tag(self, machine, up):
-        up()
-        (clone,) = machine.calls("git -c advice.detachedHead=false clone")
+    def test_kubeflow_pipelines_comes_from_its_pinned_tag(self, made):
+        (clone,) = made[0].calls("git -c advice.detachedHead=false clone")
         assert "--branch 2.17.0 https://github.com/kubeflow/pipelines " in clone
-        applied = [call for call in machine.calls("kubectl") if " apply -f " in call and "kfp-2.17.0" in call]
-        assert [call.rsplit("-", 2)[-2:] for call in applied] == [
-            ["scoped", "resources.yaml"],
-            ["platform", "agnostic.yaml"],
-        ]
+        applied = [call.split("/kfp-")[1] for call in made[0].calls("kubectl") if "/kfp-" in call]
+        assert applied == ["2.17.0-cluster-scoped-resources.yaml", "2.17.0-platform-agnostic.yaml"]
 
-    def test_nested_downloads_get_more_time_than_kubectls_27_seconds(self, up, tmp_path):
-        up()
-        rendered = (tmp_path / ".local/kind/kfp-2.17.0-platform-agnostic.yaml").read_text()
-        assert "https://git.example/argo/crds?ref=v4.0.5&timeout=900s]" in rendered
+    def test_nested_downloads_get_more_time_than_kubectls_27_seconds(self, made):
+        rendered = made[0].folder.parent / ".local/kind/kfp-2.17.0-platform-agnostic.yaml"
+        assert "https://git.example/argo/crds?ref=v4.0.5&timeout=900s]" in rendered.read_text()
 
     @pytest.mark.skipif(not KUBECTL, reason="needs a real kubectl on the PATH")
-    def test_what_is_applied_is_the_kind_overlay_with_this_tag(self, machine, up):
-        up()
-        rendered = subprocess.check_output([KUBECTL, "kustomize", machine.state["applied"]], text=True)
+    def test_what_is_applied_is_the_kind_overlay_with_this_tag(self, made):
+        rendered = subprocess.check_output([KUBECTL, "kustomize", made[0].state["applied"]], text=True)
         objects = by_key(documents(rendered))
         images = {container["image"] for o in objects.values() for container in containers(o)}
         assert {image for image in images if image.startswith("dwi-stroke/")} == set(OURS)
         assert ("Service", "dwi-stroke", "mlflow-node-port") in objects
 
-    def test_no_other_kube_context_is_touched_nor_left_behind_as_the_current_one(self, machine, up):
-        said = up()
+    def test_no_other_kube_context_is_touched_nor_left_behind_as_the_current_one(self, made):
+        machine, said = made
         for call in machine.calls("kubectl"):
             local = call.split()[1] in ("version", "config", "kustomize")
             assert local or call.startswith("kubectl --context kind-dwi-stroke "), call
         assert machine.current_context() == "the-hospital" and "stays the-hospital" in said
 
-    def test_where_there_was_no_context_the_clusters_own_becomes_the_current_one(self, machine, up):
-        machine.kubeconfig.write_text(
-            machine.kubeconfig.read_text().replace('"the-hospital", "clusters"', '"", "clusters"')
-        )
+
+class TestAgain:
+    def test_where_there_was_no_current_context_the_clusters_own_becomes_it(self, machine, up):
+        machine.has(*OURS)
+        machine.enter("")
         up()
         assert machine.current_context() == "kind-dwi-stroke"
 
-
-class TestAgain:
     def test_a_second_run_finds_everything_and_makes_nothing(self, machine, up):
         up()
         machine.forget_calls()
