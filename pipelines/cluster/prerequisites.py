@@ -93,6 +93,10 @@ def docker() -> Found:
         here += f", {free_gb:.0f} GB of free disk"
         if free_gb < DISK_GB:
             notes.append(f"{root} has {free_gb:.0f} GB free, about {DISK_GB} are needed the first time.")
+    if info.get("Architecture") in ("aarch64", "arm64"):
+        notes.append(
+            "this is an ARM processor: images of Kubeflow Pipelines that exist for x86 alone cannot be pulled."
+        )
     return Found("docker", here, notes=(*notes, *_inotify()))
 
 
