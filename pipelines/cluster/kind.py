@@ -43,7 +43,7 @@ def up(state: Path) -> None:
     """
     began, work = time.monotonic(), state.resolve() / "kind"
     print(f"A local cluster with Kubeflow Pipelines {KFP_VERSION} and MLflow.")
-    prerequisites.announce("The first time takes 15 to 60 minutes, with some 8 GB of downloads.")
+    prerequisites.announce("The first time takes 15 to 60 minutes, with many GB of downloads.")
     prerequisites.check()
     work.mkdir(parents=True, exist_ok=True)
     tag = sources_tag()
@@ -57,6 +57,7 @@ def up(state: Path) -> None:
     _step(4, "MLflow, its database, the bucket, secrets and network policies")
     _ours(work, tag)
     _step(5, "waiting until everything is ready (Ctrl-C leaves it going on; make kind-up looks again)")
+    _say("parts that need others fail at first, and are started again until those are there")
     count = wait_until_ready(CONTEXT, NAMESPACES)
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     pages = dict(zip(("Kubeflow Pipelines", "MLflow"), _ports(), strict=True))

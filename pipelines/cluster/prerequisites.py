@@ -94,9 +94,7 @@ def docker() -> Found:
         if free_gb < DISK_GB:
             notes.append(f"{root} has {free_gb:.0f} GB free, about {DISK_GB} are needed the first time.")
     if info.get("Architecture") in ("aarch64", "arm64"):
-        notes.append(
-            "this is an ARM processor: images of Kubeflow Pipelines that exist for x86 alone cannot be pulled."
-        )
+        notes.append("this is an ARM processor, and Kubeflow Pipelines' metadata server exists for x86 alone.")
     return Found("docker", here, notes=(*notes, *_inotify()))
 
 

@@ -14,7 +14,7 @@ from pipelines.cluster import pods
 
 PAUSE_SECONDS = 5
 LIMIT_SECONDS = 90 * 60  # the images are several GB, and lines are slow
-STUCK_SECONDS = 8 * 60  # longer than the pause between two tries of a crashing container
+STUCK_SECONDS = 10 * 60  # a crashing container rests up to 5 minutes, and then takes its time to start
 REPEAT_SECONDS = 60
 LOG_LINES = 15
 

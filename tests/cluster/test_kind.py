@@ -1,4 +1,4 @@
-"""The whole pipeline on the cluster of make kind-up: twice, the second time from cache; logs, and the pods' security."""
+"""The whole pipeline on the cluster of make kind-up, twice, the second time from cache; logs, and security of pods."""
 
 import json
 import shutil
