@@ -125,20 +125,22 @@ def _create() -> None:
         raise StepError(
             f"Taken by another program on {HOST}: port {' and '.join(taken)}. Stop it, or change hostPort in {CLUSTER}."
         )
-    with _own_context_kept():
+    with _own_context_kept() as own:
         shown("kind", "create", "cluster", "--config", str(CLUSTER), "--wait", f"{START_SECONDS}s")
+    if own:
+        _say(f"your current kube context stays {own}; this cluster's is {CONTEXT}")
 
 
 @contextlib.contextmanager
-def _own_context_kept() -> Iterator[None]:
-    """kind makes its cluster the current one of the user's kubectl; undo that."""
+def _own_context_kept() -> Iterator[str]:
+    """kind makes its cluster the current one of the user's kubectl; undo that. Yields the user's own, if any."""
     current = subprocess.run(["kubectl", "config", "current-context"], capture_output=True, text=True).stdout.strip()
+    own = "" if current == CONTEXT else current
     try:
-        yield
+        yield own
     finally:
-        if current and current != CONTEXT:
-            quiet("kubectl", "config", "use-context", current)
-            _say(f"your current kube context stays {current}; this cluster's is {CONTEXT}")
+        if own:
+            quiet("kubectl", "config", "use-context", own)
 
 
 def _complete() -> bool:
@@ -148,9 +150,8 @@ def _complete() -> bool:
         quiet("docker", "start", NODE)
     if not succeeds("kind", "get", "kubeconfig", "--name", NAME):
         return False  # kind did not come so far
-    if not succeeds("kubectl", "config", "get-contexts", CONTEXT):
-        with _own_context_kept():
-            quiet("kind", "export", "kubeconfig", "--name", NAME)
+    with _own_context_kept():
+        quiet("kind", "export", "kubeconfig", "--name", NAME)
     deadline = time.monotonic() + START_SECONDS
     while not succeeds(*_kubectl("get", "--raw", "/readyz")):
         if time.monotonic() > deadline:
@@ -163,7 +164,7 @@ def _complete() -> bool:
 
 
 def _kubeflow_pipelines(work: Path) -> None:
-    mark = f"jsonpath={{.metadata.annotations.{KFP_MARK.replace('.', chr(92) + '.')}}}"
+    mark = f"jsonpath={{.metadata.annotations.{KFP_MARK}}}"
     if quiet(*_kubectl("get", "namespace", "kubeflow", "--ignore-not-found", "-o", mark)) == KFP_VERSION:
         _say("is installed")
         return

@@ -97,8 +97,6 @@ elif arguments[:2] == ["config", "current-context"]:
     print(contexts().get("current-context") or sys.exit(1))
 elif arguments[:2] == ["config", "use-context"]:
     contexts(lambda content: content.update({{"current-context": arguments[2]}}))
-elif arguments[:2] == ["config", "get-contexts"]:
-    sys.exit(0 if any(c["name"] == arguments[2] for c in contexts()["contexts"]) else 1)
 else:
     assert arguments[:2] == ["--context", "kind-dwi-stroke"], "the context is not named: " + line
     rest = arguments[2:]
