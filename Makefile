@@ -26,7 +26,7 @@ IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import so
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push lint bench install
+.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
@@ -72,6 +72,15 @@ images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
 
 images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
 	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
+
+kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines and MLflow (wants docker, kind, kubectl, git)
+	@exec $(PYTHON) -m pipelines kind-up
+
+kind-down: $(INSTALLED) ## remove it, with all that is stored in it
+	@exec $(PYTHON) -m pipelines kind-down
+
+test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice (half an hour)
+	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

@@ -97,6 +97,18 @@ def _compile(a) -> None:
     print(a.output)
 
 
+def _kind_up(_) -> None:
+    from pipelines.cluster import kind
+
+    kind.up(STATE)
+
+
+def _kind_down(_) -> None:
+    from pipelines.cluster import kind
+
+    kind.down(STATE)
+
+
 def _demo_data(a) -> None:
     from pipelines.demo.scans import write_demo_scans
 
@@ -153,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
     command("status", _status, "say whether they run")
     compiling = command("compile", _compile, "write the pipeline's IR YAML")
     compiling.add_argument("--output", type=Path, default=ROOT / "build" / "pipeline.yaml")
+    command("kind-up", _kind_up, "make a local cluster with Kubeflow Pipelines and MLflow")
+    command("kind-down", _kind_down, "remove it")
     demo = command("demo-data", _demo_data, "make the synthetic scans")
     demo.add_argument("--folder", type=Path, default=STATE / "demo-scans")
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")

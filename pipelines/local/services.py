@@ -161,8 +161,8 @@ class Service:
             advice = f"Choose one: make up {variable}={self.port}"
             raise ServiceError(f"{variable} is {text!r}, not a port from 1024 to 65535. {advice}")
         port = int(text)
-        if not _is_free(port):
-            other = next(n for n in (*range(port + 1, 65536), *range(1024, port)) if _is_free(n))
+        if not is_free(port):
+            other = next(n for n in (*range(port + 1, 65536), *range(1024, port)) if is_free(n))
             advice = f"Free it, or choose another: make up {variable}={other}"
             raise ServiceError(f"port {port} on {HOST} is taken by another program. {advice}")
         return port
@@ -305,7 +305,7 @@ class MLflow(Service):
         return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)} | around_proxy()
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as client:
         if client.connect_ex((HOST, port)) == 0:
             return False
