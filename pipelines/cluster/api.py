@@ -172,7 +172,11 @@ class Api:
         while True:
             try:
                 return function(*arguments, _request_timeout=TIMEOUT_SECONDS)
-            except kfp.ApiException as error:
+            except (kfp.ApiException, TypeError, ValueError, AttributeError) as raised:
+                # the client itself trips over an answer that is no JSON, no text or nothing
+                error = raised if isinstance(raised, kfp.ApiException) else raised.__context__
+                if not isinstance(error, kfp.ApiException):
+                    raise self._not_kfp() from raised
                 if not (error.status == 429 or error.status >= 500):
                     raise self._in_words(error) from error
                 problem = f"answers {error.status}: {_message(error)}"
@@ -181,8 +185,6 @@ class Api:
                     advice = "make kind-up starts it." if self.kind else "Correct KFP_HOST, or start it."
                     raise StepError(f"no Kubeflow Pipelines at {self.url}: {_plain(error)}. {advice}") from error
                 problem = f"does not answer: {_plain(error)}"
-            except (TypeError, ValueError, AttributeError) as error:
-                raise self._not_kfp() from error
             if time.monotonic() + pause > deadline:
                 raise Gone(f"Kubeflow Pipelines at {self.url} {problem} (tried for {RETRY_SECONDS:.0f} s).")
             time.sleep(pause)
