@@ -18,7 +18,7 @@ from pipelines.cluster.steps import OVER
 from pipelines.local.run import STEP_MARK, is_running
 from pipelines.pipeline import STEPS
 
-POLL_SECONDS = 2
+POLL_SECONDS, QUIET_SECONDS = 2, 600
 
 
 def pipeline_logs(run: str, step: str, follow: bool, target: str, state: Path) -> None:
@@ -154,7 +154,8 @@ def _show(core: CoreV1Api, pod: V1Pod, follow: bool) -> None:
 def _stream(core: CoreV1Api, pod: V1Pod, follow: bool) -> Iterator[str]:
     place = {"name": pod.metadata.name, "namespace": pod.metadata.namespace, "container": "main"}
     try:
-        reply = core.read_namespaced_pod_log(**place, follow=follow, timestamps=True, _preload_content=False)
+        how = {"follow": follow, "timestamps": True, "_preload_content": False, "_request_timeout": (10, QUIET_SECONDS)}
+        reply = core.read_namespaced_pod_log(**place, **how)
         rest = b""
         for chunk in reply.stream():
             *lines, rest = (rest + chunk).split(b"\n")

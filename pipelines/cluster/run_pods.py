@@ -9,14 +9,17 @@ from pipelines.cluster import pods
 from pipelines.pipeline import STEPS
 
 LAST_LINES = 30
+TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
 NOT_THE_STEPS = re.compile(r"[IWEF]\d{4} |time=\"|\{\"time\"")
 """How lines of KFP's launcher and Argo's executor begin, which share the log with the step."""
 
 
 def pods_of(core: CoreV1Api, namespace: str, run_id: str) -> list[V1Pod]:
     """The run's pods, the oldest first."""
-    found = core.list_namespaced_pod(namespace, label_selector=f"pipeline/runid={run_id}").items
-    return sorted(found, key=lambda pod: pod.metadata.creation_timestamp)
+    found = core.list_namespaced_pod(
+        namespace, label_selector=f"pipeline/runid={run_id}", _request_timeout=TIMEOUT_SECONDS
+    )
+    return sorted(found.items, key=lambda pod: pod.metadata.creation_timestamp)
 
 
 def step_of(pod: V1Pod) -> str | None:

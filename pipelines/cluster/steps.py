@@ -6,6 +6,7 @@ it), and where `executor` may be tried again `executor(0)`, `executor(1)`, ... W
 `child_tasks`: the ids of a node's children, which Argo derives from their names.
 """
 
+import datetime
 from dataclasses import dataclass
 
 from kfp_server_api import V2beta1PipelineTaskDetail, V2beta1Run
@@ -32,19 +33,24 @@ def steps_of(run: V2beta1Run) -> dict[str, Step]:
     details = (run.run_details and run.run_details.task_details) or []
     tasks = {task.display_name: task for task in details}
     children = {child.pod_name for task in details for child in task.child_tasks or []}
-    begun = {}
+    begun, order = {}, {}
     for step in STEPS:
         driver, main = tasks.get(f"{step}-driver"), tasks.get(step)
-        if driver is None:
+        if driver is None or not _is_set(driver.start_time):
             continue
         state = _state(driver, main, run.state in OVER)
-        ends = [task.end_time for task in (driver, main) if task and task.end_time and task.end_time.year > 1970]
+        ends = [task.end_time for task in (driver, main) if task and _is_set(task.end_time)]
         seconds = (max(ends) - driver.start_time).total_seconds() if ends and state != "running" else 0.0
         executors = _executors(children, step)
         tries = sum(name.endswith(")") for name in executors)
         cached = state == "succeeded" and bool(executors) and not tries
-        begun[step] = Step(state, max(seconds, 0.0), cached, tries)
-    return dict(sorted(begun.items(), key=lambda item: tasks[f"{item[0]}-driver"].start_time))
+        begun[step], order[step] = Step(state, max(seconds, 0.0), cached, tries), driver.start_time
+    return {step: begun[step] for step in sorted(begun, key=order.get)}
+
+
+def _is_set(time: datetime.datetime | None) -> bool:
+    """Whether the server knows it: what it does not know comes as the year 1 or 1970."""
+    return time is not None and time.year > 1970
 
 
 def _state(driver: V2beta1PipelineTaskDetail, main: V2beta1PipelineTaskDetail | None, over: bool) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from components.core.step import StepError
 from pipelines.cluster.connect import Connection
 from pipelines.cluster.kubernetes import CONFIG_MAP, S3_SECRET
+from pipelines.cluster.run_pods import TIMEOUT_SECONDS
 from pipelines.local.target import demo_scans
 from pipelines.upload import upload
 
@@ -43,11 +44,11 @@ def _settings(cluster: Connection) -> dict[str, str]:
             "where do the scans go? Set S3_ENDPOINT_URL, S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "KUBE_CONTEXT to have the cluster's own, or give DATA=s3://bucket/prefix."
         )
-    what = f"ConfigMap {CONFIG_MAP}"
+    what, limit = f"ConfigMap {CONFIG_MAP}", {"_request_timeout": TIMEOUT_SECONDS}
     try:
-        settings = core.read_namespaced_config_map(CONFIG_MAP, namespace).data or {}
+        settings = core.read_namespaced_config_map(CONFIG_MAP, namespace, **limit).data or {}
         what = f"Secret {S3_SECRET}"
-        secret = core.read_namespaced_secret(S3_SECRET, namespace).data or {}
+        secret = core.read_namespaced_secret(S3_SECRET, namespace, **limit).data or {}
     except (ApiException, HTTPError) as error:
         status = getattr(error, "status", 0)
         advice = {

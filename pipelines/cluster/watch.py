@@ -17,6 +17,8 @@ from pipelines.pipeline import STEPS
 POLL_SECONDS = 3
 PATIENCE_SECONDS = 20
 """What keeps a pod from starting is told once it has lasted this long: much of it passes by itself."""
+SILENCE_SECONDS = 60
+"""So long a run may take to begin its first step before that is remarked on."""
 
 
 class Watch:
@@ -33,6 +35,7 @@ class Watch:
 
     def until_over(self) -> V2beta1Run:
         """Show the run until it is over; what it came to."""
+        silent_until = time.monotonic() + SILENCE_SECONDS
         while True:
             run = self.api.run(self.run_id)
             pods = self.pods()
@@ -43,6 +46,9 @@ class Watch:
                 return run
             for pod in pods:
                 self._show_waiting(pod)
+            if not pods and not self.steps and time.monotonic() > silent_until:
+                silent_until = float("inf")
+                self._say("      nothing has begun yet: is the workflow-controller up, beside KFP's other pods?")
             time.sleep(POLL_SECONDS)
 
     def pods(self) -> list[V1Pod]:

@@ -51,6 +51,23 @@ def test_followed_it_goes_on_until_the_run_is_over(cluster, ran, kubeflow, kuber
     assert out.count("epoch 1\n") == 1 and out.count("measured\n") == 1
 
 
+def test_a_stream_that_breaks_off_goes_on_where_it_was(cluster, ran, kubeflow, kubernetes, capsys):
+    pod = kubernetes.add_pod("evaluate", "Running", "case 1\n", running={})
+    route = kubernetes.route
+
+    def break_off(method, path, body):
+        answer = route(method, path, body)
+        if f"{pod.metadata.name}/log" in path:
+            kubernetes.logs[pod.metadata.name] += "case 2\n"
+            pod.status.phase = "Succeeded" if "case 2" in answer[1] else "Running"
+        return answer
+
+    kubernetes.route = break_off
+    kubeflow.stages = [("RUNNING", Workflow()), ("SUCCEEDED", Workflow())]
+    assert cluster("logs", "--step", "evaluate", "--follow", "1") == 0
+    assert capsys.readouterr().out.endswith(")\ncase 1\ncase 2\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

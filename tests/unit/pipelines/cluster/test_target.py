@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from pipelines.cluster import watch
 from tests.cluster_stand_in import RUN_ID, Workflow
 
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
@@ -163,6 +164,13 @@ def test_why_a_pod_waits_is_told_once_while_it_waits(kind_run, kubeflow, kuberne
     assert kind_run() == 0
     out = capsys.readouterr().out
     assert out.count('fingerprint waits: container main cannot be set up: secret "dwi-stroke-s3" not found') == 1
+
+
+def test_a_run_that_does_not_begin_is_remarked_on(kind_run, kubeflow, monkeypatch, capsys):
+    monkeypatch.setattr(watch, "SILENCE_SECONDS", 0)
+    kubeflow.stages = [("PENDING", Workflow())] * 4 + [("SUCCEEDED", begun("fingerprint"))]
+    kind_run()
+    assert capsys.readouterr().out.count("nothing has begun yet: is the workflow-controller up") == 1
 
 
 def interrupt(state, workflow):
