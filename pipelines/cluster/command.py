@@ -7,9 +7,9 @@ from components.core.step import StepError
 
 KEPT_LINES = 15
 ADVICE = {  # what a program says, and what a person can do about it
-    "no space left on device": "The disk is full: docker system df shows what docker holds, docker system prune frees it.",
+    "no space left on device": "The disk is full: docker system df shows what docker holds, docker system prune frees.",
     "permission denied while trying to connect": "Add yourself to the group docker, and log in again.",
-    "port is already allocated": "Another program has it: stop that, or change hostPort in manifests/kind/cluster.yaml.",
+    "port is already allocated": "Another program has it: stop it, or change hostPort in manifests/kind/cluster.yaml.",
     "content digest": "Docker's containerd image store is at odds with kind: turn it off in docker's settings "
     "(features: containerd-snapshotter: false), and remove and build the images anew.",
     "running git fetch": "The download was too slow or was cut off.",

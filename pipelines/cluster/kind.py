@@ -43,7 +43,7 @@ def up(state: Path) -> None:
     """
     began, work = time.monotonic(), state.resolve() / "kind"
     print(f"A local cluster with Kubeflow Pipelines {KFP_VERSION} and MLflow.")
-    prerequisites.announce("The first time takes 15 to 60 minutes, with some 8 GB of downloads.")
+    prerequisites.announce("The first time takes 15 to 60 minutes, with many GB of downloads.")
     prerequisites.check()
     work.mkdir(parents=True, exist_ok=True)
     tag = sources_tag()
@@ -57,6 +57,7 @@ def up(state: Path) -> None:
     _step(4, "MLflow, its database, the bucket, secrets and network policies")
     _ours(work, tag)
     _step(5, "waiting until everything is ready (Ctrl-C leaves it going on; make kind-up looks again)")
+    _say("parts that need others fail at first, and are started again until those are there")
     count = wait_until_ready(CONTEXT, NAMESPACES)
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     pages = dict(zip(("Kubeflow Pipelines", "MLflow"), _ports(), strict=True))
@@ -124,20 +125,22 @@ def _create() -> None:
         raise StepError(
             f"Taken by another program on {HOST}: port {' and '.join(taken)}. Stop it, or change hostPort in {CLUSTER}."
         )
-    with _own_context_kept():
+    with _own_context_kept() as own:
         shown("kind", "create", "cluster", "--config", str(CLUSTER), "--wait", f"{START_SECONDS}s")
+    if own:
+        _say(f"your current kube context stays {own}; this cluster's is {CONTEXT}")
 
 
 @contextlib.contextmanager
-def _own_context_kept() -> Iterator[None]:
-    """kind makes its cluster the current one of the user's kubectl; undo that."""
+def _own_context_kept() -> Iterator[str]:
+    """kind makes its cluster the current one of the user's kubectl; undo that. Yields the user's own, if any."""
     current = subprocess.run(["kubectl", "config", "current-context"], capture_output=True, text=True).stdout.strip()
+    own = "" if current == CONTEXT else current
     try:
-        yield
+        yield own
     finally:
-        if current and current != CONTEXT:
-            quiet("kubectl", "config", "use-context", current)
-            _say(f"your current kube context stays {current}; this cluster's is {CONTEXT}")
+        if own:
+            quiet("kubectl", "config", "use-context", own)
 
 
 def _complete() -> bool:
@@ -147,22 +150,21 @@ def _complete() -> bool:
         quiet("docker", "start", NODE)
     if not succeeds("kind", "get", "kubeconfig", "--name", NAME):
         return False  # kind did not come so far
-    if not succeeds("kubectl", "config", "get-contexts", CONTEXT):
-        with _own_context_kept():
-            quiet("kind", "export", "kubeconfig", "--name", NAME)
+    with _own_context_kept():
+        quiet("kind", "export", "kubeconfig", "--name", NAME)
     deadline = time.monotonic() + START_SECONDS
     while not succeeds(*_kubectl("get", "--raw", "/readyz")):
         if time.monotonic() > deadline:
             raise StepError(
-                f"The cluster {NAME} is there, but its API server has not answered for {START_SECONDS} s. Is the machine "
-                f"out of memory or disk? See docker logs {NODE}; make kind-down && make kind-up makes it anew."
+                f"The cluster {NAME} is there, but its API server has not answered for {START_SECONDS} s. Is the "
+                f"machine out of memory or disk? See docker logs {NODE}; make kind-down && make kind-up makes it anew."
             )
         time.sleep(2)
     return succeeds(*_kubectl("get", "storageclass", "standard"))  # what kind makes last
 
 
 def _kubeflow_pipelines(work: Path) -> None:
-    mark = f"jsonpath={{.metadata.annotations.{KFP_MARK.replace('.', chr(92) + '.')}}}"
+    mark = f"jsonpath={{.metadata.annotations.{KFP_MARK}}}"
     if quiet(*_kubectl("get", "namespace", "kubeflow", "--ignore-not-found", "-o", mark)) == KFP_VERSION:
         _say("is installed")
         return

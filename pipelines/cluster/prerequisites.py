@@ -32,8 +32,8 @@ class Found:
 
 def announce(minutes: str) -> None:
     print(
-        f"It needs docker with its engine running, kind {_dotted(KIND)} or newer, kubectl {_dotted(KUBECTL)} or newer "
-        f"and git; and for docker about\n{CPUS} CPUs, {MEMORY_GB} GB of memory and {DISK_GB} GB of free disk. {minutes}",
+        f"It needs docker with its engine running, kind {_dotted(KIND)} or newer, kubectl {_dotted(KUBECTL)} or newer, "
+        f"git;\nand for docker about {CPUS} CPUs, {MEMORY_GB} GB of memory and {DISK_GB} GB of free disk. {minutes}",
         flush=True,
     )
 
@@ -93,6 +93,8 @@ def docker() -> Found:
         here += f", {free_gb:.0f} GB of free disk"
         if free_gb < DISK_GB:
             notes.append(f"{root} has {free_gb:.0f} GB free, about {DISK_GB} are needed the first time.")
+    if info.get("Architecture") in ("aarch64", "arm64"):
+        notes.append("this is an ARM processor, and Kubeflow Pipelines' metadata server exists for x86 alone.")
     return Found("docker", here, notes=(*notes, *_inotify()))
 
 
@@ -124,8 +126,8 @@ def _inotify() -> list[str]:
     limit = Path("/proc/sys/fs/inotify/max_user_instances")
     if limit.exists() and int(limit.read_text()) < INOTIFY_INSTANCES:
         return [
-            f"this kernel allows {limit.read_text().strip()} inotify instances, too few for so many pods ('too many open "
-            "files'): sudo sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288"
+            f"this kernel allows {limit.read_text().strip()} inotify instances, too few for so many pods ('too many "
+            "open files'): sudo sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=524288"
         ]
     return []
 

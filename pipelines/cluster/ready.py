@@ -1,5 +1,6 @@
 """Wait until everything in some namespaces is ready, with progress, and say what is not and why."""
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pipelines.cluster import pods
 
 PAUSE_SECONDS = 5
 LIMIT_SECONDS = 90 * 60  # the images are several GB, and lines are slow
-STUCK_SECONDS = 8 * 60  # longer than the pause between two tries of a crashing container
+STUCK_SECONDS = 10 * 60  # a crashing container rests up to 5 minutes, and then takes its time to start
 REPEAT_SECONDS = 60
 LOG_LINES = 15
 
@@ -37,7 +38,7 @@ class Cluster:
 
     def __init__(self, context: str):
         settings = client.Configuration()
-        config.load_kube_config(context=context, client_configuration=settings)
+        config.load_kube_config(os.environ.get("KUBECONFIG"), context=context, client_configuration=settings)
         settings.proxy = None  # it is on this machine
         settings.retries = False
         api = client.ApiClient(settings)
