@@ -102,9 +102,8 @@ def connect(target: str, context: str = "") -> Iterator[Connection]:
     kind = target == "kind"
     kfp_host = KIND["kfp"] if kind else os.environ.get("KFP_HOST", "")
     mlflow_uri = KIND["mlflow"] if kind else os.environ.get("MLFLOW_TRACKING_URI", "")
-    for name, url in (("KFP_HOST", kfp_host), ("MLFLOW_TRACKING_URI", mlflow_uri)):
-        if url and "://" not in url:
-            raise StepError(f"{name}={url} has no scheme. Write it as https://{url}")
+    _check_address("KFP_HOST", kfp_host, "KFP_TOKEN or KFP_COOKIE")
+    _check_address("MLFLOW_TRACKING_URI", mlflow_uri, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     wanted = context or (KIND["context"] if kind else os.environ.get("KUBE_CONTEXT", ""))
     found = _context(wanted, needed=not (kfp_host and mlflow_uri), kind=kind)
     with contextlib.ExitStack() as stack:
@@ -174,6 +173,13 @@ class PortForward:
             self._start()
             if self.closing.is_set():  # closed between the two
                 self.process.terminate()
+
+
+def _check_address(name: str, url: str, login: str) -> None:
+    if "@" in urlsplit(url).netloc:
+        raise StepError(f"{name} holds a login, which would be shown in links and logs. Take it out, and set {login}.")
+    if url and "://" not in url:
+        raise StepError(f"{name}={url} has no scheme. Write it as https://{url}")
 
 
 def _context(wanted: str, needed: bool, kind: bool) -> str | None:

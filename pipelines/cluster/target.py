@@ -36,6 +36,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, promot
     with connect(target) as cluster:
         start = time.perf_counter()
         api, version, version_name = upload_pipeline(cluster)
+        tracking_uri = cluster.mlflow_url  # opened before anything is started
         data_uri = data_address(data, state, cluster)
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
         arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
@@ -46,7 +47,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, promot
             "run_id": run_id, "kfp_run_id": run.run_id, "status": "running", "target": target,
             "kube_context": cluster.context, "namespace": cluster.namespace, "kfp_host": cluster.kfp_url,
             "pipeline_version": version_name, "preset": preset, "data_uri": data_uri,
-            "settings": settings.model_dump(), "mlflow_tracking_uri": cluster.mlflow_url, "experiment": EXPERIMENT,
+            "settings": settings.model_dump(), "mlflow_tracking_uri": tracking_uri, "experiment": EXPERIMENT,
             "links": {"kfp": page}, "steps": {}, "wall_seconds": 0.0,
         }  # fmt: skip
         save(summary, state)
@@ -55,7 +56,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, promot
             over = watch.until_over()
             summary["status"] = STATUS.get(over.state, "failed")
             if summary["status"] == "succeeded":
-                found = results(cluster.mlflow_url, run.run_id, over.created_at)
+                found = results(tracking_uri, run.run_id, over.created_at)
                 summary |= found | {"links": found["links"] | summary["links"]}
         except KeyboardInterrupt:
             summary["status"] = _leave_or_stop(api, cluster, summary)
@@ -71,11 +72,11 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, promot
             summary["wall_seconds"] = round(time.perf_counter() - start, 2)
             save(summary, state)
         if summary["status"] != "succeeded":
-            close(cluster.mlflow_url, run.run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
+            close(tracking_uri, run.run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
             raise _failure(watch, cluster, summary)
         show(summary)
         _show_reopening(cluster)
-        print(f"  next   MLFLOW_TRACKING_URI={cluster.mlflow_url} make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+        print(f"  next   MLFLOW_TRACKING_URI={tracking_uri} make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
         return 0
 
 

@@ -110,6 +110,14 @@ def test_an_address_without_a_scheme_is_corrected(hospital_run, monkeypatch, cap
     assert "Write it as https://kubeflow.example.org" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("variable", ["KFP_HOST", "MLFLOW_TRACKING_URI"])
+def test_a_login_in_an_address_is_refused_and_not_shown(hospital_run, monkeypatch, capsys, variable):
+    monkeypatch.setenv(variable, "https://me:opensesame@example.org")
+    assert hospital_run() == 1
+    out, err = capsys.readouterr()
+    assert f"{variable} holds a login" in err and "opensesame" not in out + err
+
+
 def test_a_certificate_that_is_not_trusted_names_the_variable(hospital_run, monkeypatch, capsys, tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]

@@ -39,6 +39,13 @@ def test_through_the_kube_context_it_forwards_by_itself_and_ends_what_it_started
     assert f"http://127.0.0.1:{arguments[-1].split(':')[0]}/#/runs/details/{RUN_ID}" in out
 
 
+def test_mlflow_is_forwarded_too_and_before_anything_is_started(forwarded_run, kubectl, kubeflow, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert forwarded_run() == 1
+    assert "svc/mlflow in namespace dwi-stroke cannot be reached" in capsys.readouterr().err
+    assert not kubeflow.runs
+
+
 def test_a_forward_that_dies_is_started_again(forwarded_run, kubectl, kubeflow):
     def die():
         os.kill(kubectl()[-1][0], signal.SIGKILL)
