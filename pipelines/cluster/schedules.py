@@ -39,9 +39,8 @@ def make_schedule(
         api.schedule(name, six, api.experiment(EXPERIMENT), version, arguments)
         print(f'schedule {name}: "{six}" (seconds first, as KFP has it), preset {preset}, data {data_uri}')
         print("The clock is the cluster's: UTC, unless its administrator set CRON_SCHEDULE_TIMEZONE.")
-        print(
-            f"It runs this version of the code until it is removed: make pipeline-schedules TARGET={target} REMOVE={name}"
-        )
+        remove = f"make pipeline-schedules TARGET={target} REMOVE={name}"
+        print(f"It runs this version of the code until it is removed: {remove}")
 
 
 def schedules(target: str, remove: str) -> None:
