@@ -7,6 +7,11 @@ PROMOTE ?=
 INPUT ?=
 OUTPUT ?=
 REGISTRY ?=
+RUN ?=
+STEP ?=
+FOLLOW ?=
+CRON ?=
+REMOVE ?=
 MODEL ?= models:/dwi-attention-unet@champion
 BASE_PYTHON ?= python3
 
@@ -19,12 +24,21 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY
+export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind lint bench install
+.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind lint bench install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
+
+pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
+	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"
+
+pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
+	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
+
+pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
+	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -77,7 +91,7 @@ bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (
 install: $(INSTALLED) ## install the pinned dependencies into .venv
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements.txt
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, $(BASE_PYTHON) is {v[0]}.{v[1]}. Name another: make install BASE_PYTHON=python3.11")'

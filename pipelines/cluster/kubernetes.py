@@ -10,6 +10,7 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
+from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
@@ -107,6 +108,13 @@ class Cluster:
             kubernetes.add_node_selector(task, *self.node_selector.split("=", 1))
         if self.toleration:
             kubernetes.add_toleration(task, key=self.toleration, operator="Exists", effect="NoSchedule")
+
+
+def compile_pipeline(output: Path) -> None:
+    """Write the pipeline's IR YAML, with the settings of the environment."""
+    cluster = Cluster.from_environment()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    compile_to(output, {step: cluster.image(step) for step in STEPS}, cluster.equip)
 
 
 def sources_tag() -> str:

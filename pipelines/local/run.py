@@ -27,6 +27,8 @@ from pipelines.sources import ROOT, image
 
 GRACE_SECONDS = 10
 LAST_LINES = 15
+STEP_MARK = "==="
+"""In the log, the line before a step's first."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class LocalRun:
             self.current, self.started_process, start = call["task_name"], False, time.perf_counter()
             self._say(f"[{len(self.steps) + 1}/{len(STEPS)}] {self.current}")
             step = self.steps[self.current] = StepRun("stopped", 0.0, False)
-            task_root = None
+            self.log.write(f"{STEP_MARK} {self.current}\n")
             try:
                 outputs, status = execute_task(**call)
                 step.state = "succeeded" if status == Status.SUCCESS else "failed"
@@ -178,6 +180,16 @@ def _end_group(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def is_running(state: Path) -> bool:
+    """Whether a run holds the state folder now."""
+    with contextlib.suppress(FileNotFoundError), (state / "run.lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextlib.contextmanager
