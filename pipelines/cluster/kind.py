@@ -68,6 +68,13 @@ def up(state: Path) -> None:
     print("  next                make pipeline-run TARGET=kind     (make kind-down removes the cluster)")
 
 
+def provide_image() -> None:
+    """Build the steps' image and load it into the cluster, if code has changed since that was done last."""
+    image = f"dwi-stroke/components:{sources_tag()}"
+    if shutil.which("docker") and succeeds("docker", "inspect", NODE) and not _is_loaded(image):
+        _image("components", image)
+
+
 def down(state: Path) -> None:
     """Remove the cluster, if it is there, and say what stays.
 
@@ -200,8 +207,12 @@ def _kfp_manifests(work: Path) -> list[Path]:
     return files
 
 
+def _is_loaded(image: str) -> bool:
+    return succeeds("docker", "exec", NODE, "crictl", "inspecti", f"docker.io/{image}")
+
+
 def _image(name: str, image: str) -> None:
-    if succeeds("docker", "exec", NODE, "crictl", "inspecti", f"docker.io/{image}"):
+    if _is_loaded(image):
         _say(f"{image} is in the cluster")
         return
     if not succeeds("docker", "image", "inspect", image):

@@ -8,6 +8,7 @@ from pathlib import Path
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
+from pipelines.cluster import kind
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection, connect
 from pipelines.cluster.kubernetes import compile_pipeline
@@ -35,6 +36,8 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, promot
     """
     with connect(target) as cluster:
         start = time.perf_counter()
+        if target == "kind":
+            kind.provide_image()
         api, version, version_name = upload_pipeline(cluster)
         tracking_uri = cluster.mlflow_url  # opened before anything is started
         data_uri = data_address(data, state, cluster)

@@ -278,6 +278,25 @@ class TestWaiting:
         assert "API server does not answer" in refused()
 
 
+class TestCodeThatChanged:
+    def test_the_image_of_the_present_code_is_built_and_loaded_before_a_run(self, machine, up, monkeypatch):
+        up()
+        monkeypatch.setattr(kind, "sources_tag", lambda: "changed")
+        kind.provide_image()
+        assert machine.state["loaded"] == [*OURS, "dwi-stroke/components:changed"]
+
+    def test_where_it_is_loaded_nothing_is_done(self, machine, up):
+        up()
+        before = len(machine.calls("docker build") + machine.calls("kind load"))
+        kind.provide_image()
+        assert len(machine.calls("docker build") + machine.calls("kind load")) == before
+
+    def test_a_cluster_that_is_not_dockers_here_is_left_alone(self, machine):
+        (machine.path / "docker").unlink()
+        kind.provide_image()
+        assert not machine.calls("kind load")
+
+
 class TestDown:
     def test_it_removes_the_cluster_and_says_what_stays(self, machine, up, tmp_path, capsys):
         up()
