@@ -43,6 +43,7 @@ def start_nodes(port: str, folder: Path) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_nodes_learn_what_one_process_learns(exchange, inputs, train, checkpoints, free_port, tmp_path):  # noqa: F811
     alone = train("alone", launch)
     checkpoints.delete([o.key for o in checkpoints.list()])
