@@ -64,7 +64,7 @@ down: $(INSTALLED) ## stop them
 status: $(INSTALLED) ## say whether they run, and where they keep things
 	@exec $(PYTHON) -m pipelines status
 
-compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
+compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODES=1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
 	@exec $(PYTHON) -m pipelines compile
 
 images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
