@@ -21,7 +21,7 @@ IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import so
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile images images-push lint bench install
+.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile images images-push test-containers lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
@@ -59,6 +59,9 @@ images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
 images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
 	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
 
+test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
+	@$(MAKE) --no-print-directory pipeline-run TARGET=containers
+
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 
@@ -68,7 +71,7 @@ bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (
 install: $(INSTALLED) ## install the pinned dependencies into .venv
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements.txt
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, $(BASE_PYTHON) is {v[0]}.{v[1]}. Name another: make install BASE_PYTHON=python3.11")'

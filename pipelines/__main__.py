@@ -33,12 +33,12 @@ def main() -> int:
 
 def _run(a) -> None:
     from pipelines import presets
-    from pipelines.local.target import pipeline_run, require_local
+    from pipelines.local.target import kind_of, pipeline_run
 
-    require_local(a.target)
+    kind = kind_of(a.target)
     if a.promote not in ("", "0", "1"):
         raise StepError(f"PROMOTE takes 1, not '{a.promote}'.")
-    pipeline_run(a.data, a.preset, presets.load(a.preset, a.set), a.promote == "1", STATE)
+    pipeline_run(a.data, a.preset, presets.load(a.preset, a.set), a.promote == "1", STATE, kind)
 
 
 def _up(_) -> None:

@@ -15,6 +15,7 @@ from components.core.tracking import EXPERIMENT
 from pipelines.demo.scans import write_demo_scans
 from pipelines.files import write_json
 from pipelines.local import services
+from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
 from pipelines.sources import ROOT
 from pipelines.upload import upload
@@ -26,7 +27,9 @@ SHOWN = (
 )
 
 
-def pipeline_run(data: str, preset: str, settings: Settings, promote: bool, state: Path) -> None:
+def pipeline_run(
+    data: str, preset: str, settings: Settings, promote: bool, state: Path, kind: type[LocalRun] = LocalRun
+) -> None:
     """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`.
 
     Raises:
@@ -41,12 +44,12 @@ def pipeline_run(data: str, preset: str, settings: Settings, promote: bool, stat
         folder.mkdir(parents=True)
         print(f"run {run_id}: preset {preset}, data {data_uri}", flush=True)
         summary = {
-            "run_id": run_id, "status": "failed", "target": "local", "preset": preset, "data_uri": data_uri,
+            "run_id": run_id, "status": "failed", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
             "experiment": EXPERIMENT,
         }  # fmt: skip
         with (folder / "log.txt").open("w") as log:
-            run = LocalRun(run_id, folder, {**environment, **_code_version()}, log)
+            run = kind(run_id, folder, {**environment, **_code_version()}, log)
             try:
                 arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
                 cache = _cache(state, environment)
@@ -200,6 +203,13 @@ def _close_tracking(run_id: str, status: str) -> None:
         print(f"MLflow could not be told that the run {status.lower()}: {error}", file=sys.stderr)
 
 
-def require_local(target: str) -> None:
-    if target != "local":
-        raise StepError(f"TARGET={target} is not there yet: this release runs on TARGET=local.")
+def kind_of(target: str) -> type[LocalRun]:
+    """How TARGET runs the steps.
+
+    Raises:
+        StepError: not on this machine.
+    """
+    kinds = {kind.target: kind for kind in (LocalRun, ContainerRun)}
+    if target not in kinds:
+        raise StepError(f"TARGET={target} is not there yet: this release runs on TARGET={' or '.join(kinds)}.")
+    return kinds[target]
