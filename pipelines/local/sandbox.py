@@ -8,6 +8,7 @@ ends, and the kernel ends whatever else runs in its table of processes: no conta
 
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -43,9 +44,9 @@ class Sandbox:
     """
 
     def __init__(self, name: str, image: str, ports: list[int]):
-        self.name, self.image, self.ports = name, image, ports
+        self.name, self.image, self.ports = f"{name}-{secrets.token_hex(3)}", image, ports
         self.options = [
-            "--rm", "--network", f"container:{name}", "--pid", f"container:{name}", "--user", user(), *LOCKED
+            "--rm", "--network", f"container:{self.name}", "--pid", f"container:{self.name}", "--user", user(), *LOCKED
         ]  # fmt: skip
 
     def __enter__(self) -> "Sandbox":

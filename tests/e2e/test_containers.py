@@ -135,6 +135,7 @@ def run(checkout, start, outside, tmp_path_factory):
     assert process.wait() == 0, "".join(said)
     commands = [line for line in (tools / "log").read_text().splitlines() if line.startswith("run ")]
     steps = {step: [c for c in commands if f"-{step} --env" in c] for step in STEPS}
+    wait_until(lambda: not containers_of(process))
     return SimpleNamespace(steps=steps, seen=seen, inspected=inspected, left=containers_of(process))
 
 
