@@ -26,7 +26,7 @@ IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import so
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind lint bench install
+.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
@@ -64,7 +64,7 @@ down: $(INSTALLED) ## stop them
 status: $(INSTALLED) ## say whether they run, and where they keep things
 	@exec $(PYTHON) -m pipelines status
 
-compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODES=1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
+compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0] [NODES=1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
 	@exec $(PYTHON) -m pipelines compile
 
 images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
@@ -81,6 +81,9 @@ kind-down: $(INSTALLED) ## remove it, with all that is stored in it
 
 test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice (half an hour)
 	@$(PYTHON) -m pytest -m cluster tests/cluster
+
+test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
+	@$(MAKE) --no-print-directory pipeline-run TARGET=containers
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

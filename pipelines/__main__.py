@@ -33,16 +33,17 @@ def main() -> int:
 
 def _run(a) -> int | None:
     from pipelines.cluster.connect import TARGETS
+    from pipelines.local.target import KINDS
 
-    if a.target == "local":
+    if a.target in KINDS:
         from pipelines.local.target import pipeline_run
 
-        return pipeline_run(**_what_to_run(a), state=STATE)
+        return pipeline_run(**_what_to_run(a), state=STATE, kind=KINDS[a.target])
     if a.target in TARGETS:
         from pipelines.cluster.target import pipeline_run
 
         return pipeline_run(a.target, **_what_to_run(a), state=STATE)
-    raise StepError(f"unknown TARGET={a.target}. Targets: local, {', '.join(TARGETS)}.")
+    raise StepError(f"unknown TARGET={a.target}. Targets: {', '.join([*KINDS, *TARGETS])}.")
 
 
 def _what_to_run(a) -> dict:

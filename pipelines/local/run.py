@@ -53,6 +53,8 @@ class LocalRun:
     it comes, and to leave no process behind).
     """
 
+    target = "local"
+
     def __init__(self, run_id: str, folder: Path, environment: dict[str, str], log: TextIO):
         self.run_id, self.folder, self.environment, self.log = run_id, folder, environment, log
         self.steps: dict[str, StepRun] = {}
@@ -61,6 +63,16 @@ class LocalRun:
         self.started_process = False
         self.error: list[str] = []
 
+    def runner(self) -> local.SubprocessRunner | local.DockerRunner:
+        return local.SubprocessRunner(use_venv=False)
+
+    def image(self, step: str) -> str:
+        return image(step)
+
+    def lineage(self) -> dict[str, str]:
+        """What tells a step which run it belongs to and which code it is."""
+        return {"KFP_RUN_ID": self.run_id, "IMAGE_TAG": self.image("train")}
+
     def execute(self, arguments: dict, pipeline_root: Path, cache_root: Path) -> None:
         """Compile and run.
 
@@ -68,14 +80,14 @@ class LocalRun:
             StepFailed: with the failing step's message.
         """
         definition = self.folder / "pipeline.yaml"
-        compile_to(definition, {step: image(step) for step in STEPS})
+        compile_to(definition, {step: self.image(step) for step in STEPS})
         workspace = self.folder / "tmp"
         workspace.mkdir(exist_ok=True)
         logging.disable(logging.INFO)
         try:
             with contextlib.redirect_stdout(io.StringIO()), self._watching():
                 local.init(
-                    runner=local.SubprocessRunner(use_venv=False),
+                    runner=self.runner(),
                     pipeline_root=str(pipeline_root),
                     workspace_root=str(workspace),
                     raise_on_error=False,
@@ -126,8 +138,7 @@ class LocalRun:
             **os.environ,
             **self.environment,
             **(env_vars or {}),
-            "KFP_RUN_ID": self.run_id,
-            "IMAGE_TAG": image("train"),
+            **self.lineage(),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "ignore",

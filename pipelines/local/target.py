@@ -13,13 +13,19 @@ from components.core.settings import Settings
 from components.core.tracking import EXPERIMENT
 from pipelines.demo.scans import write_demo_scans
 from pipelines.local import services
+from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
 from pipelines.sources import ROOT
 from pipelines.summary import links, save, show
 from pipelines.upload import upload
 
+KINDS = {kind.target: kind for kind in (LocalRun, ContainerRun)}
+"""How TARGET runs the steps on this machine: as processes, or each in its container."""
 
-def pipeline_run(data: str, preset: str, settings: Settings, promote: bool, state: Path) -> None:
+
+def pipeline_run(
+    data: str, preset: str, settings: Settings, promote: bool, state: Path, kind: type[LocalRun] = LocalRun
+) -> None:
     """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`.
 
     Raises:
@@ -34,12 +40,12 @@ def pipeline_run(data: str, preset: str, settings: Settings, promote: bool, stat
         folder.mkdir(parents=True)
         print(f"run {run_id}: preset {preset}, data {data_uri}", flush=True)
         summary = {
-            "run_id": run_id, "status": "failed", "target": "local", "preset": preset, "data_uri": data_uri,
+            "run_id": run_id, "status": "failed", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
             "experiment": EXPERIMENT,
         }  # fmt: skip
         with (folder / "log.txt").open("w") as log:
-            run = LocalRun(run_id, folder, {**environment, **_code_version()}, log)
+            run = kind(run_id, folder, {**environment, **_code_version()}, log)
             try:
                 arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
                 cache = _cache(state, environment)
