@@ -35,8 +35,8 @@ class Settings(BaseModel):
     """Adam's learning rate at the start."""
     weight_decay: float = Field(1e-5, ge=0, le=1)
     """Adam's L2 penalty."""
-    loss: Literal["dice", "dice+bce"] = "dice"
-    """Soft Dice over the batch, alone or with binary cross-entropy."""
+    loss: Literal["dice", "dice+bce", "focal_tversky"] = "dice"
+    """Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more."""
     early_stop_patience: int = Field(20, ge=1, le=10_000)
     """Epochs without a better validation Dice before training stops."""
     lesion_free_ratio: float = Field(1.0, ge=0, le=1000)
