@@ -44,6 +44,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         aug_rotate_prob: float = DEFAULT.aug_rotate_prob,
         aug_brightness_prob: float = DEFAULT.aug_brightness_prob,
         random_seed: int = DEFAULT.random_seed,
+        tta: bool = DEFAULT.tta,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
         promote: bool = False,
@@ -74,6 +75,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             aug_rotate_prob=aug_rotate_prob,
             aug_brightness_prob=aug_brightness_prob,
             random_seed=random_seed,
+            tta=tta,
             precision=precision,
             memory_format=memory_format,
         )

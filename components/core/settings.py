@@ -49,6 +49,8 @@ class Settings(BaseModel):
     """Probability of a brightness shift by up to 0.1 standard deviations."""
     random_seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the split, the weights, the sampling and the augmentation."""
+    tta: bool = False
+    """Predict the mean of the scan and its mirror images (test-time augmentation)."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the forward pass; auto takes the fastest here."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
@@ -90,6 +92,8 @@ def _in_words(error: dict[str, Any]) -> str:
         choices = list(fields[key].annotation.__args__)
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0) or choices
         return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
+    if error["type"].startswith("bool_"):
+        return f"{key}={given} is impossible: it is true or false"
     if not key:
         return error["msg"].removeprefix("Value error, ")
     try:

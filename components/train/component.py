@@ -20,6 +20,7 @@ def train(
     aug_rotate_prob: float,
     aug_brightness_prob: float,
     random_seed: int,
+    tta: bool,
     precision: str,
     memory_format: str,
     model: Output[Model],
@@ -44,6 +45,7 @@ def train(
         aug_rotate_prob: Probability of a rotation by up to 10 degrees.
         aug_brightness_prob: Probability of a brightness shift by up to 0.1 standard deviations.
         random_seed: Seed of the split, the weights, the sampling and the augmentation.
+        tta: Predict the mean of the scan and its mirror images (test-time augmentation).
         precision: Number format of the forward pass; auto takes the fastest here.
         memory_format: Layout of the tensors; auto takes the fastest here.
         model: Best weights (state_dict), threshold, settings, history.
@@ -70,6 +72,7 @@ def train(
                 "aug_rotate_prob": aug_rotate_prob,
                 "aug_brightness_prob": aug_brightness_prob,
                 "random_seed": random_seed,
+                "tta": tta,
                 "precision": precision,
                 "memory_format": memory_format,
             }

@@ -154,7 +154,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     torch.save(best["weights"], model / "best_model.pth")
     facts = {
         "base_channels": settings.base_channels, "image_size": index["image_size"],
-        "normalization": index["normalization"], "precision": precision, "threshold": 0.5,
+        "normalization": index["normalization"], "precision": precision, "tta": settings.tta, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
     }  # fmt: skip

@@ -13,6 +13,8 @@ from components.unet.grid import neighbours, to_model_grid, to_native_grid
 from components.unet.network import AttentionUNet
 
 BATCH = 16
+MIRRORED = ((), (-1,), (-2,), (-2, -1))
+"""Axes of a slice (H, W) along which test-time augmentation flips it: none, left-right, front-back, both."""
 
 
 def device() -> torch.device:
@@ -44,26 +46,38 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
 
 
 @torch.inference_mode()
-def stack_logits(network: AttentionUNet, slices: np.ndarray, order: np.ndarray, precision: str) -> np.ndarray:
-    """Lesion logits (S, H, W), float32, for z-scored slices (S, H, W) and neighbour indices (S, 3)."""
+def stack_logits(
+    network: AttentionUNet, slices: np.ndarray, order: np.ndarray, precision: str, flipped: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Lesion logits (S, H, W), float32, for z-scored slices (S, H, W) and neighbour indices (S, 3).
+
+    The network sees them flipped along the axes `flipped`; its answer is flipped back.
+    """
     where = next(network.parameters()).device
     out = np.empty(slices.shape, np.float32)
     for start in range(0, len(slices), BATCH):
         rows = order[start : start + BATCH]
         x_BCHW = torch.from_numpy(np.asarray(slices[rows.ravel()])).float().view(*rows.shape, *slices.shape[1:])
+        if flipped:
+            x_BCHW = x_BCHW.flip(flipped)
         x_BCHW = x_BCHW.to(where).contiguous(memory_format=torch.channels_last)
         with autocast(where, precision):
             logits_B1HW = network(x_BCHW)
-        out[start : start + BATCH] = logits_B1HW.float()[:, 0].cpu().numpy()
+        logits_BHW = logits_B1HW.float()[:, 0].cpu()
+        out[start : start + BATCH] = (logits_BHW.flip(flipped) if flipped else logits_BHW).numpy()
     return out
 
 
 def native_probability(
     network: AttentionUNet, facts: dict, slices: np.ndarray, order: np.ndarray, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Lesion probability (X, Y, S) on the scan's own grid `shape`, from its slices on the model's grid."""
-    logits = stack_logits(network, slices, order, facts["precision"])
-    return to_native_grid(expit(logits), shape)
+    """Lesion probability (X, Y, S) on the scan's own grid `shape`, from its slices on the model's grid.
+
+    With `tta` in the facts the mean over all `MIRRORED` slices. A flip leaves each slice between its neighbours.
+    """
+    flips = MIRRORED if facts.get("tta") else MIRRORED[:1]
+    probability = sum(expit(stack_logits(network, slices, order, facts["precision"], flip)) for flip in flips)
+    return to_native_grid(probability / len(flips), shape)
 
 
 def predict_volume(network: AttentionUNet, facts: dict, volume: np.ndarray, slice_numbers=None) -> np.ndarray:

@@ -92,6 +92,16 @@ def test_what_is_no_number_is_refused_with_the_default(given):
     assert re.fullmatch(rf"epochs={given} is impossible: .*; the default is 100", complaint(epochs=given))
 
 
+@pytest.mark.parametrize(("given", "switch"), [("true", True), ("1", True), ("on", True), ("false", False), (0, False)])
+def test_a_switch_takes_the_usual_words(given, switch):
+    assert checked({"tta": given}).tta is switch
+
+
+@pytest.mark.parametrize("given", ["maybe", "", "2", 7, 0.5])
+def test_what_is_no_switch_is_refused(given):
+    assert complaint(tta=given) == f"tta={given} is impossible: it is true or false"
+
+
 def test_a_nan_never_passes_for_a_number():
     for key in ("learning_rate", "weight_decay", "train_ratio", "lesion_free_ratio", "aug_hflip_prob"):
         assert f"{key}=nan is impossible" in complaint(**{key: float("nan")})

@@ -27,6 +27,12 @@ def volume():
     return np.random.default_rng(0).gamma(2, 100, (30, 26, 20)).astype(np.float32)
 
 
+@pytest.fixture
+def on_the_model_grid():
+    """A scan that needs no resizing, which rounds a mirrored scan otherwise."""
+    return np.random.default_rng(1).gamma(2, 100, (32, 32, 6)).astype(np.float32)
+
+
 def changed_slices(a, b):
     return np.flatnonzero(np.abs(a - b).max((0, 1)) > 1e-5).tolist()
 
@@ -52,6 +58,28 @@ def test_channels_are_previous_current_next(network, volume):
         expected = torch.sigmoid(network(torch.from_numpy(previous_current_next)[None]))[0].numpy()
     native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
     np.testing.assert_allclose(predict_volume(network, FACTS, volume)[:, :, 4], native, atol=1e-5)
+
+
+def test_with_tta_a_prediction_is_the_mean_of_those_of_the_flipped_scans_flipped_back(network, on_the_model_grid):
+    """Flipped as scans (X, Y, S): the network is not in it."""
+    volume, flips = on_the_model_grid, [(), (0,), (1,), (0, 1)]
+    explicit = [np.flip(predict_volume(network, FACTS, np.flip(volume, axes)), axes) for axes in flips]
+    ours = predict_volume(network, FACTS | {"tta": True}, volume)
+    np.testing.assert_allclose(ours, np.mean(explicit, axis=0), atol=1e-5)
+    assert np.abs(ours - explicit[0]).max() > 1e-3
+
+
+def test_with_tta_a_mirrored_scan_has_the_mirrored_lesion(network, on_the_model_grid):
+    volume, with_tta = on_the_model_grid, FACTS | {"tta": True}
+    mirrored = predict_volume(network, with_tta, volume[::-1])
+    np.testing.assert_allclose(mirrored, predict_volume(network, with_tta, volume)[::-1], atol=1e-5)
+
+
+def test_with_tta_slices_still_stand_between_their_own_neighbours(network, volume):
+    numbers = [*range(1, 11), *range(15, 25)]
+    before = predict_volume(network, FACTS | {"tta": True}, volume, numbers)
+    volume[:, :, 9] *= volume[::-1, :, 9]
+    assert changed_slices(before, predict_volume(network, FACTS | {"tta": True}, volume, numbers)) == [8, 9]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
