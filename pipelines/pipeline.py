@@ -45,6 +45,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         aug_brightness_prob: float = DEFAULT.aug_brightness_prob,
         random_seed: int = DEFAULT.random_seed,
         tta: bool = DEFAULT.tta,
+        cca: bool = DEFAULT.cca,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
         promote: bool = False,
@@ -76,6 +77,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             aug_brightness_prob=aug_brightness_prob,
             random_seed=random_seed,
             tta=tta,
+            cca=cca,
             precision=precision,
             memory_format=memory_format,
         )

@@ -51,6 +51,8 @@ class Settings(BaseModel):
     """Seed of the split, the weights, the sampling and the augmentation."""
     tta: bool = False
     """Predict the mean of the scan and its mirror images (test-time augmentation)."""
+    cca: bool = False
+    """Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the forward pass; auto takes the fastest here."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"

@@ -32,13 +32,14 @@ class LesionSegmenter(PythonModel):
     def _segment(self, blob: bytes) -> tuple[bytes, float]:
         from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes
         from components.unet.inference import predict_volume
+        from components.unet.lesions import lesion_mask
 
         volume, geometry = read_nifti_bytes(blob)
         if not np.isfinite(volume).all() or volume.min() == volume.max():
             raise BadVolume("the scan is constant, or holds values that are NaN or infinite")
         if volume.shape[2] < MIN_SLICES:
             raise BadVolume(f"{volume.shape[2]} slices, at least {MIN_SLICES} are needed")
-        mask = predict_volume(self.network, self.facts, volume) >= self.facts["threshold"]
+        mask = lesion_mask(predict_volume(self.network, self.facts, volume), self.facts, geometry.voxel_mm)
         ml = float(mask.sum() * np.prod(geometry.voxel_mm) / 1000)
         return nifti_bytes(geometry.native(mask.astype(np.uint8)), geometry.affine), ml
 

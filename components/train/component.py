@@ -21,6 +21,7 @@ def train(
     aug_brightness_prob: float,
     random_seed: int,
     tta: bool,
+    cca: bool,
     precision: str,
     memory_format: str,
     model: Output[Model],
@@ -46,6 +47,7 @@ def train(
         aug_brightness_prob: Probability of a brightness shift by up to 0.1 standard deviations.
         random_seed: Seed of the split, the weights, the sampling and the augmentation.
         tta: Predict the mean of the scan and its mirror images (test-time augmentation).
+        cca: Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose.
         precision: Number format of the forward pass; auto takes the fastest here.
         memory_format: Layout of the tensors; auto takes the fastest here.
         model: Best weights (state_dict), threshold, settings, history.
@@ -73,6 +75,7 @@ def train(
                 "aug_brightness_prob": aug_brightness_prob,
                 "random_seed": random_seed,
                 "tta": tta,
+                "cca": cca,
                 "precision": precision,
                 "memory_format": memory_format,
             }

@@ -24,7 +24,7 @@ from components.train import ranks
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
-from components.train.score import choose_threshold, dice, validate
+from components.train.score import choose_cut, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
@@ -154,12 +154,15 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     torch.save(best["weights"], model / "best_model.pth")
     facts = {
         "base_channels": settings.base_channels, "image_size": index["image_size"],
-        "normalization": index["normalization"], "precision": precision, "tta": settings.tta, "threshold": 0.5,
+        "normalization": index["normalization"], "precision": precision,
+        "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
     }  # fmt: skip
     _write_facts(model, facts)
-    facts["threshold"], native_dice = choose_threshold(model, cases, validation)
+    cut, native_dice = choose_cut(model, cases, validation)
+    facts |= cut
+    facts["params"] |= {name: size for name, size in cut.items() if name != "threshold"}  # that one is a metric
     _write_facts(model, facts)
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")

@@ -26,7 +26,12 @@ def test_demo_is_smaller_than_baseline_in_all_that_costs_time():
         assert getattr(demo, name) < getattr(baseline, name)
 
 
-IMPROVEMENTS = {"loss": {"loss": "focal_tversky"}, "tta": {"tta": True}}
+IMPROVEMENTS = {
+    "loss": {"loss": "focal_tversky"},
+    "tta": {"tta": True},
+    "cca": {"cca": True},
+    "tta-cca": {"tta": True, "cca": True},
+}
 
 
 def test_there_are_two_presets_to_start_from_and_one_for_each_improvement():
