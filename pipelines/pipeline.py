@@ -46,6 +46,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         random_seed: int = DEFAULT.random_seed,
         tta: bool = DEFAULT.tta,
         cca: bool = DEFAULT.cca,
+        deep_supervision: bool = DEFAULT.deep_supervision,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
         promote: bool = False,
@@ -78,6 +79,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             random_seed=random_seed,
             tta=tta,
             cca=cca,
+            deep_supervision=deep_supervision,
             precision=precision,
             memory_format=memory_format,
         )

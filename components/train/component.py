@@ -22,6 +22,7 @@ def train(
     random_seed: int,
     tta: bool,
     cca: bool,
+    deep_supervision: bool,
     precision: str,
     memory_format: str,
     model: Output[Model],
@@ -48,6 +49,7 @@ def train(
         random_seed: Seed of the split, the weights, the sampling and the augmentation.
         tta: Predict the mean of the scan and its mirror images (test-time augmentation).
         cca: Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose.
+        deep_supervision: Learn at two coarser decoder levels too, with weights 1/2 and 1/4; the model stays the same.
         precision: Number format of the forward pass; auto takes the fastest here.
         memory_format: Layout of the tensors; auto takes the fastest here.
         model: Best weights (state_dict), threshold, settings, history.
@@ -76,6 +78,7 @@ def train(
                 "random_seed": random_seed,
                 "tta": tta,
                 "cca": cca,
+                "deep_supervision": deep_supervision,
                 "precision": precision,
                 "memory_format": memory_format,
             }

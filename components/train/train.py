@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from components.core.machine import cpus, sources_digest
@@ -29,6 +30,7 @@ from components.train.speed import MEMORY_FORMATS, choose
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
+from components.unet.supervision import DeeplySupervised, loss_over_levels
 
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
@@ -62,8 +64,9 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     )
     layout = MEMORY_FORMATS[memory_format]
     network = ranks.synchronized(AttentionUNet(settings.base_channels).to(where, memory_format=layout))
+    learner = DeeplySupervised(network).to(where) if settings.deep_supervision else network
     optimizer = torch.optim.Adam(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", PLATEAU_FACTOR, PLATEAU_PATIENCE)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
@@ -101,18 +104,18 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     history: list[dict[str, float]] = []
     best = {"val_dice": -1.0, "epoch": 0, "weights": network.state_dict()}
     if state:
-        network.load_state_dict(state["network"])
+        learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         scaler.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
         logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
 
-    learner = ranks.parallel(network)
+    shared = ranks.parallel(learner)
 
     def keep(epoch: int) -> None:
         checkpoints.save(epoch, {
-            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+            "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
             "scaler": scaler.state_dict(), "history": history, "best": best,
             "precision": precision, "memory_format": memory_format,
         })  # fmt: skip
@@ -125,7 +128,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
             break
         batches.epoch, start = epoch, time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
-        train_loss, train_dice = _epoch(learner, data, optimizer, scaler, settings.loss, precision, layout, epoch)
+        train_loss, train_dice = _epoch(shared, data, optimizer, scaler, settings.loss, precision, layout, epoch)
         train_seconds = time.perf_counter() - start
         scores = ranks.of_all(validate(network, validation[ranks.rank() :: ranks.count()], settings.loss, precision))
         val_loss, val_dice = np.mean(scores, axis=0).tolist()
@@ -184,8 +187,9 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> 
         y_B1HW = lesions_BHW.to(where, non_blocking=True)[:, None].float()
         try:
             with autocast(where, precision):
-                logits_B1HW = network(x_BCHW)
-            value = LOSSES[loss](logits_B1HW, y_B1HW, ranks.total)
+                answer = network(x_BCHW)
+            levels = [answer] if isinstance(answer, Tensor) else answer
+            value, logits_B1HW = loss_over_levels(LOSSES[loss], levels, y_B1HW, ranks.total), levels[0]
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(value).backward()
             scaler.step(optimizer)

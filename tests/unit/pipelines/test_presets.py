@@ -28,6 +28,7 @@ def test_demo_is_smaller_than_baseline_in_all_that_costs_time():
 
 IMPROVEMENTS = {
     "loss": {"loss": "focal_tversky"},
+    "deep-supervision": {"deep_supervision": True},
     "tta": {"tta": True},
     "cca": {"cca": True},
     "tta-cca": {"tta": True, "cca": True},
