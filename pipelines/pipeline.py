@@ -47,6 +47,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         tta: bool = DEFAULT.tta,
         cca: bool = DEFAULT.cca,
         deep_supervision: bool = DEFAULT.deep_supervision,
+        n4_bias_correction: bool = DEFAULT.n4_bias_correction,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
         promote: bool = False,
@@ -55,7 +56,9 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         data_version.set_caching_options(False)
         ingested = ingest_step(data_uri=data_uri, data_version=data_version.output)
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
-        sliced = preprocess_step(cases=cases, image_size=image_size, normalization=normalization)
+        sliced = preprocess_step(
+            cases=cases, image_size=image_size, normalization=normalization, n4_bias_correction=n4_bias_correction
+        )
         parts = split_step(
             cases=cases, train_ratio=train_ratio, val_ratio=val_ratio, test_ratio=test_ratio, random_seed=random_seed
         )

@@ -11,11 +11,14 @@ from numpy.lib.format import open_memmap, write_array_header_1_0
 from components.core.machine import cpus
 from components.core.step import progress
 from components.core.volumes import read
+from components.unet.bias import without_bias
 from components.unet.grid import mask_to_model_grid, model_grid_slices, neighbours
 
 
-def preprocess(cases: Path, slices: Path, image_size: int, normalization: str) -> None:
-    """Resize and normalise every labelled case.
+def preprocess(
+    cases: Path, slices: Path, image_size: int, normalization: str, n4_bias_correction: bool = False
+) -> None:
+    """Resize and normalise every labelled case, where asked for without its bias field.
 
     Per case `<name>.image.npy` (S, image_size, image_size), float16 z-scores, and `<name>.mask.npy`, uint8;
     `index.json` lists them with each slice's neighbours and lesion pixels. The 2.5D stacks are composed
@@ -26,6 +29,8 @@ def preprocess(cases: Path, slices: Path, image_size: int, normalization: str) -
 
     def one(case: dict) -> dict:
         volume, _ = read(cases / case["files"]["dwi"])
+        if n4_bias_correction:
+            volume = without_bias(volume)
         mask, _ = read(cases / case["files"]["mask"])
         stem, shape = case["files"]["dwi"].removesuffix("_dwi.nii.gz"), (case["shape"][2], image_size, image_size)
         with (slices / f"{stem}.image.npy").open("wb") as f:
@@ -47,7 +52,10 @@ def preprocess(cases: Path, slices: Path, image_size: int, normalization: str) -
 
     with ThreadPoolExecutor(cpus()) as pool:
         index = list(progress(pool.map(one, labelled), total=len(labelled), what="preprocessed"))
-    facts = {"image_size": image_size, "normalization": normalization, "cases": index}
+    facts = {
+        "image_size": image_size, "normalization": normalization, "n4_bias_correction": n4_bias_correction,
+        "cases": index,
+    }  # fmt: skip
     (slices / "index.json").write_text(json.dumps(facts))
     total = sum(len(c["lesion_pixels"]) for c in index)
     with_lesion = sum(p > 0 for c in index for p in c["lesion_pixels"])

@@ -14,7 +14,9 @@ from components.core.tracking import MODEL_NAME, Run, evaluation_digest, record_
 from components.core.volumes import nifti_bytes
 
 COMPONENTS = Path(__file__).parents[1]
-RUNTIME = ("torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "pandas", "pydantic", "tqdm", "mlflow")
+RUNTIME = (
+    "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "tqdm", "mlflow",
+)  # fmt: skip
 SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
 
 

@@ -32,6 +32,8 @@ from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
 from components.unet.supervision import DeeplySupervised, loss_over_levels
 
+GRID = ("image_size", "normalization", "n4_bias_correction")
+"""What preprocess did, and a prediction has to do again."""
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
@@ -156,8 +158,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     model.mkdir(parents=True, exist_ok=True)
     torch.save(best["weights"], model / "best_model.pth")
     facts = {
-        "base_channels": settings.base_channels, "image_size": index["image_size"],
-        "normalization": index["normalization"], "precision": precision,
+        **{name: index[name] for name in GRID},
+        "base_channels": settings.base_channels, "precision": precision,
         "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
@@ -214,7 +216,7 @@ def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
     """SHA-256 over all that determines the weights: data, grid, split, settings, code."""
     decides = {
         "data": json.loads((cases / "cases.json").read_text())["data_version"],
-        "grid": [index["image_size"], index["normalization"]],
+        "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
         "settings": _given(settings),
         "code": sources_digest("core", "unet", "preprocess", "train"),
@@ -226,7 +228,7 @@ def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
 def _settings_params(settings: Settings, index: dict) -> dict:
     """The settings as MLflow shows them; the split's are logged with the split."""
     size = index["image_size"]
-    return {**_given(settings), "image_size": f"({size}, {size})", "normalization": index["normalization"]}
+    return {**_given(settings), **{name: index[name] for name in GRID}, "image_size": f"({size}, {size})"}
 
 
 def _given(settings: Settings) -> dict:

@@ -9,6 +9,7 @@ import torch
 from scipy.special import expit
 
 from components.core.step import StepError
+from components.unet.bias import without_bias
 from components.unet.grid import neighbours, to_model_grid, to_native_grid
 from components.unet.network import AttentionUNet
 
@@ -82,5 +83,7 @@ def native_probability(
 
 def predict_volume(network: AttentionUNet, facts: dict, volume: np.ndarray, slice_numbers=None) -> np.ndarray:
     """Lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid."""
+    if facts.get("n4_bias_correction"):
+        volume = without_bias(volume)
     slices = to_model_grid(volume, facts["image_size"], facts["normalization"])
     return native_probability(network, facts, slices, neighbours(slice_numbers, len(slices)), volume.shape)

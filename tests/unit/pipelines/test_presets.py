@@ -27,6 +27,7 @@ def test_demo_is_smaller_than_baseline_in_all_that_costs_time():
 
 
 IMPROVEMENTS = {
+    "n4": {"n4_bias_correction": True},
     "loss": {"loss": "focal_tversky"},
     "deep-supervision": {"deep_supervision": True},
     "tta": {"tta": True},

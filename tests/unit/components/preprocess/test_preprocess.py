@@ -7,7 +7,8 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess import preprocess as module
 from components.preprocess.preprocess import preprocess
-from components.unet.grid import to_native_grid
+from components.unet.bias import without_bias
+from components.unet.grid import to_model_grid, to_native_grid
 
 SIZE = 48
 
@@ -58,7 +59,7 @@ def test_every_labelled_case_is_listed_and_no_other(slices, index):
 
 
 def test_the_index_says_what_the_slices_were_made_with(index):
-    assert (index["image_size"], index["normalization"]) == (SIZE, "slice")
+    assert (index["image_size"], index["normalization"], index["n4_bias_correction"]) == (SIZE, "slice", False)
 
 
 def test_arrays_are_square_slices_of_the_types_promised_and_can_be_memory_mapped(slices, index):
@@ -123,6 +124,14 @@ def test_normalization_over_the_volume_keeps_the_slices_apart(tmp_path, cases):
     means = image.astype(np.float64).mean((1, 2))
     assert index["normalization"] == "volume"
     assert abs(means.mean()) < 0.05 < np.ptp(means)
+
+
+def test_with_n4_the_slices_are_those_of_the_corrected_scan(tmp_path, cases, scans):
+    preprocess(cases, tmp_path / "slices", SIZE, "slice", n4_bias_correction=True)
+    index = json.loads((tmp_path / "slices" / "index.json").read_text())
+    image, _ = arrays(tmp_path / "slices", index["cases"][0])
+    assert index["n4_bias_correction"] is True
+    assert np.array_equal(image, to_model_grid(without_bias(scans["sub-a"][0]), SIZE, "slice"))
 
 
 def test_the_result_does_not_depend_on_how_many_work_at_it(tmp_path, cases, slices, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 
 from components.core.step import StepError
 from components.unet import inference
+from components.unet.bias import without_bias
 from components.unet.grid import neighbours, to_model_grid, to_native_grid
 from components.unet.inference import BATCH, load_model, predict_volume, stack_logits
 from components.unet.network import AttentionUNet
@@ -58,6 +59,13 @@ def test_channels_are_previous_current_next(network, volume):
         expected = torch.sigmoid(network(torch.from_numpy(previous_current_next)[None]))[0].numpy()
     native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
     np.testing.assert_allclose(predict_volume(network, FACTS, volume)[:, :, 4], native, atol=1e-5)
+
+
+def test_a_network_that_learnt_from_corrected_scans_sees_corrected_ones(network, volume):
+    volume *= np.linspace(1, 3, len(volume), dtype=np.float32)[:, None, None]
+    ours = predict_volume(network, FACTS | {"n4_bias_correction": True}, volume)
+    assert np.array_equal(ours, predict_volume(network, FACTS, without_bias(volume)))
+    assert not np.array_equal(ours, predict_volume(network, FACTS, volume))
 
 
 def test_with_tta_a_prediction_is_the_mean_of_those_of_the_flipped_scans_flipped_back(network, on_the_model_grid):
