@@ -48,6 +48,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         cca: bool = DEFAULT.cca,
         deep_supervision: bool = DEFAULT.deep_supervision,
         n4_bias_correction: bool = DEFAULT.n4_bias_correction,
+        inputs: str = DEFAULT.inputs,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
         promote: bool = False,
@@ -57,10 +58,19 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         ingested = ingest_step(data_uri=data_uri, data_version=data_version.output)
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
         sliced = preprocess_step(
-            cases=cases, image_size=image_size, normalization=normalization, n4_bias_correction=n4_bias_correction
+            cases=cases,
+            image_size=image_size,
+            normalization=normalization,
+            n4_bias_correction=n4_bias_correction,
+            inputs=inputs,
         )
         parts = split_step(
-            cases=cases, train_ratio=train_ratio, val_ratio=val_ratio, test_ratio=test_ratio, random_seed=random_seed
+            cases=cases,
+            train_ratio=train_ratio,
+            val_ratio=val_ratio,
+            test_ratio=test_ratio,
+            random_seed=random_seed,
+            inputs=inputs,
         )
         split = parts.outputs["split"]
         trained = train_step(

@@ -57,6 +57,8 @@ class Settings(BaseModel):
     """Learn at two coarser decoder levels too, with weights 1/2 and 1/4; the model stays the same."""
     n4_bias_correction: bool = False
     """Divide each scan by its estimated coil shading (N4) before anything else."""
+    inputs: Literal["dwi", "dwi+adc"] = "dwi"
+    """What the network sees: three slices of the DWI, or of the DWI and of the ADC map."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the forward pass; auto takes the fastest here."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"

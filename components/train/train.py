@@ -32,7 +32,7 @@ from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
 from components.unet.supervision import DeeplySupervised, loss_over_levels
 
-GRID = ("image_size", "normalization", "n4_bias_correction")
+GRID = ("image_size", "normalization", "n4_bias_correction", "inputs")
 """What preprocess did, and a prediction has to do again."""
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
@@ -64,18 +64,20 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         if state
         else ranks.of_first(lambda: choose(where, settings.base_channels, settings.precision, settings.memory_format))
     )
+    dataset = StackDataset(
+        read_index(slices, parts["cases"]["train"]),
+        augmentation(settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob),
+    )
     layout = MEMORY_FORMATS[memory_format]
-    network = ranks.synchronized(AttentionUNet(settings.base_channels).to(where, memory_format=layout))
+    network = ranks.synchronized(
+        AttentionUNet(settings.base_channels, dataset.channels).to(where, memory_format=layout)
+    )
     learner = DeeplySupervised(network).to(where) if settings.deep_supervision else network
     optimizer = torch.optim.Adam(
         learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", PLATEAU_FACTOR, PLATEAU_PATIENCE)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
-    dataset = StackDataset(
-        read_index(slices, parts["cases"]["train"]),
-        augmentation(settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob),
-    )
     batches = EpochBatches(
         dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, settings.random_seed,
         ranks.rank(), ranks.count(),

@@ -8,7 +8,7 @@ from components.ingest.ingest import check
 from components.preprocess import preprocess as module
 from components.preprocess.preprocess import preprocess
 from components.unet.bias import without_bias
-from components.unet.grid import to_model_grid, to_native_grid
+from components.unet.grid import adc_grid_slices, to_model_grid, to_native_grid
 
 SIZE = 48
 
@@ -149,3 +149,25 @@ def test_what_an_interrupted_run_left_behind_is_overwritten(tmp_path, cases, sli
     preprocess(cases, tmp_path / "slices", SIZE, "slice")
     for path in slices.iterdir():
         assert (tmp_path / "slices" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_with_adc_its_slices_come_after_those_of_the_dwi(tmp_path, make_scan, write_case, keys_of):
+    for number in range(4):
+        dwi, adc, mask = make_scan(number)
+        volumes = {"dwi": dwi, "mask": mask} | ({"adc": adc} if number < 2 else {})
+        if number == 2:
+            volumes["b0"] = dwi * np.exp(adc)
+        write_case(tmp_path / "set", f"sub-{number}", **volumes)
+    facts = check(discover(keys_of(tmp_path / "set")), tmp_path / "set", tmp_path / "cases")
+    (tmp_path / "cases" / "cases.json").write_text(json.dumps(facts))
+    preprocess(tmp_path / "cases", tmp_path / "slices", SIZE, "slice", inputs="dwi+adc")
+    index = json.loads((tmp_path / "slices" / "index.json").read_text())
+    assert index["inputs"] == "dwi+adc"
+    assert [c["patient"] for c in index["cases"]] == ["sub-0", "sub-1", "sub-2"]
+    for number, entry in enumerate(index["cases"]):
+        dwi, adc, _ = make_scan(number)
+        image, mask = arrays(tmp_path / "slices", entry)
+        assert image.shape == (10, SIZE, SIZE) and mask.shape == (5, SIZE, SIZE)
+        assert entry["neighbours"][0] == [0, 0, 1, 5, 5, 6] and len(entry["neighbours"]) == 5
+        assert np.array_equal(image[:5], to_model_grid(dwi, SIZE, "slice"))
+        np.testing.assert_allclose(image[5:], np.stack(list(adc_grid_slices(adc, SIZE))), atol=2e-3)

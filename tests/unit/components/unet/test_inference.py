@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from components.core.step import StepError
+from components.core.volumes import BadVolume
 from components.unet import inference
 from components.unet.bias import without_bias
-from components.unet.grid import neighbours, to_model_grid, to_native_grid
+from components.unet.grid import adc_grid_slices, neighbours, to_model_grid, to_native_grid
 from components.unet.inference import BATCH, load_model, predict_volume, stack_logits
 from components.unet.network import AttentionUNet
 
@@ -158,3 +159,32 @@ def test_a_weights_file_never_runs_code(tmp_path):
     with pytest.raises(StepError, match=r"best_model\.pth does not load"):
         load_model(tmp_path)
     assert not (tmp_path / "it ran").exists()
+
+
+WITH_ADC = FACTS | {"inputs": "dwi+adc"}
+
+
+@pytest.fixture
+def six_channels(tmp_path):
+    torch.manual_seed(0)
+    torch.save(AttentionUNet(4, 6).state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(WITH_ADC))
+    return load_model(tmp_path)[0]
+
+
+def test_channels_are_those_of_the_dwi_and_then_those_of_the_adc(six_channels, volume):
+    adc = np.random.default_rng(1).uniform(0, 3, volume.shape).astype(np.float32)
+    dwi_slices = to_model_grid(volume, 32, "slice").astype(np.float32)[3:6]
+    adc_slices = np.stack(list(adc_grid_slices(adc, 32))).astype(np.float32)[3:6]
+    with torch.no_grad():
+        stack = torch.from_numpy(np.concatenate([dwi_slices, adc_slices]))[None]
+        expected = torch.sigmoid(six_channels(stack))[0].numpy()
+    native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
+    ours = predict_volume(six_channels, WITH_ADC, volume, adc=adc)
+    assert ours.shape == volume.shape
+    np.testing.assert_allclose(ours[:, :, 4], native, atol=1e-5)
+
+
+def test_a_model_that_sees_adc_says_so_where_there_is_none(six_channels, volume):
+    with pytest.raises(BadVolume, match="sees the ADC map too"):
+        predict_volume(six_channels, WITH_ADC, volume)
