@@ -12,7 +12,9 @@ from components.core.tracking import Run, record_evaluation, record_inputs, reco
 from components.core.volumes import read, write
 from components.evaluate.figures import choose_samples, draw_sample, write_page
 from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.unet.grid import CHANNELS
 from components.unet.inference import load_model, predict_volume
+from components.unet.lesions import lesion_mask
 
 
 def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation: Path, page: Path) -> dict[str, float]:
@@ -36,7 +38,9 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
         record = records[name]
         volume, geometry = read(cases / record["files"]["dwi"])
         truth = read(cases / record["files"]["mask"])[0] > 0
-        predicted = predict_volume(network, facts, volume, record["slice_numbers"]) >= threshold
+        adc = read(cases / record["files"]["adc"])[0] if "adc" in CHANNELS[facts["inputs"]] else None
+        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc)
+        predicted = lesion_mask(probability, facts, record["voxel_mm"])
         write(evaluation / "masks" / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
         slice_dice, slice_iou = slice_dices(predicted, truth)
         results.append(
