@@ -45,7 +45,7 @@ def split(
     }
     facts["digest"] = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
     out.write_text(json.dumps(facts, indent=1))
-    write_table(facts, page)
+    write_table(facts, json.loads((cases / "cases.json").read_text())["synthetic"], page)
     for group in facts["linked"]:
         logging.info("linked     %s: they share a byte-identical image and stay in one subset", ", ".join(group))
     for subset in SUBSETS:
