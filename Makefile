@@ -24,7 +24,7 @@ export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT ADC MODEL REGISTRY
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile images images-push lint bench install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [PROMOTE=1]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
