@@ -29,7 +29,7 @@ export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT ADC MODEL REGISTRY RUN STEP F
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1] [TARGET=local|kind|cluster]
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [PROMOTE=1] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
 
 pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]

@@ -6,6 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from components.core.cases import LESION_PATIENTS_NEEDED
 from components.core.machine import cpus
 from components.core.step import StepError, progress
 from components.core.storage import Storage, digest_of, scratch
@@ -14,7 +15,6 @@ from components.ingest.discover import Case, Found, discover
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
 
-LESION_PATIENTS_NEEDED = 3
 DESCRIPTION = "dataset_description.json"
 
 
