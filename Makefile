@@ -3,7 +3,7 @@ DATA ?=
 PRESET ?= demo
 SET ?=
 TARGET ?= local
-PROMOTE ?=
+REASON ?=
 INPUT ?=
 OUTPUT ?=
 REGISTRY ?=
@@ -19,12 +19,12 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT MODEL REGISTRY
+export DATA PRESET SET TARGET REASON INPUT OUTPUT MODEL REGISTRY
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run test test-all up down status check-data demo-data predict compile images images-push lint bench install
+.PHONY: help pipeline-run test test-all up down status check-data demo-data predict promote rollback champion compile images images-push lint bench install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [PROMOTE=1]
-	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"]
+	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -37,6 +37,15 @@ check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and 
 
 predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [MODEL=models:/...]
 	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --model "$$MODEL"
+
+champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same
+	@exec $(PYTHON) -m pipelines champion
+
+promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/dwi-attention-unet/3 REASON="..."
+	@exec $(PYTHON) -m pipelines promote --model "$$MODEL" --reason "$$REASON"
+
+rollback: $(INSTALLED) ## go back to the champion before [REASON="..."]
+	@exec $(PYTHON) -m pipelines rollback --reason "$$REASON"
 
 demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
 	@exec $(PYTHON) -m pipelines demo-data

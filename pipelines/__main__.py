@@ -36,9 +36,7 @@ def _run(a) -> None:
     from pipelines.local.target import pipeline_run, require_local
 
     require_local(a.target)
-    if a.promote not in ("", "0", "1"):
-        raise StepError(f"PROMOTE takes 1, not '{a.promote}'.")
-    pipeline_run(a.data, a.preset, presets.load(a.preset, a.set), a.promote == "1", STATE)
+    pipeline_run(a.data, a.preset, presets.load(a.preset, a.set), STATE)
 
 
 def _up(_) -> None:
@@ -92,6 +90,24 @@ def _predict(a) -> None:
     predict(Path(a.input).expanduser(), Path(a.output).expanduser(), a.model, STATE)
 
 
+def _promote(a) -> None:
+    from pipelines.promotion import promote
+
+    promote(a.model, a.reason, STATE)
+
+
+def _rollback(a) -> None:
+    from pipelines.promotion import rollback
+
+    rollback(a.reason, STATE)
+
+
+def _champion(_) -> int:
+    from pipelines.promotion import champion
+
+    return champion(STATE)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -106,7 +122,6 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--preset", default="demo")
     run.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
     run.add_argument("--target", default="local")
-    run.add_argument("--promote", default="", help="1 makes the new version champion")
     command("up", _up, "start the embedded services")
     command("down", _down, "stop them")
     command("status", _status, "say whether they run")
@@ -120,6 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
+    promoting = command("promote", _promote, "make a version champion: a person's decision")
+    promoting.add_argument("--model", required=True)
+    promoting.add_argument("--reason", required=True)
+    back = command("rollback", _rollback, "go back to the champion before")
+    back.add_argument("--reason", default="")
+    command("champion", _champion, "say which version is champion, and why")
     return parser
 
 

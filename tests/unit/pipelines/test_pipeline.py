@@ -70,15 +70,14 @@ def test_every_setting_is_a_parameter_with_its_default_and_type(spec, name):
     assert parameter["parameterType"] == KFP_TYPES[type(default).__name__]
 
 
-def test_besides_the_settings_there_are_the_data_and_the_promotion(spec):
+def test_besides_the_settings_there_are_the_data(spec):
     asked = spec["root"]["inputDefinitions"]["parameters"]
-    assert asked.keys() - set(Settings.model_fields) == {"data_uri", "promote"}
+    assert asked.keys() - set(Settings.model_fields) == {"data_uri"}
     assert asked["data_uri"]["parameterType"] == "STRING"
     assert "defaultValue" not in asked["data_uri"]
-    assert (asked["promote"]["parameterType"], asked["promote"]["defaultValue"]) == ("BOOLEAN", False)
 
 
-@pytest.mark.parametrize("name", [*Settings.model_fields, "data_uri", "promote"])
+@pytest.mark.parametrize("name", [*Settings.model_fields, "data_uri"])
 def test_every_parameter_reaches_a_step_under_its_own_name(tasks, name):
     sources = [parameters(task)[name] for task in tasks.values() if name in parameters(task)]
     assert sources
