@@ -28,6 +28,7 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
     if champion is None:
         return {"champion": None, "model": None, "reason": "there was no champion to compare with"}
     name = f"version {champion.version}"
+    logging.info("the champion, %s, on the same patients", name)
     out = {"champion": str(champion.version), "model": champion.source, "reason": ""}
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -41,8 +42,8 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
     out |= {"pairs": pairs, "differences": {metric: _difference(pairs[metric]) for metric in pairs}}
     dice = out["differences"]["dice"]
     logging.info(
-        "champion, %s, on the same patients: Dice %+.3f (95 %% %.3f to %.3f) with the new model%s",
-        name, dice["mean"], dice["ci_low"], dice["ci_high"], out["reason"] and f"; but {out['reason']}",
+        "Dice %+.3f (95 %% %.3f to %.3f) with the new model%s",
+        dice["mean"], dice["ci_low"], dice["ci_high"], out["reason"] and f"; but {out['reason']}",
     )  # fmt: skip
     return out
 

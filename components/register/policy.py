@@ -94,12 +94,13 @@ def verdict(policy: Policy, comparison: dict) -> Verdict:
         numbers[metric] = {
             "patients": len(differences), "mean": mean, "ci_low": low, "ci_high": high, "passed": passed,
         }  # fmt: skip
-        asked = f"better by more than {test.margin:g}{unit}" if test.margin else "better"
-        asked = asked if superior else f"worse by less than {test.margin:g}{unit}"
-        (met if passed else failed).append(
-            f"{label} {mean:+.3f}{unit} ({100 * policy.confidence:g} % {low:.3f} to {high:.3f}), "
-            f"{'' if passed else 'not shown to be '}{asked}"
-        )
+        said = f"{label} {mean:+.3f}{unit} ({100 * policy.confidence:g} % {low:.3f} to {high:.3f})"
+        if superior:
+            better_by = f"better by more than {test.margin:g}{unit}" if test.margin else "better"
+            said += f", {'' if passed else 'not shown to be '}{better_by}"
+        else:
+            said += f", margin {test.margin:g}{unit}{'' if passed else ' not'} met"
+        (met if passed else failed).append(said)
     return Verdict(not failed, "; ".join(failed or met), numbers)
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from components.core.settings import Settings
+from components.core.step import StepError
 from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT
 
@@ -56,6 +57,15 @@ compile_to(Path("there.yaml"), {IMAGES})
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "there.yaml").read_bytes() == path.read_bytes()
+
+
+def test_a_policy_that_is_none_is_known_before_anything_runs(tmp_path, monkeypatch):
+    def refuse():
+        raise StepError("policy.yaml: metrics.dise is no metric")
+
+    monkeypatch.setattr("components.register.policy.load", refuse)
+    with pytest.raises(StepError, match="dise is no metric"):
+        compile_to(tmp_path / "pipeline.yaml", IMAGES)
 
 
 def test_the_steps_are_those_of_the_design(tasks):
