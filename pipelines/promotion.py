@@ -34,10 +34,10 @@ def promote(model: str, reason: str, state: Path) -> None:
     over = f" over version {before}" if before not in (None, number) else ""
     enact(client, ledger.append({
         "decision": BY_PERSON, "who": who, **about(version), "from": before, "to": number,
-        "words": f"version {number} promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
+        "words": f"promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
         "evidence": {"policy": version.tags.get("decision", "")}, "subject": "",
     }))  # fmt: skip
-    champion(state)
+    _show(client, ledger)
 
 
 def rollback(reason: str, state: Path) -> None:
@@ -58,15 +58,18 @@ def rollback(reason: str, state: Path) -> None:
     why = f": {reason.strip()}" if reason.strip() else ""
     enact(client, ledger.append({
         "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
-        "words": f"version {number} rolled back to version {back} by {who}{why}", "reason": reason.strip(),
+        "words": f"rolled back to version {back} by {who}{why}", "reason": reason.strip(),
         "evidence": {}, "subject": "",
     }))  # fmt: skip
-    champion(state)
+    _show(client, ledger)
 
 
 def champion(state: Path) -> int:
     """Print which version is champion, why, and the last decisions; 1 where the ledger does not say the same."""
-    client, ledger = _registry(state), Ledger()
+    return _show(_registry(state), Ledger())
+
+
+def _show(client, ledger: Ledger) -> int:
     entries, present = ledger.entries(), tracking.champion(client)
     stack, faults = champions(entries), list(ledger.faults)
     if present is None and not entries:
@@ -77,7 +80,7 @@ def champion(state: Path) -> int:
         print(f"{MODEL_NAME} version {number} is champion (models:/{MODEL_NAME}@champion)")
         made = [e for e in entries if e.facts["decision"] != REFUSED and e.facts["to"] == number]
         if made and stack[-1:] == [number]:
-            print(f"  why      {made[-1].facts['words']}")
+            print(f"  why      {_said(made[-1])}")
             print(f"  who      {_who_and_when(made[-1])}")
         try:
             print(f"  numbers  {NUMBERS.format(**{k: float(v) for k, v in about(present)['metrics'].items()})}")
@@ -93,7 +96,7 @@ def champion(state: Path) -> int:
             faults.append(f"the decision about version {version.version}, {ledger.storage.uri}/{key}, is not there")
     print(f"decisions: {len(entries)} in {ledger.storage.uri}" + (", the last:" if len(entries) > SHOWN else ""))
     for entry in entries[-SHOWN:]:
-        print(f"  {entry.facts['number']:>3}  {entry.facts['words']}  [{_who_and_when(entry)}]")
+        print(f"  {entry.facts['number']:>3}  {_said(entry)}  [{_who_and_when(entry)}]")
     for fault in faults:
         print(f"WRONG: {fault}")
     if not faults:
@@ -107,6 +110,10 @@ def _disagreement(present, stack: list[str]) -> str:
         f"in the registry {says}, the ledger ends with {f'version {stack[-1]}' if stack else 'none'}: the alias was "
         f"moved without it. Put on record which one it is to be: {EXAMPLE}"
     )
+
+
+def _said(entry: Entry) -> str:
+    return f"version {entry.facts['version']}: {entry.facts['words']}"
 
 
 def _who_and_when(entry: Entry) -> str:

@@ -103,7 +103,7 @@ def enact(client, entry: Entry) -> None:
         client.set_registered_model_alias(MODEL_NAME, "champion", facts["to"])
     client.set_model_version_tag(MODEL_NAME, facts["version"], "decision", facts["words"])
     client.set_model_version_tag(MODEL_NAME, facts["version"], "ledger_entry", entry.key)
-    logging.info("%s", facts["words"])
+    logging.info("version %s: %s", facts["version"], facts["words"])
 
 
 def about(version) -> dict:

@@ -21,14 +21,14 @@ def decide(client, version, comparison: dict, policy: Policy, ledger: Ledger) ->
         return known[-1].facts["words"]
     champion = tracking.champion(client)
     if champion is not None and str(champion.version) == number:
-        return version.tags.get("decision", f"version {number} is champion already")
+        return version.tags.get("decision", "champion already")
     before = champion and str(champion.version)
     decided = [version.source, champion and champion.source, comparison, policy.model_dump()]
     subject = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
     if taken := next((e for e in reversed(known) if e.facts["subject"] == subject), None):
         return taken.facts["words"]
     if before is None and _is_oldest(client, number):
-        decision, words, numbers = FIRST, f"version {number} is the first: champion without a comparison", {}
+        decision, words, numbers = FIRST, "the first one is champion without a comparison", {}
     else:
         found = _verdict(version, champion, comparison, policy, known)
         decision, numbers = (BY_POLICY if found.passed else REFUSED), found.numbers
@@ -58,7 +58,7 @@ def _verdict(version, champion, comparison: dict, policy: Policy, known: list[En
     by_people = [e.facts for e in known if e.facts["decision"] in (BY_PERSON, ROLLED_BACK)]
     about_it = [f for f in by_people if f["lineage"].get("weights_sha256") == version.tags.get("weights_sha256")]
     if about_it and about_it[-1]["decision"] == ROLLED_BACK:
-        return no(f"{about_it[-1]['who']} took this model back; only a person makes it champion again")
+        return no(f"{about_it[-1]['who']} rolled this one back; only a person makes it champion again")
     return verdict(policy, comparison)
 
 

@@ -75,7 +75,7 @@ def load(path: Path = POLICY) -> Policy:
 def verdict(policy: Policy, comparison: dict) -> Verdict:
     """Judge `comparison.json` (from evaluate)."""
     if comparison["reason"]:
-        return Verdict(False, comparison["reason"], {})
+        return Verdict(False, comparison["reason"], comparison.get("differences", {}))
     numbers, met, failed = {}, [], []
     count = max(map(len, comparison["pairs"].values()))
     if count < policy.minimum_patients:

@@ -36,7 +36,7 @@ def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
     assert set(first["steps"]) == STEPS
     assert all(step["state"] == "succeeded" and not step["cached"] for step in first["steps"].values())
     assert first["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger,champion"}
-    assert first["decision"] == "version 1 is the first: champion without a comparison"
+    assert first["decision"] == "the first one is champion without a comparison"
     assert decisions(checkout) == ["first"]
     assert 0 <= first["metrics"]["test_dice_mean"] <= 1
     assert first["synthetic"] is True
@@ -77,7 +77,7 @@ def test_a_person_promotes_it_and_another_run_is_compared_with_it(checkout, scan
     assert summary["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger"}
     assert summary["decision"].startswith("champion stays version 2: 1 test patient")
     assert rerun_steps(run(checkout, scans)) == {"fingerprint"}
-    assert "version 2 rolled back to version 1" in checkout.python("rollback")
+    assert "version 2: rolled back to version 1" in checkout.python("rollback")
     assert decisions(checkout) == ["first", "refused", "promoted by a person", "refused", "rolled back"]
 
 

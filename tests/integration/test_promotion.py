@@ -97,7 +97,7 @@ def two(client, register):
 def test_the_first_version_is_champion_without_a_comparison_and_that_is_on_record(client, register):
     comparison = compared(0.5, 0.0)
     assert (comparison["champion"], comparison["reason"]) == (None, "there was no champion to compare with")
-    assert settle(client, register(1), comparison) == "version 1 is the first: champion without a comparison"
+    assert settle(client, register(1), comparison) == "the first one is champion without a comparison"
     assert (champion(client), decisions()) == ("1", [FIRST])
 
 
@@ -128,6 +128,7 @@ def test_a_champion_that_learnt_from_the_test_patients_refuses_every_challenger(
     others = {"train": ["A"], "val": ["B"], "test": ["C", *TEST[1:]]}
     said = settle(client, two[1], compared(0.9, 0.5, others))
     assert said == "champion stays version 1: version 1 was trained or tuned on 1 of these 12 test patients"
+    assert Ledger().entries()[-1].facts["evidence"]["differences"]["dice"]["mean"] == pytest.approx(0.4)
     assert champion(client) == "1"
 
 
@@ -216,13 +217,13 @@ def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, c
     settle(client, two[1], compared(0.45, 0.5))
     promotion.promote(f"models:/{MODEL_NAME}/2", "finds the small ones", tmp_path)
     assert champion(client) == "2"
-    assert "why      version 2 promoted over version 1 by somchai: finds the small ones" in capsys.readouterr().out
+    assert "why      version 2: promoted over version 1 by somchai: finds the small ones" in capsys.readouterr().out
     promotion.rollback("it does not", tmp_path)
     assert champion(client) == "1"
     assert decisions() == [FIRST, REFUSED, BY_PERSON, ROLLED_BACK]
     assert {e.facts["who"] for e in Ledger().entries()[2:]} == {"somchai"}
     out = capsys.readouterr().out
-    assert "version 2 rolled back to version 1 by somchai: it does not" in out
+    assert "version 2: rolled back to version 1 by somchai: it does not" in out
     assert "The ledger is whole, and replays to what the registry says." in out
 
 
@@ -232,7 +233,7 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
     promotion.rollback("", tmp_path)
     settle(client, two[1], better)
     assert champion(client) == "1"
-    assert "took this model back" in settle(client, two[1], compared(0.6, 0.5))
+    assert "rolled this one back" in settle(client, two[1], compared(0.6, 0.5))
     assert champion(client) == "1"
     promotion.promote(f"models:/{MODEL_NAME}/2", "mended the scanner", tmp_path)
     settle(client, register(3), compared(0.6, 0.5))
