@@ -7,6 +7,11 @@ REASON ?=
 INPUT ?=
 OUTPUT ?=
 REGISTRY ?=
+RUN ?=
+STEP ?=
+FOLLOW ?=
+CRON ?=
+REMOVE ?=
 MODEL ?= models:/dwi-attention-unet@champion
 BASE_PYTHON ?= python3
 
@@ -19,12 +24,21 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET REASON INPUT OUTPUT MODEL REGISTRY
+export DATA PRESET SET TARGET REASON INPUT OUTPUT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run test test-all up down status check-data demo-data predict promote rollback champion compile images images-push lint bench install
+.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict promote rollback champion compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"]
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
+
+pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
+	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"
+
+pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
+	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
+
+pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
+	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -59,7 +73,7 @@ down: $(INSTALLED) ## stop them
 status: $(INSTALLED) ## say whether they run, and where they keep things
 	@exec $(PYTHON) -m pipelines status
 
-compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0|1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
+compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0] [NODES=1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
 	@exec $(PYTHON) -m pipelines compile
 
 images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
@@ -67,6 +81,18 @@ images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
 
 images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
 	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
+
+kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines and MLflow (wants docker, kind, kubectl, git)
+	@exec $(PYTHON) -m pipelines kind-up
+
+kind-down: $(INSTALLED) ## remove it, with all that is stored in it
+	@exec $(PYTHON) -m pipelines kind-down
+
+test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice (half an hour)
+	@$(PYTHON) -m pytest -m cluster tests/cluster
+
+test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
+	@$(MAKE) --no-print-directory pipeline-run TARGET=containers
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
@@ -77,7 +103,7 @@ bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (
 install: $(INSTALLED) ## install the pinned dependencies into .venv
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(INSTALLED): requirements.txt
 	@$(BASE_PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, $(BASE_PYTHON) is {v[0]}.{v[1]}. Name another: make install BASE_PYTHON=python3.11")'

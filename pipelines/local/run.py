@@ -27,6 +27,8 @@ from pipelines.sources import ROOT, image
 
 GRACE_SECONDS = 10
 LAST_LINES = 15
+STEP_MARK = "==="
+"""In the log, the line before a step's first."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class LocalRun:
     it comes, and to leave no process behind).
     """
 
+    target = "local"
+
     def __init__(self, run_id: str, folder: Path, environment: dict[str, str], log: TextIO):
         self.run_id, self.folder, self.environment, self.log = run_id, folder, environment, log
         self.steps: dict[str, StepRun] = {}
@@ -59,6 +63,16 @@ class LocalRun:
         self.started_process = False
         self.error: list[str] = []
 
+    def runner(self) -> local.SubprocessRunner | local.DockerRunner:
+        return local.SubprocessRunner(use_venv=False)
+
+    def image(self, step: str) -> str:
+        return image(step)
+
+    def lineage(self) -> dict[str, str]:
+        """What tells a step which run it belongs to and which code it is."""
+        return {"KFP_RUN_ID": self.run_id, "IMAGE_TAG": self.image("train")}
+
     def execute(self, arguments: dict, pipeline_root: Path, cache_root: Path) -> None:
         """Compile and run.
 
@@ -66,14 +80,14 @@ class LocalRun:
             StepFailed: with the failing step's message.
         """
         definition = self.folder / "pipeline.yaml"
-        compile_to(definition, {step: image(step) for step in STEPS})
+        compile_to(definition, {step: self.image(step) for step in STEPS})
         workspace = self.folder / "tmp"
         workspace.mkdir(exist_ok=True)
         logging.disable(logging.INFO)
         try:
             with contextlib.redirect_stdout(io.StringIO()), self._watching():
                 local.init(
-                    runner=local.SubprocessRunner(use_venv=False),
+                    runner=self.runner(),
                     pipeline_root=str(pipeline_root),
                     workspace_root=str(workspace),
                     raise_on_error=False,
@@ -97,7 +111,7 @@ class LocalRun:
             self.current, self.started_process, start = call["task_name"], False, time.perf_counter()
             self._say(f"[{len(self.steps) + 1}/{len(STEPS)}] {self.current}")
             step = self.steps[self.current] = StepRun("stopped", 0.0, False)
-            task_root = None
+            self.log.write(f"{STEP_MARK} {self.current}\n")
             try:
                 outputs, status = execute_task(**call)
                 step.state = "succeeded" if status == Status.SUCCESS else "failed"
@@ -124,8 +138,7 @@ class LocalRun:
             **os.environ,
             **self.environment,
             **(env_vars or {}),
-            "KFP_RUN_ID": self.run_id,
-            "IMAGE_TAG": image("train"),
+            **self.lineage(),
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "ignore",
@@ -178,6 +191,16 @@ def _end_group(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def is_running(state: Path) -> bool:
+    """Whether a run holds the state folder now."""
+    with contextlib.suppress(FileNotFoundError), (state / "run.lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextlib.contextmanager

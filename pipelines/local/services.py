@@ -161,8 +161,8 @@ class Service:
             advice = f"Choose one: make up {variable}={self.port}"
             raise ServiceError(f"{variable} is {text!r}, not a port from 1024 to 65535. {advice}")
         port = int(text)
-        if not _is_free(port):
-            other = next(n for n in (*range(port + 1, 65536), *range(1024, port)) if _is_free(n))
+        if not is_free(port):
+            other = next(n for n in (*range(port + 1, 65536), *range(1024, port)) if is_free(n))
             advice = f"Free it, or choose another: make up {variable}={other}"
             raise ServiceError(f"port {port} on {HOST} is taken by another program. {advice}")
         return port
@@ -171,7 +171,7 @@ class Service:
         """Starts a process that outlives this one and inherits no other server's settings."""
         foreign = re.compile("AWS_|RCLONE_|MLFLOW_(?!S3_|BOTO_)")
         inherited = {name: value for name, value in os.environ.items() if not foreign.match(name)}
-        env = inherited | _around_proxy() | variables
+        env = inherited | around_proxy() | variables
         self.data.mkdir(exist_ok=True)
         with self.log.open("a") as log:
             print(f"=== {time.ctime()}: {' '.join(command)}", file=log, flush=True)
@@ -244,7 +244,7 @@ class S3(Service):
         url = self.ensure_running(command, {"RCLONE_AUTH_KEY": auth})
         variables = {"S3_ENDPOINT_URL": url, **keys, "AWS_DEFAULT_REGION": "us-east-1", **bucket}
         self._ensure_bucket(variables)
-        return variables | _around_proxy()
+        return variables | around_proxy()
 
     def _credentials(self) -> dict[str, str]:
         path = self.records.with_name("credentials.json")
@@ -302,10 +302,10 @@ class MLflow(Service):
             variables["MLFLOW_S3_ENDPOINT_URL"] = s3["S3_ENDPOINT_URL"]
         variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it costs eight processes, 1.4 GB
-        return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)} | _around_proxy()
+        return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)} | around_proxy()
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
     with socket.socket() as client:
         if client.connect_ex((HOST, port)) == 0:
             return False
@@ -314,7 +314,7 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def _around_proxy() -> dict[str, str]:
+def around_proxy() -> dict[str, str]:
     """Where a proxy is configured, what keeps requests to the services away from it."""
     proxies = urllib.request.getproxies_environment()
     if not proxies or urllib.request.proxy_bypass_environment(HOST, proxies):

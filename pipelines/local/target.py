@@ -11,30 +11,27 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
 from pipelines.demo.scans import write_demo_scans
-from pipelines.files import write_json
 from pipelines.local import services
+from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
 from pipelines.sources import ROOT
+from pipelines.summary import links, save, show
 from pipelines.upload import upload
 
-SHOWN = (
-    ("test_dice", "Dice", "{:.3f}"),
-    ("test_absolute_volume_difference_ml", "volume difference", "{:.2f} mL"),
-    ("test_lesion_f1", "lesion-wise F1", "{:.3f}"),
-)
+KINDS = {kind.target: kind for kind in (LocalRun, ContainerRun)}
+"""How TARGET runs the steps on this machine: as processes, or each in its container."""
 
 
-def pipeline_run(data: str, preset: str, settings: Settings, state: Path) -> None:
+def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: type[LocalRun] = LocalRun) -> None:
     """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`.
 
     Raises:
         StepError: what went wrong, in words.
     """
     with alone(state):
-        start = time.perf_counter()
+        start, started = time.perf_counter(), time.time()
         environment = use_services(state)
         data_uri = data if data.startswith("s3://") else upload(Path(data) if data else demo_scans(state), state)
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
@@ -42,12 +39,12 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path) -> Non
         folder.mkdir(parents=True)
         print(f"run {run_id}: preset {preset}, data {data_uri}", flush=True)
         summary = {
-            "run_id": run_id, "status": "failed", "target": "local", "preset": preset, "data_uri": data_uri,
+            "run_id": run_id, "status": "failed", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
             "experiment": EXPERIMENT,
         }  # fmt: skip
         with (folder / "log.txt").open("w") as log:
-            run = LocalRun(run_id, folder, {**environment, **_code_version()}, log)
+            run = kind(run_id, folder, {**environment, **_code_version()}, log)
             try:
                 arguments = {"data_uri": data_uri, **settings.model_dump()}
                 cache = _cache(state, environment)
@@ -56,7 +53,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path) -> Non
                     _forget(run.steps[stale].outputs, cache)
                     run.steps.clear()
                     run.execute(arguments, _artifacts(state, environment), cache)
-                summary |= _results(run) | {"status": "succeeded"}
+                summary |= _results(run, started) | {"status": "succeeded"}
             except KeyboardInterrupt:
                 summary["status"] = "stopped"
                 raise
@@ -69,11 +66,11 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path) -> Non
                     for name, s in run.steps.items()
                 }
                 summary["wall_seconds"] = round(time.perf_counter() - start, 2)
-                write_json(folder / "summary.json", summary)
-                write_json(state / "last-run.json", summary)
+                save(summary, state)
                 if summary["status"] != "succeeded":
                     _close_tracking(run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
         show(summary)
+        print("  next   make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
 
 
 def use_services(state: Path) -> dict[str, str]:
@@ -96,52 +93,28 @@ def demo_scans(state: Path) -> Path:
     return folder
 
 
-def show(summary: dict) -> None:
-    """The summary as a person reads it."""
-    metrics, model = summary["metrics"], summary["model"]
-    cached = [name for name, step in summary["steps"].items() if step["cached"]]
-    print()
-    if len(cached) == len(summary["steps"]) - 1:
-        print(f"Nothing changed: every step came from cache, {model['name']} stays at version {model['version']}.")
-    elif cached:
-        print(f"From cache: {', '.join(cached)}.")
-    print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
-    print(f"  {summary['decision']}")
-    count = metrics["test_patients"]
-    print(f"  on {count} held-out patient{'s' if count > 1 else ''}, whole scans, native space:")
-    for name, label, form in SHOWN:
-        if f"{name}_mean" in metrics:
-            mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))
-            print(f"  {label:<18} {mean}  (95 % interval {low} to {high})")
-    if count < 10:
-        print("  So few patients are too few to conclude anything from.")
-    if summary["synthetic"]:
-        print("  The scans are synthetic: these numbers say nothing about patients.")
-    uri = summary["mlflow_tracking_uri"].rstrip("/")
-    print(f"  {summary['wall_seconds']:.0f} s in all; summary in .local/last-run.json")
-    print(f"  run    {uri}/#/experiments/{summary['experiment_id']}/runs/{summary['mlflow_run_id']}")
-    print(f"  model  {uri}/#/models/{model['name']}/versions/{model['version']}")
-    print("  next   make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
-
-
-def _results(run: LocalRun) -> dict:
+def _results(run: LocalRun, started: float) -> dict:
     import mlflow
 
     registered, client = run.steps["register"].outputs, mlflow.MlflowClient()
+    tracking_uri = run.environment["MLFLOW_TRACKING_URI"]
     measured = _evaluated(run, "test_metrics.json")
     version = client.get_model_version(registered["name"], registered["version"])
+    experiment_id = client.get_run(registered["run_id"]).info.experiment_id
     return {
         "data_version": run.steps["fingerprint"].outputs["Output"],
         "mlflow_run_id": registered["run_id"],
-        "experiment_id": client.get_run(registered["run_id"]).info.experiment_id,
+        "experiment_id": experiment_id,
         "model": {
             "name": registered["name"],
             "version": registered["version"],
             "aliases": ",".join(sorted(version.aliases)),
         },
         "decision": version.tags.get("decision", registered["decision"]),
+        "new_version": version.creation_timestamp >= started * 1000,
         "metrics": measured["summary"],
         "synthetic": measured["synthetic"],
+        "links": links(tracking_uri, experiment_id, registered["run_id"], registered["name"], registered["version"]),
     }
 
 
@@ -216,8 +189,3 @@ def _close_tracking(run_id: str, status: str) -> None:
             client.set_terminated(found.info.run_id, status)
     except Exception as error:
         print(f"MLflow could not be told that the run {status.lower()}: {error}", file=sys.stderr)
-
-
-def require_local(target: str) -> None:
-    if target != "local":
-        raise StepError(f"TARGET={target} is not there yet: this release runs on TARGET=local.")

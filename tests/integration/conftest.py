@@ -28,6 +28,11 @@ def servers_here(servers, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def free_port():
+    return _free_port
+
+
 def _forget_services(patch) -> None:
     import os
 

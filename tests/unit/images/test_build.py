@@ -30,7 +30,7 @@ def build(tmp_path):
     def run(*arguments, info="true", docker=True, **environment):
         tools = tmp_path / "tools"
         tools.mkdir(exist_ok=True)
-        for tool in ("bash", "dirname", "rm", "mkdir", "cp", "ls", "awk", "sed", "git", "sh"):
+        for tool in ("bash", "dirname", "rm", "mkdir", "cp", "ls", "awk", "sed", "git", "sh", "touch", "mv"):
             if not (tools / tool).exists():
                 (tools / tool).symlink_to(shutil.which(tool))
         if docker:
@@ -79,9 +79,23 @@ def test_pushes_and_writes_the_digests(build):
     assert status == 0, said
     assert asked.splitlines()[0] == "push registry.example:5000/team/components:abc"
     assert said.count(DIGEST) == 3
-    assert json.loads((build.repo / ".local/images.json").read_text()) == {
-        name: DIGEST for name in ("components", "trainer", "mlflow")
+    assert digests(build) == {
+        f"registry.example:5000/team/{name}:abc": DIGEST for name in ("components", "trainer", "mlflow")
     }
+
+
+def test_keeps_the_digests_of_other_registries_and_tags(build):
+    known = {"registry.example/team/components:abc": "sha256:old", "elsewhere.example/components:abc": "sha256:kept"}
+    (build.repo / ".local").mkdir()
+    (build.repo / ".local/images.json").write_text(json.dumps(known, indent=1))
+    assert build("--push", "abc", "registry.example/team", IMAGES="components")[0] == 0
+    assert digests(build) == known | {"registry.example/team/components:abc": DIGEST}
+    assert build("--push", "def", "registry.example/team", IMAGES="mlflow")[0] == 0
+    assert digests(build).keys() == known.keys() | {"registry.example/team/mlflow:def"}
+
+
+def digests(build) -> dict[str, str]:
+    return json.loads((build.repo / ".local/images.json").read_text())
 
 
 @pytest.mark.parametrize(

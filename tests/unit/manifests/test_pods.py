@@ -155,6 +155,14 @@ def test_our_images_are_tagged_and_others_pinned_by_digest(every_container):
         assert container["imagePullPolicy"] == "IfNotPresent"
 
 
+def test_no_value_of_a_secret_stands_in_a_command_line(every_container):
+    for container in every_container:
+        line = " ".join(container.get("command", []) + container.get("args", []))
+        for variable in container.get("env", []):
+            if "secretKeyRef" in variable.get("valueFrom", {}):
+                assert f"$({variable['name']})" not in line
+
+
 def test_the_bucket_job_ends_and_goes_away(objects):
     spec = objects["Job", "dwi-stroke", "create-bucket"]["spec"]
     assert spec["backoffLimit"] > 0 and spec["activeDeadlineSeconds"] > 0 and spec["ttlSecondsAfterFinished"] > 0

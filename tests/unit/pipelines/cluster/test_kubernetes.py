@@ -143,6 +143,43 @@ def test_more_gpus_get_more_cores_and_memory(tmp_path):
     assert (one["resourceMemoryLimit"], four["resourceMemoryLimit"]) == ("32Gi", "128Gi")
 
 
+def test_on_several_nodes_the_step_itself_only_watches(tmp_path):
+    containers, pods = compiled(tmp_path / "p.yaml", Cluster("registry.example.org/stroke", 4, "amd.com/gpu", nodes=2))
+    train = containers["train"]
+    assert train["image"] == "registry.example.org/stroke/components:golden"
+    assert "accelerator" not in train["resources"] and train["resources"]["resourceCpuLimit"] == "1"
+    environment = {e["name"]: e["value"] for e in train["env"]}
+    resources = json.loads(environment.pop("TRAIN_RESOURCES"))
+    assert environment == {
+        "IMAGE_TAG": "registry.example.org/stroke/components:golden", "TRAIN_NODES": "2", "TRAIN_GPUS": "4",
+        "TRAIN_IMAGE": "registry.example.org/stroke/trainer:golden",
+    }  # fmt: skip
+    assert resources == {
+        "requests": {"cpu": "1", "memory": "2Gi", "amd.com/gpu": 4},
+        "limits": {"cpu": 32, "memory": "128Gi", "amd.com/gpu": 4},
+    }
+    fields = {field["name"]: field["fieldPath"] for field in pods["train"]["fieldPathAsEnv"]}
+    assert {"POD_NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}.items() <= (
+        fields.items()
+    )
+    assert not any("TRAIN_NODES" in json.dumps(containers[step]) for step in STEPS if step != "train")
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ({}, "NODES=2 wants GPUs"),
+        ({"GPUS": "1", "NODE_SELECTOR": "gpu=a100"}, "training-runtime.yaml"),
+        ({"GPUS": "1", "TOLERATION": "gpu"}, "training-runtime.yaml"),
+    ],
+)
+def test_several_nodes_want_gpus_and_are_placed_by_the_runtime(monkeypatch, others, said):
+    for name, value in {"NODES": "2", **others}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StepError, match=said):
+        Cluster.from_environment()
+
+
 def test_an_image_that_was_pushed_from_here_is_named_by_its_digest_too(tmp_path, monkeypatch):
     pushed = "registry.example.org/stroke/components:golden"
     (tmp_path / "images.json").write_text(json.dumps({pushed: "sha256:abc"}))
@@ -152,7 +189,8 @@ def test_an_image_that_was_pushed_from_here_is_named_by_its_digest_too(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("GPUS", "many"), ("GPUS", "17"), ("GPUS", "-1"), ("NODE_SELECTOR", "a100")]
+    ("variable", "value"),
+    [("GPUS", "many"), ("GPUS", "17"), ("GPUS", "-1"), ("NODES", "0"), ("NODES", "two"), ("NODE_SELECTOR", "a100")],
 )
 def test_an_impossible_setting_is_named(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)

@@ -1,0 +1,62 @@
+"""The pods of a run: which step each belongs to, and what a failed one says of its end."""
+
+import re
+
+from kubernetes.client import CoreV1Api, V1Pod
+
+from components.core.step import ERROR_MARK
+from pipelines.cluster import pods
+from pipelines.pipeline import STEPS
+
+LAST_LINES = 30
+TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
+NOT_THE_STEPS = re.compile(r"[IWEF]\d{4} |time=\"|\{\"time\"")
+"""How lines of KFP's launcher and Argo's executor begin, which share the log with the step."""
+
+
+def pods_of(core: CoreV1Api, namespace: str, run_id: str) -> list[V1Pod]:
+    """The run's pods, the oldest first."""
+    found = core.list_namespaced_pod(
+        namespace, label_selector=f"pipeline/runid={run_id}", _request_timeout=TIMEOUT_SECONDS
+    )
+    return sorted(found.items, key=lambda pod: pod.metadata.creation_timestamp)
+
+
+def step_of(pod: V1Pod) -> str | None:
+    """The step of a pod, or of the driver's pod before it; None for what belongs to the whole run."""
+    name = (pod.metadata.labels or {}).get("app.kubernetes.io/component")
+    if name is None:
+        node = (pod.metadata.annotations or {}).get("workflows.argoproj.io/node-name", "")
+        name = re.sub(r"\(\d+\)$", "", node).rpartition(".")[2].removesuffix("-driver")
+    return name if name in STEPS else None
+
+
+def is_driver(pod: V1Pod) -> bool:
+    return "app.kubernetes.io/component" not in (pod.metadata.labels or {})
+
+
+def error_lines(step: str, log: list[str]) -> list[str]:
+    """The step's own last words, which begin with `ERROR <step>: `; empty where it had none."""
+    starts = [n for n, line in enumerate(log) if line.startswith(f"{ERROR_MARK} {step}: ")]
+    if not starts:
+        return []
+    said = log[starts[-1] :]
+    end = next((n for n, line in enumerate(said) if NOT_THE_STEPS.match(line)), len(said))
+    return [said[0].removeprefix(f"{ERROR_MARK} "), *said[1:end]]
+
+
+def reason(core: CoreV1Api, pod: V1Pod) -> str:
+    """Why a pod failed, in a line: the step's own words, else the cluster's."""
+    step = step_of(pod) or ""
+    said = error_lines(step, pods.log_end(core, pod, LAST_LINES))
+    return said[0].removeprefix(f"{step}: ") if said else pods.trouble(pod) or "it does not say why"
+
+
+def report(core: CoreV1Api, pod: V1Pod) -> tuple[list[str], list[str]]:
+    """What a person wants to see of a failed pod, and the message to end with."""
+    step = step_of(pod) or pod.metadata.name
+    log = pods.log_end(core, pod, LAST_LINES)
+    error = error_lines(step, log)
+    shown = [line for line in log if not error or not line.startswith(f"{ERROR_MARK} {step}: ")]
+    events = [f"events of pod {pod.metadata.name}:", *(f"  {line}" for line in pods.events(core, pod))]
+    return [*shown, *(events if len(events) > 1 else [])], error or [f"{step}: {pods.trouble(pod) or 'failed'}"]

@@ -1,0 +1,62 @@
+"""The object storage that a cluster's steps read, and a folder's way into it."""
+
+import base64
+import os
+from pathlib import Path
+
+from components.core.step import StepError
+from pipelines.cluster.connect import Connection
+from pipelines.cluster.kubernetes import CONFIG_MAP, S3_SECRET
+from pipelines.cluster.run_pods import TIMEOUT_SECONDS
+from pipelines.local.target import demo_scans
+from pipelines.upload import upload
+
+GIVEN = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
+
+
+def data_address(data: str, state: Path, cluster: Connection) -> str:
+    """The scans as s3://bucket/prefix: a folder (the synthetic scans, where none is given) is uploaded."""
+    if data.startswith("s3://"):
+        return data
+    folder = Path(data) if data else demo_scans(state)
+    _use_storage(cluster)
+    return upload(folder, state / cluster.target)
+
+
+def _use_storage(cluster: Connection) -> None:
+    """Point this process at the S3 of the environment, else (and for kind always) at the cluster's own."""
+    if cluster.target == "kind" or not any(os.environ.get(name) for name in GIVEN):
+        settings = _settings(cluster)
+        for name in [name for name in os.environ if name.startswith("AWS_") or name in GIVEN]:
+            del os.environ[name]
+        os.environ.update(settings)
+    if endpoint := os.environ.get("S3_ENDPOINT_URL"):
+        os.environ["S3_ENDPOINT_URL"] = cluster.reachable(endpoint)
+
+
+def _settings(cluster: Connection) -> dict[str, str]:
+    from kubernetes.client.rest import ApiException
+    from urllib3.exceptions import HTTPError
+
+    core, namespace = cluster.core, cluster.namespace
+    if core is None:
+        raise StepError(
+            "where do the scans go? Set S3_ENDPOINT_URL, S3_BUCKET, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "KUBE_CONTEXT to have the cluster's own, or give DATA=s3://bucket/prefix."
+        )
+    what, limit = f"ConfigMap {CONFIG_MAP}", {"_request_timeout": TIMEOUT_SECONDS}
+    try:
+        settings = core.read_namespaced_config_map(CONFIG_MAP, namespace, **limit).data or {}
+        what = f"Secret {S3_SECRET}"
+        secret = core.read_namespaced_secret(S3_SECRET, namespace, **limit).data or {}
+    except (ApiException, HTTPError) as error:
+        status = getattr(error, "status", 0)
+        advice = {
+            404: "Apply manifests/ and run manifests/create-secrets.sh (README, 'On Kubernetes'), "
+                 "or set PIPELINE_NAMESPACE to where KFP runs the steps.",
+            401: "Log in to the cluster again.",
+            403: "Ask for the right to read it, or set S3_ENDPOINT_URL, S3_BUCKET and AWS_*.",
+        }.get(status, f"Does kubectl --context {cluster.context} get pods work?")  # fmt: skip
+        said = f"{error.status} {error.reason}" if status else str(error).rpartition(">: ")[2]
+        raise StepError(f"{what} in namespace {namespace} of {cluster.context}: {said}. {advice}") from error
+    return settings | {name: base64.b64decode(value).decode() for name, value in secret.items()}

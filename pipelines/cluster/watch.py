@@ -1,0 +1,95 @@
+"""A run on a cluster as it goes on, in the look of a local one: each step, how it ended, and why one waits."""
+
+import time
+
+import urllib3
+from kfp_server_api import V2beta1Run
+from kubernetes.client import V1Pod
+from kubernetes.client.rest import ApiException
+
+from pipelines.cluster.api import Api
+from pipelines.cluster.connect import Connection
+from pipelines.cluster.pods import trouble
+from pipelines.cluster.run_pods import is_driver, pods_of, reason, step_of
+from pipelines.cluster.steps import OVER, Step, steps_of
+from pipelines.pipeline import STEPS
+
+POLL_SECONDS = 3
+PATIENCE_SECONDS = 20
+"""What keeps a pod from starting is told once it has lasted this long: much of it passes by itself."""
+SILENCE_SECONDS = 60
+"""So long a run may take to begin its first step before that is remarked on."""
+
+
+class Watch:
+    """`steps` fills as the run goes on."""
+
+    def __init__(self, api: Api, cluster: Connection, run_id: str):
+        self.api, self.run_id = api, run_id
+        self.core, self.namespace = cluster.core, cluster.namespace
+        self.steps: dict[str, Step] = {}
+        self._last = ""
+        self._ended: set[str] = set()
+        self._tries: dict[str, int] = {}
+        self._waiting: dict[tuple[str, str], float] = {}
+
+    def until_over(self) -> V2beta1Run:
+        """Show the run until it is over; what it came to."""
+        silent_until = time.monotonic() + SILENCE_SECONDS
+        while True:
+            run = self.api.run(self.run_id)
+            pods = self.pods()
+            self.steps = steps_of(run)
+            for name, step in self.steps.items():
+                self._show(name, step, pods)
+            if run.state in OVER:
+                return run
+            for pod in pods:
+                self._show_waiting(pod)
+            if not pods and not self.steps and time.monotonic() > silent_until:
+                silent_until = float("inf")
+                self._say("      nothing has begun yet: is the workflow-controller up, beside KFP's other pods?")
+            time.sleep(POLL_SECONDS)
+
+    def pods(self) -> list[V1Pod]:
+        """The run's pods; none where they cannot be seen, which is said once."""
+        if self.core is None:
+            return []
+        try:
+            return pods_of(self.core, self.namespace, self.run_id)
+        except ApiException as error:
+            if error.status in (401, 403):
+                self._say(f"      pods in namespace {self.namespace} cannot be listed: {error.status} {error.reason}")
+                self.core = None
+        except urllib3.exceptions.HTTPError:
+            pass
+        return []
+
+    def _show(self, name: str, step: Step, pods: list[V1Pod]) -> None:
+        if name not in self._tries:
+            self._say(f"[{len(self._tries) + 1}/{len(STEPS)}] {name}")
+            self._tries[name], self._last = 1, name
+        prefix = "      " if name == self._last else f"      {name} "
+        if step.tries > self._tries[name]:
+            self._tries[name] = step.tries
+            tries = [pod for pod in pods if step_of(pod) == name and not is_driver(pod)]
+            failed = [pod for pod in tries[: step.tries - 1] if pod.status.phase == "Failed"]
+            why = f": {reason(self.core, failed[-1])}" if failed else ""
+            self._say(f"{prefix}try {step.tries}; the one before failed{why}")
+        if step.state != "running" and name not in self._ended:
+            self._ended.add(name)
+            self._say(f"{prefix}{'from cache' if step.cached else f'{step.state} in {step.seconds:.1f} s'}")
+
+    def _show_waiting(self, pod: V1Pod) -> None:
+        why = trouble(pod) if pod.status.phase == "Pending" else None
+        if why is None:
+            return
+        key = (pod.metadata.uid, why.partition(":")[0])
+        since = self._waiting.setdefault(key, time.monotonic())
+        if time.monotonic() - since >= PATIENCE_SECONDS:
+            self._waiting[key] = float("inf")
+            self._say(f"      {step_of(pod) or pod.metadata.name} waits: {why}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(line, flush=True)

@@ -1,0 +1,57 @@
+"""What a run comes to, as a person reads it and as programs do: the same wherever the pipeline ran."""
+
+from pathlib import Path
+
+from pipelines.files import write_json
+
+SHOWN = (
+    ("test_dice", "Dice", "{:.3f}"),
+    ("test_absolute_volume_difference_ml", "volume difference", "{:.2f} mL"),
+    ("test_lesion_f1", "lesion-wise F1", "{:.3f}"),
+)
+LOOKING = {"fingerprint", "register"}
+"""Steps that run anew only to see whether something changed; on a cluster evaluate too (is the champion another?)."""
+
+
+def save(summary: dict, state: Path) -> None:
+    """To the run's own folder, and as the last run."""
+    folder = state / "runs" / summary["run_id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "summary.json", summary)
+    write_json(state / "last-run.json", summary)
+
+
+def links(uri: str, experiment_id: str, mlflow_run_id: str, name: str, version: str) -> dict[str, str]:
+    """The run and the model version in MLflow's pages."""
+    uri = uri.rstrip("/")
+    return {
+        "run": f"{uri}/#/experiments/{experiment_id}/runs/{mlflow_run_id}",
+        "model": f"{uri}/#/models/{name}/versions/{version}",
+    }
+
+
+def show(summary: dict) -> None:
+    """The summary of a run that succeeded."""
+    metrics, model = summary["metrics"], summary["model"]
+    cached = [name for name, step in summary["steps"].items() if step["cached"]]
+    print()
+    looking = LOOKING | {"evaluate"} if "kfp_run_id" in summary else LOOKING
+    if not summary["new_version"] and summary["steps"].keys() - cached <= looking:
+        print(f"Nothing changed: every step came from cache, {model['name']} stays at version {model['version']}.")
+    elif cached:
+        print(f"From cache: {', '.join(cached)}.")
+    print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
+    print(f"  {summary['decision']}")
+    count = metrics["test_patients"]
+    print(f"  on {count:g} held-out patient{'s' if count > 1 else ''}, whole scans, native space:")
+    for name, label, form in SHOWN:
+        if f"{name}_mean" in metrics:
+            mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))
+            print(f"  {label:<18} {mean}  (95 % interval {low} to {high})")
+    if count < 10:
+        print("  So few patients are too few to conclude anything from.")
+    if summary["synthetic"]:
+        print("  The scans are synthetic: these numbers say nothing about patients.")
+    print(f"  {summary['wall_seconds']:.0f} s in all; summary in .local/last-run.json")
+    for name, link in summary["links"].items():
+        print(f"  {name:<6} {link}")

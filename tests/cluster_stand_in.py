@@ -1,0 +1,371 @@
+"""Small HTTP stand-ins for the two APIs of a cluster: Kubeflow Pipelines' and Kubernetes'.
+
+What they answer is built from the clients' own models. `Workflow` makes of a run's steps what KFP 2.17 makes of the
+nodes of its Argo workflow.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import kfp_server_api as kfp
+import yaml
+from kubernetes import client as kube
+
+RUN_ID = "0b6f2d3c-5f0e-4d3a-9a53-000000000001"
+START = datetime.datetime(2024, 11, 5, 7, 0, tzinfo=datetime.UTC)
+NEVER = datetime.datetime(1, 1, 1, tzinfo=datetime.UTC)
+STATES = {
+    "Pending": "PENDING", "Running": "RUNNING", "Succeeded": "SUCCEEDED", "Skipped": "SKIPPED", "Failed": "FAILED",
+    "Error": "FAILED", "Omitted": "RUNTIME_STATE_UNSPECIFIED",
+}  # fmt: skip
+
+
+def node_id(name: str) -> str:
+    """Argo's: the workflow's name and the FNV-1a hash of the node's name."""
+    h = 0x811C9DC5
+    for byte in name.encode():
+        h = ((h ^ byte) * 0x01000193) & 0xFFFFFFFF
+    return f"{re.split(r'[.(]', name)[0]}-{h}"
+
+
+class Workflow:
+    """The steps of a run, as Argo's nodes; with `retry_all` the cluster's default is to try every node again."""
+
+    def __init__(self, name: str = "dwi-stroke-segmentation-x7k2p", retry_all: bool = False):
+        self.name, self.retry_all = name, retry_all
+        self.nodes: list[tuple] = []
+        self.clock = 0
+        self.root = self._node(self._node(name, name, "Running"), "root", "Running")
+        self._node(name, "root-driver", "Succeeded")
+
+    def step(
+        self, name: str, phase: str = "Succeeded", seconds: int = 12, cached: bool = False,
+        tries: int = 1, driver: str = "Succeeded", after: int = 0,
+    ) -> "Workflow":  # fmt: skip
+        """A step that begins where the one before ended, `after` moves that; it ends in `phase`."""
+        start = self.clock + after
+        self.clock = start + seconds
+        ends = (start, self.clock if phase not in ("Running", "Pending") else None)
+        self._node(self.root, f"{name}-driver", driver, start, start + 1)
+        if driver != "Succeeded":
+            self._node(self.root, name, "Omitted", start, start)
+            return self
+        main = self._node(self.root, name, phase, *ends)
+        if cached:
+            self._node(main, "executor", "Skipped", *ends, leaf=True)
+            return self
+        executor = self._node(main, "executor", phase, *ends, leaf=True)
+        for n in range(tries):
+            self._add(f"{executor}({n})", f"executor({n})", phase if n == tries - 1 else "Failed", *ends, executor)
+        return self
+
+    def _node(self, parent: str, name: str, phase: str, start: int = 0, end: int | None = None, leaf=False) -> str:
+        """Add a node; the name that its children's names begin with."""
+        full = name if name == parent else f"{parent}.{name}"
+        self._add(full, name, phase, start, end, None if name == parent else parent)
+        if not self.retry_all or leaf:
+            return full
+        self._add(f"{full}(0)", f"{name}(0)", phase, start, end, full)
+        return f"{full}(0)"
+
+    def _add(self, name, display, phase, start, end, parent) -> None:
+        self.nodes.append((name, display, phase, start, end, parent))
+
+    def details(self) -> list[kfp.V2beta1PipelineTaskDetail]:
+        at = lambda second: START + datetime.timedelta(seconds=second) if second is not None else NEVER  # noqa: E731
+        children = {name: [node_id(child) for child, *_, of in self.nodes if of == name] for name, *_ in self.nodes}
+        return [
+            kfp.V2beta1PipelineTaskDetail(
+                run_id=RUN_ID, task_id=f"task-{number}", display_name=display, create_time=START,
+                start_time=at(start), end_time=at(end), state=STATES[phase],
+                child_tasks=[kfp.PipelineTaskDetailChildTask(pod_name=child) for child in children[name]],
+            )
+            for number, (name, display, phase, start, end, _) in enumerate(self.nodes)
+        ]  # fmt: skip
+
+
+class Server:
+    """`with` it: an HTTP server on 127.0.0.1; `requests` are the lines it got, `faults` answers to give first."""
+
+    def __init__(self):
+        self.requests: list[str] = []
+        self.headers: list[dict] = []
+        self.faults: list[tuple[int, str | bytes]] = []
+
+    def __enter__(self):
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                outer.requests.append(f"{self.command} {urlsplit(self.path).path}")
+                outer.headers.append(dict(self.headers))
+                status, content = outer.faults.pop(0) if outer.faults else outer.route(self.command, self.path, body)
+                data = content.encode() if isinstance(content, str) else content
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", "/dex/auth")
+                self.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                with contextlib.suppress(BrokenPipeError):
+                    self.wfile.write(data)
+
+            do_GET = do_POST = do_DELETE = answer
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.vanish()
+
+    def vanish(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def route(self, method: str, path: str, body: bytes) -> tuple[int, str | bytes]:
+        raise NotImplementedError
+
+
+class Kubeflow(Server):
+    """The KFP API behind its UI, whose /healthz is the UI's own.
+
+    `stages` are what a run goes through, one step a look: a run state and its workflow (or what makes them).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.token: str | None = None
+        self.multi_user = False
+        self.most_per_page = 2
+        self.pipelines: list[kfp.V2beta1Pipeline] = []
+        self.versions: list[kfp.V2beta1PipelineVersion] = []
+        self.experiments: list[kfp.V2beta1Experiment] = []
+        self.runs: list[kfp.V2beta1Run] = []
+        self.schedules: list[kfp.V2beta1RecurringRun] = []
+        self.stages: list[tuple[str, Workflow] | Callable] = []
+        self.uploaded: list[bytes] = []
+        self.created_at = START
+
+    def add_version(self, name: str) -> None:
+        number = len(self.versions) + 1
+        self.versions.append(
+            kfp.V2beta1PipelineVersion(
+                pipeline_id="p-1", pipeline_version_id=f"v-{number}", name=name, display_name=name, created_at=START
+            )
+        )
+
+    def route(self, method, path, body):
+        parts = urlsplit(path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        place = parts.path.removeprefix("/apis/v2beta1")
+        if place == parts.path:
+            return 200, "<!doctype html><title>Kubeflow Pipelines</title>"
+        if self.token and f"Bearer {self.token}" not in [h.get("authorization") for h in self.headers[-1:]]:
+            return 401, "Jwt is missing"
+        if place == "/healthz":
+            ui = {"frontendTagName": "2.17.0", "apiServerReady": True, "apiServerMultiUser": self.multi_user}
+            return 200, json.dumps(ui | {"multi_user": self.multi_user})
+        if query.get("namespace") and not self.multi_user:
+            return error(400, "In single-user mode, nothing can be filtered by namespace.")
+        answer = self._answer(method, place, query, body)
+        return answer if isinstance(answer, tuple) else (200, as_json(answer))
+
+    def _answer(self, method, place, query, body):
+        new = json.loads(body) if body.startswith(b"{") else {}
+        match method, place.strip("/").split("/"):
+            case "GET", ["pipelines"]:
+                return self._page(kfp.V2beta1ListPipelinesResponse, "pipelines", self.pipelines, query)
+            case "POST", ["pipelines"]:
+                self.pipelines.append(kfp.V2beta1Pipeline(**{**new, "pipeline_id": "p-1"}, created_at=START))
+                return self.pipelines[-1]
+            case "GET", ["pipelines", "p-1", "versions"]:
+                return self._page(kfp.V2beta1ListPipelineVersionsResponse, "pipeline_versions", self.versions, query)
+            case "POST", ["pipelines", "upload_version"]:
+                self.uploaded.append(body)
+                self.add_version(query["name"])
+                return self.versions[-1]
+            case "GET", ["experiments"]:
+                return self._page(kfp.V2beta1ListExperimentsResponse, "experiments", self.experiments, query)
+            case "POST", ["experiments"]:
+                self.experiments.append(kfp.V2beta1Experiment(**{**new, "experiment_id": "e-1"}))
+                return self.experiments[-1]
+            case "GET", ["runs"]:
+                return self._page(kfp.V2beta1ListRunsResponse, "runs", self.runs, query)
+            case "POST", ["runs"]:
+                self.runs.append(
+                    kfp.V2beta1Run(**{**new, "run_id": RUN_ID}, created_at=self.created_at, state="PENDING")
+                )
+                return self.runs[-1]
+            case "GET", ["runs", run_id]:
+                if run_id != RUN_ID or not self.runs:
+                    return error(404, f"Run {run_id} not found.")
+                return self._look()
+            case "POST", ["runs", _]:
+                run = self.runs[-1]
+                run.state = "CANCELING"
+                return 200, "{}"
+            case "GET", ["recurringruns"]:
+                return self._page(kfp.V2beta1ListRecurringRunsResponse, "recurring_runs", self.schedules, query)
+            case "POST", ["recurringruns"]:
+                number = len(self.schedules) + 1
+                self.schedules.append(
+                    kfp.V2beta1RecurringRun(**{**new, "recurring_run_id": f"r-{number}"}, status="ENABLED")
+                )
+                return self.schedules[-1]
+            case "DELETE", ["recurringruns", wanted]:
+                self.schedules = [s for s in self.schedules if s.recurring_run_id != wanted]
+                return 200, "{}"
+        return error(404, f"Not Found: {method} {place}")
+
+    def _look(self) -> kfp.V2beta1Run:
+        stage = self.stages.pop(0) if len(self.stages) > 1 else self.stages[0]
+        stage = stage() if callable(stage) else stage
+        run = self.runs[-1]
+        run.state, run.run_details = stage[0], kfp.V2beta1RunDetails(task_details=stage[1].details())
+        return run
+
+    def _page(self, response, field: str, items: list, query: dict):
+        if "filter" in query:
+            (predicate,) = json.loads(query["filter"])["predicates"]
+            items = [item for item in items if getattr(item, predicate["key"]) == predicate["stringValue"]]
+        first = int(query.get("page_token") or 0)
+        last = first + min(int(query.get("page_size") or 20), self.most_per_page)
+        more = {"next_page_token": str(last)} if last < len(items) else {}
+        return response(**({field: items[first:last]} if items[first:last] else {}), **more)
+
+
+class Kubernetes(Server):
+    """The Kubernetes API, as far as the client asks it; `kubeconfig(path)` writes the way to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.pods: list[kube.V1Pod] = []
+        self.logs: dict[str, str] = {}
+        self.events: list[kube.CoreV1Event] = []
+        self.config_maps: dict[str, dict[str, str]] = {}
+        self.secrets: dict[str, dict[str, str]] = {}
+
+    def kubeconfig(self, path: Path, *contexts: str) -> Path:
+        named = [{"name": c, "context": {"cluster": "here", "user": "me"}} for c in contexts]
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": contexts[0], "contexts": named,
+            "clusters": [{"name": "here", "cluster": {"server": self.url}}], "users": [{"name": "me", "user": {}}],
+        }  # fmt: skip
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def route(self, method, path, body):
+        parts = urlsplit(path)
+        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        match parts.path.removeprefix("/api/v1/namespaces/").split("/"):
+            case [namespace, "pods"]:
+                wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+                found = [p for p in self._in(namespace) if wanted.items() <= (p.metadata.labels or {}).items()]
+                return 200, kube_json(kube.V1PodList(items=found, metadata=kube.V1ListMeta()))
+            case [namespace, "pods", name]:
+                found = [p for p in self._in(namespace) if p.metadata.name == name]
+                return (200, kube_json(found[0])) if found else status(404, f'pods "{name}" not found')
+            case [_, "pods", name, "log"]:
+                lines = self.logs.get(name, "").splitlines(keepends=True)[-int(query.get("tailLines", 1000)) :]
+                stamp = "2024-11-05T07:00:{:02d}.000000000Z " if query.get("timestamps") == "True" else ""
+                return 200, "".join(stamp.format(n) + line for n, line in enumerate(lines))
+            case [_, "events"]:
+                name = query["fieldSelector"].split(",")[0].split("=")[1]
+                found = [e for e in self.events if e.involved_object.name == name]
+                return 200, kube_json(kube.CoreV1EventList(items=found, metadata=kube.V1ListMeta()))
+            case [namespace, "configmaps", name] if f"{namespace}/{name}" in self.config_maps:
+                return 200, kube_json(kube.V1ConfigMap(data=self.config_maps[f"{namespace}/{name}"]))
+            case [namespace, "secrets", name] if f"{namespace}/{name}" in self.secrets:
+                return 200, kube_json(kube.V1Secret(data=self.secrets[f"{namespace}/{name}"]))
+        return status(404, f"{parts.path} not found")
+
+    def _in(self, namespace: str) -> list[kube.V1Pod]:
+        return [pod for pod in self.pods if pod.metadata.namespace == namespace]
+
+    def add_pod(self, step: str, phase: str, log: str = "", driver: bool = False, **container) -> kube.V1Pod:
+        """A pod of the run; `container` is the state of its container main (waiting=..., terminated=...)."""
+        name = f"dwi-stroke-segmentation-x7k2p-{'driver' if driver else 'impl'}-{len(self.pods)}"
+        labels = {"pipeline/runid": RUN_ID} | ({} if driver else {"app.kubernetes.io/component": step})
+        node = f"dwi-stroke-segmentation-x7k2p.root.{step}" + ("-driver" if driver else ".executor(0)")
+        of = {
+            "waiting": kube.V1ContainerStateWaiting,
+            "running": kube.V1ContainerStateRunning,
+            "terminated": kube.V1ContainerStateTerminated,
+        }
+        state = {name: of[name](**fields) for name, fields in container.items()}
+        main = kube.V1ContainerStatus(
+            name="main", image="", image_id="", ready=False, restart_count=0, state=kube.V1ContainerState(**state)
+        )
+        pod = kube.V1Pod(
+            metadata=kube.V1ObjectMeta(
+                name=name, namespace="kubeflow", uid=name, labels=labels,
+                annotations={"workflows.argoproj.io/node-name": node},
+                creation_timestamp=START + datetime.timedelta(seconds=len(self.pods)),
+            ),
+            spec=kube.V1PodSpec(containers=[kube.V1Container(name="main", image="dwi-stroke/components:abc")]),
+            status=kube.V1PodStatus(phase=phase, container_statuses=[main]),
+        )  # fmt: skip
+        self.pods.append(pod)
+        self.logs[name] = log
+        return pod
+
+    def add_event(self, pod: kube.V1Pod, reason: str, message: str) -> None:
+        about = kube.V1ObjectReference(name=pod.metadata.name)
+        self.events.append(
+            kube.CoreV1Event(
+                metadata=kube.V1ObjectMeta(name="event"),
+                involved_object=about,
+                type="Warning",
+                reason=reason,
+                message=message,
+                last_timestamp=START,
+            )
+        )
+
+
+def fake_kubectl(patch, folder: Path, services: dict[str, int]) -> Callable[[], list[list]]:
+    """Put a kubectl first on PATH that forwards to these ports; what it was called with, its process id first."""
+    folder.mkdir()
+    script = Path(__file__).parent / "fake_kubectl.py"
+    (folder / "kubectl").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+    (folder / "kubectl").chmod(0o755)
+    (folder / "calls").touch()
+    patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    patch.setenv("CALLS", str(folder / "calls"))
+    patch.setenv("SERVICES", json.dumps(services))
+    return lambda: [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def error(code: int, message: str) -> tuple[int, str]:
+    """As the KFP API puts it."""
+    return code, json.dumps({"error": message, "code": 5, "message": message, "details": []})
+
+
+def status(code: int, message: str) -> tuple[int, str]:
+    """As the Kubernetes API puts it."""
+    return code, json.dumps({"kind": "Status", "status": "Failure", "message": message, "code": code})
+
+
+def as_json(model) -> str:
+    return json.dumps(kfp.ApiClient().sanitize_for_serialization(model))
+
+
+def kube_json(model) -> str:
+    return json.dumps(kube.ApiClient().sanitize_for_serialization(model))

@@ -1,0 +1,114 @@
+"""A cluster made of stand-ins, and the command line on it."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipelines import __main__ as command_line
+from pipelines.cluster import api, connect, logs, storage, target, watch
+from pipelines.cluster import kubernetes as kubernetes_settings
+from tests.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
+
+FOREIGN = ("AWS_", "S3_", "MLFLOW_", "KFP_", "KUBE", "PIPELINE_", "REGISTRY", "GPUS")
+ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
+
+
+@pytest.fixture
+def kubeflow():
+    with Kubeflow() as server:
+        workflow = Workflow()
+        for step in ALL:
+            workflow.step(step)
+        server.stages = [("SUCCEEDED", workflow)]
+        yield server
+
+
+@pytest.fixture
+def kubernetes():
+    with Kubernetes() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def empty_tracking(tmp_path_factory):
+    """An MLflow database with its tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracking(empty_tracking, tmp_path):
+    """The MLflow that the steps log to, with the run of RUN_ID and its model version."""
+    shutil.copy(empty_tracking, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = mlflow.MlflowClient(uri)
+    experiment = client.create_experiment("dwi-stroke-segmentation")
+    tags = {"kfp_run_id": RUN_ID, "data_version": "d1", "data": "synthetic demo scans, no patients"}
+    run = client.create_run(experiment, tags=tags | {"evaluation_digest": "now"}).info.run_id
+    for metric in ("dice", "absolute_volume_difference_ml", "lesion_f1"):
+        for end in ("mean", "ci_low", "ci_high"):
+            client.log_metric(run, f"test_{metric}_{end}", 0.5)
+    client.log_metric(run, "test_patients", 5)
+    client.log_metric(run, "val_dice", 0.7)
+    client.create_registered_model("dwi-attention-unet")
+    for digest in ("now", "an earlier evaluation"):
+        tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}"}
+        client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
+    client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
+    return uri
+
+
+@pytest.fixture(scope="session")
+def compile_once(tmp_path_factory):
+    """The compiler, which takes seconds, asked once for each REGISTRY."""
+    folder = tmp_path_factory.mktemp("compiled")
+
+    def compile_pipeline(output: Path) -> None:
+        known = folder / f"{os.environ.get('REGISTRY', '').replace('/', '-')}.yaml"
+        if not known.exists():
+            kubernetes_settings.compile_pipeline(known)
+        shutil.copy(known, output)
+
+    return compile_pipeline
+
+
+@pytest.fixture
+def cluster(kubeflow, kubernetes, tracking, compile_once, tmp_path, monkeypatch):
+    """`cluster("run", "--target", "kind")` is the command line on the stand-ins: its exit code."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        monkeypatch.delenv(name)
+    kubeconfig = kubernetes.kubeconfig(tmp_path / "kubeconfig", "kind-dwi-stroke", "hospital")
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    monkeypatch.setattr(connect, "KIND", {"context": "kind-dwi-stroke", "kfp": kubeflow.url, "mlflow": tracking})
+    monkeypatch.setattr(command_line, "STATE", tmp_path / ".local")
+    monkeypatch.setattr(target, "COMPILED", tmp_path / "pipeline.yaml")
+    monkeypatch.setattr(target, "compile_pipeline", compile_once)
+    monkeypatch.setattr(storage, "demo_scans", lambda state: state / "demo-scans")
+    for module, name, seconds in (
+        (api, "RETRY_SECONDS", 1), (api, "FIRST_PAUSE_SECONDS", 0.05), (watch, "POLL_SECONDS", 0.02),
+        (watch, "PATIENCE_SECONDS", 0.05), (logs, "POLL_SECONDS", 0.02),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, seconds)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])
+        return command_line.main()
+
+    return run
+
+
+@pytest.fixture
+def kind_run(cluster):
+    """A run on kind of scans that are in S3 already; its exit code."""
+    return lambda *more: cluster("run", "--target", "kind", "--data", "s3://dwi-stroke/scans", *more)
+
+
+@pytest.fixture
+def last_run(tmp_path):
+    return lambda: json.loads((tmp_path / ".local" / "last-run.json").read_text())
