@@ -6,6 +6,7 @@ TARGET ?= local
 REASON ?=
 INPUT ?=
 OUTPUT ?=
+ADC ?=
 REGISTRY ?=
 RUN ?=
 STEP ?=
@@ -24,7 +25,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET REASON INPUT OUTPUT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
+export DATA PRESET SET TARGET REASON INPUT OUTPUT ADC MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict promote rollback champion compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
@@ -49,8 +50,8 @@ test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why
 	@exec $(PYTHON) -m pipelines check-data --data "$$DATA"
 
-predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [MODEL=models:/...]
-	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --model "$$MODEL"
+predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [ADC=adc.nii.gz] [MODEL=models:/...]
+	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL"
 
 champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same
 	@exec $(PYTHON) -m pipelines champion

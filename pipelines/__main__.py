@@ -127,7 +127,8 @@ def _predict(a) -> None:
 
     if not a.input or not a.output:
         raise StepError("Which scan, and where to? make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
-    predict(Path(a.input).expanduser(), Path(a.output).expanduser(), a.model, STATE)
+    adc = Path(a.adc).expanduser() if a.adc else None
+    predict(Path(a.input).expanduser(), adc, Path(a.output).expanduser(), a.model, STATE)
 
 
 def _promote(a) -> None:
@@ -189,6 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     predicting = command("predict", _predict, "segment one scan with a registered model")
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)
+    predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
     promoting = command("promote", _promote, "make a version champion: a person's decision")
     promoting.add_argument("--model", required=True)

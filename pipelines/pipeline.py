@@ -45,6 +45,11 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         aug_rotate_prob: float = DEFAULT.aug_rotate_prob,
         aug_brightness_prob: float = DEFAULT.aug_brightness_prob,
         random_seed: int = DEFAULT.random_seed,
+        tta: bool = DEFAULT.tta,
+        cca: bool = DEFAULT.cca,
+        deep_supervision: bool = DEFAULT.deep_supervision,
+        n4_bias_correction: bool = DEFAULT.n4_bias_correction,
+        inputs: str = DEFAULT.inputs,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
     ):
@@ -52,9 +57,20 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         data_version.set_caching_options(False)
         ingested = ingest_step(data_uri=data_uri, data_version=data_version.output)
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
-        sliced = preprocess_step(cases=cases, image_size=image_size, normalization=normalization)
+        sliced = preprocess_step(
+            cases=cases,
+            image_size=image_size,
+            normalization=normalization,
+            n4_bias_correction=n4_bias_correction,
+            inputs=inputs,
+        )
         parts = split_step(
-            cases=cases, train_ratio=train_ratio, val_ratio=val_ratio, test_ratio=test_ratio, random_seed=random_seed
+            cases=cases,
+            train_ratio=train_ratio,
+            val_ratio=val_ratio,
+            test_ratio=test_ratio,
+            random_seed=random_seed,
+            inputs=inputs,
         )
         split = parts.outputs["split"]
         trained = train_step(
@@ -74,6 +90,9 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             aug_rotate_prob=aug_rotate_prob,
             aug_brightness_prob=aug_brightness_prob,
             random_seed=random_seed,
+            tta=tta,
+            cca=cca,
+            deep_supervision=deep_supervision,
             precision=precision,
             memory_format=memory_format,
         )

@@ -7,14 +7,18 @@ from pathlib import Path
 from components.core.step import StepError
 
 
-def predict(source: Path, target: Path, model: str, state: Path) -> None:
+def predict(source: Path, adc: Path | None, target: Path, model: str, state: Path) -> None:
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
+    `adc` is its ADC map, for a model that needs one.
+
     Raises:
-        StepError: the input is not there or not a scan, the output is no NIfTI name, or there is no such model.
+        StepError: an input is not there or not a scan, the output is no NIfTI name, or there is no such model.
     """
     if not source.is_file():
         raise StepError(f"INPUT={source} is not a file. Give a scan: make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+    if adc and not adc.is_file():
+        raise StepError(f"ADC={adc} is not a file. Give the scan's ADC map, or none.")
     if not source.name.lower().endswith((".nii", ".nii.gz")):
         raise StepError(f"INPUT={source} is not NIfTI. Give a .nii or .nii.gz file: a mask needs a scan's space.")
     if not target.name.endswith(".nii.gz"):
@@ -38,8 +42,15 @@ def predict(source: Path, target: Path, model: str, state: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             segmenter = mlflow.pyfunc.load_model(model, dst_path=folder)
             version = segmenter.metadata.run_id
+            scan = {"scan": [source.read_bytes()]}
+            if "adc" in segmenter.metadata.get_input_schema().input_names():
+                if not adc:
+                    raise StepError(
+                        f"{model} sees the ADC map too: make predict INPUT={source} ADC=adc.nii.gz OUTPUT=..."
+                    )
+                scan["adc"] = [adc.read_bytes()]
             try:
-                out = segmenter.predict(pd.DataFrame({"scan": [source.read_bytes()]}))
+                out = segmenter.predict(pd.DataFrame(scan))
             except Exception as error:
                 if type(error).__name__ == "BadVolume":
                     raise StepError(f"INPUT={source}: {error}") from None

@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,16 +19,26 @@ def names() -> list[str]:
 def load(preset: str, assignments: str = "") -> Settings:
     """The settings of a preset with `assignments` ("epochs=5 base_channels=16") laid over it.
 
+    An improvement lies over `baseline`; "demo+n4" lays it over `demo`, and so on with every further "+".
+
     Raises:
         StepError: an unknown preset or key, or an impossible value, with the nearest valid one.
     """
-    if preset not in names():
-        near = difflib.get_close_matches(preset, names(), n=1, cutoff=0) or names()
-        raise StepError(f"unknown preset '{preset}': did you mean '{near[0]}'? Presets: {', '.join(names())}.")
-    values = yaml.safe_load((FOLDER / f"{preset}.yaml").read_text()) or {}
+    values: dict[str, Any] = {}
+    for name in preset.split("+"):
+        own = _read(name)
+        below = own.pop("over", None)
+        values = (values or (_read(below) if below else {})) | own
     for assignment in assignments.split():
         key, separator, value = assignment.partition("=")
         if not separator:
             raise StepError(f"SET takes key=value, not '{assignment}'. Example: SET=\"epochs=5 base_channels=16\".")
         values[key] = value
     return checked(values)
+
+
+def _read(name: str) -> dict[str, Any]:
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.1) or ["demo"]
+        raise StepError(f"unknown preset '{name}': did you mean '{near[0]}'? Presets: {', '.join(names())}.")
+    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text()) or {}

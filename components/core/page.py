@@ -16,11 +16,13 @@ th{background:#f3f6f9}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .tiles img{width:150px;border-radius:4px}
 .tiles.wide figure,.tiles.wide img{width:100%;max-width:44rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 img.full{max-width:100%}</style></head><body><h1>{{ title }}</h1>
+{% if synthetic %}<p class="note"><b>Synthetic demo scans.</b>
+The set says of itself that it is synthetic: its numbers say nothing about patients.</p>{% endif %}
 {% block body %}{% endblock %}<p><small>Research use only. Not a medical device.</small></p></body></html>"""
 
 
 def render(body: str, **values) -> str:
-    """An HTML page from a Jinja2 template `body`; `title` is among the values."""
+    """An HTML page from a Jinja2 template `body`; `title` and `synthetic` are among the values."""
     loader = jinja2.DictLoader({"base": BASE, "page": '{% extends "base" %}{% block body %}' + body + "{% endblock %}"})
     return (
         jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)

@@ -35,8 +35,8 @@ class Settings(BaseModel):
     """Adam's learning rate at the start."""
     weight_decay: float = Field(1e-5, ge=0, le=1)
     """Adam's L2 penalty."""
-    loss: Literal["dice", "dice+bce"] = "dice"
-    """Soft Dice over the batch, alone or with binary cross-entropy."""
+    loss: Literal["dice", "dice+bce", "focal_tversky"] = "dice"
+    """Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more."""
     early_stop_patience: int = Field(20, ge=1, le=10_000)
     """Epochs without a better validation Dice before training stops."""
     lesion_free_ratio: float = Field(1.0, ge=0, le=1000)
@@ -49,6 +49,16 @@ class Settings(BaseModel):
     """Probability of a brightness shift by up to 0.1 standard deviations."""
     random_seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the split, the weights, the sampling and the augmentation."""
+    tta: bool = False
+    """Predict the mean of the scan and its mirror images (test-time augmentation)."""
+    cca: bool = False
+    """Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose."""
+    deep_supervision: bool = False
+    """Learn at two coarser decoder levels too, with weights 1/2 and 1/4; the model stays the same."""
+    n4_bias_correction: bool = False
+    """Divide each scan by its estimated coil shading (N4) before anything else."""
+    inputs: Literal["dwi", "dwi+adc"] = "dwi"
+    """What the network sees: three slices of the DWI, or of the DWI and of the ADC map."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the forward pass; auto takes the fastest here."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
@@ -90,6 +100,8 @@ def _in_words(error: dict[str, Any]) -> str:
         choices = list(fields[key].annotation.__args__)
         near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0) or choices
         return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
+    if error["type"].startswith("bool_"):
+        return f"{key}={given} is impossible: it is true or false"
     if not key:
         return error["msg"].removeprefix("Value error, ")
     try:

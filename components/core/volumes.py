@@ -22,6 +22,8 @@ MAX_VOXELS = 2**29
 HEADER_BYTES = 352
 MOST_EXTENSION_BYTES, MOST_PADDING_BYTES = 2**24, 2**12
 """What a NIfTI file may hold between its header and its voxels, and after them."""
+AFFINE_TOLERANCE = 0.25
+"""How far what belongs to an image may lie off it, in the smallest voxel sides."""
 GZIP = b"\x1f\x8b"
 
 
@@ -183,6 +185,21 @@ def _check_affine(affine: np.ndarray) -> None:
         raise BadVolume("the header's affine is singular")
     if min(sizes) < 0.1 or max(sizes) > 30:
         raise BadVolume(f"voxel size {tuple(round(float(s), 3) for s in sizes)} mm is not that of a brain scan")
+
+
+def require_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, image: np.ndarray, geometry: Geometry):
+    """Raises BadVolume where `other` lies elsewhere than the image that it belongs to."""
+    if other.shape != image.shape:
+        raise BadVolume(f"the {what}'s grid {other.shape} is not the image's {image.shape}")
+    a, b = other_geometry.canonical_affine, geometry.canonical_affine
+    if (a is None) != (b is None):
+        raise BadVolume(f"the {what} and the image are not of one format: one has a geometry, the other has none")
+    if a is None:
+        return
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1)
+    shift = np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max()
+    if shift > AFFINE_TOLERANCE * min(geometry.voxel_mm):
+        raise BadVolume(f"the {what} lies up to {shift:.1f} mm off the image (their affines differ)")
 
 
 def nifti_bytes(data: np.ndarray, affine: np.ndarray | None) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.intervals import confidence_interval
+from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.unet.inference import load_model
@@ -35,7 +36,7 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
             theirs = measure(*load_model(_weights(champion, Path(folder))))
             pairs = pairs_by_patient(results, theirs)
         except Exception as error:  # whatever is wrong with an old model, the new one is evaluated
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+            why = " ".join((str(error) if isinstance(error, StepError) else repr(error)).split())[:300]
             logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, why)
             return out | {"reason": f"{name} cannot be evaluated on these patients: {why}"}
         out["reason"] = why_not_frozen(name, split["patients"], _patients(champion, Path(folder)))
@@ -83,16 +84,16 @@ def _weights(champion, folder: Path) -> Path:
     """The folder of its weights and facts, as the registry holds them.
 
     Raises:
-        FileNotFoundError: there are none. ValueError: they are not those that were registered.
+        StepError: there are none, or they are not those that were registered.
     """
     import mlflow
 
     model = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=str(folder))
     weights = next(Path(model).rglob("best_model.pth"), None)
     if weights is None:
-        raise FileNotFoundError("its model holds no best_model.pth")
+        raise StepError("its model holds no best_model.pth")
     if file_sha256(weights) != champion.tags.get("weights_sha256"):
-        raise ValueError("its weights are not those that were registered (sha256)")
+        raise StepError("its weights are not those that were registered (sha256)")
     return weights.parent
 
 

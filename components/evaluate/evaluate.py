@@ -20,7 +20,9 @@ from components.core.volumes import read, write
 from components.evaluate.champion import against_champion
 from components.evaluate.figures import choose_samples, draw_sample, write_page
 from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.unet.grid import CHANNELS
 from components.unet.inference import load_model, predict_volume
+from components.unet.lesions import lesion_mask
 
 
 def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path | None = None) -> list[dict]:
@@ -29,7 +31,9 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
     for record in progress(records, what="evaluated"):
         volume, geometry = read(cases / record["files"]["dwi"])
         truth = read(cases / record["files"]["mask"])[0] > 0
-        predicted = predict_volume(network, facts, volume, record["slice_numbers"]) >= facts["threshold"]
+        adc = read(cases / record["files"]["adc"])[0] if "adc" in CHANNELS[facts.get("inputs", "dwi")] else None
+        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc)
+        predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:
             write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
         slice_dice, slice_iou = slice_dices(predicted, truth)

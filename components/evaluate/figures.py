@@ -71,7 +71,6 @@ def draw_sample(sample: Sample, image: np.ndarray, truth: np.ndarray, predicted:
 
 
 BODY = """
-{% if synthetic %}<p class="note"><b>Synthetic demo scans.</b> These numbers say nothing about patients.</p>{% endif %}
 <p>{{ scans }} whole scans of {{ metrics.test_patients }} held-out patients, in each scan's own space;
 threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.</p>
 {% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test

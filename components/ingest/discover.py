@@ -12,6 +12,7 @@ FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)((?i:{SCAN}))$")
 SLICE = re.compile(r"^(.+)_Slice_(\d+)$", re.IGNORECASE)
 """Single slices, `.npy` only: Patient_XXX_Slice_YYY."""
 BIDS_DWI = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:dwi/)?[^/]+_(dwi|adc)(?i:\.nii(?:\.gz)?)$")
+BIDS_B0 = re.compile(r"^(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:dwi/)?[^/]+_b0(?i:\.nii(?:\.gz)?)$")
 BIDS_MASK = re.compile(
     r"^(?:.*/)?derivatives/(?:.*/)?(sub-[^/]+)/(?:(ses-[^/]+)/)?(?:[^/]+/)?"
     r"[^/]*[_-](?:msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$",
@@ -32,7 +33,7 @@ EXPECTED = (
 class Case:
     """One scan session of one patient and the keys it is made of.
 
-    image and mask hold one key, or one per slice in the order of `slice_numbers`.
+    image and mask hold one key, or one per slice in the order of `slice_numbers`. b0 is of use where there is no adc.
     """
 
     name: str
@@ -42,10 +43,11 @@ class Case:
     mask: list[str] = field(default_factory=list)
     adc: str | None = None
     slice_numbers: list[int] | None = None
+    b0: str | None = None
 
     @property
     def keys(self) -> list[str]:
-        return [*self.image, *self.mask, *([self.adc] if self.adc else [])]
+        return [*self.image, *self.mask, *filter(None, [self.adc or self.b0])]
 
 
 @dataclass
@@ -187,6 +189,12 @@ def _bids(keys: list[str], scans: list[str]) -> Found:
                 cases[name].mask.append(key)
             else:
                 refused[name] = "mask without a DWI scan"
+    for key in keys:
+        if (match := BIDS_B0.match(key)) and "derivatives/" not in key:
+            case = cases.get("_".join(filter(None, match.groups())))
+            if case and not case.adc and not case.b0:
+                case.b0 = key
+                used.add(key)
     for name, case in cases.items():
         if not case.image:
             refused[name] = "ADC map without a DWI scan"

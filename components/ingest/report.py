@@ -11,8 +11,6 @@ MOST_THUMBNAILS, MOST_ROWS = 60, 1000
 LESION = (255, 90, 60)
 
 BODY = """
-{% if synthetic %}<p class="note">
-This set says of itself that it is <b>synthetic</b>: no patient is in it.</p>{% endif %}
 <p><b>{{ cases|selectattr('labelled')|list|length }}</b> labelled and
 <b>{{ cases|rejectattr('labelled')|list|length }}</b> unlabelled scans of <b>{{ patients }}</b> patients in the
 {{ layout }} layout; <b class="bad">{{ refused|length }}</b> refused; {{ ignored }} other files left alone.

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from components.core.adc import B_VALUE, KEPT, from_b0, in_kept_unit
 from components.core.storage import file_sha256, local_path
-from components.core.volumes import BadVolume, Geometry, read, write
+from components.core.volumes import BadVolume, Geometry, read, require_same_grid, write
 from components.ingest.discover import Case
 
 MIN_SLICES = 3
 MIN_IN_PLANE = 16
 BINARY_TOLERANCE = 1e-3
-AFFINE_TOLERANCE = 0.25
-"""How far a mask or ADC map may lie off its image, in the smallest voxel sides."""
-ADC_UNITS = {"mm2/s": 1e3, "1e-3 mm2/s": 1.0, "1e-6 mm2/s": 1e-3}
-"""Factor from each unit in use to 1e-3 mm²/s, the unit that is kept."""
-TYPICAL_ADC = 0.9
-"""Between grey and white matter (0.7-0.8) and CSF (3.0), in 1e-3 mm²/s."""
 
 
 @dataclass
@@ -56,8 +51,8 @@ def validate(case: Case, source: Path, target: Path) -> Record:
     repairs = [*geometry.repairs, *_check_image(image, case)]
     voxel_mm = geometry.voxel_mm
     volumes, adc_unit = {"dwi": image}, None
-    if case.adc:
-        adc, adc_unit, said = _adc(local_path(source, case.adc), image, geometry)
+    if case.adc or case.b0:
+        adc, adc_unit, said = _adc(case, source, image, geometry)
         repairs += said
         if adc is not None:
             volumes["adc"] = adc
@@ -143,7 +138,7 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
 
 def _mask(case: Case, source: Path, image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
     mask, mask_geometry = _assemble(case.mask, source)
-    _check_same_grid("mask", mask, mask_geometry, image, geometry)
+    require_same_grid("mask", mask, mask_geometry, image, geometry)
     if not np.isfinite(mask).all():
         raise BadVolume("the mask holds values that are NaN or infinite")
     rounded = np.rint(mask)
@@ -157,50 +152,17 @@ def _mask(case: Case, source: Path, image: np.ndarray, geometry: Geometry) -> tu
     return rounded.astype(np.uint8), [*said, *mask_geometry.repairs]
 
 
-def _check_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, image: np.ndarray, geometry: Geometry):
-    if other.shape != image.shape:
-        raise BadVolume(f"the {what}'s grid {other.shape} is not the image's {image.shape}")
-    a, b = other_geometry.canonical_affine, geometry.canonical_affine
-    if (a is None) != (b is None):
-        raise BadVolume(f"the {what} and the image are not of one format: one has a geometry, the other has none")
-    if a is None:
-        return
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1)
-    shift = np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max()
-    if shift > AFFINE_TOLERANCE * min(geometry.voxel_mm):
-        raise BadVolume(f"the {what} lies up to {shift:.1f} mm off the image (their affines differ)")
-
-
-def _adc(path: Path, image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray | None, str | None, list[str]]:
+def _adc(case: Case, source: Path, image: np.ndarray, geometry: Geometry):
     """The ADC map in 1e-3 mm²/s, the unit it came in, and what to say of it; a bad map is left out, not the case."""
     try:
-        adc, adc_geometry = read(path)
-        _check_same_grid("ADC map", adc, adc_geometry, image, geometry)
-        if not np.isfinite(adc).all():
-            raise BadVolume("the ADC map holds values that are NaN or infinite")
-        unit = adc_unit(adc, image)
+        if not case.adc:
+            adc = from_b0(*read(local_path(source, case.b0)), image, geometry)
+            return adc, None, [f"ADC computed from b0, taking b = {B_VALUE} s/mm²"]
+        adc, adc_geometry = read(local_path(source, case.adc))
+        adc, unit = in_kept_unit(adc, adc_geometry, image, geometry)
     except BadVolume as reason:
         return None, None, [f"ADC map left out: {reason}"]
-    said = [] if unit == "1e-3 mm2/s" else [f"ADC converted from {unit} to 1e-3 mm2/s"]
+    said = [] if unit == KEPT else [f"ADC converted from {unit} to {KEPT}"]
     if adc_geometry.orientation != geometry.orientation:
         said.append(f"ADC stored as {adc_geometry.orientation}, the DWI as {geometry.orientation}: both made RAS")
-    return adc * np.float32(ADC_UNITS[unit]), unit, said
-
-
-def adc_unit(adc: np.ndarray, dwi: np.ndarray) -> str:
-    """The unit of an ADC map (X, Y, S): the one that brings brain tissue nearest to 0.9e-3 mm²/s.
-
-    Tissue is where the DWI is brighter than its mean and the ADC is positive.
-
-    Raises:
-        BadVolume: no unit in use makes the values those of tissue.
-    """
-    tissue = adc[(dwi > dwi.mean()) & (adc > 0)]
-    if tissue.size < 100:
-        raise BadVolume("the ADC map has no positive values in the brain")
-    median = float(np.median(tissue))
-    off = {unit: abs(np.log10(median * factor / TYPICAL_ADC)) for unit, factor in ADC_UNITS.items()}
-    unit = min(off, key=off.get)
-    if off[unit] > 1:
-        raise BadVolume(f"ADC values (median {median:.3g} in the brain) fit none of {', '.join(ADC_UNITS)}")
-    return unit
+    return adc, unit, said

@@ -3,13 +3,22 @@ from kfp.dsl import Dataset, Input, Output
 
 
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
-def preprocess(cases: Input[Dataset], image_size: int, normalization: str, slices: Output[Dataset]):
+def preprocess(
+    cases: Input[Dataset],
+    image_size: int,
+    normalization: str,
+    n4_bias_correction: bool,
+    inputs: str,
+    slices: Output[Dataset],
+):
     """Resize and normalise every labelled volume onto the model's grid.
 
     Args:
         cases: From ingest.
         image_size: Side of the square model grid, pixels.
         normalization: Z-score per "slice" or per "volume".
+        n4_bias_correction: Divide each scan by its estimated coil shading (N4) before anything else.
+        inputs: What the network sees: three slices of the DWI, or of the DWI and of the ADC map.
         slices: Memory-mappable arrays per case, and index.json.
     """
     from pathlib import Path
@@ -18,4 +27,4 @@ def preprocess(cases: Input[Dataset], image_size: int, normalization: str, slice
     from components.preprocess.preprocess import preprocess as run
 
     with step("preprocess"):
-        run(Path(cases.path), Path(slices.path), image_size, normalization)
+        run(Path(cases.path), Path(slices.path), image_size, normalization, n4_bias_correction, inputs)

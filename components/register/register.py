@@ -24,7 +24,9 @@ from components.register.decision import decide
 from components.register.policy import load as load_policy
 
 COMPONENTS = Path(__file__).parents[1]
-RUNTIME = ("torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "pandas", "pydantic", "tqdm", "mlflow")
+RUNTIME = (
+    "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "tqdm", "mlflow",
+)  # fmt: skip
 SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
 
 
@@ -99,8 +101,9 @@ def _log(run: Run, model: Path):
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
+    example = _example(json.loads((model / "model.json").read_text())["inputs"])
     signature = ModelSignature(
-        inputs=Schema([ColSpec("binary", "scan")]),
+        inputs=Schema([ColSpec("binary", column) for column in example]),
         outputs=Schema([ColSpec("binary", "mask"), ColSpec("double", "lesion_ml")]),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -118,17 +121,22 @@ def _log(run: Run, model: Path):
                 artifacts={"weights": str(weights)},
                 code_paths=[str(code)],
                 signature=signature,
-                input_example=_example(),
+                input_example=example,
                 pip_requirements=_requirements(),
             )
 
 
-def _example() -> pd.DataFrame:
-    """A tiny synthetic scan: noise with a bright disc, 32 x 32 x 4 voxels of 6 x 6 x 5 mm."""
+def _example(inputs: str = "dwi") -> pd.DataFrame:
+    """A tiny synthetic scan: noise with a bright disc, 32 x 32 x 4 voxels of 6 x 6 x 5 mm; with its ADC where asked."""
     rng = np.random.default_rng(0)
     x, y = np.mgrid[-16:16, -16:16]
-    scan = rng.normal(100, 5, (32, 32, 4)) + 80 * ((x - 4) ** 2 + y**2 < 16)[:, :, None]
-    return pd.DataFrame({"scan": [nifti_bytes(scan.astype(np.int16), np.diag([-6.0, -6.0, 5.0, 1.0]))]})
+    infarct, affine = ((x - 4) ** 2 + y**2 < 16)[:, :, None], np.diag([-6.0, -6.0, 5.0, 1.0])
+    scan = rng.normal(100, 5, (32, 32, 4)) + 80 * infarct
+    columns = {"scan": [nifti_bytes(scan.astype(np.int16), affine)]}
+    if inputs == "dwi+adc":
+        adc = rng.normal(0.8, 0.05, scan.shape) - 0.4 * infarct
+        columns["adc"] = [nifti_bytes(adc.astype(np.float32), affine)]
+    return pd.DataFrame(columns)
 
 
 def _requirements() -> list[str]:

@@ -9,6 +9,7 @@ def split(
     val_ratio: float,
     test_ratio: float,
     random_seed: int,
+    inputs: str,
     split: Output[Artifact],
     table: Output[HTML],
 ):
@@ -20,6 +21,7 @@ def split(
         val_ratio: Share of the patients that choose the weights and the threshold.
         test_ratio: Share of the patients held out for the test.
         random_seed: Seed of the draw.
+        inputs: What the network sees: three slices of the DWI, or of the DWI and of the ADC map.
         split: Patients per subset, ratios asked and reached, digest (JSON).
         table: The same as a page.
     """
@@ -29,4 +31,5 @@ def split(
     from components.split.split import split as run
 
     with step("split"):
-        run(*(Path(a.path) for a in (cases, split, table)), (train_ratio, val_ratio, test_ratio), random_seed)
+        ratios = (train_ratio, val_ratio, test_ratio)
+        run(*(Path(a.path) for a in (cases, split, table)), ratios, random_seed, inputs)

@@ -9,19 +9,24 @@ from pathlib import Path
 
 import numpy as np
 
+from components.core.cases import learnable
 from components.core.step import StepError
 from components.split.table import write_table
 
 SUBSETS = ("train", "val", "test")
 
 
-def split(cases: Path, out: Path, page: Path, ratios: tuple[float, float, float], seed: int) -> None:
+def split(
+    cases: Path, out: Path, page: Path, ratios: tuple[float, float, float], seed: int, inputs: str = "dwi"
+) -> None:
     """Assign the labelled patients of `cases/cases.json` to train, val and test; write `out` (JSON) and a page of it.
+
+    Cases without all that `inputs` asks for are left out.
 
     Raises:
         StepError: too few patients, or one patient would be in two subsets.
     """
-    labelled = [c for c in json.loads((cases / "cases.json").read_text())["cases"] if c["labelled"]]
+    labelled = learnable(cases, inputs)
     groups = linked_patients(labelled)
     assignment = assign(groups, _volumes(groups, labelled), ratios, seed)
     require_disjoint(labelled, assignment)
@@ -40,7 +45,7 @@ def split(cases: Path, out: Path, page: Path, ratios: tuple[float, float, float]
     }
     facts["digest"] = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
     out.write_text(json.dumps(facts, indent=1))
-    write_table(facts, page)
+    write_table(facts, json.loads((cases / "cases.json").read_text())["synthetic"], page)
     for group in facts["linked"]:
         logging.info("linked     %s: they share a byte-identical image and stay in one subset", ", ".join(group))
     for subset in SUBSETS:

@@ -24,7 +24,7 @@ Fewer than 10 test patients are too few to conclude anything from.</p>{% endif %
 PURPOSE = {"train": "learning", "val": "choosing weights and threshold", "test": "the test, once"}
 
 
-def write_table(facts: dict, page: Path) -> None:
+def write_table(facts: dict, synthetic: bool, page: Path) -> None:
     """Write the page for the content of the `split` artifact; under 1 MB."""
     subsets = [
         {
@@ -35,4 +35,6 @@ def write_table(facts: dict, page: Path) -> None:
         for name, patients in facts["patients"].items()
     ]  # fmt: skip
     told = {key: facts[key] for key in ("random_seed", "digest", "linked")}
-    page.write_text(render(BODY, title="Split by patient", subsets=subsets, most=MOST_NAMES, **told))
+    page.write_text(
+        render(BODY, title="Split by patient", synthetic=synthetic, subsets=subsets, most=MOST_NAMES, **told)
+    )

@@ -20,6 +20,9 @@ def train(
     aug_rotate_prob: float,
     aug_brightness_prob: float,
     random_seed: int,
+    tta: bool,
+    cca: bool,
+    deep_supervision: bool,
     precision: str,
     memory_format: str,
     model: Output[Model],
@@ -37,13 +40,16 @@ def train(
         batch_size: Slices per optimiser step.
         learning_rate: Adam's learning rate at the start.
         weight_decay: Adam's L2 penalty.
-        loss: Soft Dice over the batch, alone or with binary cross-entropy.
+        loss: Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more.
         early_stop_patience: Epochs without a better validation Dice before training stops.
         lesion_free_ratio: Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch.
         aug_hflip_prob: Probability of a left-right flip.
         aug_rotate_prob: Probability of a rotation by up to 10 degrees.
         aug_brightness_prob: Probability of a brightness shift by up to 0.1 standard deviations.
         random_seed: Seed of the split, the weights, the sampling and the augmentation.
+        tta: Predict the mean of the scan and its mirror images (test-time augmentation).
+        cca: Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose.
+        deep_supervision: Learn at two coarser decoder levels too, with weights 1/2 and 1/4; the model stays the same.
         precision: Number format of the forward pass; auto takes the fastest here.
         memory_format: Layout of the tensors; auto takes the fastest here.
         model: Best weights (state_dict), threshold, settings, history.
@@ -70,6 +76,9 @@ def train(
                 "aug_rotate_prob": aug_rotate_prob,
                 "aug_brightness_prob": aug_brightness_prob,
                 "random_seed": random_seed,
+                "tta": tta,
+                "cca": cca,
+                "deep_supervision": deep_supervision,
                 "precision": precision,
                 "memory_format": memory_format,
             }

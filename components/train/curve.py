@@ -40,4 +40,7 @@ def write_page(facts: dict, native_dice: float, picture: Path, page: Path) -> No
     """Write the page for the content of `model.json` and the picture of `draw_curve`; under 1 MB."""
     shown = {key: facts[key] for key in ("best_epoch", "best_val_dice", "threshold", "params")}
     source = embedded(picture.read_bytes())
-    page.write_text(render(BODY, title="Training", native_dice=native_dice, picture=source, **shown))
+    synthetic = "data" in facts["lineage"]
+    page.write_text(
+        render(BODY, title="Training", synthetic=synthetic, native_dice=native_dice, picture=source, **shown)
+    )

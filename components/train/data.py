@@ -20,6 +20,7 @@ from components.core.step import StepError
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
 MOST_WORKERS = 8
+DWI_CHANNELS = 3
 
 cv2.setNumThreads(0)
 
@@ -55,7 +56,10 @@ def read_index(slices: Path, names: list[str]) -> list[CaseSlices]:
 
 
 class BrightnessShift(A.ImageOnlyTransform):
-    """Add a constant drawn from ±limit. Unlike Albumentations' own it does not clip to [0, 1]: these are z-scores."""
+    """Add a constant drawn from ±limit to the DWI; ADC is a measure, and stays.
+
+    Unlike Albumentations' own it does not clip to [0, 1]: these are z-scores.
+    """
 
     def __init__(self, limit: float, p: float):
         super().__init__(p=p)
@@ -65,7 +69,9 @@ class BrightnessShift(A.ImageOnlyTransform):
         return {"shift": self.py_random.uniform(-self.limit, self.limit)}
 
     def apply(self, img: np.ndarray, shift: float, **_) -> np.ndarray:
-        return img + np.float32(shift)
+        shifted = img.copy()
+        shifted[..., :DWI_CHANNELS] += np.float32(shift)
+        return shifted
 
 
 def augmentation(hflip: float, rotate: float, brightness: float) -> A.Compose:
@@ -80,7 +86,7 @@ def augmentation(hflip: float, rotate: float, brightness: float) -> A.Compose:
 
 
 class StackDataset(Dataset):
-    """Item (row, seed) is one augmented slice: stack (H, W, 3) float32 and lesion (H, W) uint8."""
+    """Item (row, seed) is one augmented slice: stack (H, W, 3 or 6) float32 and lesion (H, W) uint8."""
 
     def __init__(self, cases: list[CaseSlices], augment: A.Compose):
         self.cases, self.augment = cases, augment
@@ -92,6 +98,11 @@ class StackDataset(Dataset):
         """Pixels along a side of the model's grid."""
         return np.load(self.cases[0].mask, mmap_mode="r").shape[-1]
 
+    @property
+    def channels(self) -> int:
+        """Slices that the network sees at a time."""
+        return self.cases[0].order.shape[1]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -100,8 +111,8 @@ class StackDataset(Dataset):
         c, s = self.rows[row]
         case = self.cases[c]
         image = np.load(case.image, mmap_mode="r")
-        stack_3HW = torch.from_numpy(np.asarray(image[case.order[s]])).float()
-        stack_HWC = stack_3HW.permute(1, 2, 0).contiguous().numpy()
+        stack_CHW = torch.from_numpy(np.asarray(image[case.order[s]])).float()
+        stack_HWC = stack_CHW.permute(1, 2, 0).contiguous().numpy()
         lesion_HW = np.array(np.load(case.mask, mmap_mode="r")[s])
         # Not set_random_seed: that gives every transform the same draws, so what is flipped would be rotated too.
         self.augment.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -151,12 +162,12 @@ def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, c
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
-        collate_fn=partial(_collate, dataset.side),
+        collate_fn=partial(_collate, dataset.side, dataset.channels),
     )
 
 
-def _collate(side: int, items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _collate(side: int, channels: int, items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:
     if not items:
-        return torch.empty(0, side, side, 3), torch.empty(0, side, side, dtype=torch.uint8)
+        return torch.empty(0, side, side, channels), torch.empty(0, side, side, dtype=torch.uint8)
     images, masks = zip(*items, strict=True)
     return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(masks))

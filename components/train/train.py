@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from components.core.machine import cpus, sources_digest
@@ -24,12 +25,15 @@ from components.train import ranks
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
-from components.train.score import choose_threshold, dice, validate
+from components.train.score import choose_cut, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
+from components.unet.supervision import DeeplySupervised, loss_over_levels
 
+GRID = ("image_size", "normalization", "n4_bias_correction", "inputs")
+"""What preprocess did, and a prediction has to do again."""
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
@@ -60,17 +64,20 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         if state
         else ranks.of_first(lambda: choose(where, settings.base_channels, settings.precision, settings.memory_format))
     )
-    layout = MEMORY_FORMATS[memory_format]
-    network = ranks.synchronized(AttentionUNet(settings.base_channels).to(where, memory_format=layout))
-    optimizer = torch.optim.Adam(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", PLATEAU_FACTOR, PLATEAU_PATIENCE)
-    scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
     dataset = StackDataset(
         read_index(slices, parts["cases"]["train"]),
         augmentation(settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob),
     )
+    layout = MEMORY_FORMATS[memory_format]
+    network = ranks.synchronized(
+        AttentionUNet(settings.base_channels, dataset.channels).to(where, memory_format=layout)
+    )
+    learner = DeeplySupervised(network).to(where) if settings.deep_supervision else network
+    optimizer = torch.optim.Adam(
+        learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", PLATEAU_FACTOR, PLATEAU_PATIENCE)
+    scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
     batches = EpochBatches(
         dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, settings.random_seed,
         ranks.rank(), ranks.count(),
@@ -101,18 +108,18 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     history: list[dict[str, float]] = []
     best = {"val_dice": -1.0, "epoch": 0, "weights": network.state_dict()}
     if state:
-        network.load_state_dict(state["network"])
+        learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         scaler.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
         logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
 
-    learner = ranks.parallel(network)
+    shared = ranks.parallel(learner)
 
     def keep(epoch: int) -> None:
         checkpoints.save(epoch, {
-            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
+            "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
             "scaler": scaler.state_dict(), "history": history, "best": best,
             "precision": precision, "memory_format": memory_format,
         })  # fmt: skip
@@ -125,7 +132,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
             break
         batches.epoch, start = epoch, time.perf_counter()
         learning_rate = optimizer.param_groups[0]["lr"]
-        train_loss, train_dice = _epoch(learner, data, optimizer, scaler, settings.loss, precision, layout, epoch)
+        train_loss, train_dice = _epoch(shared, data, optimizer, scaler, settings.loss, precision, layout, epoch)
         train_seconds = time.perf_counter() - start
         scores = ranks.of_all(validate(network, validation[ranks.rank() :: ranks.count()], settings.loss, precision))
         val_loss, val_dice = np.mean(scores, axis=0).tolist()
@@ -153,13 +160,16 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     model.mkdir(parents=True, exist_ok=True)
     torch.save(best["weights"], model / "best_model.pth")
     facts = {
-        "base_channels": settings.base_channels, "image_size": index["image_size"],
-        "normalization": index["normalization"], "precision": precision, "threshold": 0.5,
+        **{name: index[name] for name in GRID},
+        "base_channels": settings.base_channels, "precision": precision,
+        "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
     }  # fmt: skip
     _write_facts(model, facts)
-    facts["threshold"], native_dice = choose_threshold(model, cases, validation)
+    cut, native_dice = choose_cut(model, cases, validation)
+    facts |= cut
+    facts["params"] |= {name: size for name, size in cut.items() if name != "threshold"}  # that one is a metric
     _write_facts(model, facts)
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")
@@ -181,8 +191,9 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> 
         y_B1HW = lesions_BHW.to(where, non_blocking=True)[:, None].float()
         try:
             with autocast(where, precision):
-                logits_B1HW = network(x_BCHW)
-            value = LOSSES[loss](logits_B1HW, y_B1HW, ranks.total)
+                answer = network(x_BCHW)
+            levels = [answer] if isinstance(answer, Tensor) else answer
+            value, logits_B1HW = loss_over_levels(LOSSES[loss], levels, y_B1HW, ranks.total), levels[0]
             optimizer.zero_grad(set_to_none=True)
             scaler.scale(value).backward()
             scaler.step(optimizer)
@@ -207,7 +218,7 @@ def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
     """SHA-256 over all that determines the weights: data, grid, split, settings, code."""
     decides = {
         "data": json.loads((cases / "cases.json").read_text())["data_version"],
-        "grid": [index["image_size"], index["normalization"]],
+        "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
         "settings": _given(settings),
         "code": sources_digest("core", "unet", "preprocess", "train"),
@@ -219,7 +230,7 @@ def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
 def _settings_params(settings: Settings, index: dict) -> dict:
     """The settings as MLflow shows them; the split's are logged with the split."""
     size = index["image_size"]
-    return {**_given(settings), "image_size": f"({size}, {size})", "normalization": index["normalization"]}
+    return {**_given(settings), **{name: index[name] for name in GRID}, "image_size": f"({size}, {size})"}
 
 
 def _given(settings: Settings) -> dict:

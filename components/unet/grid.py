@@ -10,6 +10,11 @@ import cv2
 import numpy as np
 import torch
 
+CHANNELS = {"dwi": ("dwi",), "dwi+adc": ("dwi", "adc")}
+"""What each choice of `inputs` shows to the network: three slices of each."""
+HEALTHY_ADC, INFARCT_ADC, MOST_ADC = 0.8, 0.4, 3.5
+"""1e-3 mm²/s."""
+
 
 def to_model_grid(volume: np.ndarray, image_size: int, normalization: str) -> np.ndarray:
     """Intensities (X, Y, S) to z-scores (S, image_size, image_size), float16; rows are Y, columns X.
@@ -29,6 +34,18 @@ def model_grid_slices(volume: np.ndarray, image_size: int, normalization: str) -
         z = (image - np.float32(mean)) * np.float32(1 / std) if std else np.zeros_like(image)
         # torch rounds to float16 fifty times as fast as numpy
         yield torch.from_numpy(_resize(z, (image_size, image_size))).half().numpy()
+
+
+def adc_grid_slices(adc: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
+    """ADC (X, Y, S) in 1e-3 mm²/s to slices (image_size, image_size), float16, one after the other.
+
+    By a fixed scale, for ADC is a measure: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF. Beyond
+    free water there is only noise.
+    """
+    for s in range(adc.shape[2]):
+        image = np.ascontiguousarray(adc[:, :, s].T, dtype=np.float32)
+        scaled = (image.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
+        yield torch.from_numpy(_resize(scaled, (image_size, image_size))).half().numpy()
 
 
 def mask_to_model_grid(mask: np.ndarray, image_size: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -59,17 +76,19 @@ def to_native_grid(probability: np.ndarray, shape: tuple[int, int, int]) -> np.n
     return out
 
 
-def neighbours(slice_numbers: list[int] | None, slices: int) -> np.ndarray:
-    """For each slice the indices (previous, current, next), int64 (S, 3).
+def neighbours(slice_numbers: list[int] | None, slices: int, channels: int = 1) -> np.ndarray:
+    """For each slice the indices (previous, current, next), int64 (S, 3); for further channels (S, 3 * channels).
 
-    The edge slice stands in for a neighbour that is not there, at the ends and beside a gap in the numbering.
+    The edge slice stands in for a neighbour that is not there, at the ends and beside a gap in the numbering. The
+    slices of a second channel come after all of the first.
     """
     numbers = np.arange(slices) if slice_numbers is None else np.asarray(slice_numbers)
     current = np.arange(slices)
     joined = np.diff(numbers) == 1
     previous = current - np.concatenate([[False], joined])
     following = current + np.concatenate([joined, [False]])
-    return np.stack([previous, current, following], axis=1)
+    stack = np.stack([previous, current, following], axis=1)
+    return np.concatenate([stack + channel * slices for channel in range(channels)], axis=1)
 
 
 def _mean_std(values: np.ndarray) -> tuple[float, float]:

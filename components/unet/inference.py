@@ -9,10 +9,14 @@ import torch
 from scipy.special import expit
 
 from components.core.step import StepError
-from components.unet.grid import neighbours, to_model_grid, to_native_grid
+from components.core.volumes import BadVolume
+from components.unet.bias import without_bias
+from components.unet.grid import CHANNELS, adc_grid_slices, neighbours, to_model_grid, to_native_grid
 from components.unet.network import AttentionUNet
 
 BATCH = 16
+MIRRORED = ((), (-1,), (-2,), (-2, -1))
+"""Axes of a slice (H, W) along which test-time augmentation flips it: none, left-right, front-back, both."""
 
 
 def device() -> torch.device:
@@ -33,7 +37,7 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
         StepError: the weights do not fit the facts.
     """
     facts = json.loads((folder / "model.json").read_text())
-    network = AttentionUNet(facts["base_channels"])
+    network = AttentionUNet(facts["base_channels"], 3 * len(CHANNELS[facts.get("inputs", "dwi")]))
     try:
         network.load_state_dict(torch.load(folder / "best_model.pth", weights_only=True, map_location="cpu"))
     except Exception as error:
@@ -44,29 +48,59 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
 
 
 @torch.inference_mode()
-def stack_logits(network: AttentionUNet, slices: np.ndarray, order: np.ndarray, precision: str) -> np.ndarray:
-    """Lesion logits (S, H, W), float32, for z-scored slices (S, H, W) and neighbour indices (S, 3)."""
+def stack_logits(
+    network: AttentionUNet, slices: np.ndarray, order: np.ndarray, precision: str, flipped: tuple[int, ...] = ()
+) -> np.ndarray:
+    """Lesion logits (S, H, W), float32, for z-scored slices (S, H, W) and neighbour indices (S, 3).
+
+    With ADC, slices (2 S, H, W) and indices (S, 6).
+
+    The network sees them flipped along the axes `flipped`; its answer is flipped back.
+    """
     where = next(network.parameters()).device
-    out = np.empty(slices.shape, np.float32)
-    for start in range(0, len(slices), BATCH):
+    out = np.empty((len(order), *slices.shape[1:]), np.float32)
+    for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         x_BCHW = torch.from_numpy(np.asarray(slices[rows.ravel()])).float().view(*rows.shape, *slices.shape[1:])
+        if flipped:
+            x_BCHW = x_BCHW.flip(flipped)
         x_BCHW = x_BCHW.to(where).contiguous(memory_format=torch.channels_last)
         with autocast(where, precision):
             logits_B1HW = network(x_BCHW)
-        out[start : start + BATCH] = logits_B1HW.float()[:, 0].cpu().numpy()
+        logits_BHW = logits_B1HW.float()[:, 0].cpu()
+        out[start : start + BATCH] = (logits_BHW.flip(flipped) if flipped else logits_BHW).numpy()
     return out
 
 
 def native_probability(
     network: AttentionUNet, facts: dict, slices: np.ndarray, order: np.ndarray, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Lesion probability (X, Y, S) on the scan's own grid `shape`, from its slices on the model's grid."""
-    logits = stack_logits(network, slices, order, facts["precision"])
-    return to_native_grid(expit(logits), shape)
+    """Lesion probability (X, Y, S) on the scan's own grid `shape`, from its slices on the model's grid.
+
+    With `tta` in the facts the mean over all `MIRRORED` slices. A flip leaves each slice between its neighbours.
+    """
+    flips = MIRRORED if facts.get("tta") else MIRRORED[:1]
+    probability = sum(expit(stack_logits(network, slices, order, facts["precision"], flip)) for flip in flips)
+    return to_native_grid(probability / len(flips), shape)
 
 
-def predict_volume(network: AttentionUNet, facts: dict, volume: np.ndarray, slice_numbers=None) -> np.ndarray:
-    """Lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid."""
+def predict_volume(
+    network: AttentionUNet, facts: dict, volume: np.ndarray, slice_numbers=None, adc: np.ndarray | None = None
+) -> np.ndarray:
+    """Lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid.
+
+    `adc` (X, Y, S), in 1e-3 mm²/s, is for a model that learnt from it; another leaves it aside.
+
+    Raises:
+        BadVolume: the model needs an ADC map, and there is none.
+    """
+    channels = CHANNELS[facts.get("inputs", "dwi")]
+    if facts.get("n4_bias_correction"):
+        volume = without_bias(volume)
     slices = to_model_grid(volume, facts["image_size"], facts["normalization"])
-    return native_probability(network, facts, slices, neighbours(slice_numbers, len(slices)), volume.shape)
+    if "adc" in channels:
+        if adc is None:
+            raise BadVolume("the model sees the ADC map too, and none was given")
+        slices = np.concatenate([slices, np.stack(list(adc_grid_slices(adc, facts["image_size"])))])
+    order = neighbours(slice_numbers, volume.shape[2], len(channels))
+    return native_probability(network, facts, slices, order, volume.shape)

@@ -1,5 +1,7 @@
 """Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) for 2.5D slices."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +59,12 @@ class AttentionUNet(nn.Module):
         self.head = nn.Conv2d(base_channels, 1, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        for features_BCHW in self.decoded(x_BCHW):  # noqa: B007 - the last, and finest, is what counts
+            pass
+        return self.head(features_BCHW)
+
+    def decoded(self, x_BCHW: Tensor) -> Iterator[Tensor]:
+        """The features of each decoder level, one after the other, from 1/8 of the side to all of it."""
         skips = []
         for block in self.encoder:
             x_BCHW = block(x_BCHW)
@@ -66,4 +74,4 @@ class AttentionUNet(nn.Module):
         for up, gate, block, skip in zip(self.up, self.gates, self.decoder, reversed(skips), strict=True):
             g_BCHW = up(x_BCHW)
             x_BCHW = block(torch.cat([gate(g_BCHW, skip), g_BCHW], dim=1))
-        return self.head(x_BCHW)
+            yield x_BCHW

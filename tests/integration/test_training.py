@@ -19,6 +19,8 @@ from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
 from components.train.launch import launch, torchrun
+from components.unet.inference import load_model
+from components.unet.network import AttentionUNet
 from pipelines.sources import ROOT
 
 SETTINGS = {
@@ -53,9 +55,9 @@ def train(inputs, tmp_path, servers_here, monkeypatch):
     """train(name, how, seed): the model folder of a training as pipeline run `name`."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
-    def run(name: str, how, seed: int = 3) -> Path:
+    def run(name: str, how, seed: int = 3, **more) -> Path:
         monkeypatch.setenv("KFP_RUN_ID", name)
-        how([*inputs, tmp_path / name, tmp_path / f"{name}.html"], checked({**SETTINGS, "random_seed": seed}))
+        how([*inputs, tmp_path / name, tmp_path / f"{name}.html"], checked({**SETTINGS, "random_seed": seed, **more}))
         return tmp_path / name
 
     return run
@@ -78,14 +80,38 @@ def history(model: Path) -> list[dict]:
     return json.loads((model / "history.json").read_text())
 
 
-def test_two_processes_learn_what_one_learns(train, checkpoints):
-    one = train("one", launch)
+@pytest.mark.parametrize("more", [{}, {"deep_supervision": True, "loss": "focal_tversky"}], ids=["plain", "deep"])
+def test_two_processes_learn_what_one_learns(train, checkpoints, more):
+    one = train("one", launch, **more)
     checkpoints.delete([o.key for o in checkpoints.list()])
-    both = train("both", two)
+    both = train("both", two, **more)
 
     for alone, shared in zip(history(one), history(both), strict=True):
         for what in ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate"):
             assert shared[what] == pytest.approx(alone[what], abs=2e-3), (what, alone["epoch"])
+
+
+def test_the_model_of_a_deeply_supervised_training_loads_as_any_other(train, checkpoints):
+    network, _ = load_model(train("deep", launch, deep_supervision=True))
+    assert {name.partition(".")[0] for name in network.state_dict()} == {
+        name for name, _ in AttentionUNet(4).named_children()
+    }
+
+
+def test_a_deeply_supervised_training_goes_on_where_it_was_killed(train, checkpoints, monkeypatch):
+    whole = history(train("whole", launch, deep_supervision=True))
+    checkpoints.delete([o.key for o in checkpoints.list()])
+    with monkeypatch.context() as patch:
+        patch.setattr("components.train.train._log_epochs", _killed_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train("killed", launch, deep_supervision=True)
+    again = history(train("again", launch, deep_supervision=True))
+    assert [row | {"time": 0} for row in again] == [row | {"time": 0} for row in whole]
+
+
+def _killed_after_two(_, rows: list[dict]) -> None:
+    if len(rows) == 2:
+        raise KeyboardInterrupt
 
 
 def test_they_keep_one_mlflow_run_and_one_checkpoint_with_which_one_process_goes_on(train, checkpoints):

@@ -76,15 +76,30 @@ def test_an_impossible_number_is_refused_with_the_nearest_possible_one(key, give
         checked({key: nearest})
 
 
-@pytest.mark.parametrize(("given", "nearest"), [("Dice", "dice"), ("dice_bce", "dice+bce"), ("dice+bc", "dice+bce")])
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [("Dice", "dice"), ("dice_bce", "dice+bce"), ("dice+bc", "dice+bce"), ("tversky", "focal_tversky")],
+)
 def test_an_impossible_choice_is_refused_with_the_nearest_one_and_all(given, nearest):
-    message = f"loss={given} is impossible: the nearest valid value is '{nearest}' (one of dice, dice+bce)"
+    message = (
+        f"loss={given} is impossible: the nearest valid value is '{nearest}' (one of dice, dice+bce, focal_tversky)"
+    )
     assert complaint(loss=given) == message
 
 
 @pytest.mark.parametrize("given", ["many", "", None, float("nan")])
 def test_what_is_no_number_is_refused_with_the_default(given):
     assert re.fullmatch(rf"epochs={given} is impossible: .*; the default is 100", complaint(epochs=given))
+
+
+@pytest.mark.parametrize(("given", "switch"), [("true", True), ("1", True), ("on", True), ("false", False), (0, False)])
+def test_a_switch_takes_the_usual_words(given, switch):
+    assert checked({"tta": given}).tta is switch
+
+
+@pytest.mark.parametrize("given", ["maybe", "", "2", 7, 0.5])
+def test_what_is_no_switch_is_refused(given):
+    assert complaint(tta=given) == f"tta={given} is impossible: it is true or false"
 
 
 def test_a_nan_never_passes_for_a_number():

@@ -168,6 +168,13 @@ def test_two_scans_of_a_kind_are_refused(kind, words):
     assert name == "sub-1_ses-0001" and why.startswith(words)
 
 
+def test_a_b0_is_taken_where_there_is_no_adc_map():
+    b0 = "sub-1/ses-0001/dwi/sub-1_ses-0001_b0.nii.gz"
+    assert only_case([*bids("sub-1", kinds=["dwi"]), b0]).keys[-1] == b0
+    with_adc = only_case([*bids("sub-1", kinds=["dwi", "adc"]), b0])
+    assert with_adc.b0 is None and b0 not in with_adc.keys
+
+
 def test_an_adc_map_without_its_scan_is_refused():
     assert only_refusal(bids("sub-1", kinds=["adc"], mask=False)) == ("sub-1_ses-0001", "ADC map without a DWI scan")
 
@@ -197,7 +204,7 @@ def test_a_set_may_lie_below_other_folders(prefix, layout):
 def test_other_files_are_left_alone_and_listed():
     others = ["README.md", "participants.tsv", "images/P.json", "sub-1/ses-0001/dwi/sub-1_ses-0001_b0.nii.gz"]
     assert discover([*flat("P.npy"), *others]).ignored == sorted(others)
-    others[2] = "sub-1/ses-0001/dwi/sub-1_ses-0001_dwi.bval"
+    others[2:] = ["sub-1/ses-0001/dwi/sub-1_ses-0001_dwi.bval", "sub-2/ses-0001/dwi/sub-2_ses-0001_b0.nii.gz"]
     assert discover([*bids("sub-1"), *others]).ignored == sorted(others)
 
 

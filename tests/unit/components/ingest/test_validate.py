@@ -10,9 +10,10 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.spatial.transform import Rotation
 
+from components.core.adc import adc_unit
 from components.core.volumes import BadVolume, read
 from components.ingest.discover import discover
-from components.ingest.validate import adc_unit, case_slug, validate
+from components.ingest.validate import case_slug, validate
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 
@@ -145,6 +146,21 @@ def test_an_adc_map_in_any_of_three_units_is_kept_in_one(tmp_path, scan, write_c
     assert record.adc_unit_found == unit
     np.testing.assert_allclose(volumes["adc"].dataobj, wanted, rtol=1e-5)
     assert record.repairs == ([] if factor == 1 else [f"ADC converted from {unit} to 1e-3 mm2/s"])
+
+
+def test_adc_is_computed_from_b0_where_only_that_is_given(tmp_path, scan, write_case, validated):
+    adc = scan.pop("adc")
+    record, volumes = validated(write_case(tmp_path / "set", "sub-1", **scan, b0=scan["dwi"] * np.exp(adc)))
+    np.testing.assert_allclose(volumes["adc"].dataobj, adc, atol=1e-5)
+    assert record.adc_unit_found is None
+    assert record.repairs == ["ADC computed from b0, taking b = 1000 s/mm²"]
+    assert record.sources[-1]["key"].endswith("_b0.nii.gz")
+
+
+def test_a_b0_of_no_use_is_left_out_and_the_case_kept(tmp_path, scan, write_case, validated):
+    scan.pop("adc")
+    record, volumes = validated(write_case(tmp_path / "set", "sub-1", **scan, b0=scan["dwi"] * 0))
+    assert set(volumes) == {"dwi", "mask"} and record.repairs[0].startswith("ADC map left out: ")
 
 
 def test_noise_below_zero_in_the_adc_map_does_not_hide_its_unit(tmp_path, scan, write_case, validated):

@@ -7,7 +7,8 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess import preprocess as module
 from components.preprocess.preprocess import preprocess
-from components.unet.grid import to_native_grid
+from components.unet.bias import without_bias
+from components.unet.grid import adc_grid_slices, to_model_grid, to_native_grid
 
 SIZE = 48
 
@@ -58,7 +59,7 @@ def test_every_labelled_case_is_listed_and_no_other(slices, index):
 
 
 def test_the_index_says_what_the_slices_were_made_with(index):
-    assert (index["image_size"], index["normalization"]) == (SIZE, "slice")
+    assert (index["image_size"], index["normalization"], index["n4_bias_correction"]) == (SIZE, "slice", False)
 
 
 def test_arrays_are_square_slices_of_the_types_promised_and_can_be_memory_mapped(slices, index):
@@ -125,6 +126,14 @@ def test_normalization_over_the_volume_keeps_the_slices_apart(tmp_path, cases):
     assert abs(means.mean()) < 0.05 < np.ptp(means)
 
 
+def test_with_n4_the_slices_are_those_of_the_corrected_scan(tmp_path, cases, scans):
+    preprocess(cases, tmp_path / "slices", SIZE, "slice", n4_bias_correction=True)
+    index = json.loads((tmp_path / "slices" / "index.json").read_text())
+    image, _ = arrays(tmp_path / "slices", index["cases"][0])
+    assert index["n4_bias_correction"] is True
+    assert np.array_equal(image, to_model_grid(without_bias(scans["sub-a"][0]), SIZE, "slice"))
+
+
 def test_the_result_does_not_depend_on_how_many_work_at_it(tmp_path, cases, slices, monkeypatch):
     for workers in (1, 4):
         monkeypatch.setattr(module, "cpus", lambda workers=workers: workers)
@@ -140,3 +149,25 @@ def test_what_an_interrupted_run_left_behind_is_overwritten(tmp_path, cases, sli
     preprocess(cases, tmp_path / "slices", SIZE, "slice")
     for path in slices.iterdir():
         assert (tmp_path / "slices" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_with_adc_its_slices_come_after_those_of_the_dwi(tmp_path, make_scan, write_case, keys_of):
+    for number in range(4):
+        dwi, adc, mask = make_scan(number)
+        volumes = {"dwi": dwi, "mask": mask} | ({"adc": adc} if number < 2 else {})
+        if number == 2:
+            volumes["b0"] = dwi * np.exp(adc)
+        write_case(tmp_path / "set", f"sub-{number}", **volumes)
+    facts = check(discover(keys_of(tmp_path / "set")), tmp_path / "set", tmp_path / "cases")
+    (tmp_path / "cases" / "cases.json").write_text(json.dumps(facts))
+    preprocess(tmp_path / "cases", tmp_path / "slices", SIZE, "slice", inputs="dwi+adc")
+    index = json.loads((tmp_path / "slices" / "index.json").read_text())
+    assert index["inputs"] == "dwi+adc"
+    assert [c["patient"] for c in index["cases"]] == ["sub-0", "sub-1", "sub-2"]
+    for number, entry in enumerate(index["cases"]):
+        dwi, adc, _ = make_scan(number)
+        image, mask = arrays(tmp_path / "slices", entry)
+        assert image.shape == (10, SIZE, SIZE) and mask.shape == (5, SIZE, SIZE)
+        assert entry["neighbours"][0] == [0, 0, 1, 5, 5, 6] and len(entry["neighbours"]) == 5
+        assert np.array_equal(image[:5], to_model_grid(dwi, SIZE, "slice"))
+        np.testing.assert_allclose(image[5:], np.stack(list(adc_grid_slices(adc, SIZE))), atol=2e-3)

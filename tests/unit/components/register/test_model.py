@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from mlflow.pyfunc import PythonModel
 
-from components.core.volumes import BadVolume
+from components.core.adc import in_kept_unit
+from components.core.volumes import BadVolume, read_nifti_bytes
 from components.register.model import LesionSegmenter
 from components.register.register import _example
 from components.unet.inference import predict_volume
@@ -62,6 +63,14 @@ def test_the_volume_is_that_of_the_masks_voxels_in_millilitres(segmenter, bias, 
 def test_the_threshold_is_the_models_own(segmenter):
     generous, strict = (predict(segmenter(threshold=t), scan())["lesion_ml"][0] for t in (0.0, 1.0))
     assert (generous, strict) == (pytest.approx(40 * 36 * 5 * 20 / 1000), 0.0)
+
+
+def test_lesions_too_small_for_the_model_are_dropped_by_their_volume_in_the_scan(segmenter):
+    """All 7200 voxels of 20 mm³ are one lesion of 144 mL."""
+    volumes = [
+        predict(segmenter(bias=100.0, smallest_lesion_ml=smallest), scan())["lesion_ml"][0] for smallest in (143, 145)
+    ]
+    assert volumes == [pytest.approx(144), 0]
 
 
 def test_how_a_scan_is_stored_does_not_change_which_brain_voxels_are_lesion(segmenter):
@@ -123,3 +132,22 @@ def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_vox
 def test_the_model_segments_its_own_example(segmenter):
     out = segmenter().predict(None, _example())
     assert mask_of(out["mask"][0]).shape == (32, 32, 4)
+
+
+def test_a_model_that_sees_adc_takes_it_beside_the_scan_in_any_unit(segmenter):
+    loaded = segmenter(inputs="dwi+adc")
+    example = _example("dwi+adc")
+    as_mm2_s = nib.Nifti1Image.from_bytes(gzip.decompress(example["adc"][0]))
+    as_mm2_s = nib.Nifti1Image(as_mm2_s.get_fdata(dtype=np.float32) * 1e-3, as_mm2_s.affine).to_bytes()
+    volume, geometry = read_nifti_bytes(example["scan"][0])
+    adc = in_kept_unit(*read_nifti_bytes(example["adc"][0]), volume, geometry)[0]
+    probability = predict_volume(loaded.network, loaded.facts, volume, adc=adc)
+    loaded.facts["threshold"] = float(np.median(probability))
+    masks = [loaded.predict(None, example.assign(adc=[adc]))["mask"][0] for adc in (example["adc"][0], as_mm2_s)]
+    assert 0 < np.asarray(mask_of(masks[0]).dataobj).mean() < 1
+    assert (np.asarray(mask_of(masks[0]).dataobj) != np.asarray(mask_of(masks[1]).dataobj)).mean() < 0.01
+
+
+def test_without_adc_it_says_what_is_missing(segmenter):
+    with pytest.raises(BadVolume, match="sees the ADC map too"):
+        predict(segmenter(inputs="dwi+adc"), scan())

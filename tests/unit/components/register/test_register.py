@@ -69,5 +69,5 @@ def test_the_models_requirements_are_all_that_its_code_imports():
     required = {line.split("==")[0] for line in _requirements()}
     assert {path.parent.name for path in seen} <= {"core", "unet", "register"}
     assert {"torch", "nibabel", "cv2"} <= packages
-    names = {"cv2": "opencv-python-headless"}
+    names = {"cv2": "opencv-python-headless", "SimpleITK": "simpleitk"}
     assert {names.get(p, p) for p in packages - sys.stdlib_module_names} <= required

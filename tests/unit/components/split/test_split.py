@@ -39,7 +39,7 @@ def patients(count: int, lesion_free: int = 0) -> list[dict]:
 @pytest.fixture
 def split_of(tmp_path):
     def run(cases: list[dict], ratios=USER_RATIOS, seed: int = 42) -> dict:
-        (tmp_path / "cases.json").write_text(json.dumps({"cases": cases}))
+        (tmp_path / "cases.json").write_text(json.dumps({"cases": cases, "synthetic": False}))
         split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", ratios, seed)
         return json.loads((tmp_path / "split.json").read_text())
 
@@ -209,3 +209,11 @@ def test_the_file_holds_the_whole_split(split_of, tmp_path: Path):
         "patients", "cases", "lesion_free", "linked", "ratios_asked", "ratios_reached", "random_seed", "digest",
     }  # fmt: skip
     assert facts["random_seed"] == 42
+
+
+def test_with_adc_asked_for_cases_without_are_in_no_subset(tmp_path):
+    cases = [c | {"files": {"adc": "a"} if i else {}} for i, c in enumerate(patients(6))]
+    (tmp_path / "cases.json").write_text(json.dumps({"cases": cases, "synthetic": False}))
+    split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", (0.6, 0.2, 0.2), 0, "dwi+adc")
+    facts = json.loads((tmp_path / "split.json").read_text())
+    assert sorted(p for members in facts["patients"].values() for p in members) == [f"P{i:03d}" for i in range(2, 7)]

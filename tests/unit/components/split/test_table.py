@@ -20,8 +20,8 @@ FACTS = {
 
 @pytest.fixture
 def page_of(tmp_path):
-    def write(**changes) -> str:
-        write_table({**FACTS, **changes}, tmp_path / "split.html")
+    def write(synthetic: bool = False, **changes) -> str:
+        write_table({**FACTS, **changes}, synthetic, tmp_path / "split.html")
         return (tmp_path / "split.html").read_text()
 
     return write
@@ -37,6 +37,11 @@ def test_each_subset_has_its_patients_lesion_free_ones_scans_and_shares(page_of)
         ["val", "choosing weights and threshold", "1", "0", "1", "20.0 %", "20.0 %"],
         ["test", "the test, once", "1", "0", "1", "20.0 %", "20.0 %"],
     ]
+
+
+def test_demo_scans_are_called_synthetic(page_of):
+    assert "Synthetic demo scans" in page_of(synthetic=True)
+    assert "ynthetic" not in page_of()
 
 
 def test_names_are_listed_and_escaped(page_of):

@@ -17,7 +17,7 @@ class Slices:
     def __init__(self, folder: Path):
         self.folder, self.entries, self.cases = folder, [], []
 
-    def add(self, name: str, image: np.ndarray, lesion: np.ndarray, numbers: list[int] | None = None) -> None:
+    def add(self, name: str, image: np.ndarray, lesion: np.ndarray, numbers=None, voxel_mm=(1, 1, 1)) -> None:
         """One case of z-scores and lesion (S, H, W), its model grid being its native one."""
         np.save(self.folder / f"{name}.image.npy", image.astype(np.float16))
         np.save(self.folder / f"{name}.mask.npy", lesion.astype(np.uint8))
@@ -33,7 +33,7 @@ class Slices:
                 "lesion_pixels": lesion.sum((1, 2)).tolist(),
             }
         )
-        self.cases.append({"case": name, "files": {"mask": f"{name}_mask.nii.gz"}})
+        self.cases.append({"case": name, "files": {"mask": f"{name}_mask.nii.gz"}, "voxel_mm": voxel_mm})
 
     def read(self, *names: str) -> list[CaseSlices]:
         (self.folder / "index.json").write_text(json.dumps({"cases": self.entries}))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from components.train import ranks
-from components.unet.losses import dice_bce_loss
+from components.unet.losses import LOSSES
 
 
 def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,12 +20,12 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 1, 3))
 
 
-def main(size: int, path: str) -> None:
+def main(size: int, name: str, path: str) -> None:
     with ranks.joined():
         ours = ranks.synchronized(network())
         x_BCHW, y_B1HW = (t[ranks.rank() :: ranks.count()] for t in batch(size))
         learner = ranks.parallel(ours)
-        loss = dice_bce_loss(learner(x_BCHW), y_B1HW, ranks.total)
+        loss = LOSSES[name](learner(x_BCHW), y_B1HW, ranks.total)
         loss.backward()
         items = ranks.of_all([i * 10 for i in range(7)][ranks.rank() :: ranks.count()])
         told = ranks.of_first(lambda: f"from {ranks.rank()}")
@@ -36,4 +36,4 @@ def main(size: int, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), *sys.argv[2:])

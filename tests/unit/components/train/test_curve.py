@@ -4,7 +4,13 @@ import pytest
 
 from components.train.curve import draw_curve, write_page
 
-FACTS = {"best_epoch": 2, "best_val_dice": 0.5, "threshold": 0.35, "params": {"loss": "<dice>", "epochs": 300}}
+FACTS = {
+    "best_epoch": 2,
+    "best_val_dice": 0.5,
+    "threshold": 0.35,
+    "params": {"loss": "<dice>", "epochs": 300},
+    "lineage": {"data": "synthetic demo scans, no patients"},
+}
 
 
 @pytest.fixture
@@ -21,6 +27,10 @@ def test_it_holds_the_picture_and_asks_nothing_of_a_network(page):
     assert 'src="data:image/png;base64,' in page
     assert "http" not in page
     assert len(page.encode()) < 1_000_000
+
+
+def test_demo_scans_are_called_synthetic(page):
+    assert "Synthetic demo scans" in page
 
 
 def test_it_says_which_epoch_is_best_where_and_at_which_threshold(page):

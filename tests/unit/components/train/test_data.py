@@ -253,3 +253,17 @@ def test_the_loader_gives_the_batches_in_their_order(dataset):
         assert images.shape == (2, 32, 32, 3)
         assert lesions.shape == (2, 32, 32)
         assert images[:, 0, 0].tolist() == [dataset[item][0][0, 0].tolist() for item in items]
+
+
+def test_six_channels_are_flipped_and_turned_together_and_only_the_dwi_changes_its_brightness():
+    stack = np.random.default_rng(0).normal(size=(32, 32, 6)).astype(np.float32)
+    turn, shift = augmentation(1, 1, 0), augmentation(0, 0, 1)
+    for transform in (turn, shift):
+        transform.set_random_seed(1)
+    turned = turn(image=stack)["image"]
+    for part in (slice(0, 3), slice(3, 6)):
+        turn.set_random_seed(1)
+        np.testing.assert_allclose(turned[..., part], turn(image=stack[..., part].copy())["image"], atol=1e-5)
+    moved = shift(image=stack)["image"] - stack
+    assert np.ptp(moved[..., :3]) < 1e-6 and abs(moved[0, 0, 0]) > 1e-4
+    assert not moved[..., 3:].any()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.train import ranks
-from components.unet.losses import dice_bce_loss
+from components.unet.losses import LOSSES
 from pipelines.sources import ROOT
 from tests.unit.components.train.half_a_batch import batch, network
 
@@ -18,26 +18,28 @@ SIZES = (6, 5, 1)
 """Even shares, uneven ones, and one where the second process gets nothing."""
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def size(request) -> int:
+@pytest.fixture(scope="module", params=[*((size, "dice+bce") for size in SIZES), (5, "focal_tversky")], ids=str)
+def shares(request) -> tuple[int, str]:
+    """The size of the batch, and the loss."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def shared(size, tmp_path_factory) -> dict:
+def shared(shares, tmp_path_factory) -> dict:
     """What the second of two processes has after a step."""
     out = tmp_path_factory.mktemp("ranks") / "out.pt"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", SCRIPT]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run([*command, str(size), str(out)], env=environment, check=True)
+    subprocess.run([*command, *map(str, shares), str(out)], env=environment, check=True)
     return torch.load(out, weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def alone(size) -> dict:
+def alone(shares) -> dict:
     """The same by torch's own BatchNorm2d and autograd, on the whole batch in this process."""
+    size, name = shares
     whole, (x_BCHW, y_B1HW) = network(), batch(size)
-    loss = dice_bce_loss(whole(x_BCHW), y_B1HW)
+    loss = LOSSES[name](whole(x_BCHW), y_B1HW)
     loss.backward()
     grads = {name: p.grad for name, p in whole.named_parameters()}
     return {"loss": loss.detach(), "grads": grads, "state": whole.state_dict()}

@@ -11,7 +11,9 @@ import torch
 from monai.metrics import DiceMetric
 from torch import nn
 
-from components.train.score import THRESHOLDS, choose_threshold, validate
+from components.train.score import THRESHOLDS, choose_cut, validate
+from components.unet.inference import load_model, native_probability
+from components.unet.lesions import lesion_mask
 from components.unet.losses import dice_loss
 
 SIZE = 32
@@ -107,9 +109,9 @@ def logit(probability: float) -> float:
 def model(tmp_path, ramp_network):
     """Writes a model folder whose network answers sigmoid(max(slice, 0) + bias)."""
 
-    def write(bias: float = 0.0):
+    def write(bias: float = 0.0, **facts):
         torch.save(ramp_network(bias=bias).state_dict(), tmp_path / "best_model.pth")
-        (tmp_path / "model.json").write_text(json.dumps({"base_channels": 4, "precision": "float32"}))
+        (tmp_path / "model.json").write_text(json.dumps({"base_channels": 4, "precision": "float32", **facts}))
         return tmp_path
 
     return write
@@ -119,7 +121,7 @@ def test_the_threshold_with_the_best_dice_is_chosen(slices, model):
     """The lesion has probability 0.85, its surroundings 0.72: only thresholds between them separate the two."""
     lesion = squares((6, 6), (0, 0), (3, 9))
     slices.add("A", np.where(lesion, logit(0.85), logit(0.72)), lesion)
-    assert choose_threshold(model(), slices.folder, slices.read()) == (0.75, 1.0)
+    assert choose_cut(model(), slices.folder, slices.read()) == ({"threshold": 0.75}, 1.0)
 
 
 def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, model):
@@ -128,8 +130,8 @@ def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, mode
     for name in ("easy", "easy too"):
         slices.add(name, np.where(lesion, logit(0.6), 0), lesion)
     slices.add("hard", np.where(lesion, logit(0.9), logit(0.8)), lesion)
-    threshold, dice = choose_threshold(model(), slices.folder, slices.read())
-    assert threshold == 0.55
+    cut, dice = choose_cut(model(), slices.folder, slices.read())
+    assert cut == {"threshold": 0.55}
     assert dice == pytest.approx((1 + 1 + 2 * 36 / (SIZE * SIZE + 36)) / 3)
 
 
@@ -137,14 +139,57 @@ def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, mode
 def test_of_equally_good_thresholds_the_nearest_to_one_half_is_chosen(slices, model, everywhere, expected):
     """All is lesion and all has one probability: every threshold below it is perfect."""
     slices.add("A", np.zeros((2, SIZE, SIZE)), np.ones((2, SIZE, SIZE), bool))
-    assert choose_threshold(model(logit(everywhere)), slices.folder, slices.read()) == (expected, 1.0)
+    assert choose_cut(model(logit(everywhere)), slices.folder, slices.read()) == ({"threshold": expected}, 1.0)
 
 
 def test_of_equally_good_thresholds_above_one_half_the_lowest_is_chosen(slices, model):
     """Nothing is lesion and all has probability 0.72: every threshold above it is perfect."""
     slices.add("A", np.zeros((2, SIZE, SIZE)), squares((0, 0), (0, 0)))
-    assert choose_threshold(model(logit(0.72)), slices.folder, slices.read()) == (0.75, 1.0)
+    assert choose_cut(model(logit(0.72)), slices.folder, slices.read()) == ({"threshold": 0.75}, 1.0)
 
 
 def test_thresholds_go_from_5_to_95_percent():
     assert THRESHOLDS.tolist() == pytest.approx([i * 0.05 for i in range(1, 20)])
+
+
+def specks(*sides: int) -> np.ndarray:
+    """One slice with a square of each of these sides, apart from each other."""
+    out = np.zeros((1, SIZE, SIZE), bool)
+    for number, side in enumerate(sides):
+        out[0, 8 * (number // 4) :, 8 * (number % 4) :][:side, :side] = True
+    return out
+
+
+def test_with_cca_the_smallest_lesion_is_chosen_too(slices, model):
+    """Voxels of 5 mm³. Four false specks of 9 voxels (0.045 mL), true lesions of 16 (0.08 mL): 0.05 mL parts them."""
+    slices.add("A", shown(specks(4, 4, 3, 3, 3, 3)), specks(4, 4), voxel_mm=(1, 1, 5))
+    cut, dice = choose_cut(model(cca=True), slices.folder, slices.read())
+    assert (cut, dice) == ({"threshold": 0.5 + 0.05, "smallest_lesion_ml": 0.05}, 1.0)
+
+
+def test_without_voxel_sizes_it_is_chosen_in_voxels(slices, model):
+    slices.add("A", shown(specks(4, 3)), specks(4), voxel_mm=(1, 1, 5))
+    slices.add("B", shown(specks(4, 3)), specks(4), voxel_mm=None)
+    cut, _ = choose_cut(model(cca=True), slices.folder, slices.read())
+    assert cut["smallest_lesion_voxels"] == 10 and "smallest_lesion_ml" not in cut
+
+
+def test_where_dropping_gains_nothing_nothing_is_dropped(slices, model):
+    slices.add("A", shown(specks(4, 1)), specks(4, 1))
+    assert choose_cut(model(cca=True), slices.folder, slices.read())[0]["smallest_lesion_ml"] == 0
+
+
+def test_what_was_chosen_has_the_dice_that_was_promised(slices, model):
+    rng, with_cca = np.random.default_rng(0), model(cca=True)
+    for name in "AB":
+        lesion = specks(6, 5, 2, 1)
+        slices.add(name, 3 * lesion + rng.normal(size=lesion.shape), lesion, voxel_mm=(2, 2, 3))
+    cut, promised = choose_cut(with_cca, slices.folder, slices.read())
+    network, facts = load_model(with_cca)
+    found = []
+    for case in slices.read():
+        probability = native_probability(network, facts, np.load(case.image), case.order, case.native_shape)
+        predicted, truth = lesion_mask(probability, cut, (2, 2, 3)), np.load(case.mask).transpose(2, 1, 0) > 0
+        found.append(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
+    assert cut["smallest_lesion_ml"] > 0
+    assert promised == pytest.approx(np.mean(found))

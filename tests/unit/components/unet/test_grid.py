@@ -6,7 +6,7 @@ from skimage.measure import block_reduce
 from skimage.transform import resize
 
 from components.core.volumes import read
-from components.unet.grid import mask_to_model_grid, neighbours, to_model_grid, to_native_grid
+from components.unet.grid import adc_grid_slices, mask_to_model_grid, neighbours, to_model_grid, to_native_grid
 
 HALF = {"rtol": 2e-3, "atol": 2e-3}
 """float16 keeps 11 bits."""
@@ -214,3 +214,27 @@ def test_a_slice_between_two_gaps_stands_alone():
 def test_numbering_may_start_anywhere():
     for start in (0, 1, 2, 100):
         assert np.array_equal(neighbours(list(range(start, start + 6)), 6), neighbours(None, 6))
+
+
+def test_a_second_channel_has_its_slices_after_those_of_the_first():
+    one, two = neighbours([1, 2, 5], 3), neighbours([1, 2, 5], 3, channels=2)
+    assert two.shape == (3, 6) and np.array_equal(two[:, :3], one) and np.array_equal(two[:, 3:], one + 3)
+
+
+# ADC
+
+
+def test_adc_is_scaled_the_same_in_every_scan_and_bounded_by_free_water():
+    adc = np.zeros((32, 32, 3), np.float32)
+    adc[:8], adc[8:16], adc[16:24], adc[24:] = 0.8, 0.4, 3.0, 50
+    (image, *_) = adc_grid_slices(adc, 32)
+    np.testing.assert_allclose(image[0, [0, 8, 16, 24]].astype(float), [0, -1, 5.5, 6.75], atol=0.01)
+    noise = adc - 10 * (adc == 0.4)
+    assert next(adc_grid_slices(noise, 32)).min() == -2
+
+
+def test_adc_lies_on_the_model_grid_as_its_scan_does(volume):
+    z = to_model_grid(volume, 48, "volume").astype(np.float32)
+    as_adc = np.stack(list(adc_grid_slices(volume / volume.max(), 48))).astype(np.float32)
+    assert as_adc.shape == z.shape
+    assert np.corrcoef(z.ravel(), as_adc.ravel())[0, 1] > 0.999

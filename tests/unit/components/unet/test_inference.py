@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from components.core.step import StepError
+from components.core.volumes import BadVolume
 from components.unet import inference
-from components.unet.grid import neighbours, to_model_grid, to_native_grid
+from components.unet.bias import without_bias
+from components.unet.grid import adc_grid_slices, neighbours, to_model_grid, to_native_grid
 from components.unet.inference import BATCH, load_model, predict_volume, stack_logits
 from components.unet.network import AttentionUNet
 
@@ -25,6 +27,12 @@ def network():
 @pytest.fixture
 def volume():
     return np.random.default_rng(0).gamma(2, 100, (30, 26, 20)).astype(np.float32)
+
+
+@pytest.fixture
+def on_the_model_grid():
+    """A scan that needs no resizing, which rounds a mirrored scan otherwise."""
+    return np.random.default_rng(1).gamma(2, 100, (32, 32, 6)).astype(np.float32)
 
 
 def changed_slices(a, b):
@@ -52,6 +60,35 @@ def test_channels_are_previous_current_next(network, volume):
         expected = torch.sigmoid(network(torch.from_numpy(previous_current_next)[None]))[0].numpy()
     native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
     np.testing.assert_allclose(predict_volume(network, FACTS, volume)[:, :, 4], native, atol=1e-5)
+
+
+def test_a_network_that_learnt_from_corrected_scans_sees_corrected_ones(network, volume):
+    volume *= np.linspace(1, 3, len(volume), dtype=np.float32)[:, None, None]
+    ours = predict_volume(network, FACTS | {"n4_bias_correction": True}, volume)
+    assert np.array_equal(ours, predict_volume(network, FACTS, without_bias(volume)))
+    assert not np.array_equal(ours, predict_volume(network, FACTS, volume))
+
+
+def test_with_tta_a_prediction_is_the_mean_of_those_of_the_flipped_scans_flipped_back(network, on_the_model_grid):
+    """Flipped as scans (X, Y, S): the network is not in it."""
+    volume, flips = on_the_model_grid, [(), (0,), (1,), (0, 1)]
+    explicit = [np.flip(predict_volume(network, FACTS, np.flip(volume, axes)), axes) for axes in flips]
+    ours = predict_volume(network, FACTS | {"tta": True}, volume)
+    np.testing.assert_allclose(ours, np.mean(explicit, axis=0), atol=1e-5)
+    assert np.abs(ours - explicit[0]).max() > 1e-3
+
+
+def test_with_tta_a_mirrored_scan_has_the_mirrored_lesion(network, on_the_model_grid):
+    volume, with_tta = on_the_model_grid, FACTS | {"tta": True}
+    mirrored = predict_volume(network, with_tta, volume[::-1])
+    np.testing.assert_allclose(mirrored, predict_volume(network, with_tta, volume)[::-1], atol=1e-5)
+
+
+def test_with_tta_slices_still_stand_between_their_own_neighbours(network, volume):
+    numbers = [*range(1, 11), *range(15, 25)]
+    before = predict_volume(network, FACTS | {"tta": True}, volume, numbers)
+    volume[:, :, 9] *= volume[::-1, :, 9]
+    assert changed_slices(before, predict_volume(network, FACTS | {"tta": True}, volume, numbers)) == [8, 9]
 
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
@@ -122,3 +159,32 @@ def test_a_weights_file_never_runs_code(tmp_path):
     with pytest.raises(StepError, match=r"best_model\.pth does not load"):
         load_model(tmp_path)
     assert not (tmp_path / "it ran").exists()
+
+
+WITH_ADC = FACTS | {"inputs": "dwi+adc"}
+
+
+@pytest.fixture
+def six_channels(tmp_path):
+    torch.manual_seed(0)
+    torch.save(AttentionUNet(4, 6).state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(WITH_ADC))
+    return load_model(tmp_path)[0]
+
+
+def test_channels_are_those_of_the_dwi_and_then_those_of_the_adc(six_channels, volume):
+    adc = np.random.default_rng(1).uniform(0, 3, volume.shape).astype(np.float32)
+    dwi_slices = to_model_grid(volume, 32, "slice").astype(np.float32)[3:6]
+    adc_slices = np.stack(list(adc_grid_slices(adc, 32))).astype(np.float32)[3:6]
+    with torch.no_grad():
+        stack = torch.from_numpy(np.concatenate([dwi_slices, adc_slices]))[None]
+        expected = torch.sigmoid(six_channels(stack))[0].numpy()
+    native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
+    ours = predict_volume(six_channels, WITH_ADC, volume, adc=adc)
+    assert ours.shape == volume.shape
+    np.testing.assert_allclose(ours[:, :, 4], native, atol=1e-5)
+
+
+def test_a_model_that_sees_adc_says_so_where_there_is_none(six_channels, volume):
+    with pytest.raises(BadVolume, match="sees the ADC map too"):
+        predict_volume(six_channels, WITH_ADC, volume)

@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from monai.losses import DiceLoss
+from monai.losses import DiceLoss, TverskyLoss
 
 from components.core.settings import Settings
-from components.unet.losses import LOSSES, dice_bce_loss, dice_loss
+from components.unet.losses import LOSSES, dice_bce_loss, dice_loss, focal_tversky_loss
 
 LOGIT_3_4 = math.log(3)
 """sigmoid(log 3) = 3/4"""
@@ -25,6 +25,33 @@ def test_dice_loss_of_a_hand_worked_batch(hand_worked):
 def test_dice_bce_loss_of_a_hand_worked_batch(hand_worked):
     cross_entropy = -(2 * math.log(3 / 4) + 2 * math.log(1 / 2)) / 4
     assert dice_bce_loss(*hand_worked).item() == pytest.approx(0.3 + cross_entropy)
+
+
+def test_focal_tversky_loss_of_a_hand_worked_batch(hand_worked):
+    """TP = 5/4, FN = 1/4 + 1/2 = 3/4, FP = 1/4 + 1/2 = 3/4."""
+    tversky_index = (1.25 + 1) / (1.25 + 0.7 * 0.75 + 0.3 * 0.75 + 1)
+    assert focal_tversky_loss(*hand_worked).item() == pytest.approx((1 - tversky_index) ** 0.75)
+
+
+def test_focal_tversky_weighs_a_miss_more_than_a_false_alarm():
+    half = torch.zeros(1, 1, 8, 8)
+    half[..., :4, :] = 1
+    missed, false = (focal_tversky_loss(torch.full_like(half, logit), half) for logit in (-50.0, 50.0))
+    assert missed > 2 * false
+
+
+def test_focal_tversky_loss_is_monais_tversky_loss_over_the_batch_to_the_power_of_3_4():
+    torch.manual_seed(0)
+    logits, truth = 3 * torch.randn(4, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.9).float()
+    monai = TverskyLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0, alpha=0.3, beta=0.7)  # FP, FN
+    torch.testing.assert_close(focal_tversky_loss(logits, truth), monai(logits, truth) ** 0.75)
+
+
+def test_the_gradient_of_a_perfect_prediction_is_finite():
+    truth = torch.ones(2, 1, 8, 8)
+    logits = (500 * truth).requires_grad_()
+    focal_tversky_loss(logits, truth).backward()
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_dice_loss_is_that_of_monai_over_the_batch():
