@@ -3,7 +3,7 @@ DATA ?=
 PRESET ?= demo
 SET ?=
 TARGET ?= local
-PROMOTE ?=
+REASON ?=
 INPUT ?=
 OUTPUT ?=
 ADC ?=
@@ -25,18 +25,18 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET PROMOTE INPUT OUTPUT ADC MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
+export DATA PRESET SET TARGET REASON INPUT OUTPUT ADC MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict compile images images-push kind-up kind-down test-kind test-containers lint bench install
+.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict promote rollback champion compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [PROMOTE=1] [TARGET=local|kind|cluster]
-	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
+pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
+	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
 pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
 	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
-	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET" --promote "$$PROMOTE"
+	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
 pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
 	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE"
@@ -52,6 +52,15 @@ check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and 
 
 predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [ADC=adc.nii.gz] [MODEL=models:/...]
 	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL"
+
+champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same
+	@exec $(PYTHON) -m pipelines champion
+
+promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/dwi-attention-unet/3 REASON="..."
+	@exec $(PYTHON) -m pipelines promote --model "$$MODEL" --reason "$$REASON"
+
+rollback: $(INSTALLED) ## go back to the champion before [REASON="..."]
+	@exec $(PYTHON) -m pipelines rollback --reason "$$REASON"
 
 demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
 	@exec $(PYTHON) -m pipelines demo-data

@@ -49,10 +49,7 @@ def _run(a) -> int | None:
 def _what_to_run(a) -> dict:
     from pipelines import presets
 
-    if a.promote not in ("", "0", "1"):
-        raise StepError(f"PROMOTE takes 1, not '{a.promote}'.")
-    settings = presets.load(a.preset, a.set)
-    return {"data": a.data, "preset": a.preset, "settings": settings, "promote": a.promote == "1"}
+    return {"data": a.data, "preset": a.preset, "settings": presets.load(a.preset, a.set)}
 
 
 def _logs(a) -> None:
@@ -134,6 +131,24 @@ def _predict(a) -> None:
     predict(Path(a.input).expanduser(), adc, Path(a.output).expanduser(), a.model, STATE)
 
 
+def _promote(a) -> None:
+    from pipelines.promotion import promote
+
+    promote(a.model, a.reason, STATE)
+
+
+def _rollback(a) -> None:
+    from pipelines.promotion import rollback
+
+    rollback(a.reason, STATE)
+
+
+def _champion(_) -> int:
+    from pipelines.promotion import champion
+
+    return champion(STATE)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -148,7 +163,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
         sub.add_argument("--target", default="local")
-        sub.add_argument("--promote", default="", help="1 makes the new version champion")
 
     what_to_run(command("run", _run, "run the pipeline"))
     logs = command("logs", _logs, "print what the steps of a run said")
@@ -178,6 +192,12 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
+    promoting = command("promote", _promote, "make a version champion: a person's decision")
+    promoting.add_argument("--model", required=True)
+    promoting.add_argument("--reason", required=True)
+    back = command("rollback", _rollback, "go back to the champion before")
+    back.add_argument("--reason", default="")
+    command("champion", _champion, "say which version is champion, and why")
     return parser
 
 

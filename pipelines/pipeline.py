@@ -12,6 +12,7 @@ from components.evaluate.component import evaluate as evaluate_step
 from components.fingerprint.component import fingerprint as fingerprint_step
 from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
+from components.register import policy
 from components.register.component import register as register_step
 from components.split.component import split as split_step
 from components.train.component import train as train_step
@@ -51,7 +52,6 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         inputs: str = DEFAULT.inputs,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
-        promote: bool = False,
     ):
         data_version = fingerprint_step(data_uri=data_uri)
         data_version.set_caching_options(False)
@@ -98,7 +98,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         )
         model = trained.outputs["model"]
         evaluated = evaluate_step(cases=cases, report=report, split=split, model=model)
-        registered = register_step(model=model, evaluation=evaluated.outputs["evaluation"], promote=promote)
+        registered = register_step(model=model, evaluation=evaluated.outputs["evaluation"])
         tasks = (data_version, ingested, sliced, parts, trained, evaluated, registered)
         for name, task in zip(STEPS, tasks, strict=True):
             task.set_container_image(images[name])
@@ -114,9 +114,14 @@ def _inputs_form() -> str:
     for name, field in Settings.model_fields.items():
         choices = ", ".join(get_args(field.annotation))
         lines.append(f"    {name}: {field.description}{choices and f' One of: {choices}.'}")
-    return "\n".join([*lines, "    promote: Make the new version champion, whatever it was measured to be."])
+    return "\n".join(lines)
 
 
 def compile_to(path: Path, *how) -> None:
-    """Write the pipeline's IR YAML; `how` as for `build`."""
+    """Write the pipeline's IR YAML; `how` as for `build`.
+
+    Raises:
+        StepError: the promotion policy is none: better known now than after the training.
+    """
+    policy.load()
     compiler.Compiler().compile(build(*how), str(path))

@@ -10,12 +10,12 @@ PINS = ROOT / "requirements.txt"
 
 
 def image(step: str) -> str:
-    """The step's image; its tag is the digest of the modules that the step imports and of the pins.
+    """The step's image; its tag is the digest of the modules that the step imports, of its own YAML and of the pins.
 
     A changed line reruns the steps that import its module, and no other.
     """
-    h = hashlib.sha256(PINS.read_bytes())
-    for path in sorted(_reached(ROOT / "components" / step / "component.py")):
+    h, folder = hashlib.sha256(PINS.read_bytes()), ROOT / "components" / step
+    for path in sorted(_reached(folder / "component.py").union(folder.glob("*.yaml"))):
         h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return f"dwi-stroke-python-{step}:{h.hexdigest()[:16]}"
 

@@ -10,7 +10,7 @@ SHOWN = (
     ("test_lesion_f1", "lesion-wise F1", "{:.3f}"),
 )
 LOOKING = {"fingerprint", "register"}
-"""Steps that run anew only to see whether something changed."""
+"""Steps that run anew only to see whether something changed; on a cluster evaluate too (is the champion another?)."""
 
 
 def save(summary: dict, state: Path) -> None:
@@ -35,11 +35,13 @@ def show(summary: dict) -> None:
     metrics, model = summary["metrics"], summary["model"]
     cached = [name for name, step in summary["steps"].items() if step["cached"]]
     print()
-    if not summary["new_version"] and summary["steps"].keys() - cached <= LOOKING:
+    looking = LOOKING | {"evaluate"} if "kfp_run_id" in summary else LOOKING
+    if not summary["new_version"] and summary["steps"].keys() - cached <= looking:
         print(f"Nothing changed: every step came from cache, {model['name']} stays at version {model['version']}.")
     elif cached:
         print(f"From cache: {', '.join(cached)}.")
     print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
+    print(f"  {summary['decision']}")
     count = metrics["test_patients"]
     print(f"  on {count:g} held-out patient{'s' if count > 1 else ''}, whole scans, native space:")
     for name, label, form in SHOWN:

@@ -121,6 +121,25 @@ def _find(client, experiment_id: str, kfp_run: str, training_digest: str, evalua
     return None
 
 
+def champion(client):
+    """The version that the alias champion names in the registry; None where it names none.
+
+    Raises:
+        StepError: MLflow does not answer.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.search_registered_models(f"name = '{MODEL_NAME}'")
+        version = found[0].aliases.get("champion") if found else None
+        return client.get_model_version(MODEL_NAME, version) if version else None
+    except MlflowException as error:
+        raise StepError(
+            f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. Check MLFLOW_TRACKING_URI, or: make up."
+        ) from error
+
+
 def code_lineage() -> dict[str, str]:
     """Which code runs, and in which pipeline run: git commit, image tag, KFP run."""
     return {tag: os.environ[name] for name, tag in LINEAGE.items() if os.environ.get(name)}
@@ -175,6 +194,11 @@ def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
     for path in sorted((evaluation / "test_predictions").iterdir()):
         run.artifact(path, "test_predictions")
     run.tags({"evaluation_digest": digest})
+
+
+def record_comparison(run: Run, evaluation: Path) -> None:
+    """Log how the champion did on the same test patients; the newest comparison is the one kept."""
+    run.artifact(evaluation / "comparison.json")
 
 
 def evaluation_digest(model: Path, evaluation: Path) -> str:

@@ -19,7 +19,7 @@ def evaluate(
         report: From ingest, for the MLflow run.
         split: From split.
         model: From train.
-        evaluation: test_metrics.json, overlays, predicted masks.
+        evaluation: test_metrics.json, the comparison with the champion, overlays, predicted masks.
         metrics: The summary.
         page: The summary, every test scan and the overlays as a page.
     """

@@ -83,6 +83,16 @@ patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything fro
 {{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_high']) }}</td></tr>{% endif %}{% endfor %}</table>
 {% if unknown_ml %}<p>Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.</p>
 {% endif %}
+<h2>Against the champion{% if comparison.champion %}, version {{ comparison.champion }}{% endif %}</h2>
+{% if comparison.reason %}<p class="note">No ground for a promotion: {{ comparison.reason }}.</p>{% endif %}
+{% if comparison.differences %}<p>Both models on the same test patients; difference: this model less the champion.</p>
+<table><tr><th>metric</th><th>patients</th><th>difference</th><th>95 % interval</th></tr>
+{% for name, label in rows %}{% if name in comparison.differences %}<tr><td>{{ label }}</td>
+<td class="n">{{ comparison.pairs[name]|length }}</td>
+<td class="n">{{ '%+.3f'|format(comparison.differences[name].mean) }}</td>
+<td class="n">{{ '%.3f'|format(comparison.differences[name].ci_low) }} to
+{{ '%.3f'|format(comparison.differences[name].ci_high) }}</td></tr>{% endif %}{% endfor %}</table>
+{% endif %}
 <h2>Test scans</h2><table><tr><th>scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
 <th>lesions found</th><th>false lesions</th><th>lesion F1</th></tr>{% for c in cases %}<tr><td>{{ c.case }}</td>
 <td class="n">{{ '%.3f'|format(c.dice) }}</td>
@@ -104,11 +114,15 @@ ROWS = (
 )
 
 
-def write_page(cases: list[dict], metrics: dict, threshold: float, synthetic: bool, pictures: list[Path], page: Path):
-    """The evaluation page, under 1 MB: metrics, the scans' table, the samples as JPEG."""
+def write_page(
+    cases: list[dict], metrics: dict, threshold: float, synthetic: bool, pictures: list[Path], page: Path,
+    comparison: dict,
+):  # fmt: skip
+    """The evaluation page, under 1 MB: metrics, the champion on the same patients, the scans, samples as JPEG."""
     facts = {
         "title": "Evaluation on held-out patients", "cases": cases[:500], "scans": len(cases), "metrics": metrics,
         "threshold": threshold, "synthetic": synthetic, "rows": ROWS,
+        "comparison": {"differences": None, **comparison},
         "unknown_ml": sum(c["truth_ml"] is None for c in cases),
     }  # fmt: skip
     sources: list[str] = []

@@ -7,9 +7,10 @@ arrays of one shape; voxel sizes are millimetres, volumes millilitres.
 import numpy as np
 from scipy import ndimage
 
+from components.core.intervals import confidence_interval
+
 TOUCHING = np.ones((3, 3, 3), bool)
 """Lesions are 26-connected components."""
-BOOTSTRAPS = 2000
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -59,14 +60,16 @@ def slice_dices(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, n
     return np.array([dice(p, t) for p, t in pairs]), np.array([iou(p, t) for p, t in pairs])
 
 
-def confidence_interval(values: list[float], seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over patients (Efron 1979), 2000 resamples."""
-    sample = np.asarray(values, float)
-    draws = np.random.default_rng(seed).choice(sample, (BOOTSTRAPS, len(sample))).mean(1)
-    return tuple(float(v) for v in np.percentile(draws, (2.5, 97.5)))
-
-
 SUMMARISED = ("dice", "iou", "absolute_volume_difference_ml", "lesion_count_difference", "lesion_f1")
+
+
+def patient_means(cases: list[dict], name: str) -> dict[str, float]:
+    """Patient to the mean of a metric over their scans; without patients of whom no scan has it."""
+    patients: dict[str, list[float]] = {}
+    for case in cases:
+        if case[name] is not None:
+            patients.setdefault(case["patient"], []).append(case[name])
+    return {patient: float(np.mean(values)) for patient, values in patients.items()}
 
 
 def summary(cases: list[dict]) -> dict[str, float]:
@@ -79,9 +82,7 @@ def summary(cases: list[dict]) -> dict[str, float]:
         patients.setdefault(case["patient"], []).append(case)
     out: dict[str, float] = {}
     for name in SUMMARISED:
-        known = [[c[name] for c in scans if c[name] is not None] for scans in patients.values()]
-        values = [float(np.mean(v)) for v in known if v]
-        if values:
+        if values := list(patient_means(cases, name).values()):
             out[f"test_{name}_mean"], out[f"test_{name}_std"] = float(np.mean(values)), float(np.std(values))
             out[f"test_{name}_ci_low"], out[f"test_{name}_ci_high"] = confidence_interval(values)
     for name in ("dice", "iou"):

@@ -5,15 +5,14 @@ from kfp.dsl import Artifact, Input, Model
 
 
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
-def register(model: Input[Model], evaluation: Input[Artifact], promote: bool) -> NamedTuple(
-    "Registered", [("name", str), ("version", str), ("aliases", str), ("run_id", str)]
+def register(model: Input[Model], evaluation: Input[Artifact]) -> NamedTuple(
+    "Registered", [("name", str), ("version", str), ("aliases", str), ("run_id", str), ("decision", str)]
 ):
-    """Give the model a version in MLflow's registry, alias challenger; the first is champion too.
+    """Give the model a version in MLflow's registry, alias challenger; champion where the policy lets it.
 
     Args:
         model: From train.
         evaluation: From evaluate.
-        promote: Make this version champion.
     """
     from pathlib import Path
 
@@ -21,5 +20,5 @@ def register(model: Input[Model], evaluation: Input[Artifact], promote: bool) ->
     from components.register.register import register as run
 
     with step("register"):
-        registered = run(*(Path(a.path) for a in (model, evaluation)), promote)
-        return (registered["name"], registered["version"], registered["aliases"], registered["run_id"])
+        registered = run(*(Path(a.path) for a in (model, evaluation)))
+        return tuple(registered[name] for name in ("name", "version", "aliases", "run_id", "decision"))

@@ -9,9 +9,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.core.ledger import Ledger
 from components.core.storage import file_sha256
-from components.core.tracking import MODEL_NAME, Run, evaluation_digest, record_evaluation, record_training
+from components.core.tracking import (
+    MODEL_NAME,
+    Run,
+    evaluation_digest,
+    record_comparison,
+    record_evaluation,
+    record_training,
+)
 from components.core.volumes import nifti_bytes
+from components.register.decision import decide
+from components.register.policy import load as load_policy
 
 COMPONENTS = Path(__file__).parents[1]
 RUNTIME = (
@@ -20,21 +30,25 @@ RUNTIME = (
 SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
 
 
-def register(model: Path, evaluation: Path, promote: bool) -> dict[str, str]:
+def register(model: Path, evaluation: Path) -> dict[str, str]:
     """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
 
-    The first version becomes `champion` too; a later one only where `promote` asks for it.
+    The first version becomes `champion` too; a later one where the policy lets it, which the ledger records.
 
     Returns:
-        name, version, aliases (comma-separated), run_id.
+        name, version, aliases (comma-separated), run_id, decision (in words).
+
+    Raises:
+        StepError: the policy is none, or MLflow or object storage does not answer.
     """
+    policy = load_policy()
     facts = json.loads((model / "model.json").read_text())
     measured = json.loads((evaluation / "test_metrics.json").read_text())
     digest = evaluation_digest(model, evaluation)
     run = Run.open(facts["training_digest"], digest)
     record_training(run, model)
     record_evaluation(run, model, evaluation)
-    run.tags({"promote": promote})
+    record_comparison(run, evaluation)
     client = run.client
     version = _registered(client, digest)
     if version is None:
@@ -54,16 +68,16 @@ def register(model: Path, evaluation: Path, promote: bool) -> dict[str, str]:
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
-    champion = client.get_registered_model(MODEL_NAME).aliases.get("champion")
-    if champion is None or promote:
-        client.set_registered_model_alias(MODEL_NAME, "champion", version)
+    comparison = json.loads((evaluation / "comparison.json").read_text())
+    decision = decide(client, client.get_model_version(MODEL_NAME, version), comparison, policy, Ledger())
     aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
+    run.tags({"decision": decision})
     run.finish()
-    logging.info(
-        "%s version %s (%s)%s", MODEL_NAME, version, ", ".join(aliases),
-        "" if "champion" in aliases else f"; champion stays version {champion} (PROMOTE=1 makes this one champion)",
-    )  # fmt: skip
-    return {"name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id}
+    logging.info("%s version %s (%s)", MODEL_NAME, version, ", ".join(aliases))
+    return {
+        "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
+        "decision": decision,
+    }  # fmt: skip
 
 
 def _in_a_sentence(measured: dict) -> str:

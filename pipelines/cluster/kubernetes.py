@@ -112,7 +112,7 @@ class Cluster:
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dwi-stroke")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
         task.set_env_variable("IMAGE_TAG", self.image(step))
-        if step == "register":  # the registry may have changed since; where it has not, this costs seconds
+        if step in ("evaluate", "register"):  # the champion or the registry may have changed since
             task.set_caching_options(False)
         if step == "train" and self.nodes > 1:
             self._send_to_nodes(task)
@@ -152,7 +152,12 @@ def compile_pipeline(output: Path) -> None:
 def sources_tag() -> str:
     """The tag of all images: the digest of what goes into them."""
     h = hashlib.sha256()
-    for path in [ROOT / "requirements.txt", *_below("components", "*.py"), *_below("images", "*")]:
+    for path in [
+        ROOT / "requirements.txt",
+        *_below("components", "*.py"),
+        *_below("components", "*.yaml"),
+        *_below("images", "*"),
+    ]:
         h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return h.hexdigest()[:16]
 

@@ -39,6 +39,7 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
             "version": number,
             "aliases": ",".join(sorted(alias for alias, v in aliases.items() if str(v) == number)),
         },
+        "decision": version.tags.get("decision", ""),
         "new_version": version.creation_timestamp >= started.timestamp() * 1000,
         "metrics": {name: value for name, value in run.data.metrics.items() if name.startswith("test_")},
         "synthetic": "data" in run.data.tags,

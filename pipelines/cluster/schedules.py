@@ -21,9 +21,7 @@ FIELDS = (
 EXAMPLE = 'CRON="0 2 * * *" is every night at two, CRON="30 6 * * 1-5" on workdays at half past six'
 
 
-def make_schedule(
-    cron: str, target: str, data: str, preset: str, settings: Settings, promote: bool, state: Path
-) -> None:
+def make_schedule(cron: str, target: str, data: str, preset: str, settings: Settings, state: Path) -> None:
     """Have the cluster run the pipeline by the clock.
 
     Raises:
@@ -35,7 +33,7 @@ def make_schedule(
         api, version, _ = upload_pipeline(cluster)
         data_uri = data_address(data, state, cluster)
         name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
-        arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
+        arguments = {"data_uri": data_uri, **settings.model_dump()}
         api.schedule(name, six, api.experiment(EXPERIMENT), version, arguments)
         print(f'schedule {name}: "{six}" (seconds first, as KFP has it), preset {preset}, data {data_uri}')
         print("The clock is the cluster's: UTC, unless its administrator set CRON_SCHEDULE_TIMEZONE.")

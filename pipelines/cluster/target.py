@@ -28,7 +28,7 @@ class RunFailed(StepError):
     """A step ended with an error; the message is the step's own."""
 
 
-def pipeline_run(target: str, data: str, preset: str, settings: Settings, promote: bool, state: Path) -> int:
+def pipeline_run(target: str, data: str, preset: str, settings: Settings, state: Path) -> int:
     """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`. The exit code.
 
     Raises:
@@ -42,7 +42,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, promot
         tracking_uri = cluster.mlflow_url  # opened before anything is started
         data_uri = data_address(data, state, cluster)
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
-        arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
+        arguments = {"data_uri": data_uri, **settings.model_dump()}
         run = api.start(run_id, api.experiment(EXPERIMENT), version, arguments)
         page = f"{cluster.kfp_url}/#/runs/details/{run.run_id}"
         print(f"run {run_id}: preset {preset}, data {data_uri}\n  {page}", flush=True)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from components.core import tracking
 from components.core.settings import Settings
 from components.core.tracking import EXPERIMENT
 from pipelines.demo.scans import write_demo_scans
@@ -23,9 +24,7 @@ KINDS = {kind.target: kind for kind in (LocalRun, ContainerRun)}
 """How TARGET runs the steps on this machine: as processes, or each in its container."""
 
 
-def pipeline_run(
-    data: str, preset: str, settings: Settings, promote: bool, state: Path, kind: type[LocalRun] = LocalRun
-) -> None:
+def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: type[LocalRun] = LocalRun) -> None:
     """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`.
 
     Raises:
@@ -47,12 +46,11 @@ def pipeline_run(
         with (folder / "log.txt").open("w") as log:
             run = kind(run_id, folder, {**environment, **_code_version()}, log)
             try:
-                arguments = {"data_uri": data_uri, "promote": promote, **settings.model_dump()}
+                arguments = {"data_uri": data_uri, **settings.model_dump()}
                 cache = _cache(state, environment)
                 run.execute(arguments, _artifacts(state, environment), cache)
-                if run.steps["register"].cached and not _still_registered(run, promote):
-                    print("the registry has changed since: registering again", flush=True)
-                    _forget_registration(run, cache)
+                if stale := _overtaken(run):
+                    _forget(run.steps[stale].outputs, cache)
                     run.steps.clear()
                     run.execute(arguments, _artifacts(state, environment), cache)
                 summary |= _results(run, started) | {"status": "succeeded"}
@@ -100,8 +98,7 @@ def _results(run: LocalRun, started: float) -> dict:
 
     registered, client = run.steps["register"].outputs, mlflow.MlflowClient()
     tracking_uri = run.environment["MLFLOW_TRACKING_URI"]
-    measured = json.loads((Path(run.steps["evaluate"].outputs["evaluation"].path) / "test_metrics.json").read_text())
-    aliases = client.get_registered_model(registered["name"]).aliases
+    measured = _evaluated(run, "test_metrics.json")
     version = client.get_model_version(registered["name"], registered["version"])
     experiment_id = client.get_run(registered["run_id"]).info.experiment_id
     return {
@@ -111,8 +108,9 @@ def _results(run: LocalRun, started: float) -> dict:
         "model": {
             "name": registered["name"],
             "version": registered["version"],
-            "aliases": ",".join(sorted(a for a, v in aliases.items() if str(v) == registered["version"])),
+            "aliases": ",".join(sorted(version.aliases)),
         },
+        "decision": version.tags.get("decision", registered["decision"]),
         "new_version": version.creation_timestamp >= started * 1000,
         "metrics": measured["summary"],
         "synthetic": measured["synthetic"],
@@ -120,25 +118,41 @@ def _results(run: LocalRun, started: float) -> dict:
     }
 
 
-def _still_registered(run: LocalRun, promote: bool) -> bool:
-    """Whether the registry still holds what the cache says was registered, as champion where that is asked for."""
+def _overtaken(run: LocalRun) -> str:
+    """The first step whose cached outputs the registry has overtaken since; "" where there is none."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     registered, client = run.steps["register"].outputs, mlflow.MlflowClient()
-    try:
-        version = client.get_model_version(registered["name"], registered["version"])
-        alive = client.get_run(registered["run_id"]).info.lifecycle_stage == "active"
-    except MlflowException:
-        return False
-    return alive and (not promote or "champion" in version.aliases)
+    if run.steps["register"].cached:
+        try:
+            client.get_model_version(registered["name"], registered["version"])
+            alive = client.get_run(registered["run_id"]).info.lifecycle_stage == "active"
+        except MlflowException:
+            alive = False
+        if not alive:
+            print("the registry has changed since: registering again", flush=True)
+            return "register"
+    champion, comparison = tracking.champion(client), _evaluated(run, "comparison.json")
+    if champion is None or str(champion.version) == registered["version"] or not run.steps["evaluate"].cached:
+        return ""
+    if champion.source == comparison["model"] and "pairs" in comparison:
+        return ""
+    print(f"version {champion.version} is champion now: evaluating it on the same test patients", flush=True)
+    return "evaluate"
 
 
-def _forget_registration(run: LocalRun, cache: Path) -> None:
-    registered = run.steps["register"].outputs
-    for entry in cache.glob("*.json"):
-        if json.loads(entry.read_text()) == registered:
-            entry.unlink()
+def _evaluated(run: LocalRun, name: str) -> dict:
+    return json.loads((Path(run.steps["evaluate"].outputs["evaluation"].path) / name).read_text())
+
+
+def _forget(outputs: dict, cache: Path) -> None:
+    """Take a step's outputs out of kfp.local's cache, which keeps an artifact as a dictionary with its address."""
+    plain = {name: getattr(value, "uri", value) for name, value in outputs.items()}
+    for path in cache.glob("*.json"):
+        kept = json.loads(path.read_text())
+        if plain == {name: value["uri"] if isinstance(value, dict) else value for name, value in kept.items()}:
+            path.unlink()
 
 
 def _artifacts(state: Path, environment: dict[str, str]) -> Path:

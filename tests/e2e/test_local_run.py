@@ -20,6 +20,12 @@ def run(checkout, scans, settings=SMALL, *more) -> dict:
     return checkout.last_run()
 
 
+def decisions(checkout) -> list[str]:
+    """What the ledger holds, in order."""
+    entries = [json.loads(p.read_text()) for p in (checkout.state / "s3" / "dwi-stroke" / "ledger").glob("*.json")]
+    return [e["decision"] for e in sorted(entries, key=lambda e: e["number"])]
+
+
 def rerun_steps(summary: dict) -> set[str]:
     return {name for name, step in summary["steps"].items() if not step["cached"]}
 
@@ -30,6 +36,8 @@ def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
     assert set(first["steps"]) == STEPS
     assert all(step["state"] == "succeeded" and not step["cached"] for step in first["steps"].values())
     assert first["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger,champion"}
+    assert first["decision"] == "the first one is champion without a comparison"
+    assert decisions(checkout) == ["first"]
     assert 0 <= first["metrics"]["test_dice_mean"] <= 1
     assert first["synthetic"] is True
     assert json.loads((checkout.state / "runs" / first["run_id"] / "summary.json").read_text()) == first
@@ -43,6 +51,7 @@ def test_a_second_run_with_nothing_changed_is_quick_and_makes_no_new_version(che
     assert rerun_steps(second) == {"fingerprint"}
     assert second["model"]["version"] == first["model"]["version"]
     assert "Nothing changed: every step came from cache" in out
+    assert decisions(checkout) == ["first"]
 
 
 def test_a_changed_parameter_reruns_what_depends_on_it(checkout, scans, first):
@@ -51,13 +60,34 @@ def test_a_changed_parameter_reruns_what_depends_on_it(checkout, scans, first):
     assert summary["model"] == {"name": "dwi-attention-unet", "version": "2", "aliases": "challenger"}
 
 
-def test_promote_makes_the_version_champion_and_no_new_one(checkout, scans, first):
-    before = checkout.last_run()
-    summary = run(checkout, scans, SMALL.replace("epochs=2", "epochs=1"), "--promote", "1")
-    assert rerun_steps(summary) == {"fingerprint", "register"}
-    assert summary["model"]["version"] == "2"
-    assert summary["model"]["aliases"] == "challenger,champion"
-    assert summary["mlflow_run_id"] == before["mlflow_run_id"]
+def test_a_challenger_is_refused_on_too_few_patients_and_the_summary_says_so(checkout, scans, first):
+    """The second version, made above: it was evaluated beside the first on the one test patient."""
+    out = checkout.python("run", "--data", str(scans), "--set", SMALL.replace("epochs=2", "epochs=1"))
+    assert "champion stays version 1: 1 test patient can decide nothing, the policy asks for 10" in out
+    assert rerun_steps(checkout.last_run()) == {"fingerprint"}
+    assert decisions(checkout) == ["first", "refused"]
+
+
+def test_a_person_promotes_it_and_another_run_is_compared_with_it(checkout, scans, first):
+    out = checkout.python("promote", "--model", "models:/dwi-attention-unet/2", "--reason", "to see")
+    assert "dwi-attention-unet version 2 is champion" in out
+    assert "The ledger is whole, and replays to what the registry says." in out
+    summary = run(checkout, scans)
+    assert rerun_steps(summary) == {"fingerprint", "evaluate", "register"}
+    assert summary["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger"}
+    assert summary["decision"].startswith("champion stays version 2: 1 test patient")
+    assert rerun_steps(run(checkout, scans)) == {"fingerprint"}
+    assert "version 2: rolled back to version 1" in checkout.python("rollback")
+    assert decisions(checkout) == ["first", "refused", "promoted by a person", "refused", "rolled back"]
+
+
+def test_an_alias_moved_by_hand_is_noticed_and_stops_no_run(checkout, scans, first):
+    code = "import mlflow; mlflow.MlflowClient().set_registered_model_alias('dwi-attention-unet', 'champion', '2')"
+    environment = checkout.environment | checkout.services()
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert run(checkout, scans)["status"] == "succeeded"
+    out = checkout.python("champion", check=False)
+    assert "WRONG: in the registry version 2 is champion, the ledger ends with version 1" in out
 
 
 def test_what_was_deleted_from_the_registry_is_registered_again(checkout, scans, first):

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from components.core.settings import Settings
+from components.core.step import StepError
 from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT
 
@@ -58,6 +59,15 @@ compile_to(Path("there.yaml"), {IMAGES})
     assert (tmp_path / "there.yaml").read_bytes() == path.read_bytes()
 
 
+def test_a_policy_that_is_none_is_known_before_anything_runs(tmp_path, monkeypatch):
+    def refuse():
+        raise StepError("policy.yaml: metrics.dise is no metric")
+
+    monkeypatch.setattr("components.register.policy.load", refuse)
+    with pytest.raises(StepError, match="dise is no metric"):
+        compile_to(tmp_path / "pipeline.yaml", IMAGES)
+
+
 def test_the_steps_are_those_of_the_design(tasks):
     assert set(tasks) == set(STEPS)
 
@@ -70,15 +80,14 @@ def test_every_setting_is_a_parameter_with_its_default_and_type(spec, name):
     assert parameter["parameterType"] == KFP_TYPES[type(default).__name__]
 
 
-def test_besides_the_settings_there_are_the_data_and_the_promotion(spec):
+def test_besides_the_settings_there_are_the_data(spec):
     asked = spec["root"]["inputDefinitions"]["parameters"]
-    assert asked.keys() - set(Settings.model_fields) == {"data_uri", "promote"}
+    assert asked.keys() - set(Settings.model_fields) == {"data_uri"}
     assert asked["data_uri"]["parameterType"] == "STRING"
     assert "defaultValue" not in asked["data_uri"]
-    assert (asked["promote"]["parameterType"], asked["promote"]["defaultValue"]) == ("BOOLEAN", False)
 
 
-@pytest.mark.parametrize("name", [*Settings.model_fields, "data_uri", "promote"])
+@pytest.mark.parametrize("name", [*Settings.model_fields, "data_uri"])
 def test_every_parameter_reaches_a_step_under_its_own_name(tasks, name):
     sources = [parameters(task)[name] for task in tasks.values() if name in parameters(task)]
     assert sources

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import sources
+from pipelines.cluster import kubernetes
 from pipelines.pipeline import STEPS
 
 MODULES = sorted(
@@ -68,6 +69,7 @@ def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other
         ("components/unet/losses.py", {"train"}),
         ("components/core/page.py", {"ingest", "split", "train", "evaluate"}),
         ("components/register/model.py", {"register"}),
+        ("components/register/policy.yaml", {"register"}),
         ("components/core/step.py", set(STEPS)),
     ],
 )
@@ -77,6 +79,13 @@ def test_who_runs_what(module, steps, checkout):
 
 def test_changed_pins_change_every_tag(checkout):
     assert changed_by(checkout / "requirements.txt") == set(STEPS)
+
+
+def test_a_changed_policy_is_another_image_on_a_cluster_too(checkout, monkeypatch):
+    monkeypatch.setattr(kubernetes, "ROOT", checkout)
+    before = kubernetes.sources_tag()
+    assert changed_by(checkout / "components" / "register" / "policy.yaml") == {"register"}
+    assert kubernetes.sources_tag() != before
 
 
 def test_a_module_that_is_not_imported_changes_nothing(checkout):

@@ -9,6 +9,8 @@ import pytest
 from components.evaluate.figures import Sample, choose_samples, draw_sample, write_page
 from components.evaluate.metrics import case_metrics, slice_dices, summary
 
+ALONE = {"champion": None, "model": None, "reason": "there was no champion to compare with"}
+
 
 def scan(name: str, dices: list[float], lesion: list[bool] | None = None, predicted: list[bool] | None = None) -> dict:
     everywhere = [True] * len(dices)
@@ -145,12 +147,12 @@ def measured(name: str, truth: np.ndarray, predicted: np.ndarray, voxel_mm=(2.0,
 
 @pytest.fixture
 def page_of(tmp_path):
-    def run(names: list[str], pictures=(), synthetic: bool = False, **more) -> str:
+    def run(names: list[str], pictures=(), synthetic: bool = False, comparison: dict = ALONE, **more) -> str:
         truth = np.zeros((10, 10, 3), bool)
         truth[2:6, 2:6, 1] = True
         predicted = np.roll(truth, 2, axis=0)
         cases = [measured(name, truth, predicted, **more) for name in names]
-        write_page(cases, summary(cases), 0.35, synthetic, list(pictures), tmp_path / "page.html")
+        write_page(cases, summary(cases), 0.35, synthetic, list(pictures), tmp_path / "page.html", comparison)
         return (tmp_path / "page.html").read_text()
 
     return run
@@ -212,6 +214,21 @@ def test_the_page_says_that_the_scans_are_synthetic_where_they_are(page_of):
 def test_the_page_says_that_few_patients_are_too_few(page_of):
     assert "too few to conclude" in page_of([f"P{i}" for i in range(9)])
     assert "too few to conclude" not in page_of([f"P{i}" for i in range(10)])
+
+
+def test_the_page_sets_the_model_against_the_champion(page_of):
+    difference = {"mean": -0.012, "ci_low": -0.031, "ci_high": 0.006}
+    pairs = {"dice": {"P1": [0.5, 0.5], "P2": [0.4, 0.5]}}
+    page = page_of(["P1"], comparison={
+        "champion": "3", "model": "m", "reason": "", "pairs": pairs, "differences": {"dice": difference},
+    })  # fmt: skip
+    section = page.split("Against the champion, version 3")[1].split("<h2>")[0]
+    row = re.sub(r"<[^>]+>|\s+", " ", section.split("<tr>")[-1]).split()
+    assert row == ["Dice", "2", "-0.012", "-0.031", "to", "0.006"]
+
+
+def test_the_page_says_why_there_is_no_comparison(page_of):
+    assert "No ground for a promotion: there was no champion to compare with." in page_of(["P1"])
 
 
 def test_the_page_says_what_it_is_not(page_of):

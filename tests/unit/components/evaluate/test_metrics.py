@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import DiceMetric, MeanIoU
-from scipy.stats import bootstrap
 from skimage.measure import label
 
-from components.evaluate.metrics import case_metrics, confidence_interval, dice, iou, slice_dices, summary
+from components.core.intervals import confidence_interval
+from components.evaluate.metrics import case_metrics, dice, iou, slice_dices, summary
 
 VOXEL_MM = (2.0, 2.0, 5.0)
 """20 mm³: fifty voxels are one millilitre."""
@@ -181,37 +181,6 @@ def test_slices_are_measured_one_by_one_and_empty_ones_are_perfect():
     slice_dice, slice_iou = slice_dices(predicted, truth)
     assert slice_dice.tolist() == [0.5, 0.0, 0.0, 1.0]
     assert slice_iou.tolist() == [pytest.approx(1 / 3), 0.0, 0.0, 1.0]
-
-
-@pytest.fixture(scope="module")
-def sample():
-    return np.random.default_rng(3).beta(4, 2, 25).tolist()
-
-
-def test_the_confidence_interval_is_scipys_percentile_bootstrap(sample):
-    ours = confidence_interval(sample)
-    theirs = bootstrap((sample,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1))
-    width = theirs.confidence_interval.high - theirs.confidence_interval.low
-    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.06 * width)
-
-
-def test_the_confidence_interval_lies_around_the_mean(sample):
-    low, high = confidence_interval(sample)
-    assert low < np.mean(sample) < high
-
-
-def test_the_confidence_interval_repeats_and_its_seed_matters(sample):
-    assert confidence_interval(sample) == confidence_interval(sample)
-    assert confidence_interval(sample) != confidence_interval(sample, seed=1)
-
-
-def test_the_confidence_interval_narrows_with_the_square_root_of_the_patients(sample):
-    width = {n: np.subtract(*reversed(confidence_interval(sample * n))) for n in (1, 4)}
-    assert width[1] / width[4] == pytest.approx(2, rel=0.1)
-
-
-def test_the_confidence_interval_of_one_patient_is_its_value():
-    assert confidence_interval([0.7]) == (0.7, 0.7)
 
 
 def result(patient: str, dice: float, **more) -> dict:

@@ -58,7 +58,8 @@ def tracking(empty_tracking, tmp_path):
     client.log_metric(run, "val_dice", 0.7)
     client.create_registered_model("dwi-attention-unet")
     for digest in ("now", "an earlier evaluation"):
-        client.create_model_version("dwi-attention-unet", "s3://b/m", run, {"evaluation_digest": digest})
+        tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}"}
+        client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
     client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
     return uri
 

@@ -111,6 +111,14 @@ def test_training_has_shared_memory_for_its_loader(tmp_path):
     ]
 
 
+def test_what_the_registry_has_a_say_in_never_comes_from_cache(tmp_path):
+    compiled(tmp_path / "p.yaml")
+    spec, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    tasks = spec["root"]["dag"]["tasks"]
+    fresh = {step for step in STEPS if not tasks[step]["cachingOptions"].get("enableCache")}
+    assert fresh == {"fingerprint", "evaluate", "register"}
+
+
 def test_no_gpu_is_asked_for_unless_told(tmp_path):
     containers, pods = compiled(tmp_path / "p.yaml")
     assert "accelerator" not in containers["train"]["resources"]

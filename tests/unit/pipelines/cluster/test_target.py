@@ -33,13 +33,14 @@ def test_a_run_shows_each_step_and_ends_with_the_summary(kind_run, kubeflow, cap
     assert out.splitlines()[0] == f"kube context kind-dwi-stroke, Kubeflow Pipelines {kubeflow.url}"
     at = [out.index(f"[{n}/7] {step}\n      succeeded in 12.0 s\n") for n, step in enumerate(ALL, start=1)]
     assert at == sorted(at)
-    assert "dwi-attention-unet version 1 (challenger)\n  on 5 held-out patients, whole scans" in out
+    assert "dwi-attention-unet version 1 (challenger)\n  champion stays, says now\n  on 5 held-out patients" in out
     assert "Dice               0.500  (95 % interval 0.500 to 0.500)" in out
     assert f"{kubeflow.url}/#/runs/details/{RUN_ID}" in out and "these numbers say nothing about patients" in out
     summary = last_run()
     assert summary["status"] == "succeeded" and summary["target"] == "kind" and summary["preset"] == "demo"
     assert summary["kfp_run_id"] == RUN_ID and summary["kube_context"] == "kind-dwi-stroke"
     assert summary["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger"}
+    assert summary["decision"] == "champion stays, says now"
     assert summary["data_version"] == "d1" and summary["synthetic"] is True and summary["new_version"] is True
     assert summary["steps"]["train"] == {"state": "succeeded", "seconds": 12.0, "cached": False}
     assert "val_dice" not in summary["metrics"] and summary["metrics"]["test_patients"] == 5
@@ -47,11 +48,11 @@ def test_a_run_shows_each_step_and_ends_with_the_summary(kind_run, kubeflow, cap
 
 
 def test_the_run_gets_the_arguments_of_a_local_one(kind_run, kubeflow):
-    kind_run("--set", "epochs=2", "--promote", "1")
+    kind_run("--set", "epochs=2")
     (run,) = kubeflow.runs
     assert run.display_name.endswith("-demo") and run.experiment_id == "e-1"
     assert run.runtime_config["parameters"]["data_uri"] == "s3://dwi-stroke/scans"
-    assert run.runtime_config["parameters"]["epochs"] == 2 and run.runtime_config["parameters"]["promote"] is True
+    assert run.runtime_config["parameters"]["epochs"] == 2
     assert run.pipeline_version_reference == {"pipeline_id": "p-1", "pipeline_version_id": "v-1"}
     assert [e.display_name for e in kubeflow.experiments] == ["dwi-stroke-segmentation"]
 
@@ -74,14 +75,14 @@ def test_only_a_change_makes_a_new_version_of_the_one_pipeline(kind_run, kubeflo
 def test_with_nothing_changed_it_says_so(kind_run, kubeflow, capsys, last_run):
     kubeflow.created_at = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)  # the version is older than the run
     workflow = Workflow().step("fingerprint")
-    for step in ALL[1:6]:
+    for step in ALL[1:5]:
         workflow.step(step, cached=True, seconds=0)
-    kubeflow.stages = [("SUCCEEDED", workflow.step("register"))]
+    kubeflow.stages = [("SUCCEEDED", workflow.step("evaluate").step("register"))]
     assert kind_run() == 0
     out = capsys.readouterr().out
     assert "[5/7] train\n      from cache\n" in out
     assert "Nothing changed: every step came from cache, dwi-attention-unet stays at version 1." in out
-    assert {name for name, step in last_run()["steps"].items() if step["cached"]} == set(ALL[1:6])
+    assert {name for name, step in last_run()["steps"].items() if step["cached"]} == set(ALL[1:5])
 
 
 def test_what_came_from_cache_is_named_beside_a_new_version(kind_run, kubeflow, capsys):

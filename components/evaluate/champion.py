@@ -1,0 +1,112 @@
+"""The present champion on the very same test patients: what a promotion is decided on."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from components.core import tracking
+from components.core.intervals import confidence_interval
+from components.core.step import StepError
+from components.core.storage import file_sha256
+from components.evaluate.metrics import SUMMARISED, patient_means
+from components.unet.inference import load_model
+
+
+def against_champion(results: list[dict], split: dict, measure: Callable[..., list[dict]]) -> dict:
+    """The content of `comparison.json`. `measure(network, facts)` is what gave `results`, for another model.
+
+    Returns:
+        champion: its version, model: what that version holds, both None where there is no champion.
+        reason: why this cannot support a promotion, "" where it can.
+        pairs: metric to patient to [challenger, champion]. differences: metric to mean, ci_low, ci_high (95 %) of
+        challenger less champion over these patients. Both are left out where the champion cannot be evaluated.
+    """
+    import mlflow
+
+    champion = tracking.champion(mlflow.MlflowClient())
+    if champion is None:
+        return {"champion": None, "model": None, "reason": "there was no champion to compare with"}
+    name = f"version {champion.version}"
+    logging.info("the champion, %s, on the same patients", name)
+    out = {"champion": str(champion.version), "model": champion.source, "reason": ""}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            theirs = measure(*load_model(_weights(champion, Path(folder))))
+            pairs = pairs_by_patient(results, theirs)
+        except Exception as error:  # whatever is wrong with an old model, the new one is evaluated
+            why = " ".join((str(error) if isinstance(error, StepError) else repr(error)).split())[:300]
+            logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, why)
+            return out | {"reason": f"{name} cannot be evaluated on these patients: {why}"}
+        out["reason"] = why_not_frozen(name, split["patients"], _patients(champion, Path(folder)))
+    out |= {"pairs": pairs, "differences": {metric: _difference(pairs[metric]) for metric in pairs}}
+    dice = out["differences"]["dice"]
+    logging.info(
+        "Dice %+.3f (95 %% %.3f to %.3f) with the new model%s",
+        dice["mean"], dice["ci_low"], dice["ci_high"], out["reason"] and f"; but {out['reason']}",
+    )  # fmt: skip
+    return out
+
+
+def pairs_by_patient(ours: list[dict], theirs: list[dict]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Metric to patient to (ours, theirs), each the mean of the patient's scans; without what either lacks."""
+    pairs = {}
+    for metric in SUMMARISED:
+        new, old = patient_means(ours, metric), patient_means(theirs, metric)
+        if both := {patient: (new[patient], old[patient]) for patient in new if patient in old}:
+            pairs[metric] = both
+    return pairs
+
+
+def why_not_frozen(name: str, now: dict[str, list[str]], then: dict[str, list[str]] | None) -> str:
+    """Why the test patients of `now` are no fair test of the model that was made with the subsets `then`.
+
+    New patients may have come, which neither model has seen; none may have left, or have been learnt from.
+    """
+    if then is None:
+        return f"which patients {name} was trained on is not known: its MLflow run holds no split.json of its own"
+    test = set(now["test"])
+    if seen := test & {*then["train"], *then["val"]}:
+        return f"{name} was trained or tuned on {len(seen)} of these {len(test)} test patients"
+    if gone := set(then["test"]) - test:
+        return f"these are not the frozen test patients: {len(gone)} of {name}'s are not among them"
+    return ""
+
+
+def _difference(pairs: dict[str, tuple[float, float]]) -> dict[str, float]:
+    values = [new - old for new, old in pairs.values()]
+    low, high = confidence_interval(values)
+    return {"mean": sum(values) / len(values), "ci_low": low, "ci_high": high}
+
+
+def _weights(champion, folder: Path) -> Path:
+    """The folder of its weights and facts, as the registry holds them.
+
+    Raises:
+        StepError: there are none, or they are not those that were registered.
+    """
+    import mlflow
+
+    model = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=str(folder))
+    weights = next(Path(model).rglob("best_model.pth"), None)
+    if weights is None:
+        raise StepError("its model holds no best_model.pth")
+    if file_sha256(weights) != champion.tags.get("weights_sha256"):
+        raise StepError("its weights are not those that were registered (sha256)")
+    return weights.parent
+
+
+def _patients(champion, folder: Path) -> dict[str, list[str]] | None:
+    """Subset to patients that it was made with; None where its run does not hold them, or others."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=champion.run_id, artifact_path="split.json", dst_path=str(folder)
+        )
+        split = json.loads(Path(path).read_text())
+    except (MlflowException, OSError, ValueError):
+        return None
+    return split["patients"] if split["digest"] == champion.tags.get("split_digest") else None

@@ -1,0 +1,49 @@
+"""Which patients make a fair comparison, and what is compared. With a registry: see tests/integration."""
+
+import pytest
+
+from components.evaluate.champion import pairs_by_patient, why_not_frozen
+
+THEN = {"train": ["A", "B"], "val": ["C"], "test": ["D", "E"]}
+
+
+def result(patient: str, **metrics) -> dict:
+    known = {"dice": 0.5, "iou": 0.4, "absolute_volume_difference_ml": 1.0, "lesion_count_difference": 0}
+    return {"patient": patient, "lesion_f1": 1.0, **known, **metrics}
+
+
+def test_the_same_patients_are_a_fair_test():
+    assert why_not_frozen("version 3", THEN, THEN) == ""
+
+
+def test_new_patients_may_come_into_the_test_that_neither_model_has_seen():
+    assert why_not_frozen("version 3", THEN | {"train": ["A", "B", "X"], "test": ["D", "E", "F"]}, THEN) == ""
+
+
+@pytest.mark.parametrize(("learnt", "where"), [("A", "train"), ("C", "val")])
+def test_a_test_patient_that_the_champion_learnt_from_or_was_tuned_on_makes_it_unfair(learnt, where):
+    assert learnt in THEN[where]
+    said = why_not_frozen("version 3", THEN | {"test": ["D", "E", learnt]}, THEN)
+    assert said == "version 3 was trained or tuned on 1 of these 3 test patients"
+
+
+def test_a_test_patient_who_was_taken_out_makes_it_another_test():
+    said = why_not_frozen("version 3", THEN | {"test": ["D", "F"]}, THEN)
+    assert said == "these are not the frozen test patients: 1 of version 3's are not among them"
+
+
+def test_a_champion_whose_patients_are_not_known_is_no_fair_opponent():
+    assert "is not known" in why_not_frozen("version 3", THEN, None)
+
+
+def test_pairs_are_of_patients_each_the_mean_of_their_scans():
+    ours = [result("A", dice=0.2), result("A", dice=0.4), result("B", dice=0.9)]
+    theirs = [result("A", dice=0.5), result("A", dice=0.6), result("B", dice=0.7)]
+    pairs = pairs_by_patient(ours, theirs)
+    assert pairs["dice"] == {"A": pytest.approx((0.3, 0.55)), "B": pytest.approx((0.9, 0.7))}
+
+
+def test_a_metric_that_a_patient_lacks_has_no_pair_of_theirs():
+    ours = [result("A", absolute_volume_difference_ml=None), result("B")]
+    assert set(pairs_by_patient(ours, ours)["absolute_volume_difference_ml"]) == {"B"}
+    assert "absolute_volume_difference_ml" not in pairs_by_patient(ours[:1], ours[:1])

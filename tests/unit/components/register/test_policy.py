@@ -1,0 +1,154 @@
+"""What the policy says to numbers made by hand: better, worse, equal, too few; and to a policy that is none."""
+
+import re
+
+import pytest
+import yaml
+
+from components.core.step import StepError
+from components.register.policy import Policy, load, verdict
+
+EQUAL = {"dice": 0.0, "lesion_f1": 0.0, "absolute_volume_difference_ml": 0.0}
+SPREAD = (-0.002, -0.001, 0.0, 0.001, 0.002)
+
+
+def comparison(patients: int = 20, reason: str = "", **differences: float) -> dict:
+    """Challenger less champion, by metric; around each number the patients differ a little."""
+    pairs = {
+        metric: {f"P{i}": [0.6 + difference + SPREAD[i % 5], 0.6] for i in range(patients)}
+        for metric, difference in (EQUAL | differences).items()
+    }
+    return {"champion": "3", "model": "m", "reason": reason, "pairs": pairs}
+
+
+def policy(**metrics: tuple[str, float]) -> Policy:
+    tests = {name: {"test": test, "margin": margin} for name, (test, margin) in metrics.items()}
+    return Policy.model_validate({"minimum_patients": 10, "confidence": 0.95, "metrics": tests})
+
+
+def test_a_better_challenger_passes_the_policy_that_is_there_with_every_number_said():
+    found = verdict(load(), comparison(dice=0.03, lesion_f1=0.01, absolute_volume_difference_ml=-0.5))
+    assert found.passed
+    assert re.match(r"Dice \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion-wise F1 \+0\.010 ", found.words)
+    assert "volume difference -0.500 mL (95 % -0.501 to -0.499), margin 1 mL met" in found.words
+    assert found.numbers["dice"]["patients"] == 20
+
+
+def test_a_worse_challenger_is_refused_with_the_number_that_refuses_it():
+    found = verdict(load(), comparison(dice=-0.03))
+    assert not found.passed
+    assert re.fullmatch(r"Dice -0\.030 \(95 % -0\.031 to -0\.029\), not shown to be better", found.words)
+    assert {metric for metric, n in found.numbers.items() if n["passed"]} == set(EQUAL) - {"dice"}
+
+
+def test_an_equal_challenger_is_refused_where_superiority_is_asked_and_passes_where_non_inferiority_is():
+    for equal in (comparison(), {**comparison(), "pairs": {"dice": {f"P{i}": [0.6, 0.6] for i in range(20)}}}):
+        assert not verdict(policy(dice=("superiority", 0)), equal).passed
+        assert verdict(policy(dice=("non-inferiority", 0.01)), equal).passed
+
+
+def test_a_gain_in_dice_does_not_pay_for_lost_lesions_or_wrong_volumes():
+    for loss in ({"lesion_f1": -0.06}, {"absolute_volume_difference_ml": 1.2}):
+        found = verdict(load(), comparison(dice=0.1, **loss))
+        assert not found.passed
+        assert "Dice" not in found.words
+    assert "volume difference +1.200 mL (95 % 1.199 to 1.201), margin 1 mL not met" in found.words
+
+
+@pytest.mark.parametrize(
+    ("metric", "test", "margin", "difference", "passes"),
+    [
+        ("dice", "superiority", 0.02, 0.019, False),
+        ("dice", "superiority", 0.02, 0.021, True),
+        ("dice", "non-inferiority", 0.02, -0.019, True),
+        ("dice", "non-inferiority", 0.02, -0.021, False),
+        ("absolute_volume_difference_ml", "superiority", 0, -0.01, True),
+        ("absolute_volume_difference_ml", "superiority", 0, 0.01, False),
+        ("absolute_volume_difference_ml", "non-inferiority", 0.5, 0.49, True),
+        ("absolute_volume_difference_ml", "non-inferiority", 0.5, 0.51, False),
+    ],
+)
+def test_less_is_better_of_a_volume_difference_and_more_of_dice(metric, test, margin, difference, passes):
+    assert verdict(policy(**{metric: (test, margin)}), comparison(**{metric: difference})).passed is passes
+
+
+def test_the_whole_interval_counts_and_not_the_mean():
+    wide = {"champion": "3", "model": "m", "reason": "",
+            "pairs": {"dice": {f"P{i}": [0.6 + (0.3 if i % 2 else -0.26), 0.6] for i in range(20)}}}  # fmt: skip
+    found = verdict(policy(dice=("superiority", 0)), wide)
+    assert found.numbers["dice"]["mean"] == pytest.approx(0.02)
+    assert not found.passed
+    assert not verdict(policy(dice=("non-inferiority", 0.05)), wide).passed
+
+
+def test_a_higher_confidence_asks_for_more():
+    pairs = {"dice": {f"P{i}": [0.6 + 0.01 + 20 * SPREAD[i % 5], 0.6] for i in range(20)}}
+    of = {"champion": "3", "model": "m", "reason": "", "pairs": pairs}
+    low = [
+        verdict(policy(dice=("superiority", 0)).model_copy(update={"confidence": c}), of).numbers["dice"]["ci_low"]
+        for c in (0.8, 0.95, 0.99)
+    ]
+    assert low == sorted(low, reverse=True) and len(set(low)) == 3
+
+
+def test_too_few_patients_decide_nothing_however_good_they_look():
+    found = verdict(load(), comparison(patients=9, dice=0.2))
+    assert not found.passed
+    assert found.words == "9 test patients can decide nothing, the policy asks for 10"
+    assert found.numbers["dice"]["mean"] == pytest.approx(0.2, abs=0.001)
+
+
+def test_a_metric_that_too_few_patients_have_is_named():
+    few = comparison(dice=0.1)
+    few["pairs"]["absolute_volume_difference_ml"] = {"P1": [1, 1]}
+    assert verdict(load(), few).words == "volume difference is known for 1 test patient only"
+    del few["pairs"]["absolute_volume_difference_ml"]
+    assert verdict(load(), few).words == "volume difference is known for 0 test patients only"
+
+
+def test_a_comparison_that_is_no_fair_one_is_refused_whatever_its_numbers():
+    found = verdict(
+        load(), comparison(dice=0.2, reason="version 3 was trained or tuned on 2 of these 20 test patients")
+    )
+    assert (found.passed, found.numbers) == (False, {})
+    assert "trained or tuned on 2 of these 20" in found.words
+
+
+GOOD = {"minimum_patients": 10, "confidence": 0.95, "metrics": {"dice": {"test": "superiority", "margin": 0}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metrics": {"dise": {"test": "superiority", "margin": 0}}}, "metrics.dise is no metric. Metrics: dice, iou,"),
+        ({"metrics": {"dice": {"test": "superior", "margin": 0}}}, "metrics.dice.test: .*'superior'"),
+        ({"metrics": {"dice": {"test": "superiority", "margin": -0.1}}}, "metrics.dice.margin: .*not -0.1"),
+        ({"metrics": {"dice": {"test": "superiority", "margin": "0"}}}, "metrics.dice.margin: .*not '0'"),
+        ({"metrics": {"dice": {"test": "superiority"}}}, "metrics.dice.margin: Field required"),
+        ({"metrics": {"dice": {"test": "non-inferiority", "margin": 0}}}, "metrics.dice: .*needs a margin above 0"),
+        ({"metrics": {}}, "metrics: "),
+        ({"confidence": 95}, "confidence: .*not 95"),
+        ({"minimum_patients": 1}, "minimum_patients: .*not 1"),
+        ({"minimum_patients": True}, "minimum_patients: .*not True"),
+        ({"margin": 0.1}, "margin is not known there"),
+    ],
+)
+def test_a_policy_that_is_none_is_refused_in_words(tmp_path, change, said):
+    path = tmp_path / "policy.yaml"
+    path.write_text(yaml.safe_dump(GOOD | change))
+    with pytest.raises(StepError, match=said) as error:
+        load(path)
+    assert str(error.value).startswith(str(path)) and "Mend the policy" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["metrics: [", "", "- dice"])
+def test_a_file_that_is_no_policy_is_refused_in_words(tmp_path, text):
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    with pytest.raises(StepError, match=r"policy\.yaml: "):
+        load(path)
+
+
+def test_a_missing_policy_is_named(tmp_path):
+    with pytest.raises(StepError, match=r"policy\.yaml: .*No such file"):
+        load(tmp_path / "policy.yaml")
