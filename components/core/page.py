@@ -21,13 +21,13 @@ The set says of itself that it is synthetic: its numbers say nothing about patie
 {% block body %}{% endblock %}<p><small>Research use only. Not a medical device.</small></p></body></html>"""
 
 
-def render(body: str, **values) -> str:
-    """An HTML page from a Jinja2 template `body`; `title` and `synthetic` are among the values."""
+def render(body: str, synthetic: bool = False, **values) -> str:
+    """An HTML page from a Jinja2 template `body`; `title` is among the values. Synthetic scans are called so."""
     loader = jinja2.DictLoader({"base": BASE, "page": '{% extends "base" %}{% block body %}' + body + "{% endblock %}"})
     return (
         jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
         .get_template("page")
-        .render(**values)
+        .render(synthetic=synthetic, **values)
     )
 
 
