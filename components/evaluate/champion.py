@@ -10,6 +10,7 @@ from components.core import tracking
 from components.core.intervals import confidence_interval
 from components.core.step import StepError
 from components.core.storage import file_sha256
+from components.core.volumes import BadVolume
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.unet.inference import load_model
 
@@ -36,7 +37,7 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
             theirs = measure(*load_model(_weights(champion, Path(folder))))
             pairs = pairs_by_patient(results, theirs)
         except Exception as error:  # whatever is wrong with an old model, the new one is evaluated
-            why = " ".join((str(error) if isinstance(error, StepError) else repr(error)).split())[:300]
+            why = " ".join((str(error) if isinstance(error, StepError | BadVolume) else repr(error)).split())[:300]
             logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, why)
             return out | {"reason": f"{name} cannot be evaluated on these patients: {why}"}
         out["reason"] = why_not_frozen(name, split["patients"], _patients(champion, Path(folder)))

@@ -31,7 +31,8 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
     for record in progress(records, what="evaluated"):
         volume, geometry = read(cases / record["files"]["dwi"])
         truth = read(cases / record["files"]["mask"])[0] > 0
-        adc = read(cases / record["files"]["adc"])[0] if "adc" in CHANNELS[facts.get("inputs", "dwi")] else None
+        has_adc = "adc" in CHANNELS[facts.get("inputs", "dwi")] and "adc" in record["files"]
+        adc = read(cases / record["files"]["adc"])[0] if has_adc else None
         probability = predict_volume(network, facts, volume, record["slice_numbers"], adc)
         predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:

@@ -12,7 +12,6 @@ from pathlib import Path
 from components.core import tracking
 from components.core.settings import Settings
 from components.core.tracking import EXPERIMENT
-from pipelines.demo.scans import write_demo_scans
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
@@ -85,6 +84,8 @@ def use_services(state: Path) -> dict[str, str]:
 
 def demo_scans(state: Path) -> Path:
     """The synthetic scans, made where they are not there yet."""
+    from pipelines.demo.scans import write_demo_scans
+
     folder = state / "demo-scans"
     logging.info(
         "no DATA given: using SYNTHETIC demo scans in %s (no patients; numbers show the way, not a result)", folder

@@ -1,8 +1,12 @@
 """Which patients make a fair comparison, and what is compared. With a registry: see tests/integration."""
 
+import numpy as np
 import pytest
 
+from components.core.volumes import BadVolume, write
 from components.evaluate.champion import pairs_by_patient, why_not_frozen
+from components.evaluate.evaluate import measure
+from components.unet.network import AttentionUNet
 
 THEN = {"train": ["A", "B"], "val": ["C"], "test": ["D", "E"]}
 
@@ -47,3 +51,15 @@ def test_a_metric_that_a_patient_lacks_has_no_pair_of_theirs():
     ours = [result("A", absolute_volume_difference_ml=None), result("B")]
     assert set(pairs_by_patient(ours, ours)["absolute_volume_difference_ml"]) == {"B"}
     assert "absolute_volume_difference_ml" not in pairs_by_patient(ours[:1], ours[:1])
+
+
+def test_a_champion_that_wants_an_adc_map_is_told_in_words_that_there_is_none(tmp_path, make_scan):
+    """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
+    dwi, _, mask = make_scan()
+    for name, data in (("d.nii.gz", dwi), ("m.nii.gz", mask)):
+        write(tmp_path / name, data, np.eye(4))
+    files = {"dwi": "d.nii.gz", "mask": "m.nii.gz"}
+    record = {"case": "A", "patient": "A", "files": files, "slice_numbers": None, "voxel_mm": (1, 1, 1)}
+    facts = {"inputs": "dwi+adc", "image_size": 32, "normalization": "volume", "precision": "float32"}
+    with pytest.raises(BadVolume, match="sees the ADC map too, and none was given"):
+        measure(AttentionUNet(4, 6), facts, tmp_path, [record])
