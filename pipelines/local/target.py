@@ -15,7 +15,7 @@ from components.core.tracking import EXPERIMENT
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
-from pipelines.sources import ROOT
+from pipelines.sources import ROOT, code
 from pipelines.summary import links, save, show
 from pipelines.upload import upload
 
@@ -40,7 +40,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
         summary = {
             "run_id": run_id, "status": "failed", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
-            "experiment": EXPERIMENT,
+            "experiment": EXPERIMENT, "code": code(),
         }  # fmt: skip
         with (folder / "log.txt").open("w") as log:
             run = kind(run_id, folder, {**environment, **_code_version()}, log)
