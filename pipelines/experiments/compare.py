@@ -29,10 +29,11 @@ def compare(outcomes: list[Outcome], minimum_patients: int) -> tuple[dict, list[
     """The comparison as JSON holds it, and the runs that it leaves out. The first of `outcomes` is baseline's.
 
     Returns:
-        test_patients, minimum_patients, synthetic, data_version, split_digest, and `presets`: name to seeds, runs
-        (seed to MLflow run), training_seconds, run_seconds (means over seeds, None where unknown) and metrics. A metric
-        has mean, seeds (seed to mean over patients), patients (patient to mean over seeds) and, but for baseline,
-        difference: preset less baseline over the patients and seeds that both have; None where they share none.
+        test_patients, minimum_patients, synthetic, data_version, split_digest, and `presets`: name to seeds, runs (seed
+        to MLflow run), precision (one for each number format they used), training_seconds, run_seconds (means over
+        seeds, None where unknown) and metrics. A metric has mean, seeds (seed to mean over patients), patients (patient
+        to mean over seeds) and, but for baseline, difference: preset minus baseline over the patients and seeds that
+        both have; None where they share none.
     """
     first = outcomes[0]
     reasons = {id(run): why_unlike(run, first) for run in outcomes}
@@ -47,6 +48,7 @@ def compare(outcomes: list[Outcome], minimum_patients: int) -> tuple[dict, list[
         presets[name] = {
             "seeds": sorted(of_seed),
             "runs": {str(seed): run.mlflow_run_id for seed, run in sorted(of_seed.items())},
+            "precision": sorted({run.precision for run in of_seed.values()}),
             "training_seconds": _mean([run.training_seconds for run in of_seed.values()]),
             "run_seconds": _mean([run.run_seconds for run in of_seed.values()]),
             "metrics": {},
@@ -94,7 +96,7 @@ def over_seeds(values: dict[int, Means]) -> Means:
 
 
 def difference(preset: dict[int, Means], baseline: dict[int, Means], better: int, minimum: int) -> dict | None:
-    """Preset less baseline: mean, ci_low, ci_high (paired bootstrap over patients, 95 %), patients, seeds, verdict.
+    """Preset minus baseline: mean, ci_low, ci_high (paired bootstrap over patients, 95 %), patients, seeds, verdict.
 
     `better` is 1 where more is better, -1 where less is. None where they have no seed or no patient in common.
     """
@@ -142,9 +144,13 @@ def notes(comparison: dict) -> list[str]:
             f"{len(differences)} intervals at 95 %: of so many, about {len(differences) / 20:.1f} leave out 0 by "
             "chance where nothing differs."
         )
+    if len(ways := {way for preset in presets.values() for way in preset["precision"]}) > 1:
+        out.append(
+            f"Not all computed alike ({', '.join(sorted(ways))}: auto takes the fastest of the moment), which may be a "
+            "part of a difference. precision=float32 in SET makes them."
+        )
     for name, preset in presets.items():
-        dice = preset["metrics"]["dice"]
-        compared = dice.get("difference")
+        compared = preset["metrics"].get("dice", {}).get("difference")
         if name != BASELINE and compared is None:
             out.append(f"{name}: no difference, for want of a seed or a patient that baseline has too.")
         elif compared and len(compared["patients"]) < count:

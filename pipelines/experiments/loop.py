@@ -1,22 +1,16 @@
 """`make experiments`: every preset with every seed as a run of the pipeline, and at the end one comparison."""
 
-import datetime
-import hashlib
-import json
-import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.register import policy
 from pipelines import presets
-from pipelines.experiments.compare import BASELINE, METRICS, Unlike, compare
-from pipelines.experiments.outcomes import Outcome, finished, outcome, summaries
-from pipelines.experiments.page import page
-from pipelines.experiments.table import table
-from pipelines.files import write_json
+from pipelines.experiments.compare import BASELINE, Unlike, compare
+from pipelines.experiments.outcomes import finished, outcome, still_there, summaries
+from pipelines.experiments.report import report
 from pipelines.local.services import ServiceError
 from pipelines.targets import Target
 
@@ -89,31 +83,24 @@ def experiments(
         if first is None:  # it came from cache if nothing has changed, and tells which data there are now
             first = done[run]
             done |= _finished_before(planned[1:], first, target, state)
-    return _report({run: done[run] for run in planned if run in done}, failed, over, target, state)
+    return _compared({run: done[run] for run in planned if run in done}, failed, over, target, state)
 
 
 def _finished_before(planned: list[Planned], first: dict, target: Target, state: Path) -> dict[Planned, dict]:
     """Which runs need not run again: their code, settings and data are today's, and MLflow still has them."""
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     runs = summaries(state)
     known = {run: summary for run in planned if (summary := finished(runs, target.name, run.settings, first))}
     if not known:
         return {}
 
-    def is_there(client, summary: dict) -> bool:
-        try:
-            return client.get_run(summary["mlflow_run_id"]).info.lifecycle_stage == "active"
-        except MlflowException:
-            return False
-
     with target.tracking(state) as uri:
         client = MlflowClient(uri)
-        return {run: summary for run, summary in known.items() if is_there(client, summary)}
+        return {run: summary for run, summary in known.items() if still_there(client, summary)}
 
 
-def _report(done: dict[Planned, dict], failed: list[Unlike], over: str, target: Target, state: Path) -> int:
+def _compared(done: dict[Planned, dict], failed: list[Unlike], over: str, target: Target, state: Path) -> int:
     from mlflow import MlflowClient
 
     runs, outcomes = summaries(state), []
@@ -127,57 +114,5 @@ def _report(done: dict[Planned, dict], failed: list[Unlike], over: str, target: 
                     raise
                 failed.append(Unlike(run.name, run.seed, str(error)))
         comparison, refused = compare(outcomes, policy.load().minimum_patients)
-        unlike = failed + refused
-        comparison |= {"over": over, "left_out": [asdict(run) for run in unlike]}
-        folder = _kept(comparison, page(comparison, unlike, over), state)
-        link = _logged(client, outcomes[0], comparison, folder)
-    print(
-        f"\n\n{table(comparison, unlike)}\n\n  page    {folder / 'page.html'}\n  numbers {folder / 'comparison.json'}"
-    )
-    print(f"  MLflow  {link}", flush=True)
-    return 1 if unlike else 0
-
-
-def _digest(comparison: dict) -> str:
-    """Of the runs that were compared: the same ones again are the same experiment."""
-    runs = {name: preset["runs"] for name, preset in comparison["presets"].items()}
-    return hashlib.sha256(json.dumps([runs, comparison["left_out"]], sort_keys=True).encode()).hexdigest()
-
-
-def _kept(comparison: dict, html: str, state: Path) -> Path:
-    folder = state / "experiments" / f"{comparison['over']}-{_digest(comparison)[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "comparison.json", comparison)
-    (folder / "page.html").write_text(html)
-    return folder
-
-
-def _logged(client, baseline: Outcome, comparison: dict, folder: Path) -> str:
-    """Log it as a run of its own, once for the same runs; its address."""
-    experiment, digest = client.get_run(baseline.mlflow_run_id).info.experiment_id, _digest(comparison)
-    found = client.search_runs([experiment], f"tags.experiments_digest = '{digest}'", max_results=1)
-    if found:
-        run_id = found[0].info.run_id
-    else:
-        name = f"experiments {datetime.datetime.now():%Y-%m-%d %H:%M}"
-        tags = {"experiments_digest": digest, "data_version": baseline.data_version}
-        tags |= {"split_digest": baseline.split_digest, "over": comparison["over"]}
-        tags |= {"data": "synthetic demo scans, no patients"} if comparison["synthetic"] else {}
-        run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
-    for preset, facts in comparison["presets"].items():
-        for metric, value in _numbers(facts).items():
-            client.log_metric(run_id, f"{re.sub('[^A-Za-z0-9_.-]', '_', preset)}/{metric}", value)
-    for file in ("page.html", "comparison.json"):
-        client.log_artifact(run_id, str(folder / file))
-    client.set_terminated(run_id)
-    return f"{client.tracking_uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
-
-
-def _numbers(preset: dict) -> dict[str, float]:
-    numbers = {name: preset[name] for name in ("training_seconds", "run_seconds") if preset[name] is not None}
-    for metric in METRICS:
-        if found := preset["metrics"].get(metric):
-            numbers[f"{metric}_mean"] = found["mean"]
-            difference = found.get("difference") or {}
-            numbers |= {f"{metric}_difference_{n}": difference[n] for n in ("mean", "ci_low", "ci_high") if difference}
-    return numbers
+        report(comparison, failed + refused, over, outcomes[0], client, state)
+    return 1 if failed or refused else 0

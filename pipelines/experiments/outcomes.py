@@ -26,6 +26,7 @@ class Outcome:
     patients: dict[str, list[str]]
     cases: list[dict]
     synthetic: bool
+    precision: str
     training_seconds: float | None
     run_seconds: float | None
 
@@ -46,6 +47,22 @@ def finished(runs: list[dict], target: str, settings: Settings, like: dict | Non
     wanted = {"status": "succeeded", "target": target, "settings": settings.model_dump(), "code": code()}
     wanted |= {name: like[name] for name in SAME_DATA} if like else {}
     return next((run for run in runs if all(run.get(name) == value for name, value in wanted.items())), None)
+
+
+def still_there(client, summary: dict) -> bool:
+    """Whether MLflow has the run of this summary.
+
+    Raises:
+        StepError: MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(summary["mlflow_run_id"]).info.lifecycle_stage == "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise StepError(f"MLflow at {client.tracking_uri}: {' '.join(str(error).split())[:200]}. Is it up?") from error
 
 
 def outcome(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> Outcome:
@@ -74,7 +91,7 @@ def outcome(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> 
     seconds = step_seconds(summary, runs)
     return Outcome(
         preset, seed, run_id, run.data.tags.get("data_version", ""), split["digest"], split["patients"],
-        measured["cases"], measured["synthetic"],
+        measured["cases"], measured["synthetic"], run.data.params.get("precision", "unknown"),
         training, None if seconds is None else seconds + (taken_over or 0),
     )  # fmt: skip
 
@@ -98,6 +115,6 @@ def _gave(run: dict, step: str, summary: dict) -> bool:
         and (facts := run.get("steps", {}).get(step)) is not None
         and facts["state"] == "succeeded"
         and not facts["cached"]
-        and [run[name] for name in same] == [summary[name] for name in same]
+        and [run.get(name) for name in same] == [summary.get(name) for name in same]
         and all(run["settings"].get(name) == summary["settings"].get(name) for name in settings_of(step))
     )

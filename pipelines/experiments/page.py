@@ -19,7 +19,7 @@ patients: whole scans, native space.</p>
 {% if unlike %}<h2>Left out</h2><ul class="bad">{% for run in unlike %}
 <li>{{ run.preset }}, seed {{ run.seed }}: {{ run.reason }}</li>{% endfor %}</ul>{% endif %}
 {% for metric, rows in tables %}<h2>{{ metric }}</h2>
-<table><tr><th>preset</th><th>mean</th><th>from seed to seed</th><th>less baseline (95 % interval)</th><th></th></tr>
+<table><tr><th>preset</th><th>mean</th><th>from seed to seed</th><th>minus baseline (95 % interval)</th><th></th></tr>
 {% for name, mean, spread, difference, verdict in rows %}<tr><td>{{ name }}</td><td class="n">{{ mean }}</td>
 <td>{{ spread }}</td><td class="n">{{ difference }}</td><td>{{ verdict }}</td></tr>{% endfor %}</table>{% endfor %}
 {% if forest %}<h2>Differences from baseline</h2>
@@ -67,7 +67,7 @@ def _forest(presets: dict, shown: list[str]) -> str:
                 axis.plot(dots, [at + 0.22] * len(dots), "o", color=PATIENT, markersize=4, alpha=0.7)
                 axis.plot([found["ci_low"], found["ci_high"]], [at, at], color=MEAN, linewidth=2)
                 axis.plot(found["mean"], at, "o", color=MEAN, markersize=8)
-        axis.set_xlabel("less baseline")
+        axis.set_xlabel("minus baseline")
     return _png(figure)
 
 

@@ -21,7 +21,7 @@ def table(comparison: dict, unlike: list[Unlike]) -> str:
         if not any(metric in preset["metrics"] for preset in presets.values()):
             lines += [f"{label(metric)}: not known, the scans have no voxel size", ""]
             continue
-        lines += [label(metric), _row("", "mean", "seed to seed", "less baseline (95 % interval)", "")]
+        lines += [label(metric), _row("", "mean", "seed to seed", "minus baseline (95 % interval)", "")]
         lines += [_row(name, *cells(preset["metrics"].get(metric))) for name, preset in presets.items()] + [""]
     lines += ["Cost in seconds, mean over seeds", _row("", "training", "", "whole run", "")]
     for name, preset in presets.items():

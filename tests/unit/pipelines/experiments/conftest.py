@@ -30,7 +30,7 @@ def outcome():
         digest = json.dumps(patients, sort_keys=True)
         facts = {
             "mlflow_run_id": f"{preset}-{seed}", "data_version": "d1", "split_digest": digest, "patients": patients,
-            "cases": cases, "synthetic": True, "training_seconds": 10.0, "run_seconds": 30.0,
+            "cases": cases, "synthetic": True, "precision": "float32", "training_seconds": 10.0, "run_seconds": 30.0,
         }  # fmt: skip
         return Outcome(preset, seed, **{**facts, **more})
 
@@ -74,6 +74,7 @@ class Pipeline:
         cases = [scan(patient, dice) for patient, dice in zip(test, dices, strict=True)]
         self.client.log_dict(run, {"digest": str(patients), "patients": patients}, "split.json")
         self.client.log_dict(run, {"cases": cases, "synthetic": True}, "test_metrics.json")
+        self.client.log_param(run, "precision", "float32")
         self.client.log_metric(run, "training_seconds", 15.0)
         self.client.log_metric(run, "training_seconds_taken_over", 5.0)
         return {"mlflow_run_id": run}

@@ -171,6 +171,12 @@ def test_the_notes_say_how_small_the_sample_is_and_how_many_intervals_there_are(
     assert "6 intervals at 95 %: of so many, about 0.3 leave out 0 by chance" in said
 
 
+def test_where_auto_chose_different_number_formats_the_notes_say_so(outcome):
+    runs = [outcome(dice={"p1": 0.5}, precision="bfloat16"), outcome("loss", dice={"p1": 0.5}, precision="float32")]
+    assert "Not all computed alike (bfloat16, float32" in " ".join(notes(compare(runs, MINIMUM)[0]))
+    assert "alike" not in " ".join(notes(compare(runs[:1], MINIMUM)[0]))
+
+
 def test_on_enough_patients_it_does_not_say_that_they_are_few(outcome):
     runs = [outcome(seed=seed, dice={f"p{i}": 0.5 for i in range(10)}) for seed in (1, 2)]
     said = " ".join(notes(compare(runs, MINIMUM)[0]))

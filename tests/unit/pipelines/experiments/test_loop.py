@@ -2,10 +2,13 @@
 
 import json
 
+import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from components.core.step import StepError
 from pipelines.experiments.loop import experiments
+from pipelines.experiments.outcomes import still_there
 from pipelines.local.services import ServiceError
 
 FOUR = [("demo", 42), ("demo+n4", 42), ("demo", 43), ("demo+n4", 43)]
@@ -163,6 +166,27 @@ def test_the_cost_of_a_training_that_was_taken_over_is_counted(run, left):
     run(seeds="1")
     n4 = left()[0]["presets"]["n4"]
     assert (n4["training_seconds"], n4["run_seconds"]) == (15.0, 35.0)  # 30 of the steps, 5 trained before
+
+
+def test_where_mlflow_fails_at_the_end_the_page_is_kept_and_it_is_said_in_words(run, left, monkeypatch, capsys):
+    def full(*_):
+        raise MlflowException("no space left")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", full)
+    with pytest.raises(StepError, match=r"did not take the comparison: no space left\. Run the same command again"):
+        run(seeds="1")
+    assert "Experiments" in left()[1] and "page.html" in capsys.readouterr().out
+
+
+def test_a_run_that_mlflow_has_no_more_is_told_from_an_mlflow_that_does_not_answer(pipeline, monkeypatch):
+    assert not still_there(pipeline.client, {"mlflow_run_id": "0" * 32})
+
+    def down(*_):
+        raise MlflowException("connection refused")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "get_run", down)
+    with pytest.raises(StepError, match=r"connection refused. Is it up\?"):
+        still_there(pipeline.client, {"mlflow_run_id": "0" * 32})
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "two", "", "1.5", "101"])
