@@ -147,7 +147,7 @@ def notes(comparison: dict) -> list[str]:
     if len(ways := {way for preset in presets.values() for way in preset["precision"]}) > 1:
         out.append(
             f"Not all computed alike ({', '.join(sorted(ways))}: auto takes the fastest of the moment), which may be a "
-            "part of a difference. precision=float32 in SET makes them."
+            'part of a difference. With SET="precision=float32" all compute alike.'
         )
     for name, preset in presets.items():
         compared = preset["metrics"].get("dice", {}).get("difference")

@@ -172,7 +172,7 @@ def test_where_mlflow_fails_at_the_end_the_page_is_kept_and_it_is_said_in_words(
     def full(*_):
         raise MlflowException("no space left")
 
-    monkeypatch.setattr(mlflow.MlflowClient, "log_artifact", full)
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", full)
     with pytest.raises(StepError, match=r"did not take the comparison: no space left\. Run the same command again"):
         run(seeds="1")
     assert "Experiments" in left()[1] and "page.html" in capsys.readouterr().out
