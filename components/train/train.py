@@ -27,6 +27,7 @@ from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
 from components.train.score import choose_cut, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
+from components.train.trust import learn_trust
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
@@ -176,6 +177,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     cut, native_dice = choose_cut(model, cases, validation)
     facts |= cut
     facts["params"] |= {name: size for name, size in cut.items() if name != "threshold"}  # that one is a metric
+    _write_facts(model, facts)
+    facts |= learn_trust(model, cases, validation, parts["cases"]["train"])
     _write_facts(model, facts)
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")

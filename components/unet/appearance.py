@@ -12,7 +12,7 @@ WORDS = {
     "bright": "the brightest tissue is {:.1f} times the median; learnt from {:.1f} to {:.1f}",
     "noise": "noise is {:.3f} of the median of tissue; learnt from {:.3f} to {:.3f}",
 }
-DARK = 0.1
+DARK = 0.2
 """Below this share of the 99th percentile is background."""
 SHARE_OF_RANGE, SHARE_OF_VALUE = 0.25, 0.1
 """How far beyond what was seen is still like it: the larger of the two."""
