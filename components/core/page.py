@@ -14,6 +14,7 @@ th{background:#f3f6f9}td.n{text-align:right;font-variant-numeric:tabular-nums}
 .note{background:#fff6dd;border-left:4px solid #e0a800;padding:.5rem .8rem}.bad{color:#b3261e}
 .tiles{display:flex;flex-wrap:wrap;gap:.6rem}.tiles figure{margin:0;width:150px}
 .tiles img{width:150px;border-radius:4px}
+.tiles.middle figure,.tiles.middle img{width:240px}
 .tiles.wide figure,.tiles.wide img{width:100%;max-width:44rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 img.full{max-width:100%}</style></head><body><h1>{{ title }}</h1>
 {% if synthetic %}<p class="note"><b>Synthetic demo scans.</b>
