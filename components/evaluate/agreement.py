@@ -6,6 +6,8 @@ from components.evaluate.metrics import patient_means
 from components.evaluate.strata import FEWEST
 from components.unet.calibration import expected_calibration_error
 
+ROUNDING_ML = 1e-6
+"""What cubes of cube roots may be off: far less than a voxel."""
 FAILED_BELOW = 0.5
 FAILURE = f"Dice below {FAILED_BELOW}; so also a scan whose lesion was missed, or a lesion found in a lesion-free scan"
 
@@ -32,7 +34,8 @@ def volume_agreement(cases: list[dict], facts: dict) -> dict:
     held: dict[str, bool] = {}
     for case in cases:
         if case["predicted_ml_low"] is not None:
-            inside = case["predicted_ml_low"] <= case["truth_ml"] <= case["predicted_ml_high"]
+            outside = max(case["predicted_ml_low"] - case["truth_ml"], case["truth_ml"] - case["predicted_ml_high"])
+            inside = outside < ROUNDING_ML
             held[case["patient"]] = held.get(case["patient"], True) and inside
     return {
         "bias_ml": bias,

@@ -7,6 +7,7 @@ import pytest
 
 from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
 from components.unet.calibration import reliability
+from components.unet.findings import volume_interval
 
 LEVEL = {"volume_interval": {"level": 0.9, "cube_root_ml": 0.5}}
 
@@ -54,6 +55,14 @@ def test_coverage_is_of_patients_all_of_whose_scans_are_inside(result):
     scans = [said("A", 2.0), said("A", 3.5), said("B", 1.0), said("C", 3.0), said("D", 0.9)]
     found = volume_agreement(scans, LEVEL)
     assert (found["interval_coverage"], found["interval_level"]) == (0.5, 0.9)
+
+
+def test_an_end_of_the_interval_is_inside_whatever_rounding_made_of_it(result):
+    """A lesion missed in the test as large as the one missed in validation, of which the interval was learnt."""
+    for ml in np.arange(1, 60) * 0.02:
+        _, high, _ = volume_interval(0.0, {"level": 0.5, "cube_root_ml": float(np.cbrt(ml))})
+        missed = result("A", truth_ml=float(ml), predicted_ml=0.0, predicted_ml_low=0.0, predicted_ml_high=high)
+        assert volume_agreement([missed], LEVEL)["interval_coverage"] == 1
 
 
 def test_a_model_that_gives_no_interval_has_no_coverage(result):
