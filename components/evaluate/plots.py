@@ -33,7 +33,7 @@ def draw_agreement(pairs: dict[str, tuple[float, float]], volume: dict) -> bytes
     """Predicted less true volume against their mean, a dot a patient; bias and limits of agreement."""
     figure, axis = plt.subplots(figsize=SIZE, layout="constrained")
     means = [(true + predicted) / 2 for true, predicted in pairs.values()]
-    axis.axhline(0, color=LINE, linewidth=0.8)
+    axis.axhline(0, color=LINE, linestyle=":")
     axis.scatter(means, [p - t for t, p in pairs.values()], color=AFTER, edgecolor="white", zorder=3)
     lines = (("bias_ml", "mean", "-"), ("agreement_low_ml", "−1.96 SD", "--"), ("agreement_high_ml", "+1.96 SD", "--"))
     for name, words, style in lines:
@@ -46,6 +46,7 @@ def draw_agreement(pairs: dict[str, tuple[float, float]], volume: dict) -> bytes
     axis.set_xscale("symlog", linthresh=1)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set(xlim=(0, 1.3 * max([1.0, *means])), xlabel="mean of predicted and true volume (mL)")
+    axis.margins(y=0.1)
     axis.set_ylabel("predicted less true (mL)")
     return _png(figure)
 

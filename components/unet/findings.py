@@ -75,8 +75,8 @@ def doubts(inside: np.ndarray, outside: np.ndarray, facts: dict) -> list[str]:
         most = facts["uncertainty"]["mask"]
         if most is None:
             return ["a lesion found; in no validation scan was any"]
-        return [f"Dice expected to be {1 - value:.2f}; {1 - most:.2f} or more in validation"] if value > most else []
+        return [f"Dice expected to be {1 - value:.3f}; {1 - most:.3f} or more in validation"] if value > most else []
     most = facts["uncertainty"]["empty"]
     if most is None:
         return ["no lesion found; in every validation scan one was"]
-    return [f"no lesion found, yet a voxel of probability {value:.2f}; up to {most:.2f} in validation"] * (value > most)
+    return [f"no lesion found, yet a voxel of probability {value:.3f}; up to {most:.3f} in validation"] * (value > most)

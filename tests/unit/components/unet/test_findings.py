@@ -86,7 +86,7 @@ def test_a_mask_less_sure_than_those_of_validation_is_to_be_looked_at(scan):
     facts = sure_to(0.1)
     assert findings(sure, sure > 0.5, scan, VOXEL_MM, facts).review == []
     said = findings(unsure, unsure > 0.5, scan, VOXEL_MM, facts).review
-    assert said == ["Dice expected to be 0.75; 0.90 or more in validation"]
+    assert said == ["Dice expected to be 0.750; 0.900 or more in validation"]
 
 
 def test_an_empty_mask_is_to_be_looked_at_where_validation_had_none():
@@ -95,7 +95,7 @@ def test_an_empty_mask_is_to_be_looked_at_where_validation_had_none():
     assert doubts(nothing, outside, sure_to(0.5)) == ["no lesion found; in every validation scan one was"]
     assert doubts(nothing, outside, sure_to(0.5, empty=0.35)) == []
     assert doubts(nothing, outside, sure_to(0.5, empty=0.2)) == [
-        "no lesion found, yet a voxel of probability 0.30; up to 0.20 in validation"
+        "no lesion found, yet a voxel of probability 0.300; up to 0.200 in validation"
     ]
 
 
