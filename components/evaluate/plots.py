@@ -25,7 +25,8 @@ def draw_reliability(calibration: dict) -> bytes:
         below.plot(said, voxels, color=colour, marker=marker)
     axis.set(ylim=(-0.02, 1.02), ylabel="share that is lesion")
     axis.legend(frameon=False)
-    below.set(xlabel="probability of lesion, as the model says it", ylabel="voxels", yscale="log", xlim=(-0.02, 1.02))
+    below.set(xlabel="probability of lesion, as the model says it", xlim=(-0.02, 1.02))
+    below.set(ylabel="voxels", yscale="log", ylim=(1, None))
     return _png(figure)
 
 

@@ -125,8 +125,8 @@ CHAMPION = """
 """
 SCANS = """
 <h2>Test scans</h2>
-<table><tr><th>scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th><th>interval (mL)</th>
-<th>lesions found</th><th>false lesions</th><th>lesion F1</th><th>needs review</th></tr>
+<table><tr><th style="min-width:11rem">scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
+<th>interval (mL)</th><th>lesions found</th><th>false lesions</th><th>lesion F1</th><th>needs review</th></tr>
 {% for c in cases %}<tr><td>{{ c.case }}</td>
 <td class="n">{{ '%.3f'|format(c.dice) }}</td>
 <td class="n">{{ '%.2f'|format(c.truth_ml) if c.truth_ml is not none else '?' }}</td>
