@@ -23,10 +23,11 @@ def draw_reliability(calibration: dict) -> bytes:
         error = calibration[f"ece_{when}"]
         axis.plot(said, is_lesion, color=colour, marker=marker, label=f"{when} calibration: error {error:.3f}")
         below.plot(said, voxels, color=colour, marker=marker)
+    most = max(b["voxels"] for when in ("before", "after") for b in calibration[f"bins_{when}"])
     axis.set(ylim=(-0.02, 1.02), ylabel="share that is lesion")
     axis.legend(frameon=False)
     below.set(xlabel="probability of lesion, as the model says it", xlim=(-0.02, 1.02))
-    below.set(ylabel="voxels", yscale="log", ylim=(1, None))
+    below.set(ylabel="voxels", yscale="log", ylim=(1, 5 * most))
     return _png(figure)
 
 
@@ -46,7 +47,7 @@ def draw_agreement(pairs: dict[str, tuple[float, float]], volume: dict) -> bytes
             )  # fmt: skip
     axis.set_xscale("symlog", linthresh=1)
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.set(xlim=(0, 1.3 * max([1.0, *means])), xlabel="mean of predicted and true volume (mL)")
+    axis.set(xlim=(-0.1, 1.3 * max([1.0, *means])), xlabel="mean of predicted and true volume (mL)")
     axis.margins(y=0.1)
     axis.set_ylabel("predicted less true (mL)")
     return _png(figure)

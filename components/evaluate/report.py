@@ -125,7 +125,7 @@ CHAMPION = """
 """
 SCANS = """
 <h2>Test scans</h2>
-<table><tr><th style="min-width:11rem">scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
+<table><tr><th style="min-width:13rem">scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
 <th>interval (mL)</th><th>lesions found</th><th>false lesions</th><th>lesion F1</th><th>needs review</th></tr>
 {% for c in cases %}<tr><td>{{ c.case }}</td>
 <td class="n">{{ '%.3f'|format(c.dice) }}</td>
