@@ -9,6 +9,8 @@ REASON ?=
 INPUT ?=
 OUTPUT ?=
 ADC ?=
+PROBABILITY ?=
+SERVE_PORT ?= 5001
 REGISTRY ?=
 RUN ?=
 STEP ?=
@@ -27,9 +29,9 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict promote rollback champion compile images images-push kind-up kind-down test-kind test-containers lint bench install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
@@ -55,8 +57,11 @@ test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why
 	@exec $(PYTHON) -m pipelines check-data --data "$$DATA"
 
-predict: $(INSTALLED) ## segment a scan: INPUT=scan.nii.gz OUTPUT=mask.nii.gz [ADC=adc.nii.gz] [MODEL=models:/...]
-	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL"
+predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1]
+	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL" --probability "$$PROBABILITY"
+
+serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001]
+	@exec $(PYTHON) -m pipelines serve --model "$$MODEL" --port "$$SERVE_PORT"
 
 champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same
 	@exec $(PYTHON) -m pipelines champion

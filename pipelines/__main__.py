@@ -121,12 +121,28 @@ def _check_data(a) -> int:
 
 
 def _predict(a) -> None:
-    from pipelines.predict import predict
+    from pipelines.predict.folder import predict_folder
+    from pipelines.predict.scan import predict_scan
 
     if not a.input or not a.output:
         raise StepError("Which scan, and where to? make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
-    adc = Path(a.adc).expanduser() if a.adc else None
-    predict(Path(a.input).expanduser(), adc, Path(a.output).expanduser(), a.model, STATE)
+    source, target, probability = (
+        Path(a.input).expanduser(),
+        Path(a.output).expanduser(),
+        a.probability not in ("", "0"),
+    )
+    if not source.is_dir():
+        adc = Path(a.adc).expanduser() if a.adc else None
+        return predict_scan(source, adc, target, a.model, STATE, probability)
+    if a.adc:
+        raise StepError("ADC is for one scan; in a folder the ADC maps are found beside the DWI (NAME_adc.nii.gz).")
+    predict_folder(source, target, a.model, STATE, probability)
+
+
+def _serve(a) -> None:
+    from pipelines.predict.serve import serve
+
+    serve(a.model, a.port, STATE)
 
 
 def _promote(a) -> None:
@@ -189,11 +205,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--folder", type=Path, default=STATE / "demo-scans")
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")
     checking.add_argument("--data", required=True)
-    predicting = command("predict", _predict, "segment one scan with a registered model")
+    predicting = command("predict", _predict, "segment a scan, or a folder of them, with a registered model")
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
+    predicting.add_argument("--probability", default="", help="1 writes the lesion probabilities too")
+    serving = command("serve", _serve, "answer over HTTP with a registered model")
+    serving.add_argument("--model", default="models:/dwi-attention-unet@champion")
+    serving.add_argument("--port", default="5001")
     promoting = command("promote", _promote, "make a version champion: a person's decision")
     promoting.add_argument("--model", required=True)
     promoting.add_argument("--reason", required=True)

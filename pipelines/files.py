@@ -7,6 +7,11 @@ from typing import Any
 
 def write_json(path: Path, content: Any) -> None:
     """Replace `path` in one step."""
+    write_bytes(path, json.dumps(content, indent=1).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` in one step."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1))
+    part.write_bytes(content)
     part.rename(path)

@@ -25,6 +25,8 @@ MOST_EXTENSION_BYTES, MOST_PADDING_BYTES = 2**24, 2**12
 AFFINE_TOLERANCE = 0.25
 """How far what belongs to an image may lie off it, in the smallest voxel sides."""
 GZIP = b"\x1f\x8b"
+MIN_SLICES = 3
+MIN_IN_PLANE = 16
 
 
 class BadVolume(Exception):
@@ -185,6 +187,18 @@ def _check_affine(affine: np.ndarray) -> None:
         raise BadVolume("the header's affine is singular")
     if min(sizes) < 0.1 or max(sizes) > 30:
         raise BadVolume(f"voxel size {tuple(round(float(s), 3) for s in sizes)} mm is not that of a brain scan")
+
+
+def require_scan(image: np.ndarray) -> None:
+    """Raises BadVolume where the volume (X, Y, S) is no scan to learn from or to segment."""
+    if bad := int(image.size - np.isfinite(image).sum()):
+        raise BadVolume(f"the image holds {bad} voxels that are NaN or infinite")
+    if image.shape[2] < MIN_SLICES:
+        raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")
+    if min(image.shape[:2]) < MIN_IN_PLANE:
+        raise BadVolume(f"in-plane size {image.shape[:2]} is below {MIN_IN_PLANE} pixels")
+    if image.min() == image.max():
+        raise BadVolume(f"the image is constant ({image.min():g} everywhere)")
 
 
 def require_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, image: np.ndarray, geometry: Geometry):

@@ -8,11 +8,9 @@ import numpy as np
 
 from components.core.adc import B_VALUE, KEPT, from_b0, in_kept_unit
 from components.core.storage import file_sha256, local_path
-from components.core.volumes import BadVolume, Geometry, read, require_same_grid, write
+from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
 from components.ingest.discover import Case
 
-MIN_SLICES = 3
-MIN_IN_PLANE = 16
 BINARY_TOLERANCE = 1e-3
 
 
@@ -117,17 +115,10 @@ def _assemble(keys: list[str], source: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def _check_image(image: np.ndarray, case: Case) -> list[str]:
-    if bad := int(image.size - np.isfinite(image).sum()):
-        raise BadVolume(f"the image holds {bad} voxels that are NaN or infinite")
     height, width, slices = image.shape
     if case.image[0].lower().endswith(".npy") and width == slices and height < width:
         raise BadVolume(f"shape {image.shape} looks like (slices, H, W): a .npy volume is (H, W, slices)")
-    if image.shape[2] < MIN_SLICES:
-        raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")
-    if min(image.shape[:2]) < MIN_IN_PLANE:
-        raise BadVolume(f"in-plane size {image.shape[:2]} is below {MIN_IN_PLANE} pixels")
-    if image.min() == image.max():
-        raise BadVolume(f"the image is constant ({image.min():g} everywhere)")
+    require_scan(image)
     numbers = case.slice_numbers
     if numbers and len(numbers) != image.shape[2]:
         raise BadVolume(f"{len(numbers)} files named as single slices hold {image.shape[2]} slices")

@@ -3,14 +3,29 @@
 MLflow stores this file as the model's code and `best_model.pth` with `model.json` as its data: no pickle.
 """
 
+import json
+import threading
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
-MIN_SLICES = 3
+COLUMNS = ["mask", "lesion_ml", "lesion_ml_low", "lesion_ml_high", "interval_level", "needs_review"]
+
+
+class Refused(MlflowException):
+    """Which scan cannot be segmented, and why: status 400 over HTTP, where MLflow would add the scan's own bytes."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason, INVALID_PARAMETER_VALUE)
+        self.reason = reason
+
+    def serialize_as_json(self) -> str:
+        return json.dumps({"error_code": self.error_code, "message": self.reason})
 
 
 class LesionSegmenter(PythonModel):
@@ -18,8 +33,13 @@ class LesionSegmenter(PythonModel):
 
     A model that sees the ADC map too has a column `adc` for it, in any of the usual units.
 
-    Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, the scan's shape and affine), and
-    `lesion_ml`, its volume in millilitres.
+    Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, the scan's shape and affine); `lesion_ml`,
+    its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the confidence
+    `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, "" where
+    nothing is unusual. With the parameter `probability` also `probability`, a calibrated lesion probability for each
+    voxel (float32) as the mask is stored.
+
+    One scan at a time, however many ask: memory stays that of one.
     """
 
     def load_context(self, context) -> None:
@@ -27,29 +47,57 @@ class LesionSegmenter(PythonModel):
 
         folder = Path(context.artifacts["weights"])
         self.network, self.facts = load_model(folder)
+        self.one_at_a_time = threading.Lock()
 
     def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        adcs = model_input["adc"] if "adc" in model_input else [None] * len(model_input)
-        rows = [self._segment(bytes(scan), adc) for scan, adc in zip(model_input["scan"], adcs, strict=True)]
-        return pd.DataFrame(rows, columns=["mask", "lesion_ml"])
+        """Raises:
+        Refused: a scan breaks the input contract, or lacks its ADC map.
+        """
+        from components.core.volumes import BadVolume
 
-    def _segment(self, blob: bytes, adc: bytes | None) -> tuple[bytes, float]:
+        columns = [*COLUMNS, "probability"] if (params or {}).get("probability") else COLUMNS
+        adcs = model_input["adc"] if "adc" in model_input else [None] * len(model_input)
+        rows = []
+        for number, (scan, adc) in enumerate(zip(model_input["scan"], adcs, strict=True), start=1):
+            try:
+                with self.one_at_a_time:
+                    rows.append(self._segment(scan, adc, "probability" in columns))
+            except BadVolume as reason:
+                which = f"scan {number} of {len(model_input)}: " if len(model_input) > 1 else ""
+                raise Refused(f"{which}{reason}") from None
+        table = pd.DataFrame(rows, columns=columns)
+        return table.astype(object).where(table.notna(), None)  # NaN is no JSON
+
+    def _segment(self, blob: bytes, adc: bytes | None, with_probability: bool) -> dict:
         from components.core.adc import in_kept_unit
-        from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes
+        from components.core.volumes import nifti_bytes, read_nifti_bytes, require_scan
+        from components.unet.calibration import calibrated
+        from components.unet.findings import findings
         from components.unet.inference import predict_volume
         from components.unet.lesions import lesion_mask
 
-        volume, geometry = read_nifti_bytes(blob)
-        if not np.isfinite(volume).all() or volume.min() == volume.max():
-            raise BadVolume("the scan is constant, or holds values that are NaN or infinite")
-        if volume.shape[2] < MIN_SLICES:
-            raise BadVolume(f"{volume.shape[2]} slices, at least {MIN_SLICES} are needed")
+        volume, geometry = read_nifti_bytes(bytes(blob))
+        require_scan(volume)
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
         probability = predict_volume(self.network, self.facts, volume, adc=adc)
         mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
-        ml = float(mask.sum() * np.prod(geometry.voxel_mm) / 1000)
-        return nifti_bytes(geometry.native(mask.astype(np.uint8)), geometry.affine), ml
+        found = findings(probability, mask, volume, geometry.voxel_mm, self.facts)
+
+        def stored(data: np.ndarray) -> bytes:
+            return nifti_bytes(geometry.native(data), geometry.affine)
+
+        row = {
+            "mask": stored(mask.astype(np.uint8)),
+            "lesion_ml": found.lesion_ml,
+            "lesion_ml_low": found.lesion_ml_low,
+            "lesion_ml_high": found.lesion_ml_high,
+            "interval_level": found.level,
+            "needs_review": "; ".join(found.review),
+        }
+        if with_probability:
+            row["probability"] = stored(calibrated(probability, self.facts).astype(np.float32))
+        return row
 
 
 mlflow.models.set_model(LesionSegmenter())

@@ -99,12 +99,17 @@ def _log(run: Run, model: Path):
     """Log the pyfunc model to the run; MLflow's description of it."""
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    from components.register.model import COLUMNS
 
     example = _example(json.loads((model / "model.json").read_text())["inputs"])
     signature = ModelSignature(
         inputs=Schema([ColSpec("binary", column) for column in example]),
-        outputs=Schema([ColSpec("binary", "mask"), ColSpec("double", "lesion_ml")]),
+        outputs=Schema(
+            [ColSpec({"mask": "binary", "needs_review": "string"}.get(name, "double"), name) for name in COLUMNS]
+        ),
+        params=ParamSchema([ParamSpec("probability", "boolean", False)]),
     )
     with tempfile.TemporaryDirectory() as folder:
         weights, code = Path(folder) / "weights", Path(folder) / "components"

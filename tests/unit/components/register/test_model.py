@@ -1,6 +1,8 @@
 """The registered model as a user calls it: NIfTI bytes in, a mask in that scan's own space out."""
 
 import gzip
+import json
+import threading
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -10,9 +12,11 @@ import pytest
 from mlflow.pyfunc import PythonModel
 
 from components.core.adc import in_kept_unit
-from components.core.volumes import BadVolume, read_nifti_bytes
-from components.register.model import LesionSegmenter
+from components.core.volumes import read_nifti_bytes
+from components.register.model import COLUMNS, LesionSegmenter, Refused
 from components.register.register import _example
+from components.unet.calibration import calibrated
+from components.unet.findings import Findings
 from components.unet.inference import predict_volume
 
 RAS = np.diag([2.0, 2.0, 5.0, 1.0])
@@ -98,7 +102,52 @@ def test_any_number_of_scans_of_any_size_come_back_row_by_row(segmenter):
 
 
 def test_no_scans_give_an_empty_table(segmenter):
-    assert predict(segmenter()).columns.tolist() == ["mask", "lesion_ml"]
+    assert predict(segmenter()).columns.tolist() == COLUMNS
+
+
+def test_a_model_without_facts_about_intervals_leaves_them_open(segmenter):
+    (row,) = predict(segmenter(), scan()).to_dict("records")
+    assert (row["lesion_ml_low"], row["lesion_ml_high"], row["interval_level"]) == (None, None, None)
+    assert row["needs_review"] == ""
+
+
+def test_what_is_found_beside_the_mask_is_told_with_it_and_is_json(segmenter, monkeypatch):
+    found = Findings(1.5, 1.0, 2.5, 0.9, ["brighter than any scan seen", "uncertain"])
+    monkeypatch.setattr("components.unet.findings.findings", lambda *_: found)
+    (row,) = predict(segmenter(), scan()).drop(columns="mask").to_dict("records")
+    assert json.loads(json.dumps(row, allow_nan=False)) == {
+        "lesion_ml": 1.5, "lesion_ml_low": 1.0, "lesion_ml_high": 2.5, "interval_level": 0.9,
+        "needs_review": "brighter than any scan seen; uncertain",
+    }  # fmt: skip
+
+
+def test_probabilities_are_given_on_request_calibrated_and_in_the_scans_own_space(segmenter):
+    loaded, image = segmenter(temperature=2.0), scan()
+    out = loaded.predict(None, pd.DataFrame({"scan": [image.to_bytes()]}), params={"probability": True})
+    stored = mask_of(out["probability"][0])
+    plain = predict_volume(loaded.network, loaded.facts, image.get_fdata(dtype=np.float32))
+    assert stored.get_data_dtype() == np.float32 and np.array_equal(stored.affine, image.affine)
+    np.testing.assert_allclose(stored.get_fdata(), calibrated(plain, loaded.facts), atol=1e-6)
+
+
+def test_one_scan_is_in_work_at_a_time_however_many_ask(segmenter, monkeypatch):
+    loaded, at_work, most = segmenter(), [], []
+    segment = loaded._segment
+
+    def counted(*arguments):
+        at_work.append(1)
+        most.append(len(at_work))
+        out = segment(*arguments)
+        at_work.pop()
+        return out
+
+    monkeypatch.setattr(loaded, "_segment", counted)
+    threads = [threading.Thread(target=predict, args=(loaded, scan())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
 
 
 def test_packed_and_plain_nifti_are_read_alike(segmenter):
@@ -113,12 +162,30 @@ def test_packed_and_plain_nifti_are_read_alike(segmenter):
         (nib.Nifti1Image(np.full((32, 32, 4), 7, np.int16), RAS), "constant"),
         (nib.Nifti1Image(np.full((32, 32, 4), np.nan, np.float32), RAS), "NaN"),
         (scan((32, 32, 2)), "2 slices, at least 3"),
+        (scan((8, 32, 4)), "in-plane size"),
+        (scan((32, 32, 4, 2)), "not a 3-D volume"),
     ],
-    ids=["constant", "not a number", "two slices"],
+    ids=["constant", "not a number", "two slices", "a strip", "four axes"],
 )
 def test_what_cannot_be_segmented_is_refused_with_the_reason(segmenter, bad, why):
-    with pytest.raises(BadVolume, match=why):
+    with pytest.raises(Refused, match=why):
         predict(segmenter(), bad)
+
+
+def test_among_several_scans_the_refused_one_is_named(segmenter):
+    with pytest.raises(Refused, match=r"^scan 2 of 2: 2 slices, at least 3"):
+        predict(segmenter(), scan(), scan((32, 32, 2)))
+
+
+def test_over_http_a_refusal_is_a_status_400_with_the_reason_alone(segmenter):
+    """MLflow's server puts what it was sent before the message of an exception, and here that is a scan."""
+    with pytest.raises(Refused) as refusal:
+        predict(segmenter(), scan((32, 32, 2)))
+    refusal.value.message = f"Failed to predict data 'b...'. {refusal.value.message}"
+    answer = json.loads(refusal.value.serialize_as_json())
+    assert refusal.value.get_http_status_code() == 400
+    assert answer["message"].startswith("2 slices, at least 3")
+    assert answer.keys() == {"error_code", "message"}
 
 
 def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_voxels():
@@ -149,5 +216,5 @@ def test_a_model_that_sees_adc_takes_it_beside_the_scan_in_any_unit(segmenter):
 
 
 def test_without_adc_it_says_what_is_missing(segmenter):
-    with pytest.raises(BadVolume, match="sees the ADC map too"):
+    with pytest.raises(Refused, match="sees the ADC map too"):
         predict(segmenter(inputs="dwi+adc"), scan())

@@ -1,0 +1,139 @@
+"""`make predict` of a folder: a mask for each scan, a table and a page; what breaks the input contract is named."""
+
+import logging
+from pathlib import Path
+
+from components.core.step import StepError, progress
+from components.core.storage import local_path
+from components.core.volumes import BadVolume
+from components.ingest.discover import Case, Found
+from pipelines.files import write_bytes
+from pipelines.predict.find import find
+from pipelines.predict.results import MOST_PICTURED, Row, Table, draw, listed, page
+from pipelines.predict.segmenter import Segmenter
+
+TABLE, PAGE = "predictions.csv", "predictions.html"
+
+
+def predict_folder(source: Path, target: Path, model: str, state: Path, probability: bool) -> None:
+    """Segment every scan under `source`, one at a time, into the folder `target`.
+
+    It gets `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
+    `predictions.html`. What an earlier call made there is replaced; anything else is left alone.
+
+    Raises:
+        StepError: no scans there, none that could be segmented, no such model, or `target` holds what is not ours.
+    """
+    found = find(source)
+    _require_apart(source, target)
+    old = _earlier(target, found, probability)
+    segmenter = Segmenter(model, state)
+    if probability:
+        segmenter.require_probabilities()
+    try:
+        for name in old:
+            local_path(target, name).unlink(missing_ok=True)
+        for folder in ("masks", "probabilities")[: 1 + probability]:
+            (target / folder).mkdir(parents=True, exist_ok=True)
+        rows, pictures = _segment_all(found, source.resolve(), target, segmenter, probability)
+        write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri))
+    except OSError as error:
+        raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
+    _say(rows, found, target)
+
+
+def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, probability: bool):
+    rows, pictures, done = [], [], 0
+    table = Table(target / TABLE)
+    for name, why in sorted(found.refused.items()):
+        rows.append(Row(name, name, why))
+        table.add(rows[-1])
+    try:
+        for case in progress(found.cases, total=len(found.cases), what="segmented"):
+            row, drawn = _segment(case, source, target, segmenter, probability, table, len(pictures) < MOST_PICTURED)
+            rows.append(row)
+            pictures += [drawn] * bool(drawn)
+            done += 1
+    except KeyboardInterrupt:
+        raise StepError(
+            f"stopped after {done} of {len(found.cases)} scans; their masks are in {target}. "
+            "The same command starts anew."
+        ) from None
+    table.finish()
+    return rows, pictures
+
+
+def _segment(
+    case: Case, source: Path, target: Path, segmenter: Segmenter, probability: bool, table: Table, draw_it: bool
+):
+    files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
+    try:
+        prediction = segmenter.segment(source / case.image[0], **files, probability=probability)
+    except BadVolume as reason:
+        row = Row(case.name, case.image[0], str(reason))
+        table.add(row)
+        return row, None
+    row = Row.of(case.name, case.image[0], prediction, segmenter.uri)
+    outputs = dict(zip(("mask", "probability"), _outputs(case, probability), strict=False))
+    for column, name in outputs.items():
+        setattr(row, column, name)
+    table.add(row)  # before the files: whatever stops us, what is there is listed
+    for column, name in outputs.items():
+        path = local_path(target, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, getattr(prediction, column))
+    return row, draw(prediction) if draw_it else None
+
+
+def _outputs(case: Case, probability: bool) -> list[str]:
+    return [f"{folder}/{case.name}.nii.gz" for folder in ("masks", "probabilities")[: 1 + probability]]
+
+
+def _require_apart(source: Path, target: Path) -> None:
+    here, there = source.resolve(), target.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise StepError(f"OUTPUT={target} and INPUT={source} lie in each other. Name a folder of its own for OUTPUT.")
+    if target.exists() and not target.is_dir():
+        raise StepError(f"OUTPUT={target} is a file. INPUT is a folder, so name a folder for the results.")
+    if target.name.lower().endswith((".nii", ".nii.gz")):
+        raise StepError(f"OUTPUT={target} is a scan's name. INPUT is a folder, so name a folder for the results.")
+
+
+def _earlier(target: Path, found: Found, probability: bool) -> set[str]:
+    """The files in `target` that an earlier call made.
+
+    Raises:
+        StepError: something else lies where a result would go.
+    """
+    old = listed(target / TABLE)
+    old |= {PAGE} if old else set()
+    new = {TABLE, PAGE} | {name for case in found.cases for name in _outputs(case, probability)}
+    for name in sorted(new - old):
+        if local_path(target, name).exists():
+            raise StepError(f"{target / name} is there, and make predict did not make it. Name another OUTPUT.")
+    return old
+
+
+def _say(rows: list[Row], found: Found, target: Path) -> None:
+    refused = [row for row in rows if row.refused]
+    for row in refused:
+        logging.info("refused    %s: %s", shown(row.case), shown(row.refused))
+    for row in rows:
+        if row.reasons:
+            logging.info("review     %s: %s", shown(row.case), row.reasons)
+    if found.ignored:
+        first = ", ".join(map(shown, found.ignored[:3])) + (", ..." if len(found.ignored) > 3 else "")
+        logging.info("left alone %d other files: %s", len(found.ignored), first)
+    predicted = [row for row in rows if not row.refused]
+    logging.info(
+        "%d scans segmented (%d without a lesion, %d to be reviewed), %d refused: %s. Research use only.",
+        len(predicted), sum(row.words.startswith("no lesion") for row in predicted),
+        sum(bool(row.reasons) for row in predicted), len(refused), target / PAGE,
+    )  # fmt: skip
+    if not predicted:
+        raise StepError(f"none of the {len(refused)} scans could be segmented (each named above). Mend them.")
+
+
+def shown(name: str) -> str:
+    """A file's name as a terminal can print it, whatever its bytes."""
+    return name.encode(errors="backslashreplace").decode()

@@ -1,0 +1,57 @@
+"""`make predict` of one scan: its lesion mask, and a line about it."""
+
+import os
+from pathlib import Path
+
+from components.core.step import StepError
+from components.core.volumes import BadVolume
+from pipelines.files import write_bytes
+from pipelines.predict.segmenter import Segmenter
+
+
+def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state: Path, probability: bool) -> None:
+    """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
+
+    `adc` is its ADC map, for a model that needs one. With `probability` the lesion probabilities go beside the mask,
+    `NAME_probability.nii.gz` for `NAME.nii.gz`.
+
+    Raises:
+        StepError: an input is not there or not a scan, the output is no NIfTI name, or there is no such model.
+    """
+    if not source.is_file():
+        raise StepError(
+            f"INPUT={source} is not there. Give a scan, make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz, "
+            "or a folder of scans."
+        )
+    if adc and not adc.is_file():
+        raise StepError(f"ADC={adc} is not a file. Give the scan's ADC map, or none.")
+    if not source.name.lower().endswith((".nii", ".nii.gz")):
+        raise StepError(f"INPUT={source} is not NIfTI. Give a .nii or .nii.gz file: a mask needs a scan's space.")
+    if not target.name.endswith(".nii.gz"):
+        raise StepError(f"OUTPUT={target} must end in .nii.gz.")
+    beside = target.with_name(target.name.removesuffix(".nii.gz") + "_probability.nii.gz")
+    for out in (target, beside) if probability else (target,):
+        if out.resolve() in (source.resolve(), adc and adc.resolve()):
+            raise StepError(f"{out} is an input: it would be overwritten. Name another OUTPUT.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StepError(f"OUTPUT={target}: its folder cannot be made ({error.strerror}). Name another.") from None
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise StepError(f"OUTPUT={target} cannot be written. Name a file in a folder that is yours.")
+    segmenter = Segmenter(model, state)
+    if probability:
+        segmenter.require_probabilities()
+    if segmenter.sees_adc and not adc:
+        raise StepError(f"{model} sees the ADC map too: make predict INPUT={source} ADC=adc.nii.gz OUTPUT=...")
+    try:
+        found = segmenter.segment(source, adc, probability=probability)
+    except BadVolume as reason:
+        raise StepError(f"INPUT={source}: {reason}") from None
+    write_bytes(target, found.mask)
+    if probability:
+        write_bytes(beside, found.probability)
+    run = segmenter.model.metadata.run_id
+    print(f"{target}: {found.volume} ({segmenter.uri}, MLflow run {run}). Research use only.")
+    if found.review:
+        print(f"Needs review: {found.review}.")

@@ -1,0 +1,129 @@
+"""A registered model, loaded once, and what it makes of one scan after another."""
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from components.core.adc import from_b0
+from components.core.step import StepError
+from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of a scan; None where it is too old to say it.
+
+    mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it.
+    image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, to be drawn.
+    """
+
+    mask: bytes
+    probability: bytes | None
+    lesion_ml: float
+    lesion_ml_low: float | None
+    lesion_ml_high: float | None
+    level: float | None
+    review: str
+    image: np.ndarray
+    lesion: np.ndarray
+
+    @property
+    def volume(self) -> str:
+        """The volume in words: "12.30 mL of lesion (90 % interval 10.10 to 15.00)"."""
+        said = f"{self.lesion_ml:.2f} mL of lesion" if self.lesion.any() else "no lesion predicted, 0.00 mL of lesion"
+        if None in (self.level, self.lesion_ml_low, self.lesion_ml_high):
+            return said
+        return f"{said} ({100 * self.level:g} % interval {self.lesion_ml_low:.2f} to {self.lesion_ml_high:.2f})"
+
+
+class Segmenter:
+    """`Segmenter("models:/dwi-attention-unet@champion", state)`; `uri` is then that of the version behind the alias.
+
+    Raises:
+        StepError: there is no such model.
+    """
+
+    def __init__(self, uri: str, state: Path):
+        from pipelines.local.target import use_services
+
+        use_services(state)
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        self._folder = tempfile.TemporaryDirectory()
+        try:
+            self.uri = _version_behind(uri)
+            self.model = mlflow.pyfunc.load_model(self.uri, dst_path=self._folder.name)
+        except MlflowException as error:
+            raise StepError(
+                f"no model {uri}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
+                "MODEL=models:/dwi-attention-unet/1."
+            ) from None
+        self.columns = self.model.metadata.get_input_schema().input_names()
+        self.sees_adc = "adc" in self.columns
+
+    def require_probabilities(self) -> None:
+        """Raises StepError where the model was registered before it could give them."""
+        if self.model.metadata.get_params_schema() is None:
+            raise StepError(
+                f"{self.uri} is too old to give probabilities. Leave PROBABILITY out, or register a model anew."
+            )
+
+    def segment(
+        self, scan: Path, adc: Path | None = None, b0: Path | None = None, probability: bool = False
+    ) -> Prediction:
+        """The scan of a NIfTI file; from `b0` the ADC map is computed where there is none.
+
+        Raises:
+            BadVolume: it breaks the input contract, with the reason.
+        """
+        import pandas as pd
+
+        try:
+            blob = scan.read_bytes()
+            image, geometry = read_nifti_bytes(blob)
+            require_scan(image)
+            columns = {"scan": [blob]}
+            if self.sees_adc:
+                columns["adc"] = [self._adc(adc, b0, image, geometry)]
+            asked = {"probability": True} if probability else None
+            row = self.model.predict(pd.DataFrame(columns), params=asked).iloc[0]
+        except OSError as error:
+            raise BadVolume(f"it cannot be read ({error.strerror})") from None
+        except MemoryError:
+            raise BadVolume("it does not fit into memory") from None
+        except Exception as error:  # the model's own refusal; its code is loaded with it, and so is its class
+            if type(error).__name__ in ("BadVolume", "Refused"):
+                raise BadVolume(str(error)) from None
+            raise
+        low, high, level = (_number(row.get(c)) for c in ("lesion_ml_low", "lesion_ml_high", "interval_level"))
+        lesion, _ = read_nifti_bytes(row["mask"])
+        return Prediction(
+            row["mask"], row.get("probability"), float(row["lesion_ml"]), low, high, level,
+            row.get("needs_review") or "", image, lesion > 0,
+        )  # fmt: skip
+
+    def _adc(self, adc: Path | None, b0: Path | None, image: np.ndarray, geometry) -> bytes:
+        if adc:
+            return adc.read_bytes()
+        if not b0:
+            raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
+        computed = from_b0(*read_nifti_bytes(b0.read_bytes()), image, geometry)
+        return nifti_bytes(geometry.native(computed), geometry.affine)
+
+
+def _version_behind(uri: str) -> str:
+    """models:/NAME@ALIAS as models:/NAME/VERSION, any other address as it is."""
+    import mlflow
+
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not (at and uri.startswith("models:/")):
+        return uri
+    return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
+
+
+def _number(value) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)

@@ -1,0 +1,57 @@
+"""`make serve`: a registered model behind MLflow's own scoring server, on this machine alone."""
+
+import os
+from pathlib import Path
+
+from components.core.step import StepError
+from pipelines.local.services import HOST, is_free
+from pipelines.predict.segmenter import Segmenter
+
+REQUEST_SECONDS = 600
+"""For a large scan on a CPU; MLflow's own limit is a minute."""
+
+
+def serve(model: str, port: str, state: Path) -> None:
+    """Answer until Ctrl-C; prints the request that it answers.
+
+    Raises:
+        StepError: no such model, or the port is none or taken.
+    """
+    number = _port(port)
+    segmenter = Segmenter(model, state)
+    os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
+    import uvicorn
+    from mlflow.pyfunc import scoring_server
+
+    url = f"http://{HOST}:{number}"
+    print(f"{segmenter.uri} answers at {url}; Ctrl-C stops it. Research use only. A request:\n")
+    print(request(url, segmenter.columns), flush=True)
+    try:
+        uvicorn.run(scoring_server.init(segmenter.model), host=HOST, port=number, log_level="warning")
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+
+
+def request(url: str, columns: list[str]) -> str:
+    """Shell commands that send scan.nii.gz (and adc.nii.gz, where the model sees it) and write mask.nii.gz."""
+    names, slots = (", ".join([f'"{word}"' for word in words]) for words in (columns, ["%s"] * len(columns)))
+    files = " ".join(f"\"$(base64 < {column}.nii.gz | tr -d '\\n')\"" for column in columns)
+    return f"""\
+printf '{{"dataframe_split": {{"columns": [{names}], "data": [[{slots}]]}}}}' {files} > request.json
+curl -sS -H 'Content-Type: application/json' --data-binary @request.json {url}/invocations > answer.json
+python3 -c 'import base64, json; answer = json.load(open("answer.json")); row = answer.get("predictions", [answer])[0]
+"mask" in row and open("mask.nii.gz", "wb").write(base64.b64decode(row.pop("mask"))); print(row)'
+"""
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1024 <= int(text) <= 65535):
+        raise StepError(
+            f"SERVE_PORT is {text!r}, not a port from 1024 to 65535. Choose one: make serve SERVE_PORT=5001"
+        )
+    if not is_free(int(text)):
+        other = next(n for n in range(int(text) + 1, 65536) if is_free(n))
+        raise StepError(
+            f"port {text} on {HOST} is taken by another program. Choose another: make serve SERVE_PORT={other}"
+        )
+    return int(text)
