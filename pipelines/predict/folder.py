@@ -126,12 +126,14 @@ def _say(rows: list[Row], found: Found, target: Path) -> None:
         logging.info("left alone %d other files: %s", len(found.ignored), first)
     predicted = [row for row in rows if not row.refused]
     logging.info(
-        "%d scans segmented (%d without a lesion, %d to be reviewed), %d refused: %s. Research use only.",
-        len(predicted), sum(row.words.startswith("no lesion") for row in predicted),
+        "%d scan%s segmented (%d without a lesion, %d to be reviewed), %d refused: %s. Research use only.",
+        len(predicted), "s" * (len(predicted) != 1), sum(row.words.startswith("no lesion") for row in predicted),
         sum(bool(row.reasons) for row in predicted), len(refused), target / PAGE,
     )  # fmt: skip
     if not predicted:
-        raise StepError(f"none of the {len(refused)} scans could be segmented (each named above). Mend them.")
+        raise StepError(
+            f"no scan could be segmented, {len(refused)} refused (each named above). Mend them and run again."
+        )
 
 
 def shown(name: str) -> str:

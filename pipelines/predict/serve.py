@@ -26,10 +26,8 @@ def serve(model: str, port: str, state: Path) -> None:
     url = f"http://{HOST}:{number}"
     print(f"{segmenter.uri} answers at {url}; Ctrl-C stops it. Research use only. A request:\n")
     print(request(url, segmenter.columns), flush=True)
-    try:
-        uvicorn.run(scoring_server.init(segmenter.model), host=HOST, port=number, log_level="warning")
-    except KeyboardInterrupt:
-        print("stopped", flush=True)
+    uvicorn.run(scoring_server.init(segmenter.model), host=HOST, port=number, log_level="warning")
+    print("stopped", flush=True)
 
 
 def request(url: str, columns: list[str]) -> str:

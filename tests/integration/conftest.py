@@ -1,9 +1,39 @@
+import json
 import socket
+from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 
+from components.core.tracking import MODEL_NAME
+from components.register.register import _log
+from components.unet.network import AttentionUNet
 from pipelines.local import services
 
+LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
+OLD_MODEL = """
+import gzip
+import mlflow, nibabel as nib, pandas as pd
+
+class BadVolume(Exception): pass
+
+class Old(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        rows = []
+        for scan in model_input["scan"]:
+            image = nib.Nifti1Image.from_bytes(gzip.decompress(scan))
+            if image.shape[0] == 33:
+                raise BadVolume("not liked by its old rules")
+            mask = nib.Nifti1Image((image.get_fdata() > 150).astype("uint8"), image.affine)
+            rows.append((gzip.compress(mask.to_bytes()), 1.5))
+        return pd.DataFrame(rows, columns=["mask", "lesion_ml"])
+
+mlflow.models.set_model(Old())
+"""
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")
 
 
@@ -26,6 +56,75 @@ def servers_here(servers, monkeypatch):
     _forget_services(monkeypatch)
     for name, value in servers.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def registry(servers_here):
+    """A registry without the model, before and after."""
+    client = mlflow.MlflowClient()
+
+    def forget():
+        if client.search_registered_models(f"name = '{MODEL_NAME}'"):
+            client.delete_registered_model(MODEL_NAME)
+
+    forget()
+    yield client
+    forget()
+
+
+@pytest.fixture
+def champion(registry, tmp_path):
+    """Registers a tiny network and makes it champion; its version. `bias` moves all its logits."""
+
+    def make(bias: float = 0.0, **facts) -> str:
+        torch.manual_seed(0)
+        network = AttentionUNet(4, 6 if facts.get("inputs") == "dwi+adc" else 3)
+        torch.nn.init.constant_(network.head.bias, bias)
+        folder = tmp_path / "weights"
+        folder.mkdir(exist_ok=True)
+        torch.save(network.state_dict(), folder / "best_model.pth")
+        known = {
+            "base_channels": 4, "image_size": 32, "normalization": "slice", "precision": "float32", "threshold": 0.5,
+            "inputs": "dwi",
+        }  # fmt: skip
+        (folder / "model.json").write_text(json.dumps(known | facts))
+        run = registry.create_run("0").info.run_id
+        return _champion(registry, _log(SimpleNamespace(id=run), folder), run)
+
+    return make
+
+
+@pytest.fixture
+def old_champion(registry, tmp_path):
+    """One from before there were intervals, flags and probabilities."""
+    code = tmp_path / "old_model.py"
+    code.write_text(OLD_MODEL)
+    schema = mlflow.types.Schema([mlflow.types.ColSpec("binary", "scan")])
+    with mlflow.start_run() as run:
+        signature = mlflow.models.ModelSignature(inputs=schema)
+        info = mlflow.pyfunc.log_model(name="model", python_model=str(code), signature=signature)
+    return _champion(registry, info, run.info.run_id)
+
+
+def _champion(client, info, run: str) -> str:
+    if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
+        client.create_registered_model(MODEL_NAME)
+    version = client.create_model_version(MODEL_NAME, info.model_uri, run, model_id=info.model_id).version
+    client.set_registered_model_alias(MODEL_NAME, "champion", version)
+    return str(version)
+
+
+@pytest.fixture
+def put(make_scan):
+    """put(path, ...) writes a scan of its own there; `data` instead of one, `affine` for another place in space."""
+    seeds = iter(range(1000))
+
+    def write(path: Path, data: np.ndarray | None = None, affine=LAS_2X2X5_MM) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(make_scan(next(seeds))[0] if data is None else data, affine), path)
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -1,0 +1,340 @@
+"""A scan, and a folder of scans, through a registered model: what comes out, and what is refused."""
+
+import csv
+import gzip
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from components.core.step import StepError
+from components.core.tracking import MODEL_NAME
+from components.unet.findings import Findings
+from pipelines.predict.folder import predict_folder
+from pipelines.predict.scan import predict_scan
+from pipelines.predict.segmenter import Segmenter
+
+pytestmark = pytest.mark.usefixtures("servers_here")
+
+CHAMPION = f"models:/{MODEL_NAME}@champion"
+
+
+@pytest.fixture
+def segment(tmp_path):
+    """segment(source) -> the rows of predictions.csv by case, of the folder `tmp_path/out`."""
+
+    def run(source: Path, probability: bool = False) -> dict[str, dict]:
+        predict_folder(source, tmp_path / "out", CHAMPION, tmp_path / "state", probability)
+        return table(tmp_path / "out")
+
+    return run
+
+
+def table(folder: Path) -> dict[str, dict]:
+    with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        return {row["case"]: row for row in csv.DictReader(file)}
+
+
+def files(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+class TestOneScan:
+    def test_the_mask_lies_where_the_scan_does_and_the_volume_is_told(self, champion, put, tmp_path, capsys):
+        version = champion(bias=100.0)
+        scan = put(tmp_path / "scan.nii.gz")
+        predict_scan(scan, None, tmp_path / "mask.nii.gz", CHAMPION, tmp_path / "state", False)
+        mask = nib.load(tmp_path / "mask.nii.gz")
+        assert np.array_equal(mask.affine, nib.load(scan).affine) and np.asarray(mask.dataobj).all()
+        said = capsys.readouterr().out
+        assert f"{32 * 24 * 5 * 20 / 1000:.2f} mL of lesion (models:/{MODEL_NAME}/{version}, MLflow run " in said
+        assert "Research use only" in said
+
+    def test_probabilities_go_beside_the_mask(self, champion, put, tmp_path):
+        champion(bias=100.0)
+        predict_scan(put(tmp_path / "a.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", True)
+        probability = nib.load(tmp_path / "m_probability.nii.gz")
+        assert probability.get_data_dtype() == np.float32
+        np.testing.assert_allclose(probability.get_fdata(), 1)
+
+    def test_an_output_that_is_an_input_is_refused(self, put, tmp_path):
+        scan = put(tmp_path / "m_probability.nii.gz")
+        with pytest.raises(StepError, match="is an input"):
+            predict_scan(scan, None, tmp_path / "m.nii.gz", CHAMPION, tmp_path, True)
+        with pytest.raises(StepError, match="is an input"):
+            predict_scan(scan, None, scan, CHAMPION, tmp_path, False)
+
+    def test_a_refused_scan_leaves_nothing(self, champion, put, tmp_path):
+        champion()
+        scan = put(tmp_path / "scan.nii.gz", np.zeros((32, 32, 4), np.float32))
+        with pytest.raises(StepError, match="constant"):
+            predict_scan(scan, None, tmp_path / "out" / "mask.nii.gz", CHAMPION, tmp_path / "state", False)
+        assert not files(tmp_path / "out")
+
+    def test_a_model_that_sees_adc_asks_for_it(self, champion, put, tmp_path):
+        champion(inputs="dwi+adc")
+        with pytest.raises(StepError, match=re.escape("ADC=adc.nii.gz")):
+            predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
+
+    def test_a_model_that_is_not_there_is_named(self, put, tmp_path):
+        with pytest.raises(StepError, match="no model models:/nix@champion"):
+            predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", "models:/nix@champion", tmp_path, False)
+
+
+class TestFolder:
+    def test_each_layout_is_found_and_its_masks_left_aside(self, champion, put, segment, tmp_path):
+        champion()
+        wanted = {
+            "flat": ("b.nii", "a.nii.gz"),
+            "images": ("images/p1.nii.gz", "images/p2.nii", "masks/p1.nii.gz"),
+            "bids": ("sub-1/ses-1/dwi/sub-1_ses-1_dwi.nii.gz", "derivatives/sub-1/ses-1/sub-1_ses-1_msk.nii.gz"),
+        }
+        cases = {"flat": {"a", "b"}, "images": {"p1", "p2"}, "bids": {"sub-1_ses-1"}}
+        for layout, names in wanted.items():
+            for name in names:
+                put(tmp_path / layout / name)
+            assert segment(tmp_path / layout).keys() == cases[layout]
+            made = {f"masks/{case}.nii.gz" for case in cases[layout]} | {"predictions.csv", "predictions.html"}
+            assert files(tmp_path / "out") == made
+
+    def test_folders_in_the_folder_are_mirrored_and_thai_names_stay(self, champion, put, segment, tmp_path):
+        champion()
+        scans = tmp_path / "ภาพสแกน"
+        for name in ("ผู้ป่วย ๑/สแกน.nii.gz", "ผู้ป่วย ๒/สแกน.nii.gz"):
+            put(scans / name)
+        rows = segment(scans)
+        assert rows.keys() == {"ผู้ป่วย ๑/สแกน", "ผู้ป่วย ๒/สแกน"}
+        assert all((tmp_path / "out" / row["mask"]).is_file() for row in rows.values())
+        assert (tmp_path / "out" / "predictions.csv").read_bytes().startswith(b"\xef\xbb\xbf")
+        assert "ผู้ป่วย ๑/สแกน" in (tmp_path / "out" / "predictions.html").read_text()
+
+    def test_a_row_tells_volume_interval_flags_and_the_version(self, champion, put, segment, tmp_path, monkeypatch):
+        version = champion(bias=100.0)
+        found = Findings(12.3456, 10.0, 15.5, 0.9, ["uncertain", "thin slices"])
+        monkeypatch.setattr("components.unet.findings.findings", lambda *_: found)
+        put(tmp_path / "in" / "a.nii.gz")
+        assert segment(tmp_path / "in", probability=True)["a"] == {
+            "case": "a", "file": "a.nii.gz", "refused": "", "lesion_ml": "12.346", "lesion_ml_low": "10.000",
+            "lesion_ml_high": "15.500", "interval_level": "0.9", "needs_review": "yes",
+            "reasons": "uncertain; thin slices", "model": f"models:/{MODEL_NAME}/{version}",
+            "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz",
+        }  # fmt: skip
+        page = (tmp_path / "out" / "predictions.html").read_text()
+        assert "12.35 mL of lesion (90 % interval 10.00 to 15.50)" in page and "uncertain; thin slices" in page
+        assert nib.load(tmp_path / "out" / "probabilities" / "a.nii.gz").get_data_dtype() == np.float32
+
+    def test_what_breaks_the_contract_is_refused_by_name_and_the_rest_goes_on(
+        self, champion, put, segment, make_scan, tmp_path, caplog
+    ):
+        champion()
+        scan, folder = make_scan()[0], tmp_path / "in"
+        put(folder / "good.nii.gz")
+        put(folder / "four-axes.nii.gz", np.stack([scan, scan], axis=3))
+        put(folder / "nan.nii.gz", np.where(scan > 150, np.nan, scan))
+        put(folder / "constant.nii.gz", np.full_like(scan, 7))
+        put(folder / "two-slices.nii.gz", scan[:, :, :2])
+        put(folder / "strip.nii.gz", scan[:8])
+        put(folder / "huge-voxels.nii.gz", affine=np.diag([99.0, 99.0, 5.0, 1.0]))
+        put(folder / "twice.nii.gz")
+        put(folder / "twice.nii")
+        (folder / "text.nii").write_text("no scan")
+        (folder / "cut.nii.gz").write_bytes((folder / "good.nii.gz").read_bytes()[:2000])
+        broken = bytearray((folder / "good.nii.gz").read_bytes())
+        broken[len(broken) // 2] ^= 0xFF
+        (folder / "broken.nii.gz").write_bytes(broken)
+        singular = bytearray(gzip.decompress((folder / "good.nii.gz").read_bytes()))
+        singular[280:328] = bytes(48)
+        (folder / "singular.nii").write_bytes(singular)
+        np.save(folder / "array.npy", scan)
+        (folder / "notes.txt").write_text("left alone")
+        with caplog.at_level("INFO"):
+            rows = segment(folder)
+        why = {
+            "four-axes": "not a 3-D volume", "nan": "NaN", "constant": "constant", "two-slices": "2 slices",
+            "strip": "in-plane size", "huge-voxels": "voxel size", "twice.nii": "differ only in case or packing",
+            "twice.nii.gz": "differ only in case or packing", "text": "not readable as NIfTI", "cut": "cut short",
+            "broken": "", "singular": "affine", "array.npy": "only NIfTI",
+        }  # fmt: skip
+        assert rows.keys() == why.keys() | {"good"}
+        for case, reason in why.items():
+            assert rows[case]["refused"] and reason in rows[case]["refused"], (case, rows[case]["refused"])
+            assert f"refused    {case}: {rows[case]['refused']}" in caplog.text
+            assert rows[case]["mask"] == rows[case]["lesion_ml"] == ""
+        assert rows["good"]["refused"] == ""
+        assert files(tmp_path / "out") == {"masks/good.nii.gz", "predictions.csv", "predictions.html"}
+        assert "1 scan segmented" in caplog.text and "13 refused" in caplog.text and "notes.txt" in caplog.text
+
+    def test_where_all_are_refused_that_is_an_error_with_the_table_there(self, champion, put, segment, tmp_path):
+        champion()
+        put(tmp_path / "in" / "a.nii.gz", np.zeros((32, 32, 4), np.float32))
+        with pytest.raises(StepError, match="no scan could be segmented, 1 refused"):
+            segment(tmp_path / "in")
+        assert "constant" in table(tmp_path / "out")["a"]["refused"]
+
+    def test_names_and_reasons_that_a_spreadsheet_would_run_are_defused(self, champion, put, segment, tmp_path):
+        champion()
+        names = ("=1+1", "+x", "-x", "@x", "＝x")
+        for name in names:
+            put(tmp_path / "in" / f"{name}.nii.gz")
+        rows = segment(tmp_path / "in")
+        assert rows.keys() == {f"'{name}" for name in names}
+        for name in names:
+            assert rows[f"'{name}"]["mask"] == f"masks/{name}.nii.gz"
+            assert (tmp_path / "out" / "masks" / f"{name}.nii.gz").is_file()
+        cells = [cell for row in rows.values() for cell in row.values()]
+        assert not any(cell.startswith(tuple("=+-@＝")) for cell in cells)
+
+    def test_names_from_the_scans_are_text_on_the_page(self, champion, put, segment, tmp_path):
+        champion()
+        put(tmp_path / "in" / "<script>alert(1)<.nii.gz")
+        segment(tmp_path / "in")
+        assert "<script>" not in (tmp_path / "out" / "predictions.html").read_text()
+
+    def test_the_adc_map_beside_a_scan_is_found_or_computed_and_a_scan_without_is_refused(
+        self, champion, put, segment, make_scan, tmp_path
+    ):
+        champion(inputs="dwi+adc")
+        dwi, adc, _ = make_scan()
+        b0 = dwi * np.exp(np.where(dwi > 0, adc, 0))
+        for name, volumes in {
+            "with": {"adc": adc},
+            "computed": {"b0": b0},
+            "without": {},
+            "bad": {"adc": adc[1:]},
+        }.items():
+            for kind, volume in {"dwi": dwi, **volumes}.items():
+                put(tmp_path / "in" / f"{name}_{kind}.nii.gz", volume)
+        rows = segment(tmp_path / "in")
+        assert rows["with_dwi"]["refused"] == rows["computed_dwi"]["refused"] == ""
+        assert "there is none, nor a b0" in rows["without_dwi"]["refused"]
+        assert "grid" in rows["bad_dwi"]["refused"]
+        assert len(rows) == 4
+
+    def test_a_model_that_sees_the_dwi_alone_leaves_the_adc_aside(self, champion, put, segment, make_scan, tmp_path):
+        champion()
+        put(tmp_path / "in" / "a_dwi.nii.gz")
+        put(tmp_path / "in" / "a_adc.nii.gz", make_scan()[1][1:])
+        assert segment(tmp_path / "in")["a_dwi"]["refused"] == ""
+
+    def test_a_scan_without_lesion_is_said_in_words(self, champion, put, segment, tmp_path, caplog):
+        champion(bias=-100.0)
+        put(tmp_path / "in" / "a.nii.gz")
+        with caplog.at_level("INFO"):
+            assert segment(tmp_path / "in")["a"]["lesion_ml"] == "0.000"
+        assert "no lesion predicted" in (tmp_path / "out" / "predictions.html").read_text()
+        assert "1 without a lesion" in caplog.text
+
+    def test_a_champion_from_before_intervals_serves_and_leaves_them_unknown(
+        self, old_champion, put, segment, tmp_path
+    ):
+        put(tmp_path / "in" / "a.nii.gz")
+        put(tmp_path / "in" / "b.nii.gz", np.random.default_rng(0).normal(100, 9, (33, 24, 5)))
+        rows = segment(tmp_path / "in")
+        assert (rows["a"]["lesion_ml"], rows["a"]["lesion_ml_low"], rows["a"]["interval_level"]) == ("1.500", "", "")
+        assert rows["a"]["needs_review"] == "unknown"
+        assert rows["b"]["refused"] == "not liked by its old rules"
+        with pytest.raises(StepError, match="too old to give probabilities"):
+            segment(tmp_path / "in", probability=True)
+
+
+class TestTheOutputFolder:
+    @pytest.fixture
+    def scans(self, champion, put, tmp_path):
+        champion(bias=100.0)
+        for name in "abc":
+            put(tmp_path / "in" / f"{name}.nii.gz")
+        return tmp_path / "in"
+
+    def test_a_second_call_replaces_what_the_first_made_and_nothing_else(self, scans, segment, tmp_path):
+        segment(scans, probability=True)
+        (tmp_path / "out" / "masks" / "mine.nii.gz").write_text("mine")
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        (scans / "c.nii.gz").unlink()
+        segment(scans)
+        assert files(tmp_path / "out") == {
+            "masks/a.nii.gz", "masks/b.nii.gz", "masks/mine.nii.gz", "notes.txt", "predictions.csv", "predictions.html",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("name", ["masks/a.nii.gz", "predictions.html", "predictions.csv"])
+    def test_what_somebody_else_put_there_is_not_overwritten(self, scans, segment, tmp_path, name):
+        path = tmp_path / "out" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("patient,notes\n1,mine\n")
+        with pytest.raises(StepError, match="is there, and make predict did not"):
+            segment(scans)
+        assert path.read_text() == "patient,notes\n1,mine\n"
+
+    @pytest.mark.parametrize("where", [".", "deeper/out", ".."])
+    def test_it_lies_apart_from_the_scans(self, scans, tmp_path, where):
+        before = files(scans)
+        with pytest.raises(StepError, match="lie in each other"):
+            predict_folder(scans, scans / where, CHAMPION, tmp_path / "state", False)
+        assert files(scans) == before
+
+    def test_a_link_in_it_that_leads_to_the_scans_is_not_followed(self, scans, segment, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "masks").symlink_to(scans)
+        before = {path: path.read_bytes() for path in scans.iterdir()}
+        with pytest.raises(StepError, match="outside of its folder"):
+            segment(scans)
+        assert {path: path.read_bytes() for path in scans.iterdir()} == before
+
+    def test_a_file_is_no_folder_for_results(self, scans, tmp_path):
+        for name in ("mask.nii.gz", "there"):
+            (tmp_path / "there").write_text("a file")
+            with pytest.raises(StepError, match="name a folder for the results"):
+                predict_folder(scans, tmp_path / name, CHAMPION, tmp_path / "state", False)
+
+    def test_stopped_in_between_it_holds_whole_files_and_the_next_call_goes_through(
+        self, scans, segment, tmp_path, monkeypatch
+    ):
+        whole, done = Segmenter.segment, []
+
+        def stops(*arguments, **options):
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(1)
+            return whole(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Segmenter, "segment", stops)
+            with pytest.raises(StepError, match="stopped after 2 of 3 scans"):
+                segment(scans)
+        assert files(tmp_path / "out") == {"masks/a.nii.gz", "masks/b.nii.gz", "predictions.csv.part"}
+        (scans / "b.nii.gz").unlink()
+        assert segment(scans).keys() == {"a", "c"}
+        assert files(tmp_path / "out") == {
+            "masks/a.nii.gz", "masks/c.nii.gz", "predictions.csv", "predictions.html",
+        }  # fmt: skip
+
+    def test_no_scans_are_said_in_words(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "slice.dcm").write_text("x")
+        with pytest.raises(StepError, match=r"no scans among 1 files \(slice.dcm"):
+            predict_folder(tmp_path / "in", tmp_path / "out", CHAMPION, tmp_path / "state", False)
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_page_opens_in_a_browser_with_its_pictures_and_its_limits(champion, put, segment, tmp_path):
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("needs chromium on the PATH")
+    champion()
+    put(tmp_path / "in" / "ผู้ป่วย.nii.gz")
+    put(tmp_path / "in" / "flat.nii.gz", np.zeros((32, 32, 4), np.float32))
+    segment(tmp_path / "in")
+    with api.sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"]).new_page()
+        faults = []
+        page.on("console", lambda message: faults.append(message.text))
+        page.goto((tmp_path / "out" / "predictions.html").as_uri())
+        assert page.locator("text=Research use only").count() == 2
+        assert page.locator("h3", has_text="ผู้ป่วย").is_visible()
+        assert page.locator("td.why, td", has_text="the image is constant").is_visible()
+        widths = page.locator("img").evaluate_all("images => images.map(i => i.naturalWidth)")
+        assert widths and set(widths) == {220}
+        assert not faults

@@ -1,0 +1,163 @@
+"""The champion over HTTP: the request that is printed and documented, sent to the server that was started."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from components.core.step import StepError
+from components.core.tracking import MODEL_NAME
+from pipelines.predict.serve import request, serve
+
+ROOT = Path(__file__).parents[2]
+CHAMPION = f"models:/{MODEL_NAME}@champion"
+START_SECONDS = 120
+
+
+@pytest.fixture
+def start(servers, tmp_path):
+    """start(command, url) -> a server's process once it answers; what still runs is ended afterwards."""
+    started = []
+
+    def make(command: list[str], url: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "MLFLOW_"))}
+        process = subprocess.Popen(
+            command, cwd=cwd, env=clean | environment, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        started.append(process)
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(f"{url}/ping"):
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=1)[0]
+            time.sleep(0.2)
+        return process
+
+    yield make
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def served(servers, champion, start, free_port):
+    """make serve of a champion that takes all for lesion: its process, its address and its version."""
+    version, port = champion(bias=100.0), free_port()
+    url = f"http://127.0.0.1:{port}"
+    process = start([sys.executable, "-m", "pipelines", "serve", "--port", port], url, **servers)
+    return process, url, version
+
+
+def _answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=5).status == 200
+    except OSError:
+        return False
+
+
+def ask(url: str, body: dict) -> tuple[int, dict]:
+    content = json.dumps(body).encode()
+    message = urllib.request.Request(f"{url}/invocations", content, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(message) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sentence(served, put, tmp_path):
+    process, url, version = served
+    scan = put(tmp_path / "scan.nii.gz")
+    sent = subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, capture_output=True, text=True)
+    assert sent.returncode == 0 and sent.stderr == ""
+    assert "'lesion_ml': 76.8" in sent.stdout and "needs_review" in sent.stdout
+    mask = nib.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(mask.affine, nib.load(scan).affine) and np.asarray(mask.dataobj).all()
+
+    put(tmp_path / "scan.nii.gz", np.zeros((32, 32, 4), np.float32))
+    sent = subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, capture_output=True, text=True)
+    assert "the image is constant (0 everywhere)" in sent.stdout and "Traceback" not in sent.stdout + sent.stderr
+
+    status, answer = ask(url, {"dataframe_split": {"columns": ["scan"], "data": [["bm8gc2Nhbg=="]]}})
+    assert (status, answer.keys()) == (400, {"error_code", "message"})
+    assert answer["message"].startswith("not readable as NIfTI")
+
+    blob = json.loads((tmp_path / "request.json").read_text())["dataframe_split"]["data"][0][0]
+    status, answer = ask(url, {"dataframe_records": [{"scan": blob}]})
+    assert status == 400 and "stack_trace" not in answer and blob[:20] not in json.dumps(answer)
+
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"models:/{MODEL_NAME}/{version} answers at {url}" in out and request(url, ["scan"]) in out
+    assert out.endswith("stopped\n") and "Traceback" not in out
+
+
+def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):
+    _, url, _ = served
+    put(tmp_path / "scan.nii.gz")
+    subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, check=True, capture_output=True)
+    body = json.loads((tmp_path / "request.json").read_text())
+    assert "probability" not in ask(url, body)[1]["predictions"][0]
+    status, answer = ask(url, body | {"params": {"probability": True}})
+    assert status == 200 and answer["predictions"][0]["probability"]
+
+
+def test_a_port_that_is_taken_or_none_is_said_in_words(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(StepError, match=rf"port {port} on 127.0.0.1 is taken .*SERVE_PORT=\d+"):
+            serve(CHAMPION, str(port), tmp_path)
+    for text in ("80", "http", "70000"):
+        with pytest.raises(StepError, match=rf"'{text}', not a port from 1024 to 65535"):
+            serve(CHAMPION, text, tmp_path)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.th.md"])
+def test_the_request_in_the_readme_is_the_one_that_is_printed(readme):
+    assert request("http://127.0.0.1:5001", ["scan"]) in (ROOT / readme).read_text()
+
+
+def test_for_a_model_that_sees_adc_the_request_sends_both(put, tmp_path):
+    put(tmp_path / "scan.nii.gz")
+    put(tmp_path / "adc.nii.gz")
+    (made, _) = request("http://127.0.0.1:1", ["scan", "adc"]).split("\n", 1)
+    subprocess.run(["bash", "-c", made], cwd=tmp_path, check=True)
+    split = json.loads((tmp_path / "request.json").read_text())["dataframe_split"]
+    assert split["columns"] == ["scan", "adc"] and len(split["data"][0]) == 2
+
+
+def test_the_command_of_the_manifest_serves_the_champion_from_mlflow_alone(
+    servers, champion, start, put, free_port, tmp_path
+):
+    """As in the pod: no S3, and of our code only what comes with the model."""
+    champion(bias=100.0)
+    (_, service) = yaml.safe_load_all((ROOT / "manifests" / "serving" / "inference-service.yaml").read_text())
+    (container,) = service["spec"]["predictor"]["containers"]
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [re.sub("--port=8080", f"--port={port}", word) for word in container["command"]]
+    command[0] = str(Path(sys.executable).parent / command[0])
+    names = {variable["name"] for variable in container["env"]}
+    given = {"__pyfunc_model_path__": CHAMPION, "MLFLOW_TRACKING_URI": servers["MLFLOW_TRACKING_URI"]}
+    assert given.keys() <= names
+    home = tmp_path / "home"
+    home.mkdir()
+    process = start(command, url, home, **given, HOME=str(home), TMPDIR=str(home), PYTHONPATH="")
+    put(tmp_path / "scan.nii.gz")
+    sent = subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, capture_output=True, text=True)
+    assert "'lesion_ml': 76.8" in sent.stdout
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
