@@ -32,7 +32,8 @@ def predict_folder(source: Path, target: Path, model: str, state: Path, probabil
         segmenter.require_probabilities()
     try:
         for name in old:
-            local_path(target, name).unlink(missing_ok=True)
+            for left in (name, f"{name}.part"):
+                local_path(target, left).unlink(missing_ok=True)
         for folder in ("masks", "probabilities")[: 1 + probability]:
             (target / folder).mkdir(parents=True, exist_ok=True)
         rows, pictures = _segment_all(found, source.resolve(), target, segmenter, probability)

@@ -305,6 +305,7 @@ class TestTheOutputFolder:
                 segment(scans)
         assert files(tmp_path / "out") == {"masks/a.nii.gz", "masks/b.nii.gz", "predictions.csv.part"}
         (scans / "b.nii.gz").unlink()
+        (tmp_path / "out" / "masks" / "b.nii.gz.part").write_text("half of one, as SIGKILL leaves it")
         assert segment(scans).keys() == {"a", "c"}
         assert files(tmp_path / "out") == {
             "masks/a.nii.gz", "masks/c.nii.gz", "predictions.csv", "predictions.html",
