@@ -36,8 +36,8 @@ class LesionSegmenter(PythonModel):
     Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, the scan's shape and affine); `lesion_ml`,
     its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the confidence
     `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, "" where
-    nothing is unusual. With the parameter `probability` also `probability`, a calibrated lesion probability for each
-    voxel (float32) as the mask is stored.
+    nothing is unusual, None where the model does not know what is usual. With the parameter `probability` also
+    `probability`, a calibrated lesion probability for each voxel (float32) as the mask is stored.
 
     One scan at a time, however many ask: memory stays that of one.
     """
@@ -93,7 +93,7 @@ class LesionSegmenter(PythonModel):
             "lesion_ml_low": found.lesion_ml_low,
             "lesion_ml_high": found.lesion_ml_high,
             "interval_level": found.level,
-            "needs_review": "; ".join(found.review),
+            "needs_review": "; ".join(found.review) if "seen" in self.facts else None,
         }
         if with_probability:
             row["probability"] = stored(calibrated(probability, self.facts).astype(np.float32))

@@ -45,8 +45,8 @@ class Row:
         return Row(
             case, file, "", number(found.lesion_ml), number(found.lesion_ml_low), number(found.lesion_ml_high),
             "" if found.level is None else f"{found.level:g}",
-            "yes" if found.review else "no" if found.level is not None else "unknown",
-            found.review, model, words=found.volume,
+            "unknown" if found.review is None else "yes" if found.review else "no",
+            found.review or "", model, words=found.volume,
         )  # fmt: skip
 
 

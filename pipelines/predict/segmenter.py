@@ -16,7 +16,8 @@ from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, re
 class Prediction:
     """What the model says of a scan; None where it is too old to say it.
 
-    mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it.
+    mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it, ""
+    where nothing is unusual.
     image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, to be drawn.
     """
 
@@ -26,7 +27,7 @@ class Prediction:
     lesion_ml_low: float | None
     lesion_ml_high: float | None
     level: float | None
-    review: str
+    review: str | None
     image: np.ndarray
     lesion: np.ndarray
 
@@ -103,7 +104,7 @@ class Segmenter:
         lesion, _ = read_nifti_bytes(row["mask"])
         return Prediction(
             row["mask"], row.get("probability"), float(row["lesion_ml"]), low, high, level,
-            row.get("needs_review") or "", image, lesion > 0,
+            row.get("needs_review"), image, lesion > 0,
         )  # fmt: skip
 
     def _adc(self, adc: Path | None, b0: Path | None, image: np.ndarray, geometry) -> bytes:

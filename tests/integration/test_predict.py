@@ -112,7 +112,7 @@ class TestFolder:
         assert "ผู้ป่วย ๑/สแกน" in (tmp_path / "out" / "predictions.html").read_text()
 
     def test_a_row_tells_volume_interval_flags_and_the_version(self, champion, put, segment, tmp_path, monkeypatch):
-        version = champion(bias=100.0)
+        version = champion(bias=100.0, seen={})
         found = Findings(12.3456, 10.0, 15.5, 0.9, ["uncertain", "thin slices"])
         monkeypatch.setattr("components.unet.findings.findings", lambda *_: found)
         put(tmp_path / "in" / "a.nii.gz")

@@ -108,13 +108,13 @@ def test_no_scans_give_an_empty_table(segmenter):
 def test_a_model_without_facts_about_intervals_leaves_them_open(segmenter):
     (row,) = predict(segmenter(), scan()).to_dict("records")
     assert (row["lesion_ml_low"], row["lesion_ml_high"], row["interval_level"]) == (None, None, None)
-    assert row["needs_review"] == ""
+    assert row["needs_review"] is None
 
 
 def test_what_is_found_beside_the_mask_is_told_with_it_and_is_json(segmenter, monkeypatch):
     found = Findings(1.5, 1.0, 2.5, 0.9, ["brighter than any scan seen", "uncertain"])
     monkeypatch.setattr("components.unet.findings.findings", lambda *_: found)
-    (row,) = predict(segmenter(), scan()).drop(columns="mask").to_dict("records")
+    (row,) = predict(segmenter(seen={}), scan()).drop(columns="mask").to_dict("records")
     assert json.loads(json.dumps(row, allow_nan=False)) == {
         "lesion_ml": 1.5, "lesion_ml_low": 1.0, "lesion_ml_high": 2.5, "interval_level": 0.9,
         "needs_review": "brighter than any scan seen; uncertain",
