@@ -2,11 +2,13 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from components.core.inventory import inventory
 from components.core.step import progress
 from components.core.tracking import (
     Run,
@@ -56,7 +58,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     """Predict every test scan, measure, draw, and log to the pipeline run's MLflow run.
 
     `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png`, each scan's predicted
-    mask, `masks/<case>.nii.gz`, and `comparison.json`: the present champion on the same scans.
+    mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the lineage
+    `cases.json` (see `inventory`) and `split.json`.
 
     Returns:
         The summary: metric name to value.
@@ -73,8 +76,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     metrics = summary(results)
     comparison = against_champion(results, parts, lambda *champion: measure(*champion, cases, tested))
 
-    pictures = []
-    for number, sample in enumerate(choose_samples(results), start=1):
+    pictures, samples = [], choose_samples(results)
+    for number, sample in enumerate(samples, start=1):
         record = records[sample.case]
         files = (
             cases / record["files"]["dwi"],
@@ -88,9 +91,12 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     facts_out = {
         "summary": metrics, "threshold": threshold, "threshold_chosen_on": "validation",
         "space": "native", "synthetic": listed["synthetic"], "cases": results,
+        "pictures": [{"file": path.name, "case": sample.case} for path, sample in zip(pictures, samples, strict=True)],
     }  # fmt: skip
     (evaluation / "test_metrics.json").write_text(json.dumps(facts_out, indent=1))
     (evaluation / "comparison.json").write_text(json.dumps(comparison, indent=1))
+    (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))
+    shutil.copy(split, evaluation / "split.json")
 
     run = Run.open(facts["training_digest"], evaluation_digest(model, evaluation))
     record_inputs(run, cases, split, data_page)

@@ -47,7 +47,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         StepError: the loss is no number any more, or the GPU's memory does not suffice.
     """
     parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
-    digest = _digest(cases, index, parts, settings)
+    decides = _decides(cases, index, parts, settings)
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     where = device()
     checkpoints = Checkpoints(digest)
     state = ranks.of_first(checkpoints.load)
@@ -164,6 +165,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "base_channels": settings.base_channels, "precision": precision,
         "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
+        "decides": decides,
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
     }  # fmt: skip
     _write_facts(model, facts)
@@ -214,9 +216,9 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> 
     return mean, dice(*counts.tolist())
 
 
-def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
-    """SHA-256 over all that determines the weights: data, grid, split, settings, code."""
-    decides = {
+def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> dict:
+    """All that determines the weights: data, grid, split, settings, code."""
+    return {
         "data": json.loads((cases / "cases.json").read_text())["data_version"],
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
@@ -224,7 +226,6 @@ def _digest(cases: Path, index: dict, parts: dict, settings: Settings) -> str:
         "code": sources_digest("core", "unet", "preprocess", "train"),
         "torch": torch.__version__,
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _settings_params(settings: Settings, index: dict) -> dict:
