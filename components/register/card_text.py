@@ -15,7 +15,7 @@ METRICS = {
     "test_absolute_volume_difference_ml": "Absolute volume difference, mL",
     "test_lesion_count_difference": "Lesion count difference",
 }
-MARKS = re.compile(r"([\\`*\[\]<>|&~]|(?<!\w)_|_(?!\w))")
+MARKS = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
 """What markdown would take for its own; an underscore within a word is none of it."""
 
 TEMPLATE = """
@@ -25,14 +25,11 @@ TEMPLATE = """
 
 **{{ card.release_stage | own }}**
 
-| | |
-|---|---|
-| For | {{ card.intended_use | own }} |
-| By | {{ card.intended_users | own }} |
-| Of | {{ card.target_population | own }} |
-| How | {{ card.how_to_use | own }} |
-| Made by | {{ card.developer | own or "nobody is named" }} |
-| Ask | {{ card.contact | own or "nobody is named" }} |
+- **For:** {{ card.intended_use | own }}
+- **By:** {{ card.intended_users | own }}
+- **Of:** {{ card.target_population | own }}
+- **How:** {{ card.how_to_use | own }}
+- **Made by:** {{ card.developer | own or "nobody is named" }}. **Ask:** {{ card.contact | own or "nobody is named" }}.
 
 ## Not for
 
@@ -42,9 +39,9 @@ TEMPLATE = """
 
 ## Metrics
 
-On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans,
-native space, mean over patients with bootstrap 95 % interval; threshold {{ "%.2f" | format(card.threshold) }}, chosen
-on validation patients.
+On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans, native
+space, mean over patients with bootstrap 95 % interval; threshold {{ "%.2f" | format(card.threshold) }}, chosen on
+validation patients.
 
 | metric | mean | 95 % interval |
 |---|---:|---:|
@@ -75,16 +72,14 @@ Where no lesion is, {{ card.lesion_free.scans_with_false_lesion }} of {{ card.le
 
 ## How sure
 
-| | |
-|---|---|
-| Volume, predicted less true | {{ card.volume.bias_ml | number }} mL (95 % limits of agreement \
-{{ card.volume.agreement_low_ml | number }} to {{ card.volume.agreement_high_ml | number }}) |
-| A scan's volume interval | {{ card.volume.interval_level | percent }} meant, \
-{{ card.volume.interval_coverage | percent }} of the test volumes inside |
-| Calibration error | {{ card.calibration.ece_before | number }} before, {{ card.calibration.ece_after | number }} \
-after temperature {{ card.calibration.temperature | number }} |
-| Marked for review | {{ card.review.flagged }} of {{ card.review.scans }} scans, among them \
-{{ card.review.failures_flagged }} of {{ card.review.failures }} failures ({{ card.review.failure }}) |
+- **Volume, predicted less true:** {{ card.volume.bias_ml | number }} mL (95 % limits of agreement \
+{{ card.volume.agreement_low_ml | number }} to {{ card.volume.agreement_high_ml | number }}).
+- **A scan's volume interval:** {{ card.volume.interval_level | percent }} meant, \
+{{ card.volume.interval_coverage | percent }} of the test volumes inside.
+- **Calibration error:** {{ card.calibration.ece_before | number }} before, {{ card.calibration.ece_after | number }} \
+after temperature {{ card.calibration.temperature | number }}.
+- **Marked for review:** {{ card.review.flagged }} of {{ card.review.scans }} scans, among them \
+{{ card.review.failures_flagged }} of {{ card.review.failures }} failures ({{ card.review.failure }}).
 
 ## Failures
 
@@ -102,12 +97,13 @@ The worst test scans. Pictures are artifacts of the MLflow run.
 
 {% if card.comparison.champion %}
 With version {{ card.comparison.champion }}, on the same test patients: this one less that one.
+
 {% endif %}
 {% if card.comparison.reason %}
 No ground for a promotion: {{ card.comparison.reason }}.
+
 {% endif %}
 {% if card.comparison.differences %}
-
 | metric | difference | 95 % interval |
 |---|---:|---:|
 {% for name, m in card.comparison.differences.items() %}
@@ -134,59 +130,49 @@ No ground for a promotion: {{ card.comparison.reason }}.
 
 ## Data
 
-| | |
-|---|---|
-| Source | {{ card.data.data_source }}{% if card.data.synthetic %} (**synthetic**){% endif %} |
-| Layout | {{ card.data.layout }} |
-| Labelled | {{ card.data.patients }} patients, {{ card.data.scans }} scans, \
-{{ card.data.lesion_free_scans }} of them lesion-free; {{ card.data.unlabelled_scans }} unlabelled left aside |
+- **Source:** {{ card.data.data_source }}{% if card.data.synthetic %} (**synthetic**){% endif %}, layout \
+{{ card.data.layout }}
+- **Labelled:** {{ card.data.patients }} patients, {{ card.data.scans }} scans, {{ card.data.lesion_free_scans }} of \
+them lesion-free; {{ card.data.unlabelled_scans }} unlabelled scans left aside
 {% if card.data.lesion_ml %}
-| Lesions, mL | median {{ card.data.lesion_ml.median | number }}, quartiles \
+- **Lesions, mL:** median {{ card.data.lesion_ml.median | number }}, quartiles \
 {{ card.data.lesion_ml.first_quartile | number }} and {{ card.data.lesion_ml.third_quartile | number }}, \
-{{ card.data.lesion_ml.smallest | number }} to {{ card.data.lesion_ml.largest | number }} |
+{{ card.data.lesion_ml.smallest | number }} to {{ card.data.lesion_ml.largest | number }}
 {% endif %}
-| Sites | {{ card.data.sites | listed }} |
-| Scanners | {{ card.data.scanners | listed }} |
-| Refused | {{ card.data.refused | length }} cases |
+- **Sites:** {{ card.data.sites | listed }}
+- **Scanners:** {{ card.data.scanners | listed }}
+- **Refused:** {{ card.data.refused | length or "none" }}
+{% for case, why in card.data.refused.items() %}
+    - {{ case }}: {{ why }}
+{% endfor %}
 
 | subset | patients | scans | lesion-free | median lesion, mL |
 |---|---:|---:|---:|---:|
 {% for name, s in card.subsets.items() %}
 | {{ name }} | {{ s.patients }} | {{ s.scans }} | {{ s.lesion_free_scans }} | {{ s.lesion_ml_median | number }} |
 {% endfor %}
-{% if card.data.refused %}
-
-{% for case, why in card.data.refused.items() %}
-- refused: {{ case }}: {{ why }}
-{% endfor %}
-{% endif %}
 
 ## Training
 
-Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M parameters,
-on {{ card.training.hardware }}.
-{{ card.training.epochs }} epochs\
+Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M parameters, on
+{{ card.training.hardware }}. {{ card.training.epochs }} epochs\
 {% if card.training.seconds %} in {{ "%.0f" | format(card.training.seconds) }} s{% endif %}, the best was
 {{ card.training.best_epoch }}.
 
-| setting | |
-|---|---|
 {% for name, value in card.training.settings.items() %}
-| {{ name }} | {{ value }} |
+- {{ name }}: {{ value }}
 {% endfor %}
 
 ## Versions
 
-| | |
-|---|---|
-| This one | {{ card.version }} |
-| Image | {{ card.versions.image_tag }} |
-| Git commit | {{ card.versions.git_commit or "none: no git checkout" }} |
+- **This one:** {{ card.version }}
+- **Image:** {{ card.versions.image_tag }}
+- **Git commit:** {{ card.versions.git_commit or "none: the code came from no git checkout" }}
 {% for name in ("data_version", "cases_sha256", "split_digest", "training_digest", "evaluation_digest", \
 "weights_sha256") %}
-| {{ name }} | {{ card.versions[name] }} |
+- **{{ name }}:** {{ card.versions[name] }}
 {% endfor %}
-| Packages | {{ card.versions.packages | packages }} |
+- **Packages:** {{ card.versions.packages | packages }}
 """
 
 
@@ -197,7 +183,7 @@ def markdown(card: Card, first: str) -> str:
 
 def description(card: Card, first: str, whole: str) -> str:
     """The card within `DESCRIPTION_LIMIT`: its first sections, as many as fit whole, and where the `whole` one is."""
-    sections = re.split(r"\n(?=## )", _body(card))[1:]
+    sections = re.split(r"\n(?=## )", _airy(_body(card)))[1:]
     names = [section.partition("\n")[0].removeprefix("## ").lower() for section in sections]
     for shown in range(len(sections), -1, -1):
         left = f"**In the whole card too: {', '.join(names[shown:])}.** " if shown < len(sections) else ""
@@ -207,8 +193,16 @@ def description(card: Card, first: str, whole: str) -> str:
     return first
 
 
+def _airy(text: str) -> str:
+    """MLflow's registry draws tables without any space between columns, and none below."""
+    rows = [re.sub(r" \|(?=.)", " &emsp;|", row) if row.startswith("| ") else row for row in text.splitlines()]
+    return re.sub(r"\|\n\n", "|\n\n&nbsp;\n\n", "\n".join(rows) + "\n\n")
+
+
 def _body(card: Card) -> str:
-    return re.sub(r"\n{3,}", "\n\n", TEMPLATES.from_string(TEMPLATE).render(card=card, labels=METRICS))
+    text = TEMPLATES.from_string(TEMPLATE).render(card=card, labels=METRICS)
+    one_line = re.sub(r"(?<=[^\n])\n(?=[\w(])", " ", text)  # MLflow shows a line's end within a paragraph as one
+    return re.sub(r"\n{3,}", "\n\n", one_line).rstrip()
 
 
 class Markdown(str):
@@ -218,8 +212,10 @@ class Markdown(str):
 
 
 def _escaped(value) -> str:
-    """What came from data shows as it is written there, on one line."""
-    return value if isinstance(value, Markdown) else MARKS.sub(r"\\\1", " ".join(str(value).split()))
+    """What came from data shows as it is written there, on one line, and is no HTML."""
+    if isinstance(value, Markdown):
+        return value
+    return MARKS.sub(r"\\\1", " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _own(text: str) -> Markdown:
