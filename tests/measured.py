@@ -46,7 +46,7 @@ def metrics(**changes) -> dict:
     cases = [case(n, dice=0.3 + n / 20, needs_review=["darker than all it has seen"] * (n == 1)) for n in range(1, 13)]
     return {
         "summary": summary | {"test_patients": 12}, "threshold": 0.45, "synthetic": False, "cases": cases,
-        "pictures": [{"file": "08_worst.png", "case": "sub-01"}], **FOUND, **changes,
+        **FOUND, **changes,
     }  # fmt: skip
 
 
@@ -80,6 +80,7 @@ def write_evaluation(folder: Path, measured: dict | None = None, cases: dict | N
         ("cases", cases or listed()),
         ("comparison", none | comparison),
         ("split", {"patients": {}, "cases": {}, "digest": "b" * 64}),
+        ("pictures", {"08_worst.png": "sub-01", "01_best.png": "sub-12"}),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder

@@ -58,8 +58,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     """Predict every test scan, measure, draw, and log to the pipeline run's MLflow run.
 
     `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png`, each scan's predicted
-    mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the lineage
-    `cases.json` (see `inventory`) and `split.json`.
+    mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the model card
+    and the lineage `cases.json` (see `inventory`), `split.json` and `pictures.json` (overlay to case).
 
     Returns:
         The summary: metric name to value.
@@ -71,13 +71,15 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     threshold = facts["threshold"]
     records = {c["case"]: c for c in listed["cases"]}
     tested = [records[name] for name in parts["cases"]["test"]]
+    (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))
+    shutil.copy(split, evaluation / "split.json")
 
     results = measure(network, facts, cases, tested, evaluation / "masks")
     metrics = summary(results)
     comparison = against_champion(results, parts, lambda *champion: measure(*champion, cases, tested))
 
-    pictures, samples = [], choose_samples(results)
-    for number, sample in enumerate(samples, start=1):
+    pictures = []
+    for number, sample in enumerate(choose_samples(results), start=1):
         record = records[sample.case]
         files = (
             cases / record["files"]["dwi"],
@@ -91,12 +93,9 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     facts_out = {
         "summary": metrics, "threshold": threshold, "threshold_chosen_on": "validation",
         "space": "native", "synthetic": listed["synthetic"], "cases": results,
-        "pictures": [{"file": path.name, "case": sample.case} for path, sample in zip(pictures, samples, strict=True)],
     }  # fmt: skip
     (evaluation / "test_metrics.json").write_text(json.dumps(facts_out, indent=1))
     (evaluation / "comparison.json").write_text(json.dumps(comparison, indent=1))
-    (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))
-    shutil.copy(split, evaluation / "split.json")
 
     run = Run.open(facts["training_digest"], evaluation_digest(model, evaluation))
     record_inputs(run, cases, split, data_page)
@@ -104,6 +103,9 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     run.client.log_text(run.id, page.read_text(), "evaluation.html")
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
+    overlays = zip(sorted((evaluation / "test_predictions").iterdir()), choose_samples(results), strict=True)
+    shown = {path.name: sample.case for path, sample in overlays}
+    (evaluation / "pictures.json").write_text(json.dumps(shown, indent=1))
     logging.info(
         "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
         metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],

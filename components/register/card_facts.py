@@ -36,8 +36,9 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
         StepError: a required field is empty.
     """
     facts, history = (json.loads((model / name).read_text()) for name in ("model.json", "history.json"))
-    listed, measured, comparison = (
-        json.loads((evaluation / name).read_text()) for name in ("cases.json", "test_metrics.json", "comparison.json")
+    listed, measured, pictures, comparison = (
+        json.loads((evaluation / f"{name}.json").read_text())
+        for name in ("cases", "test_metrics", "pictures", "comparison")
     )
     lineage, digest = facts["lineage"], evaluation_digest(model, evaluation)
     values = {
@@ -60,7 +61,7 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
         "calibration": _declared(Calibration, measured.get("calibration")),
         "volume": _declared(Volume, measured.get("volume")),
         "review": _declared(Review, measured.get("review")),
-        "failures": _failures(measured),
+        "failures": _failures(measured["cases"], pictures),
         "comparison": {name: comparison[name] for name in ("champion", "reason")}
         | {"differences": comparison.get("differences", {})},
         "versions": {
@@ -215,18 +216,17 @@ def _declared(model: type, found: dict | None) -> dict | None:
     return found and {name: found.get(name) for name in model.model_fields}
 
 
-def _failures(measured: dict) -> list[dict]:
-    worst = sorted(measured["cases"], key=lambda c: (c["dice"], c["case"]))[:WORST]
+def _failures(cases: list[dict], pictures: dict[str, str]) -> list[dict]:
+    worst = sorted(cases, key=lambda c: (c["dice"], c["case"]))[:WORST]
     names = ("case", "dice", "lesion_f1", "truth_ml", "predicted_ml", "lesions", "lesions_found", "false_lesions")
     return [
         {name: case[name] for name in names}
-        | {"needs_review": case.get("needs_review"), "pictures": _pictures(measured, case["case"])}
+        | {
+            "needs_review": case.get("needs_review"),
+            "pictures": [f"test_predictions/{name}" for name, shown in pictures.items() if shown == case["case"]],
+        }
         for case in worst
     ]
-
-
-def _pictures(measured: dict, case: str) -> list[str]:
-    return [f"test_predictions/{p['file']}" for p in measured.get("pictures", []) if p["case"] == case]
 
 
 def _count(count: int, what: str) -> str:

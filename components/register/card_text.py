@@ -83,7 +83,7 @@ after temperature {{ card.calibration.temperature | number }}.
 
 ## Failures
 
-The worst test scans. Pictures are artifacts of the MLflow run.
+The worst test scans. Pictures are artifacts of the MLflow run; evaluation.html is one, with failures drawn whole.
 
 | scan | Dice | lesion F1 | true mL | predicted mL | lesions found | false | marked for review | pictures |
 |---|---:|---:|---:|---:|---:|---:|---|---|
