@@ -40,11 +40,11 @@ class Chain:
         print(f"\n{title}")
 
     def fact(self, name: str, value) -> None:
-        print(f"  {'':<12} {name:<18} {value}")
+        print(f"  {'':<12} {name:<19} {value}")
 
     def link(self, status: str, what: str, said: str) -> None:
         self.found[status].append(what)
-        print(f"  {status:<12} {what:<18} {said}")
+        print(f"  {status:<12} {what:<19} {said}")
 
     def compare(self, what: str, expected: str | None, find: Callable[[], str]) -> None:
         """OK where `find` gives what is `expected`; `find` raises NotReached or StepError where it cannot."""

@@ -100,7 +100,7 @@ def limits(card: Measured) -> list[str]:
     for name, rows in card.strata.items():
         thin = [f"{row} ({of.patients})" for row, of in rows.items() if of.patients < THIN]
         if thin:
-            said.append(f"Fewer than {THIN} test patients by {name}, so nothing is known of: {', '.join(thin)}.")
+            said.append(f"Fewer than {THIN} test patients by {name}, too few to say anything of: {', '.join(thin)}.")
     if not card.lesion_free.scans:
         said.append("No test scan is free of lesions: false alarms on healthy brains have not been measured.")
     if data.lesion_ml is None:

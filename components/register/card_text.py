@@ -58,7 +58,9 @@ validation patients.
 ## Strata
 
 {% for name, rows in card.strata.items() %}
-| {{ name }} | patients | scans | Dice | 95 % interval | lesion F1 | volume off by, mL |
+By {{ name }}; off is the absolute volume difference.
+
+| | patients | scans | Dice | 95 % | F1 | off, mL |
 |---|---:|---:|---:|---:|---:|---:|
 {% for row, s in rows.items() %}
 | {{ row }} | {{ s.patients }} | {{ s.scans }} | {{ s.dice_mean | number }} | \
@@ -85,12 +87,11 @@ after temperature {{ card.calibration.temperature | number }}.
 
 The worst test scans. Pictures are artifacts of the MLflow run; evaluation.html is one, with failures drawn whole.
 
-| scan | Dice | lesion F1 | true mL | predicted mL | lesions found | false | marked for review | pictures |
-|---|---:|---:|---:|---:|---:|---:|---|---|
 {% for f in card.failures %}
-| {{ f.case }} | {{ f.dice | number }} | {{ f.lesion_f1 | number }} | {{ f.truth_ml | number }} | \
-{{ f.predicted_ml | number }} | {{ f.lesions_found }} of {{ f.lesions }} | {{ f.false_lesions }} | \
-{{ f.needs_review | join("; ") or "no" }} | {{ f.pictures | join(", ") or "none" }} |
+- **{{ f.case }}**: Dice {{ f.dice | number }}, lesion F1 {{ f.lesion_f1 | number }}; {{ f.predicted_ml | number }} mL \
+predicted, {{ f.truth_ml | number }} mL true; {{ f.lesions_found }} of {{ f.lesions }} lesions found, \
+{{ f.false_lesions }} false. Marked for review: {{ f.needs_review | join("; ") or "no" }}. Pictures: \
+{{ f.pictures | join(", ") or "none" }}.
 {% endfor %}
 
 ## Against the champion

@@ -145,11 +145,11 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
         assert f"OK           {file_sha256(path)}  {path.relative_to(scans).as_posix()}" in out
     for told in (
         f"{CHAMPION} is version {version.version} of {MODEL_NAME}", version.run_id, SCANS, image("train"),
-        f"OK           best_model.pth     {version.tags['weights_sha256']}", "OK           model.json",
+        f"OK           best_model.pth      {version.tags['weights_sha256']}", "OK           model.json",
         "OK           its code",
-        "OK           model card", "OK           ledger entry       decision 1", "OK           training_digest",
+        "OK           model card", "OK           ledger entry        decision 1", "OK           training_digest",
         "OK           evaluation_digest", "OK           split.json", "OK           cases.json",
-        "OK           data_version", "epochs             1", "(test)", "(train)",
+        "OK           data_version", "epochs              1", "(test)", "(train)",
     ):  # fmt: skip
         assert told in out, f"{told}\n{out}"
     assert re.search(r"(Every link is what it was when this version was registered|Not verified).*$", out)

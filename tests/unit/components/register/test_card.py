@@ -187,7 +187,7 @@ def test_the_failures_are_the_worst_scans_with_their_pictures_by_artifact_path(c
         ({"cases": {"synthetic": True}}, "The scans are synthetic"),
         ({}, "12 test patients: the intervals are wide"),
         ({}, "No scanner is known"),
-        ({}, "by lesion volume, so nothing is known of: <1 mL (0), >20 mL (0)"),
+        ({}, "by lesion volume, too few to say anything of: <1 mL (0), >20 mL (0)"),
         ({}, "1 of 21 cases were refused"),
         ({}, "The 90 % volume intervals held only 83 % of the true volumes"),
         ({}, "1 of 2 failures was not marked for review"),
@@ -237,7 +237,7 @@ def test_what_comes_from_data_shows_as_it_is_and_breaks_no_table(card):
     nasty = "a|b <img src=x onerror=alert(1)> *_x_* `c`"
     made = card({"cases": [measured.case(1, case=nasty)]})
     line = next(line for line in card_text.markdown(made, SENTENCE).splitlines() if "onerror" in line)
-    assert line.startswith(r"| a\|b &lt;img src=x onerror=alert(1)> \*\_x\_\* \`c\` | 0.700 |")
+    assert line.startswith(r"- **a\|b &lt;img src=x onerror=alert(1)> \*\_x\_\* \`c\`**: Dice 0.700,")
 
 
 def test_the_description_fits_the_database_starts_with_the_sentence_and_says_what_it_leaves_out(card):
