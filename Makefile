@@ -1,6 +1,8 @@
 # The one index of what a person can do here: make help.
 DATA ?=
 PRESET ?= demo
+PRESETS ?= baseline n4 deep-supervision tta-cca loss
+SEEDS ?= 3
 SET ?=
 TARGET ?= local
 REASON ?=
@@ -25,12 +27,15 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET SET TARGET REASON INPUT OUTPUT ADC MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers lint bench install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
+
+experiments: $(INSTALLED) ## compare improvements: [PRESETS="n4 loss"] [SEEDS=3] [PRESET=demo: what they lie over] [what pipeline-run takes]
+	@exec $(PYTHON) -m pipelines experiments --presets "$$PRESETS" --seeds "$$SEEDS" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
 pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
 	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"

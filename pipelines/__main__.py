@@ -32,18 +32,16 @@ def main() -> int:
 
 
 def _run(a) -> int | None:
-    from pipelines.cluster.connect import TARGETS
-    from pipelines.local.target import KINDS
+    from pipelines.targets import target
 
-    if a.target in KINDS:
-        from pipelines.local.target import pipeline_run
+    return target(a.target).run(**_what_to_run(a), state=STATE)
 
-        return pipeline_run(**_what_to_run(a), state=STATE, kind=KINDS[a.target])
-    if a.target in TARGETS:
-        from pipelines.cluster.target import pipeline_run
 
-        return pipeline_run(a.target, **_what_to_run(a), state=STATE)
-    raise StepError(f"unknown TARGET={a.target}. Targets: {', '.join([*KINDS, *TARGETS])}.")
+def _experiments(a) -> int:
+    from pipelines.experiments.loop import experiments
+    from pipelines.targets import target
+
+    return experiments(a.presets.split(), a.seeds, a.preset, a.data, a.set, target(a.target), STATE)
 
 
 def _what_to_run(a) -> dict:
@@ -171,6 +169,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--target", default="local")
 
     what_to_run(command("run", _run, "run the pipeline"))
+    comparing = command("experiments", _experiments, "run the pipeline with several presets and seeds, and compare")
+    what_to_run(comparing)
+    comparing.add_argument("--presets", default="", help="what to lay over --preset, each alone")
+    comparing.add_argument("--seeds", default="3", help="how many, from random_seed on")
     logs = command("logs", _logs, "print what the steps of a run said")
     logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
     logs.add_argument("--step", default="", help="one step; all where empty")

@@ -108,6 +108,13 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
     return dsl.pipeline(name=NAME, description=DESCRIPTION)(dwi_stroke_segmentation)
 
 
+def settings_of(step: str) -> set[str]:
+    """The settings that decide what a step comes to: its own and those of the steps before it."""
+    early = {"fingerprint": fingerprint_step, "ingest": ingest_step, "preprocess": preprocess_step, "split": split_step}
+    every = set(Settings.model_fields)
+    return every & set(early[step].component_spec.inputs) if step in early else every
+
+
 def _inputs_form() -> str:
     """What Kubeflow's form says beside each input, as KFP reads it from a docstring."""
     lines = [DESCRIPTION, "", "Args:", "    data_uri: Where the scans lie: s3://bucket/prefix."]

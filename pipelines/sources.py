@@ -30,6 +30,12 @@ def commit() -> str:
         return ""
 
 
+def code() -> str:
+    """The digest of all steps' code: as long as it stays, so does what a run comes to."""
+    steps = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
+    return hashlib.sha256("".join(map(image, steps)).encode()).hexdigest()[:16]
+
+
 def _reached(start: Path) -> set[Path]:
     """The step's own module, what register packs (model.py), and all of ours that they import, directly or not."""
     todo, seen = [start, *start.parent.glob("model.py")], set()

@@ -10,10 +10,11 @@ BASE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ t
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2430}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;margin:.5rem 0}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #dde3ea;text-align:left;vertical-align:top}
-th{background:#f3f6f9}td.n{text-align:right;font-variant-numeric:tabular-nums}
+th{background:#f3f6f9}td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .note{background:#fff6dd;border-left:4px solid #e0a800;padding:.5rem .8rem}.bad{color:#b3261e}
 .tiles{display:flex;flex-wrap:wrap;gap:.6rem}.tiles figure{margin:0;width:150px}
 .tiles img{width:150px;border-radius:4px}
+.tiles.middle figure,.tiles.middle img{width:240px}
 .tiles.wide figure,.tiles.wide img{width:100%;max-width:44rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 img.full{max-width:100%}</style></head><body><h1>{{ title }}</h1>
 {% if synthetic %}<p class="note"><b>Synthetic demo scans.</b>

@@ -14,6 +14,8 @@ EXPERIMENT = "dwi-stroke-segmentation"
 KIND = "mlflow.experimentKind"
 """The tag by which MLflow's pages open as those of model training, not of GenAI."""
 MODEL_NAME = "dwi-attention-unet"
+COST = ("training_seconds", "training_seconds_taken_over")
+"""Metrics: what all epochs took, whichever run they ran in, and those of them that an earlier run had trained."""
 EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate")
 LINEAGE = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
 """Environment variables that become tags of the run."""
@@ -178,6 +180,7 @@ def record_training(run: Run, model: Path) -> None:
     facts = json.loads((model / "model.json").read_text())
     run.params(facts["params"])
     run.epochs(json.loads((model / "history.json").read_text()))
+    run.metrics({name: facts[name] for name in COST if name in facts})
     for name in ("training_curve.png", "best_model.pth", "model.json"):
         run.artifact(model / name)
     run.tags({"training_recorded": "true"})

@@ -19,16 +19,26 @@ from components.core.tracking import (
     record_training,
 )
 from components.core.volumes import read, write
+from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
 from components.evaluate.champion import against_champion
-from components.evaluate.figures import choose_samples, draw_sample, write_page
+from components.evaluate.figures import choose_samples, draw_failure, draw_sample
 from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.evaluate.report import Pictures, write_page
+from components.evaluate.strata import lesion_free, strata
+from components.unet.calibration import COUNTED, calibrated, reliability
+from components.unet.findings import findings
 from components.unet.grid import CHANNELS
 from components.unet.inference import load_model, predict_volume
 from components.unet.lesions import lesion_mask
 
+FAILURES_DRAWN = 12
+
 
 def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path | None = None) -> list[dict]:
-    """What the network is worth on each of the scans `records`; its masks are kept in the folder `masks`."""
+    """What the network is worth on each of the scans `records`; its masks are kept in the folder `masks`.
+
+    `reliability` of each (2, 15, 3): of its probabilities, and of the calibrated ones, over the same voxels.
+    """
     results = []
     for record in progress(records, what="evaluated"):
         volume, geometry = read(cases / record["files"]["dwi"])
@@ -39,16 +49,25 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
         predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:
             write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
+        found = findings(probability, predicted, volume, record["voxel_mm"], facts)
+        counted = probability >= COUNTED
+        both = (probability[counted], calibrated(probability[counted], facts))
         slice_dice, slice_iou = slice_dices(predicted, truth)
         results.append(
             {
                 "case": record["case"],
                 "patient": record["patient"],
+                "site": record.get("site"),
+                "scanner": record.get("scanner"),
                 **case_metrics(predicted, truth, record["voxel_mm"]),
+                "predicted_ml_low": found.lesion_ml_low,
+                "predicted_ml_high": found.lesion_ml_high,
+                "needs_review": found.review,
                 "slice_dice": slice_dice.tolist(),
                 "slice_iou": slice_iou.tolist(),
                 "slice_has_lesion": truth.any((0, 1)).tolist(),
                 "slice_has_prediction": predicted.any((0, 1)).tolist(),
+                "reliability": np.stack([reliability(p, truth[counted]) for p in both]),
             }
         )
     return results
@@ -68,34 +87,45 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
     listed, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
     network, facts = load_model(model)
-    threshold = facts["threshold"]
     records = {c["case"]: c for c in listed["cases"]}
     tested = [records[name] for name in parts["cases"]["test"]]
     (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))
     shutil.copy(split, evaluation / "split.json")
 
     results = measure(network, facts, cases, tested, evaluation / "masks")
-    metrics = summary(results)
     comparison = against_champion(results, parts, lambda *champion: measure(*champion, cases, tested))
+    before, after = np.sum([result.pop("reliability") for result in results], axis=0)
+    trust = {
+        "calibration": calibration(before, after, facts),
+        "volume": volume_agreement(results, facts),
+        "review": review(results),
+    }
+    metrics = summary(results) | scalars(**trust)
+    measured = {
+        "summary": metrics, "threshold": facts["threshold"], "threshold_chosen_on": "validation",
+        "space": "native", "synthetic": listed["synthetic"],
+        "strata": strata(results), "lesion_free": lesion_free(results), **trust, "cases": results,
+    }  # fmt: skip
+    (evaluation / "test_metrics.json").write_text(json.dumps(measured, indent=1))
+    (evaluation / "comparison.json").write_text(json.dumps(comparison, indent=1))
 
-    pictures = []
-    for number, sample in enumerate(choose_samples(results), start=1):
-        record = records[sample.case]
+    def drawn(case: str, slices=slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scan, truth and prediction."""
+        record = records[case]
         files = (
-            cases / record["files"]["dwi"],
-            cases / record["files"]["mask"],
+            *(cases / record["files"][kind] for kind in ("dwi", "mask")),
             evaluation / "masks" / _mask_name(record),
         )
-        image, truth, predicted = (np.asarray(nib.load(f).dataobj[:, :, sample.slice]) for f in files)
-        pictures.append(evaluation / "test_predictions" / f"{number:02d}_{sample.kind}.png")
-        draw_sample(sample, image, truth > 0, predicted > 0, pictures[-1])
-    write_page(results, metrics, threshold, listed["synthetic"], pictures, page, comparison)
-    facts_out = {
-        "summary": metrics, "threshold": threshold, "threshold_chosen_on": "validation",
-        "space": "native", "synthetic": listed["synthetic"], "cases": results,
-    }  # fmt: skip
-    (evaluation / "test_metrics.json").write_text(json.dumps(facts_out, indent=1))
-    (evaluation / "comparison.json").write_text(json.dumps(comparison, indent=1))
+        image, truth, predicted = (np.asarray(nib.load(file).dataobj[:, :, slices]) for file in files)
+        return image, truth > 0, predicted > 0
+
+    samples = []
+    for number, sample in enumerate(choose_samples(results), start=1):
+        samples.append(evaluation / "test_predictions" / f"{number:02d}_{sample.kind}.png")
+        draw_sample(sample, *drawn(sample.case, sample.slice), samples[-1])
+    worst = [case["case"] for case in failed(results)[:FAILURES_DRAWN]]
+    pictures = Pictures(samples, {case: draw_failure(*drawn(case)) for case in worst})
+    write_page(measured, facts, comparison, pictures, page)
 
     run = Run.open(facts["training_digest"], evaluation_digest(model, evaluation))
     record_inputs(run, cases, split, data_page)
@@ -109,7 +139,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     logging.info(
         "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
         metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],
-        metrics["test_lesion_f1_mean"], threshold, metrics["test_slice_dice_mean"],
+        metrics["test_lesion_f1_mean"], facts["threshold"], metrics["test_slice_dice_mean"],
     )  # fmt: skip
     return metrics
 

@@ -1,20 +1,18 @@
-"""Pictures of what the model did on the test patients, and the page that holds them."""
+"""Pictures of what the model did on the test patients."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from components.core.page import embedded, render
+from components.core.page import thumbnail
 
 SAMPLES = 10
 TRUTH, PREDICTION = "#22c55e", "#f97316"
-PAGE_LIMIT = 950_000
 
 
 @dataclass(frozen=True)
@@ -70,67 +68,9 @@ def draw_sample(sample: Sample, image: np.ndarray, truth: np.ndarray, predicted:
     plt.close(figure)
 
 
-BODY = """
-<p>{{ scans }} whole scans of {{ metrics.test_patients }} held-out patients, in each scan's own space;
-threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.</p>
-{% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
-patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
-<h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th></tr>
-{% for name, label in rows %}{% if 'test_' ~ name ~ '_mean' in metrics %}<tr><td>{{ label }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_std']) }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_low']) }} to
-{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_high']) }}</td></tr>{% endif %}{% endfor %}</table>
-{% if unknown_ml %}<p>Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.</p>
-{% endif %}
-<h2>Against the champion{% if comparison.champion %}, version {{ comparison.champion }}{% endif %}</h2>
-{% if comparison.reason %}<p class="note">No ground for a promotion: {{ comparison.reason }}.</p>{% endif %}
-{% if comparison.differences %}<p>Both models on the same test patients; difference: this model less the champion.</p>
-<table><tr><th>metric</th><th>patients</th><th>difference</th><th>95 % interval</th></tr>
-{% for name, label in rows %}{% if name in comparison.differences %}<tr><td>{{ label }}</td>
-<td class="n">{{ comparison.pairs[name]|length }}</td>
-<td class="n">{{ '%+.3f'|format(comparison.differences[name].mean) }}</td>
-<td class="n">{{ '%.3f'|format(comparison.differences[name].ci_low) }} to
-{{ '%.3f'|format(comparison.differences[name].ci_high) }}</td></tr>{% endif %}{% endfor %}</table>
-{% endif %}
-<h2>Test scans</h2><table><tr><th>scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
-<th>lesions found</th><th>false lesions</th><th>lesion F1</th></tr>{% for c in cases %}<tr><td>{{ c.case }}</td>
-<td class="n">{{ '%.3f'|format(c.dice) }}</td>
-<td class="n">{{ '%.2f'|format(c.truth_ml) if c.truth_ml is not none else '?' }}</td>
-<td class="n">{{ '%.2f'|format(c.predicted_ml) if c.predicted_ml is not none else '?' }}</td>
-<td class="n">{{ c.lesions_found }} of {{ c.lesions }}</td><td class="n">{{ c.false_lesions }}</td>
-<td class="n">{{ '%.3f'|format(c.lesion_f1) }}</td></tr>{% endfor %}</table>
-{% if cases|length < scans %}<p>The first {{ cases|length }} of {{ scans }} scans; all are in test_metrics.json.</p>
-{% endif %}
-<h2>Pictures</h2><p>Green: truth. Orange: prediction. Radiological view: the patient's left is on the right.</p>
-<div class="tiles wide">{% for src in pictures %}<figure><img src="{{ src }}" alt=""></figure>{% endfor %}</div>
-"""
-ROWS = (
-    ("dice", "Dice"),
-    ("iou", "IoU"),
-    ("absolute_volume_difference_ml", "Absolute volume difference (mL)"),
-    ("lesion_count_difference", "Lesion count difference"),
-    ("lesion_f1", "Lesion-wise F1"),
-)
-
-
-def write_page(
-    cases: list[dict], metrics: dict, threshold: float, synthetic: bool, pictures: list[Path], page: Path,
-    comparison: dict,
-):  # fmt: skip
-    """The evaluation page, under 1 MB: metrics, the champion on the same patients, the scans, samples as JPEG."""
-    facts = {
-        "title": "Evaluation on held-out patients", "cases": cases[:500], "scans": len(cases), "metrics": metrics,
-        "threshold": threshold, "synthetic": synthetic, "rows": ROWS,
-        "comparison": {"differences": None, **comparison},
-        "unknown_ml": sum(c["truth_ml"] is None for c in cases),
-    }  # fmt: skip
-    sources: list[str] = []
-    room = PAGE_LIMIT - len(render(BODY, pictures=[], **facts).encode())
-    for path in pictures:
-        jpeg = cv2.imencode(".jpg", cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
-        source = embedded(jpeg).replace("image/png", "image/jpeg")
-        if len(source) < room:
-            room -= len(source)
-            sources.append(source)
-    page.write_text(render(BODY, pictures=sources, **facts))
+def draw_failure(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> str:
+    """The slice of a scan (X, Y, S) with the most wrong voxels, truth and prediction outlined; a data URI (JPEG)."""
+    worst = int((truth ^ predicted).sum((0, 1)).argmax())
+    colours = (tuple(bytes.fromhex(colour[1:])) for colour in (TRUTH, PREDICTION))
+    outlines = dict(zip(colours, (truth[:, :, worst], predicted[:, :, worst]), strict=True))
+    return thumbnail(image[:, :, worst], outlines, side=240)

@@ -27,6 +27,7 @@ from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
 from components.train.score import choose_cut, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
+from components.train.trust import learn_trust
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
@@ -34,6 +35,8 @@ from components.unet.supervision import DeeplySupervised, loss_over_levels
 
 GRID = ("image_size", "normalization", "n4_bias_correction", "inputs")
 """What preprocess did, and a prediction has to do again."""
+CUTTING = {"tta", "cca"}
+"""Settings that do not decide the weights: with other values the same checkpoint gives another cut, at no training."""
 PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
@@ -47,10 +50,10 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         StepError: the loss is no number any more, or the GPU's memory does not suffice.
     """
     parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
-    decides = _decides(cases, index, parts, settings)
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    decides_weights, decides = _decides(cases, index, parts, settings)
+    digest = _sha256(decides)
     where = device()
-    checkpoints = Checkpoints(digest)
+    checkpoints = Checkpoints(_sha256(decides_weights))
     state = ranks.of_first(checkpoints.load)
     if ranks.first():
         run = Run.open(digest)
@@ -115,6 +118,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         scaler.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
         logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
+    taken_over = len(history)
 
     shared = ranks.parallel(learner)
 
@@ -141,6 +145,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         row = {
             "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
             "val_loss": val_loss, "val_dice": val_dice, "learning_rate": learning_rate,
+            "seconds": time.perf_counter() - start,
         }  # fmt: skip
         history.append(row)
         if val_dice > best["val_dice"]:
@@ -152,7 +157,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         logging.info(
             "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
             epoch, settings.epochs, train_loss, train_dice, val_loss, val_dice, " *" if best["epoch"] == epoch else "",
-            learning_rate, time.perf_counter() - start, params["train_slices_per_epoch"] / train_seconds,
+            learning_rate, row["seconds"], params["train_slices_per_epoch"] / train_seconds,
         )  # fmt: skip
     if not ranks.first():
         return
@@ -166,12 +171,16 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "decides": decides,
+        "training_seconds": sum(row["seconds"] for row in history),
+        "training_seconds_taken_over": sum(row["seconds"] for row in history[:taken_over]),
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
     }  # fmt: skip
     _write_facts(model, facts)
     cut, native_dice = choose_cut(model, cases, validation)
     facts |= cut
     facts["params"] |= {name: size for name, size in cut.items() if name != "threshold"}  # that one is a metric
+    _write_facts(model, facts)
+    facts |= learn_trust(model, cases, validation, parts["cases"]["train"])
     _write_facts(model, facts)
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")
@@ -216,16 +225,23 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> 
     return mean, dice(*counts.tolist())
 
 
-def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> dict:
-    """All that determines the weights: data, grid, split, settings, code."""
-    return {
+def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple[dict, dict]:
+    """All that determines the weights (data, grid, split, settings, code), and all that determines the model."""
+    given = _given(settings)
+    weights = {
         "data": json.loads((cases / "cases.json").read_text())["data_version"],
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
-        "settings": _given(settings),
+        "settings": {name: value for name, value in given.items() if name not in CUTTING},
         "code": sources_digest("core", "unet", "preprocess", "train"),
         "torch": torch.__version__,
     }
+    cut = {name: value for name, value in given.items() if name in CUTTING}
+    return weights, {**weights, "cut": cut}
+
+
+def _sha256(facts: dict) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _settings_params(settings: Settings, index: dict) -> dict:

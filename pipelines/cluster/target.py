@@ -17,7 +17,7 @@ from pipelines.cluster.run_pods import report, step_of
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.watch import Watch
 from pipelines.pipeline import NAME
-from pipelines.sources import ROOT
+from pipelines.sources import ROOT, code
 from pipelines.summary import save, show
 
 COMPILED = ROOT / "build" / "pipeline.yaml"
@@ -51,7 +51,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
             "kube_context": cluster.context, "namespace": cluster.namespace, "kfp_host": cluster.kfp_url,
             "pipeline_version": version_name, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": tracking_uri, "experiment": EXPERIMENT,
-            "links": {"kfp": page}, "steps": {}, "wall_seconds": 0.0,
+            "code": code(), "links": {"kfp": page}, "steps": {}, "wall_seconds": 0.0,
         }  # fmt: skip
         save(summary, state)
         watch = Watch(api, cluster, run.run_id)

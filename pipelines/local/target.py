@@ -14,7 +14,7 @@ from components.core.tracking import EXPERIMENT
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
-from pipelines.sources import commit
+from pipelines.sources import code, commit
 from pipelines.summary import links, save, show
 from pipelines.upload import upload
 
@@ -39,7 +39,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
         summary = {
             "run_id": run_id, "status": "failed", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
-            "experiment": EXPERIMENT,
+            "experiment": EXPERIMENT, "code": code(),
         }  # fmt: skip
         with (folder / "log.txt").open("w") as log:
             run = kind(run_id, folder, {**environment, "GIT_COMMIT": commit()}, log)

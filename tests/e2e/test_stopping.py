@@ -50,7 +50,7 @@ def outcome(checkout) -> tuple[list, dict]:
     """Every epoch's metrics and the test metrics of the last run, wall-clock times aside."""
     artifacts = checkout.state / "s3" / "dwi-stroke" / "artifacts"
     newest = max(artifacts.glob("*/train/model/history.json"), key=lambda p: p.stat().st_mtime)
-    history = [{k: v for k, v in row.items() if k != "time"} for row in json.loads(newest.read_text())]
+    history = [{k: v for k, v in row.items() if k not in ("time", "seconds")} for row in json.loads(newest.read_text())]
     return history, checkout.last_run()["metrics"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from components.core.settings import checked
 from components.core.step import StepError
-from components.core.storage import Storage, work_bucket
+from components.core.storage import Storage, file_sha256, work_bucket
 from components.core.tracking import EXPERIMENT
 from components.ingest.discover import discover
 from components.ingest.ingest import check
@@ -106,7 +106,11 @@ def test_a_deeply_supervised_training_goes_on_where_it_was_killed(train, checkpo
         with pytest.raises(KeyboardInterrupt):
             train("killed", launch, deep_supervision=True)
     again = history(train("again", launch, deep_supervision=True))
-    assert [row | {"time": 0} for row in again] == [row | {"time": 0} for row in whole]
+    assert measured(again) == measured(whole)
+
+
+def measured(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in ("time", "seconds")} for row in rows]
 
 
 def _killed_after_two(_, rows: list[dict]) -> None:
@@ -125,6 +129,74 @@ def test_they_keep_one_mlflow_run_and_one_checkpoint_with_which_one_process_goes
 
     alone = train("going on alone", launch, seed=4)  # there is nothing left to do: the state is whole
     assert history(alone) == history(both)
+    assert (alone / "best_model.pth").read_bytes() == (both / "best_model.pth").read_bytes()
+
+
+CUT = {"tta": True, "cca": True}
+
+
+def only_run(pipeline_run: str):
+    experiment = mlflow.get_experiment_by_name(EXPERIMENT).experiment_id
+    (run,) = mlflow.MlflowClient().search_runs([experiment], f"tags.kfp_run_id = '{pipeline_run}'")
+    return run
+
+
+def test_what_only_cuts_otherwise_takes_the_finished_weights_and_is_a_run_of_its_own(
+    train, checkpoints, monkeypatch, caplog
+):
+    plain = train("plain", launch, seed=5)
+    monkeypatch.setattr("components.train.train._epoch", None)  # any training now would end in an error
+    with caplog.at_level("INFO"):
+        cut = train("cut", launch, seed=5, **CUT)
+    assert file_sha256(cut / "best_model.pth") == file_sha256(plain / "best_model.pth")
+    assert "going on after epoch 3 of 3, from the checkpoint" in caplog.text
+    assert len(list(checkpoints.list())) == 1
+
+    facts = [json.loads((model / "model.json").read_text()) for model in (plain, cut)]
+    assert (facts[0]["tta"], facts[1]["tta"]) == (False, True)
+    assert "smallest_lesion_ml" in facts[1] and "smallest_lesion_ml" not in facts[0]
+    assert facts[0]["training_digest"] != facts[1]["training_digest"]
+
+    one, other = only_run("plain"), only_run("cut")
+    assert one.info.run_id != other.info.run_id
+    assert other.data.params["tta"] == other.data.params["cca"] == "True"
+    curves = [
+        [(m.step, m.value) for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_dice")]
+        for run in (one, other)
+    ]
+    assert curves[0] == curves[1] and [step for step, _ in curves[1]] == [1, 2, 3]
+
+
+def test_what_the_weights_cost_is_known_of_every_run_that_has_them(train, checkpoints):
+    for name, more in (("plain cost", {}), ("cut cost", CUT)):
+        train(name, launch, seed=6, **more)
+    plain, cut = (only_run(name).data.metrics for name in ("plain cost", "cut cost"))
+    assert plain["training_seconds"] > 0 and plain["training_seconds_taken_over"] == 0
+    assert cut["training_seconds"] == cut["training_seconds_taken_over"] == plain["training_seconds"]
+
+
+def test_a_killed_training_is_gone_on_with_under_another_cut(train, checkpoints, monkeypatch):
+    whole = history(train("whole plain", launch, seed=7))
+    checkpoints.delete([o.key for o in checkpoints.list()])
+    with monkeypatch.context() as patch:
+        patch.setattr("components.train.train._log_epochs", _killed_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train("killed plain", launch, seed=7)
+    assert measured(history(train("cut after it", launch, seed=7, **CUT))) == measured(whole)
+    steps = [m.step for m in mlflow.MlflowClient().get_metric_history(only_run("cut after it").info.run_id, "val_dice")]
+    assert steps == [1, 2, 3]
+
+
+@pytest.mark.parametrize("more", [{"deep_supervision": True}, {"loss": "dice"}, {"seed": 9}], ids=str)
+def test_what_decides_the_weights_is_another_training(train, checkpoints, more):
+    train("before", launch, seed=8)
+    train("after", launch, **{"seed": 8, **more})
+    assert len({o.key.split("/")[0] for o in checkpoints.list()}) == 2
+
+
+def test_two_processes_take_the_weights_that_one_has_trained(train, checkpoints):
+    alone = train("alone before", launch, seed=10)
+    both = train("two with another cut", two, seed=10, **CUT)
     assert (alone / "best_model.pth").read_bytes() == (both / "best_model.pth").read_bytes()
 
 

@@ -34,10 +34,11 @@ IMPROVEMENTS = {
     "tta": {"tta": True},
     "cca": {"cca": True},
     "tta-cca": {"tta": True, "cca": True},
+    "best": {"tta": True, "cca": True},
 }
 
 
-def test_there_are_two_presets_to_start_from_and_one_for_each_improvement():
+def test_there_are_two_presets_to_start_from_one_for_each_improvement_and_the_best_of_them():
     assert set(presets.names()) == {"baseline", "demo", *IMPROVEMENTS}
 
 

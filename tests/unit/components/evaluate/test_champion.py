@@ -53,13 +53,29 @@ def test_a_metric_that_a_patient_lacks_has_no_pair_of_theirs():
     assert "absolute_volume_difference_ml" not in pairs_by_patient(ours[:1], ours[:1])
 
 
-def test_a_champion_that_wants_an_adc_map_is_told_in_words_that_there_is_none(tmp_path, make_scan):
-    """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
+@pytest.fixture
+def listed(tmp_path, make_scan) -> dict:
+    """A case as an older `cases.json` lists it, in `tmp_path`."""
     dwi, _, mask = make_scan()
     for name, data in (("d.nii.gz", dwi), ("m.nii.gz", mask)):
         write(tmp_path / name, data, np.eye(4))
     files = {"dwi": "d.nii.gz", "mask": "m.nii.gz"}
-    record = {"case": "A", "patient": "A", "files": files, "slice_numbers": None, "voxel_mm": (1, 1, 1)}
+    return {"case": "A", "patient": "A", "files": files, "slice_numbers": None, "voxel_mm": (1, 1, 1)}
+
+
+def test_an_older_champion_that_knows_nothing_of_itself_is_measured_all_the_same(tmp_path, listed):
+    facts = {"image_size": 32, "normalization": "volume", "precision": "float32", "threshold": 0.5}
+    [found] = measure(AttentionUNet(4).eval(), facts, tmp_path, [listed])
+    assert 0 <= found["dice"] <= 1
+    assert (found["predicted_ml_low"], found["needs_review"]) == (None, [])
+    assert (found["site"], found["scanner"]) == (None, None)
+    before, after = found["reliability"]
+    assert before[:, 0].sum() > 0
+    assert (before == after).all()
+
+
+def test_a_champion_that_wants_an_adc_map_is_told_in_words_that_there_is_none(tmp_path, listed):
+    """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
     facts = {"inputs": "dwi+adc", "image_size": 32, "normalization": "volume", "precision": "float32"}
     with pytest.raises(BadVolume, match="sees the ADC map too, and none was given"):
-        measure(AttentionUNet(4, 6), facts, tmp_path, [record])
+        measure(AttentionUNet(4, 6), facts, tmp_path, [listed])

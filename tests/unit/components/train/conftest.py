@@ -22,6 +22,7 @@ class Slices:
         np.save(self.folder / f"{name}.image.npy", image.astype(np.float16))
         np.save(self.folder / f"{name}.mask.npy", lesion.astype(np.uint8))
         write(self.folder / f"{name}_mask.nii.gz", to_native(lesion).astype(np.uint8), np.eye(4))
+        write(self.folder / f"{name}_dwi.nii.gz", to_native(image).astype(np.float32), np.eye(4))
         self.entries.append(
             {
                 "case": name,
@@ -33,7 +34,8 @@ class Slices:
                 "lesion_pixels": lesion.sum((1, 2)).tolist(),
             }
         )
-        self.cases.append({"case": name, "files": {"mask": f"{name}_mask.nii.gz"}, "voxel_mm": voxel_mm})
+        files = {kind: f"{name}_{kind}.nii.gz" for kind in ("dwi", "mask")}
+        self.cases.append({"case": name, "files": files, "voxel_mm": voxel_mm})
 
     def read(self, *names: str) -> list[CaseSlices]:
         (self.folder / "index.json").write_text(json.dumps({"cases": self.entries}))

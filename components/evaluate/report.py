@@ -1,0 +1,187 @@
+"""The evaluation page: what a clinician would ask of the model, on one page that needs nothing else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from components.core.page import embedded, render
+from components.evaluate.agreement import failed, volume_pairs
+from components.evaluate.plots import draw_agreement, draw_reliability
+from components.evaluate.strata import FEWEST
+from components.unet.calibration import COUNTED
+
+PAGE_LIMIT = 950_000
+MOST_ROWS, MOST_FAILURES = 500, 50
+ROWS = (
+    ("dice", "Dice"),
+    ("iou", "IoU"),
+    ("absolute_volume_difference_ml", "Absolute volume difference (mL)"),
+    ("lesion_count_difference", "Lesion count difference"),
+    ("lesion_f1", "Lesion-wise F1"),
+)
+FIELDS = (("lesion volume", "true lesion volume"), ("site", "site"), ("scanner", "scanner"))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """samples: PNG files of `draw_sample`. failures: case to its `thumbnail`, a data URI."""
+
+    samples: list[Path]
+    failures: dict[str, str]
+
+
+MACROS = """
+{% macro f(value, form='%.3f') %}{{ form|format(value) if value is not none else '–' }}{% endmacro %}
+{% macro span(low, high, form='%.3f') %}
+{%- if low is not none %}{{ form|format(low) }} to {{ form|format(high) }}{% else %}–{% endif %}{% endmacro %}
+{% macro many(n, what) %}{{ n }} {{ what }}{{ 's' if n != 1 }}{% endmacro %}
+"""
+SUMMARY = """
+<p>{{ many(scans, 'whole scan') }} of {{ many(metrics.test_patients, 'held-out patient') }}, in each scan's own space;
+threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.{% if smallest %} Found lesions smaller than
+{{ smallest }} are dropped, a size that the validation patients chose too.{% endif %}</p>
+{% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
+patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
+<h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th></tr>
+{% for name, label in rows %}{% if 'test_' ~ name ~ '_mean' in metrics %}<tr><td>{{ label }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_std']) }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_low']) }} to
+{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_high']) }}</td></tr>{% endif %}{% endfor %}</table>
+<p>{{ many(metrics.test_patients, 'patient') }}, each the mean of their scans, lesion-free ones included.
+{% if unknown_ml %}Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.{% endif %}</p>
+<h2>Scans without a lesion</h2>
+{% if free.scans %}<p>{{ many(free.scans, 'scan') }} of {{ many(free.patients, 'patient') }}: a lesion was found where
+none is in <b>{{ free.scans_with_false_lesion }} of {{ free.scans }}</b>{% if free.false_positive_ml_mean is not none
+%}, {{ '%.2f'|format(free.false_positive_ml_mean) }} mL a scan on average{% endif %}.</p>
+{% else %}<p>None among the test scans: what the model does where there is no lesion was not tested.</p>{% endif %}
+"""
+STRATA = """
+<h2>For whom it works: scans with a lesion</h2>
+{% for field, title in fields %}{% if strata[field] %}<table><tr><th>{{ title }}</th><th>patients</th><th>scans</th>
+<th>Dice</th><th>95 % interval</th><th>lesion F1</th><th>volume off by (mL)</th></tr>
+{% for name, row in strata[field].items() %}<tr><td>{{ name }}</td><td class="n">{{ row.patients }}</td>
+<td class="n">{{ row.scans }}</td><td class="n">{{ f(row.dice_mean) }}</td>
+<td class="n">{% if 0 < row.patients < fewest %}too few patients{% else %}{{ span(row.dice_ci_low, row.dice_ci_high)
+}}{% endif %}</td><td class="n">{{ f(row.lesion_f1_mean) }}</td>
+<td class="n">{{ f(row.absolute_volume_difference_ml_mean, '%.2f') }}</td></tr>{% endfor %}</table>
+{% else %}<p>The {{ title }} is not known of any test scan.</p>{% endif %}{% endfor %}
+<p>Rows of fewer than {{ fewest }} patients have no interval; of fewer than 10 they are a hint, no finding.</p>
+"""
+TRUST = """
+<h2>Are the probabilities true?</h2>
+{% if calibration.ece_before is none %}<p>No voxel of the test scans has a probability of {{ counted }} or more.</p>
+{% else %}<p>Expected calibration error <b>{{ f(calibration.ece_before) }}</b> as the network says it,
+<b>{{ f(calibration.ece_after) }}</b> after calibration{% if calibration.temperature is not none %}
+(temperature {{ '%.2f'|format(calibration.temperature) }}, learnt on the validation patients){% endif %}; 0 is perfect.
+Over the voxels of all test scans to which the network gives {{ counted }} or more, in 15 bins: below it nearly all is
+background, which would hide any error.</p><img class="full" src="{{ reliability }}" alt="reliability plot">{% endif %}
+<h2>Are the volumes true?</h2>
+{% if volume.bias_ml is none %}<p>No voxel size is known, so no volume in mL.</p>{% else %}
+<p>Predicted less true volume is <b>{{ '%+.2f'|format(volume.bias_ml) }} mL</b> on average over
+{{ many(pairs, 'patient') }}{% if volume.agreement_low_ml is not none %}; limits of agreement
+(1.96 standard deviations) {{ '%+.2f'|format(volume.agreement_low_ml) }} to
+{{ '%+.2f'|format(volume.agreement_high_ml) }} mL{% else %}: too few for limits of agreement{% endif %}.</p>
+{% if volume.interval_coverage is not none %}<p>The interval given with each volume is meant to hold the true one in
+{{ '%.0f'|format(100 * volume.interval_level) }} % of patients; here it did in
+<b>{{ '%.0f'|format(100 * volume.interval_coverage) }} %</b> of {{ many(pairs, 'patient') }}. It is learnt from the
+validation patients, who chose weights and threshold too, and so tends to be narrow.</p>{% endif %}
+<img class="full" src="{{ agreement }}" alt="Bland-Altman plot">{% endif %}
+<h2>Does it know when to call a person?</h2>
+<p><b>{{ review.flagged }} of {{ many(review.scans, 'scan') }}</b> flagged as “needs review”;
+<b>{{ review.failures }}</b> failed ({{ review.failure }}).</p>
+<ul><li>Of the {{ review.failures }} that failed, {{ review.failures_flagged }} had been flagged.</li>
+<li>Of the {{ review.flagged }} flagged, {{ review.failures_flagged }} failed.</li>
+<li>Of the {{ review.scans - review.flagged }} not flagged,
+{{ review.failures - review.failures_flagged }} failed.</li></ul>
+"""
+FAILURES = """
+<h2>Failures{% if failures %}, the worst first{% endif %}</h2>
+{% if failures %}<p>The slice with the most wrong voxels. Green: truth. Orange: prediction.</p>
+<div class="tiles middle">{% for c in failures %}<figure>{% if c.case in shown %}<img src="{{ shown[c.case] }}" alt="">
+{% endif %}<figcaption><b>{{ c.case }}</b>: Dice {{ '%.2f'|format(c.dice) }};
+{% if c.truth_ml is none %}{{ c.lesions_found }} of {{ many(c.lesions, 'lesion') }} found{% elif c.lesions
+%}{{ '%.2f'|format(c.truth_ml) }} mL true, {{ '%.2f'|format(c.predicted_ml) }} mL found{% else
+%}no lesion, {{ '%.2f'|format(c.predicted_ml) }} mL found{% endif %};
+{{ 'flagged: ' ~ c.needs_review|join('; ') if c.needs_review else 'not flagged' }}</figcaption></figure>
+{% endfor %}</div>
+{% if failures|length < review.failures %}<p>The worst {{ failures|length }} of {{ review.failures }}; all are in
+test_metrics.json.</p>{% endif %}{% else %}<p>None.</p>{% endif %}
+<h2>Pictures</h2><p>Green: truth. Orange: prediction. Radiological view: the patient's left is on the right.</p>
+<div class="tiles wide">{% for src in pictures %}<figure><img src="{{ src }}" alt=""></figure>{% endfor %}</div>
+"""
+CHAMPION = """
+<h2>Against the champion{% if comparison.champion %}, version {{ comparison.champion }}{% endif %}</h2>
+{% if comparison.reason %}<p class="note">No ground for a promotion: {{ comparison.reason }}.</p>{% endif %}
+{% if comparison.differences %}<p>Both models on the same test patients; difference: this model less the champion.</p>
+<table><tr><th>metric</th><th>patients</th><th>difference</th><th>95 % interval</th></tr>
+{% for name, label in rows %}{% if name in comparison.differences %}<tr><td>{{ label }}</td>
+<td class="n">{{ comparison.pairs[name]|length }}</td>
+<td class="n">{{ '%+.3f'|format(comparison.differences[name].mean) }}</td>
+<td class="n">{{ '%.3f'|format(comparison.differences[name].ci_low) }} to
+{{ '%.3f'|format(comparison.differences[name].ci_high) }}</td></tr>{% endif %}{% endfor %}</table>
+{% endif %}
+"""
+SCANS = """
+<h2>Test scans</h2>
+<table><tr><th style="min-width:13rem">scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
+<th>interval (mL)</th><th>lesions found</th><th>false lesions</th><th>lesion F1</th><th>needs review</th></tr>
+{% for c in cases %}<tr><td>{{ c.case }}</td>
+<td class="n">{{ '%.3f'|format(c.dice) }}</td>
+<td class="n">{{ '%.2f'|format(c.truth_ml) if c.truth_ml is not none else '?' }}</td>
+<td class="n">{{ '%.2f'|format(c.predicted_ml) if c.predicted_ml is not none else '?' }}</td>
+<td class="n">{{ span(c.predicted_ml_low, c.predicted_ml_high, '%.2f') }}</td>
+<td class="n">{{ c.lesions_found }} of {{ c.lesions }}</td><td class="n">{{ c.false_lesions }}</td>
+<td class="n">{{ '%.3f'|format(c.lesion_f1) }}</td><td>{{ c.needs_review|join('; ') }}</td></tr>{% endfor %}</table>
+{% if cases|length < scans %}<p>The first {{ cases|length }} of {{ scans }} scans; all are in test_metrics.json.</p>
+{% endif %}
+"""
+BODY = MACROS + SUMMARY + STRATA + TRUST + FAILURES + CHAMPION + SCANS
+
+
+def write_page(measured: dict, facts: dict, comparison: dict, pictures: Pictures, page: Path) -> None:
+    """The page, under 1 MB, from the content of `test_metrics.json`, `model.json` and `comparison.json`.
+
+    Samples become JPEG; what finds no room is left out, samples last.
+    """
+    cases, pairs = measured["cases"], volume_pairs(measured["cases"])
+    any_counted = measured["calibration"]["ece_before"] is not None
+    values = {
+        "title": "Evaluation on held-out patients", "cases": cases[:MOST_ROWS], "scans": len(cases),
+        "metrics": measured["summary"], "threshold": measured["threshold"], "synthetic": measured["synthetic"],
+        "smallest": _smallest(facts), "rows": ROWS, "fields": FIELDS, "fewest": FEWEST, "counted": COUNTED,
+        "unknown_ml": sum(c["truth_ml"] is None for c in cases), "pairs": len(pairs),
+        "failures": failed(cases)[:MOST_FAILURES], "comparison": {"differences": None, **comparison},
+        "reliability": embedded(draw_reliability(measured["calibration"])) if any_counted else "",
+        "agreement": embedded(draw_agreement(pairs, measured["volume"])) if pairs else "",
+        **{name: measured[name] for name in ("strata", "calibration", "volume", "review")},
+        "free": measured["lesion_free"],
+    }  # fmt: skip
+    room = PAGE_LIMIT - len(render(BODY, pictures=[], shown={}, **values).encode())
+    samples, room = _fitting({str(i): _jpeg(path) for i, path in enumerate(pictures.samples)}, room)
+    shown, _ = _fitting(pictures.failures, room)
+    page.write_text(render(BODY, pictures=list(samples.values()), shown=shown, **values))
+
+
+def _fitting(sources: dict[str, str], room: int) -> tuple[dict[str, str], int]:
+    """Those for which there is room, in their order, and the room that is left."""
+    fit = {}
+    for name, source in sources.items():
+        if len(source) < room:
+            fit[name] = source
+            room -= len(source)
+    return fit, room
+
+
+def _jpeg(path: Path) -> str:
+    jpeg = cv2.imencode(".jpg", cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return embedded(jpeg).replace("image/png", "image/jpeg")
+
+
+def _smallest(facts: dict) -> str:
+    """The smallest found lesion that is kept, in words; "" where all are."""
+    for name, unit in (("smallest_lesion_ml", "mL"), ("smallest_lesion_voxels", "voxels")):
+        if facts.get(name):
+            return f"{facts[name]:g} {unit}"
+    return ""

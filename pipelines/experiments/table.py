@@ -1,0 +1,57 @@
+"""The comparison as plain text, at most 110 characters wide."""
+
+import textwrap
+
+from components.register.policy import MEASURES
+from pipelines.experiments.compare import METRICS, Unlike, notes
+
+WIDTH = 110
+
+
+def label(metric: str) -> str:
+    name, unit, better = MEASURES[metric]
+    return f"{name}{unit and f' in{unit}'} ({'more' if better > 0 else 'less'} is better)"
+
+
+def table(comparison: dict, unlike: list[Unlike]) -> str:
+    """Per metric the presets' means, their range from seed to seed, and the differences from baseline; the cost."""
+    presets = comparison["presets"]
+    lines = ["SYNTHETIC scans: these numbers say nothing about patients.", ""] if comparison["synthetic"] else []
+    for metric in METRICS:
+        if not any(metric in preset["metrics"] for preset in presets.values()):
+            lines += [f"{label(metric)}: not known, the scans have no voxel size", ""]
+            continue
+        lines += [label(metric), _row("", "mean", "seed to seed", "minus baseline (95 % interval)", "")]
+        lines += [_row(name, *cells(preset["metrics"].get(metric))) for name, preset in presets.items()] + [""]
+    lines += ["Cost in seconds, mean over seeds", _row("", "training", "", "whole run", "")]
+    for name, preset in presets.items():
+        lines.append(_row(name, seconds(preset["training_seconds"]), "", seconds(preset["run_seconds"]), ""))
+    lines += ["", *(wrapped for note in notes(comparison) for wrapped in _wrapped(note))]
+    for run in unlike:
+        lines += _wrapped(f"LEFT OUT {run.preset}, seed {run.seed}: {run.reason}")
+    return "\n".join(lines)
+
+
+def cells(found: dict | None) -> tuple[str, str, str, str]:
+    """Mean, range over seeds, difference with interval, verdict."""
+    if found is None:
+        return ("unknown", "", "", "")
+    values = found["seeds"].values()
+    spread = f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else "one seed"
+    difference = found.get("difference")
+    if not difference:
+        return (f"{found['mean']:.3f}", spread, "", "")
+    between = f"({difference['ci_low']:+.3f} to {difference['ci_high']:+.3f})"
+    return (f"{found['mean']:.3f}", spread, f"{difference['mean']:+.3f} {between}", difference["verdict"])
+
+
+def seconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.0f}"
+
+
+def _row(name: str, mean: str, spread: str, difference: str, verdict: str) -> str:
+    return f"  {name:<17} {mean:>8}  {spread:<14}  {difference:<28} {verdict}".rstrip()
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
