@@ -31,7 +31,7 @@ IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import so
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion compile images images-push kind-up kind-down test-kind test-containers lint bench install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
@@ -71,6 +71,9 @@ promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/d
 
 rollback: $(INSTALLED) ## go back to the champion before [REASON="..."]
 	@exec $(PYTHON) -m pipelines rollback --reason "$$REASON"
+
+lineage: $(INSTALLED) ## what a version was made of, to every scan's sha256, hashed again: [MODEL=models:/...]
+	@exec $(PYTHON) -m pipelines lineage --model "$$MODEL"
 
 demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
 	@exec $(PYTHON) -m pipelines demo-data

@@ -163,6 +163,12 @@ def _champion(_) -> int:
     return champion(STATE)
 
 
+def _lineage(a) -> int:
+    from pipelines.lineage import lineage
+
+    return lineage(a.model, STATE)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -220,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     back = command("rollback", _rollback, "go back to the champion before")
     back.add_argument("--reason", default="")
     command("champion", _champion, "say which version is champion, and why")
+    tracing = command("lineage", _lineage, "what a version was made of, hashed again")
+    tracing.add_argument("--model", default="models:/dwi-attention-unet@champion")
     return parser
 
 

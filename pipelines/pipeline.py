@@ -12,7 +12,7 @@ from components.evaluate.component import evaluate as evaluate_step
 from components.fingerprint.component import fingerprint as fingerprint_step
 from components.ingest.component import ingest as ingest_step
 from components.preprocess.component import preprocess as preprocess_step
-from components.register import policy
+from components.register import card, policy
 from components.register.component import register as register_step
 from components.split.component import split as split_step
 from components.train.component import train as train_step
@@ -128,7 +128,8 @@ def compile_to(path: Path, *how) -> None:
     """Write the pipeline's IR YAML; `how` as for `build`.
 
     Raises:
-        StepError: the promotion policy is none: better known now than after the training.
+        StepError: the promotion policy is none, or the model card's text: better known now than after the training.
     """
     policy.load()
+    card.load()
     compiler.Compiler().compile(build(*how), str(path))

@@ -1,16 +1,14 @@
 """`make champion`, `make promote`, `make rollback`: who is champion, and a person's decision about it."""
 
 import getpass
-import re
 from pathlib import Path
 
 from components.core import tracking
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME
-from pipelines.local.target import use_services
+from pipelines import registry
 
-MODEL = re.compile(rf"^models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
 EXAMPLE = f'make promote MODEL=models:/{MODEL_NAME}/3 REASON="..."'
 SHOWN = 5
 NUMBERS = ("Dice {test_dice_mean:.3f} (95 % {test_dice_ci_low:.3f} to {test_dice_ci_high:.3f}), "
@@ -25,8 +23,8 @@ def promote(model: str, reason: str, state: Path) -> None:
     """
     if not reason.strip():
         raise StepError(f"A promotion past the policy needs a reason. {EXAMPLE}")
-    client = _registry(state)
-    version, present, ledger = _version(client, model), tracking.champion(client), Ledger()
+    client = registry.connect(state)
+    version, present, ledger = registry.version(client, model, EXAMPLE), tracking.champion(client), Ledger()
     number, before = str(version.version), present and str(present.version)
     if number == before and champions(ledger.entries())[-1:] == [number]:
         raise StepError(f"version {number} is champion already. Name another: {EXAMPLE}")
@@ -46,7 +44,7 @@ def rollback(reason: str, state: Path) -> None:
     Raises:
         StepError: there was none before, it is gone, or the registry and the ledger disagree on the present one.
     """
-    client = _registry(state)
+    client = registry.connect(state)
     present, ledger = tracking.champion(client), Ledger()
     stack = champions(ledger.entries())
     if present is None or stack[-1:] != [str(present.version)]:
@@ -54,7 +52,7 @@ def rollback(reason: str, state: Path) -> None:
     if len(stack) < 2:
         raise StepError(f"there was no champion before version {present.version}. Name one: {EXAMPLE}")
     number, back, who = str(present.version), stack[-2], _person()
-    _version(client, f"models:/{MODEL_NAME}/{back}")
+    registry.version(client, f"models:/{MODEL_NAME}/{back}", EXAMPLE)
     why = f": {reason.strip()}" if reason.strip() else ""
     enact(client, ledger.append({
         "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
@@ -66,7 +64,7 @@ def rollback(reason: str, state: Path) -> None:
 
 def champion(state: Path) -> int:
     """Print which version is champion, why, and the last decisions; 1 where the ledger does not say the same."""
-    return _show(_registry(state), Ledger())
+    return _show(registry.connect(state), Ledger())
 
 
 def _show(client, ledger: Ledger) -> int:
@@ -118,28 +116,6 @@ def _said(entry: Entry) -> str:
 
 def _who_and_when(entry: Entry) -> str:
     return f"{entry.facts['who']}, {entry.facts['when'][:16].replace('T', ' ')} UTC"
-
-
-def _registry(state: Path):
-    import mlflow
-
-    use_services(state)
-    return mlflow.MlflowClient()
-
-
-def _version(client, model: str):
-    """Raises StepError where there is no such version."""
-    from mlflow.exceptions import MlflowException
-
-    match = MODEL.match(model)
-    if not match:
-        raise StepError(f"MODEL={model} is no version of {MODEL_NAME}. {EXAMPLE}")
-    try:
-        if match["alias"]:
-            return client.get_model_version_by_alias(MODEL_NAME, match["alias"])
-        return client.get_model_version(MODEL_NAME, match["version"])
-    except MlflowException as error:
-        raise StepError(f"there is no {model} in the registry ({str(error)[:200]}). {EXAMPLE}") from None
 
 
 def _person() -> str:

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,15 @@ def image(step: str) -> str:
     for path in sorted(_reached(folder / "component.py").union(folder.glob("*.yaml"))):
         h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return f"dwi-stroke-python-{step}:{h.hexdigest()[:16]}"
+
+
+def commit() -> str:
+    """This checkout's commit, with "-dirty" where files differ from it; "" for what came from no git checkout."""
+    try:
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def code() -> str:

@@ -23,7 +23,10 @@ FIRST, BY_POLICY, BY_PERSON, ROLLED_BACK, REFUSED = (
     "rolled back",
     "refused",
 )
-LINEAGE = ("git_commit", "image_tag", "data_version", "split_digest", "training_digest", "weights_sha256", "data")
+LINEAGE = (
+    "git_commit", "image_tag", "data_version", "cases_sha256", "split_digest", "training_digest", "weights_sha256",
+    "evaluation_digest", "card_sha256", "data",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ def cpus() -> int:
     return mine
 
 
-def sources_digest(*packages: str) -> str:
-    """SHA-256 over the Python files of `components/<package>`, as they are on this machine."""
-    root = Path(__file__).parents[1]
+def sources_digest(*packages: str, root: Path | None = None) -> str:
+    """SHA-256 over the Python files of `components/<package>`, those that run here or those in another `root`."""
+    root = root or Path(__file__).parents[1]
     h = hashlib.sha256()
     for package in packages:
         for path in sorted((root / package).rglob("*.py")):

@@ -119,6 +119,16 @@ class Storage:
         except (ClientError, BotoCoreError) as error:
             raise self._mendable(error, key) from error
 
+    def sha256(self, key: str) -> str:
+        """Of an object's bytes, read as a stream."""
+        h = hashlib.sha256()
+        try:
+            for chunk in self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].iter_chunks(1 << 20):
+                h.update(chunk)
+        except (ClientError, BotoCoreError) as error:
+            raise self._mendable(error, key) from error
+        return h.hexdigest()
+
     def delete(self, keys: Iterable[str]) -> None:
         keys = list(keys)
         for start in range(0, len(keys), 1000):

@@ -187,13 +187,14 @@ def record_training(run: Run, model: Path) -> None:
 
 
 def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
-    """Log an evaluation from its artifact: metrics, overlays, page. Nothing is logged twice."""
+    """Log an evaluation from its artifact: metrics, overlays, every scan's digests. Nothing is logged twice."""
     digest = evaluation_digest(model, evaluation)
     if run.client.get_run(run.id).data.tags.get("evaluation_digest") == digest:
         return
     measured = json.loads((evaluation / "test_metrics.json").read_text())
     run.metrics({**measured["summary"], "threshold": measured["threshold"]})
-    run.artifact(evaluation / "test_metrics.json")
+    for name in ("test_metrics.json", "cases.json", "split.json"):
+        run.artifact(evaluation / name)
     for path in sorted((evaluation / "test_predictions").iterdir()):
         run.artifact(path, "test_predictions")
     run.tags({"evaluation_digest": digest})

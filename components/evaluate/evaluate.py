@@ -2,11 +2,13 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from components.core.inventory import inventory
 from components.core.step import progress
 from components.core.tracking import (
     Run,
@@ -75,7 +77,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     """Predict every test scan, measure, draw, and log to the pipeline run's MLflow run.
 
     `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png`, each scan's predicted
-    mask, `masks/<case>.nii.gz`, and `comparison.json`: the present champion on the same scans.
+    mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the model card
+    and the lineage `cases.json` (see `inventory`), `split.json` and `pictures.json` (overlay to case).
 
     Returns:
         The summary: metric name to value.
@@ -86,6 +89,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     network, facts = load_model(model)
     records = {c["case"]: c for c in listed["cases"]}
     tested = [records[name] for name in parts["cases"]["test"]]
+    (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))
+    shutil.copy(split, evaluation / "split.json")
 
     results = measure(network, facts, cases, tested, evaluation / "masks")
     comparison = against_champion(results, parts, lambda *champion: measure(*champion, cases, tested))
@@ -128,6 +133,9 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     run.client.log_text(run.id, page.read_text(), "evaluation.html")
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
+    overlays = zip(sorted((evaluation / "test_predictions").iterdir()), choose_samples(results), strict=True)
+    shown = {path.name: sample.case for path, sample in overlays}
+    (evaluation / "pictures.json").write_text(json.dumps(shown, indent=1))
     logging.info(
         "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
         metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from components.core.intervals import confidence_interval
-from components.core.step import StepError
+from components.register.strict import Strict, read
 
 POLICY = Path(__file__).with_name("policy.yaml")
 MEASURES = {
@@ -20,10 +19,6 @@ MEASURES = {
 }
 """Metric to its name, its unit, and whether more (1) or less (-1) of it is better."""
 Metric = Literal["dice", "iou", "lesion_f1", "absolute_volume_difference_ml", "lesion_count_difference"]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Test(Strict):
@@ -62,14 +57,7 @@ def load(path: Path = POLICY) -> Policy:
     Raises:
         StepError: it is not there, not YAML, or says something else than a policy.
     """
-    try:
-        return Policy.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
-        raise StepError(f"{path}: {' '.join(str(error).split())}. Write it as YAML.") from None
-    except ValidationError as error:
-        raise StepError(
-            "\n".join(f"{path}: {_in_words(e)}" for e in error.errors()) + "\nMend the policy and run again."
-        ) from None
+    return read(path, Policy, f"no metric. Metrics: {', '.join(MEASURES)}")
 
 
 def verdict(policy: Policy, comparison: dict) -> Verdict:
@@ -106,14 +94,3 @@ def verdict(policy: Policy, comparison: dict) -> Verdict:
 
 def _patients(count: int) -> str:
     return f"{count} test patient{'s' * (count != 1)}"
-
-
-def _in_words(error: dict) -> str:
-    where = ".".join(str(part) for part in error["loc"] if part != "[key]") or "the file"
-    if error["type"] == "extra_forbidden":
-        return f"{where} is not known there."
-    if error["loc"][-1:] == ("[key]",):
-        return f"{where} is no metric. Metrics: {', '.join(MEASURES)}."
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}" + (
-        f", not {error['input']!r}." if not isinstance(error["input"], dict) else "."
-    )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.core.ledger import Ledger
+from components.core.machine import sources_digest
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
@@ -20,10 +21,18 @@ from components.core.tracking import (
     record_training,
 )
 from components.core.volumes import nifti_bytes
+from components.register import card_text
+from components.register.card import Card
+from components.register.card import load as load_statement
+from components.register.card_facts import make_card
 from components.register.decision import decide
 from components.register.policy import load as load_policy
 
 COMPONENTS = Path(__file__).parents[1]
+PACKED = ("core", "unet", "register")
+"""Packages whose code a version carries."""
+CARD = "model_card"
+"""The run's folder of it: model_card.md and model_card.json."""
 RUNTIME = (
     "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "tqdm", "mlflow",
 )  # fmt: skip
@@ -39,9 +48,12 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         name, version, aliases (comma-separated), run_id, decision (in words).
 
     Raises:
-        StepError: the policy is none, or MLflow or object storage does not answer.
+        StepError: the policy or the card's own text is none, a required field of the model card is empty, or MLflow or
+            object storage does not answer.
     """
-    policy = load_policy()
+    policy, statement = load_policy(), load_statement()
+    packages = dict(line.split("==") for line in _requirements())
+    card = make_card(statement, model, evaluation, packages)
     facts = json.loads((model / "model.json").read_text())
     measured = json.loads((evaluation / "test_metrics.json").read_text())
     digest = evaluation_digest(model, evaluation)
@@ -52,10 +64,15 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     client = run.client
     version = _registered(client, digest)
     if version is None:
+        first = _in_a_sentence(measured)
         lineage = {
             **facts["lineage"],
             "training_digest": facts["training_digest"],
-            "weights_sha256": file_sha256(model / "best_model.pth"),
+            "weights_sha256": card.versions.weights_sha256,
+            "facts_sha256": file_sha256(model / "model.json"),
+            "code_sha256": sources_digest(*PACKED),
+            "cases_sha256": card.versions.cases_sha256,
+            "card_sha256": _log_card(run, card, first),
             "threshold": facts["threshold"],
             **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},
             "evaluation_digest": digest,
@@ -63,7 +80,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         info = _log(run, model)
         version = client.create_model_version(
             MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()},
-            description=_in_a_sentence(measured), model_id=info.model_id,
+            description=card_text.description(card, first, _address(run)), model_id=info.model_id,
         ).version  # fmt: skip
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
@@ -78,6 +95,23 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _log_card(run: Run, card: Card, first: str) -> str:
+    """Log the card to the run; the SHA-256 of its JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{CARD}.{name}" for name in ("md", "json")}
+        files["md"].write_text(card_text.markdown(card, first))
+        files["json"].write_text(card.model_dump_json(indent=1))
+        for path in files.values():
+            run.artifact(path, CARD)
+        return file_sha256(files["json"])
+
+
+def _address(run: Run) -> str:
+    """Where the whole card is, as a link within MLflow's pages."""
+    experiment = run.client.get_run(run.id).info.experiment_id
+    return f"[{CARD}/{CARD}.md](#/experiments/{experiment}/runs/{run.id}/artifacts/{CARD}/{CARD}.md)"
 
 
 def _in_a_sentence(measured: dict) -> str:
@@ -116,7 +150,7 @@ def _log(run: Run, model: Path):
         weights.mkdir()
         for name in ("best_model.pth", "model.json"):
             shutil.copy(model / name, weights)
-        for package in ("core", "unet", "register"):
+        for package in PACKED:
             shutil.copytree(COMPONENTS / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(COMPONENTS / "__init__.py", code)
         with mlflow.start_run(run.id):

@@ -50,9 +50,10 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         StepError: the loss is no number any more, or the GPU's memory does not suffice.
     """
     parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
-    weights_digest, digest = _digests(cases, index, parts, settings)
+    decides_weights, decides = _decides(cases, index, parts, settings)
+    digest = _sha256(decides)
     where = device()
-    checkpoints = Checkpoints(weights_digest)
+    checkpoints = Checkpoints(_sha256(decides_weights))
     state = ranks.of_first(checkpoints.load)
     if ranks.first():
         run = Run.open(digest)
@@ -169,6 +170,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "base_channels": settings.base_channels, "precision": precision,
         "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
+        "decides": decides,
         "training_seconds": sum(row["seconds"] for row in history),
         "training_seconds_taken_over": sum(row["seconds"] for row in history[:taken_over]),
         "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
@@ -223,10 +225,10 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> 
     return mean, dice(*counts.tolist())
 
 
-def _digests(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple[str, str]:
-    """SHA-256 over all that determines the weights (data, grid, split, settings, code), and over all of the model."""
+def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple[dict, dict]:
+    """All that determines the weights (data, grid, split, settings, code), and all that determines the model."""
     given = _given(settings)
-    decides = {
+    weights = {
         "data": json.loads((cases / "cases.json").read_text())["data_version"],
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
@@ -235,7 +237,7 @@ def _digests(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple
         "torch": torch.__version__,
     }
     cut = {name: value for name, value in given.items() if name in CUTTING}
-    return _sha256(decides), _sha256({**decides, "cut": cut})
+    return weights, {**weights, "cut": cut}
 
 
 def _sha256(facts: dict) -> str:

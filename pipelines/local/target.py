@@ -4,7 +4,6 @@ import datetime
 import hashlib
 import json
 import logging
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from components.core.tracking import EXPERIMENT
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
-from pipelines.sources import ROOT, code
+from pipelines.sources import code, commit
 from pipelines.summary import links, save, show
 from pipelines.upload import upload
 
@@ -43,7 +42,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
             "experiment": EXPERIMENT, "code": code(),
         }  # fmt: skip
         with (folder / "log.txt").open("w") as log:
-            run = kind(run_id, folder, {**environment, **_code_version()}, log)
+            run = kind(run_id, folder, {**environment, "GIT_COMMIT": commit()}, log)
             try:
                 arguments = {"data_uri": data_uri, **settings.model_dump()}
                 cache = _cache(state, environment)
@@ -166,15 +165,6 @@ def _cache(state: Path, environment: dict[str, str]) -> Path:
     """One cache per pair of servers: what was registered in one registry is not in another."""
     servers = json.dumps([environment.get("S3_ENDPOINT_URL"), environment["MLFLOW_TRACKING_URI"]])
     return state / "cache" / hashlib.sha256(servers.encode()).hexdigest()[:12]
-
-
-def _code_version() -> dict[str, str]:
-    try:
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-    return {"GIT_COMMIT": commit.stdout.strip()}
 
 
 def _close_tracking(run_id: str, status: str) -> None:

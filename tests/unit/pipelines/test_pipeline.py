@@ -59,12 +59,13 @@ compile_to(Path("there.yaml"), {IMAGES})
     assert (tmp_path / "there.yaml").read_bytes() == path.read_bytes()
 
 
-def test_a_policy_that_is_none_is_known_before_anything_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["policy", "card"])
+def test_a_policy_or_a_cards_text_that_is_none_is_known_before_anything_runs(tmp_path, monkeypatch, what):
     def refuse():
-        raise StepError("policy.yaml: metrics.dise is no metric")
+        raise StepError(f"{what}.yaml: this is none")
 
-    monkeypatch.setattr("components.register.policy.load", refuse)
-    with pytest.raises(StepError, match="dise is no metric"):
+    monkeypatch.setattr(f"components.register.{what}.load", refuse)
+    with pytest.raises(StepError, match=f"{what}.yaml: this is none"):
         compile_to(tmp_path / "pipeline.yaml", IMAGES)
 
 

@@ -70,6 +70,7 @@ def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other
         ("components/core/page.py", {"ingest", "split", "train", "evaluate"}),
         ("components/register/model.py", {"register"}),
         ("components/register/policy.yaml", {"register"}),
+        ("components/register/card.yaml", {"register"}),
         ("components/core/step.py", set(STEPS)),
     ],
 )

@@ -1,0 +1,37 @@
+"""MLflow's registry as the commands see it: MODEL=models:/NAME/VERSION or models:/NAME@ALIAS."""
+
+import re
+from pathlib import Path
+
+from components.core.step import StepError
+from components.core.tracking import MODEL_NAME
+from pipelines.local.target import use_services
+
+MODEL = re.compile(rf"^models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
+
+
+def connect(state: Path):
+    """A client of the MLflow server that is set, or of the embedded one."""
+    import mlflow
+
+    use_services(state)
+    return mlflow.MlflowClient()
+
+
+def version(client, model: str, example: str):
+    """The version that `model` names; `example` is how the command is called.
+
+    Raises:
+        StepError: it is none of ours, or there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    match = MODEL.match(model)
+    if not match:
+        raise StepError(f"MODEL={model} is no version of {MODEL_NAME}. {example}")
+    try:
+        if match["alias"]:
+            return client.get_model_version_by_alias(MODEL_NAME, match["alias"])
+        return client.get_model_version(MODEL_NAME, match["version"])
+    except MlflowException as error:
+        raise StepError(f"there is no {model} in the registry ({str(error)[:200]}). {example}") from None

@@ -1,0 +1,256 @@
+"""What a version says of itself; a version that leaves out what it must say is none."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.core.step import StepError
+from components.register import card_text
+from components.register.card import STATEMENT, Card, Statement, checked, load
+from components.register.card_facts import make_card
+from tests import measured
+
+PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6"}
+SENTENCE = "Dice 0.700 (95 % interval 0.600 to 0.800) on 12 held-out patients. Research use only."
+
+
+@pytest.fixture
+def trained(model):
+    """trained(git_commit=None) -> the `model` folder, with what train says of its code changed so."""
+
+    def write(**lineage) -> Path:
+        folder = model(**measured.trained(**lineage))
+        (folder / "history.json").write_text(json.dumps(measured.HISTORY))
+        for name in ("training_curve.png",):
+            (folder / name).write_bytes(b"a picture")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def card(trained, tmp_path):
+    """card(test_metrics={...}, cases={...}, champion=..., ...) with these parts changed."""
+
+    def make(test_metrics: dict | None = None, cases: dict | None = None, lineage: dict | None = None, **comparison):
+        evaluation = measured.write_evaluation(
+            tmp_path / "evaluation",
+            measured.metrics(**test_metrics or {}),
+            measured.listed(**cases or {}),
+            **comparison,
+        )
+        return make_card(load(), trained(**lineage or {}), evaluation, PACKAGES)
+
+    return make
+
+
+def fields(values: dict, path: tuple = ()) -> list[tuple]:
+    """The paths of all fields of a card, and of those within them."""
+    found = []
+    for name, value in values.items():
+        here = (*path, name)
+        found.append(here)
+        if isinstance(value, dict):
+            found += fields(value, here)
+    return found
+
+
+MAY_BE_EMPTY = {
+    ("developer",), ("contact",), ("versions", "git_commit"), ("comparison", "champion"), ("comparison", "reason"),
+    ("comparison", "differences"), ("data", "refused"), ("data", "sites"), ("data", "scanners"),
+    ("data", "lesion_ml"), ("data", "voxel_mm"), ("training", "seconds"),
+}  # fmt: skip
+"""Where nothing is an answer: the card says so in its limits."""
+
+
+def test_every_field_that_is_emptied_is_refused_by_name(card):
+    values = json.loads(card().model_dump_json())
+    tried = 0
+    for path in fields(values):
+        own = path[:2] in MAY_BE_EMPTY or path[:1] in MAY_BE_EMPTY
+        measured_unknown = path[0] in ("strata", "lesion_free", "calibration", "volume", "subsets") and len(path) > 1
+        if own or measured_unknown or path[:2] == ("training", "settings") or path[-1] == "value_range":
+            continue
+        for empty in (None, {} if isinstance(at(values, path), dict) else "", []):
+            emptied = copy.deepcopy(values)
+            at(emptied, path[:-1])[path[-1]] = empty
+            with pytest.raises(StepError, match=re.escape(".".join(path)) + ".* (is empty|is wrong)"):
+                checked(emptied)
+            tried += 1
+    assert tried > 150
+
+
+def at(values: dict, path: tuple):
+    for name in path:
+        values = values[name]
+    return values
+
+
+@pytest.mark.parametrize("name", Statement.model_fields)
+def test_every_field_that_is_left_out_is_refused_too(card, name):
+    values = json.loads(card().model_dump_json())
+    del values[name]
+    with pytest.raises(StepError, match=f"{name} is empty"):
+        checked(values)
+
+
+@pytest.mark.parametrize("name", measured.FOUND)
+def test_an_evaluation_that_lacks_a_part_makes_no_card(card, name):
+    with pytest.raises(StepError, match=f"{name} is empty.*run the pipeline again"):
+        card({name: None})
+
+
+def test_a_number_that_is_none_is_no_number(card):
+    with pytest.raises(StepError, match=r"calibration\.temperature is wrong"):
+        card({"calibration": measured.FOUND["calibration"] | {"temperature": float("nan")}})
+
+
+def test_without_an_image_tag_the_version_is_refused_and_the_way_out_named(card):
+    with pytest.raises(StepError, match=r"versions.image_tag is empty.*make pipeline-run"):
+        card(lineage={"image_tag": None})
+
+
+@pytest.mark.parametrize(("commit", "limit"), [
+    (None, "no git checkout"), ("unknown", "no git checkout"), (f"{'c' * 40}-dirty", "no commit holds"),
+])  # fmt: skip
+def test_code_from_no_checkout_is_named_by_its_image_tag_and_the_card_says_so(card, commit, limit):
+    made = card(lineage={"git_commit": commit})
+    assert made.versions.image_tag == "dwi-stroke-python-train:0123456789abcdef"
+    assert any(limit in line for line in made.limits)
+
+
+def test_the_cards_own_text_is_whole_as_it_stands_and_names_nobody():
+    statement = load()
+    assert (statement.developer, statement.contact) == ("", "")
+    assert "no authority" not in statement.release_stage and "not a medical device" in statement.release_stage
+
+
+@pytest.mark.parametrize("name", [name for name in Statement.model_fields if name not in ("developer", "contact")])
+def test_a_site_that_empties_a_line_of_its_text_is_told_which(tmp_path, name):
+    path = tmp_path / "card.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(STATEMENT.read_text()) | {name: "  "}))
+    with pytest.raises(StepError, match=rf"card\.yaml: {name}: .*\nMend the card"):
+        load(path)
+
+
+def test_a_line_that_no_card_has_is_refused(tmp_path):
+    path = tmp_path / "card.yaml"
+    path.write_text(STATEMENT.read_text() + "\nintendeduse: x\n")
+    with pytest.raises(StepError, match="intendeduse is not known there"):
+        load(path)
+
+
+def test_the_same_training_and_evaluation_have_the_same_card_to_the_byte(card):
+    texts = [(made.model_dump_json(), card_text.markdown(made, SENTENCE)) for made in (card(), card())]
+    assert texts[0] == texts[1]
+
+
+def test_the_card_as_json_is_a_card_again(card):
+    assert Card.model_validate_json(card().model_dump_json()) == card()
+
+
+def test_what_the_data_are_is_counted_by_hand(card):
+    data = card().data
+    assert (data.patients, data.scans, data.lesion_free_scans) == (20, 20, 2)
+    assert data.sites == {"Siriraj": 10, "Zürich": 10} and data.scanners == {}
+    assert (data.lesion_ml.scans, data.lesion_ml.smallest, data.lesion_ml.median, data.lesion_ml.largest) == (
+        18, 1.0, 9.5, 19.0,
+    )  # fmt: skip
+    subsets = card().subsets
+    assert {name: s.patients for name, s in subsets.items()} == {"train": 5, "val": 3, "test": 12}
+    assert subsets["test"].lesion_free_scans == 1 and subsets["test"].lesion_ml_median == 6.0
+
+
+def test_the_training_took_its_epochs_times_the_usual_one_and_a_pause_does_not_count(card, trained, tmp_path):
+    assert card().training.seconds == pytest.approx(30)
+    paused = [row | {"time": row["time"] + 1e5 * (row["epoch"] > 5)} for row in measured.HISTORY]
+    folder = trained()
+    (folder / "history.json").write_text(json.dumps(paused))
+    made = make_card(load(), folder, measured.write_evaluation(tmp_path / "e"), PACKAGES)
+    assert made.training.seconds == pytest.approx(30)
+
+
+def test_the_failures_are_the_worst_scans_with_their_pictures_by_artifact_path(card):
+    made = card()
+    assert [f.case for f in made.failures] == ["sub-01", "sub-02", "sub-03", "sub-04", "sub-05"]
+    assert made.failures[0].pictures == ["test_predictions/08_worst.png"]
+    assert made.failures[0].needs_review == ["darker than all it has seen"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"cases": {"synthetic": True}}, "The scans are synthetic"),
+        ({}, "12 test patients: the intervals are wide"),
+        ({}, "No scanner is known"),
+        ({}, "by lesion volume, too few to say anything of: <1 mL (0), >20 mL (0)"),
+        ({}, "1 of 21 cases were refused"),
+        ({}, "The 90 % volume intervals held only 83 % of the true volumes"),
+        ({}, "1 of 2 failures was not marked for review"),
+        ({}, "Nobody is named"),
+        ({"test_metrics": {"lesion_free": measured.FOUND["lesion_free"] | {"scans": 0}}}, "No test scan is free of"),
+        ({"test_metrics": {"calibration": {"temperature": 1, "ece_before": 0.1, "ece_after": 0.2}}}, "not better"),
+        ({"test_metrics": {"volume": dict.fromkeys(measured.FOUND["volume"])}}, "volume has no interval"),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_the_limits_follow_from_the_numbers(card, change, said):
+    assert any(said in line for line in card(**change).limits)
+
+
+def test_a_limit_that_does_not_hold_is_not_said(card):
+    review = measured.FOUND["review"] | {"failures_flagged": 2}
+    volume = measured.FOUND["volume"] | {"interval_coverage": 0.95}
+    made = card(
+        {"review": review, "volume": volume, "summary": measured.metrics()["summary"] | {"test_patients": 60}},
+        {"refused": {}}, champion="3", model="m",
+    )  # fmt: skip
+    said = " ".join(made.limits)
+    for absent in ("synthetic", "wide", "refused", "held only", "not marked", "no champion", "last epoch", "checkout"):
+        assert absent not in said
+    assert "another hospital" in said
+
+
+def test_the_markdown_tells_all_of_it(card):
+    made = card(champion="3", model="m", differences={"dice": {"mean": 0.1, "ci_low": 0.05, "ci_high": 0.15}})
+    text = card_text.markdown(made, SENTENCE)
+    assert text.startswith(f"# dwi-attention-unet\n\n{SENTENCE}\n")
+    for told in (
+        "| Dice | 0.700 | 0.600 to 0.800 |", "| Siriraj | 6 | 6 | 0.700 | 0.600 to 0.800 | 0.750 | 0.900 |",
+        "-0.400 mL", "90 % meant, 83 % of the test volumes inside", "0.120 before, 0.040 after temperature 1.700",
+        "3 of 12 scans, among them 1 of 2 failures (Dice below 0.5)", "test_predictions/08_worst.png",
+        "| Dice | 0.100 | 0.050 to 0.150 |", "Siriraj (10 patients), Zürich (10 patients)",
+        "| test | 12 | 12 | 1 | 6.000 |",
+        "1 to 2 × 1 to 2 × 5 mm", "on cpu, 2 threads. 10 epochs in 30 s, the best was 7.",
+        "- learning_rate: 0.002", "d" * 64,
+        "torch 2.13.0, numpy 2.4.6", "| &lt;1 mL | 0 |",
+    ):  # fmt: skip
+        assert told in " ".join(text.split()), told
+    assert "None" not in text and "{{" not in text
+
+
+def test_what_comes_from_data_shows_as_it_is_and_breaks_no_table(card):
+    nasty = "a|b <img src=x onerror=alert(1)> *_x_* `c`"
+    made = card({"cases": [measured.case(1, case=nasty)]})
+    line = next(line for line in card_text.markdown(made, SENTENCE).splitlines() if "onerror" in line)
+    assert line.startswith(r"- **a\|b &lt;img src=x onerror=alert(1)> \*\_x\_\* \`c\`**: Dice 0.700,")
+
+
+def test_the_description_fits_the_database_starts_with_the_sentence_and_says_what_it_leaves_out(card):
+    made = card()
+    text = card_text.description(made, SENTENCE, "[whole](#/x)")
+    assert len(text) <= card_text.DESCRIPTION_LIMIT
+    assert text.startswith(SENTENCE) and "The whole card: [whole](#/x)" in text
+    shown, left = re.findall(r"^## (.*)$", text, re.MULTILINE), re.search(r"In the whole card too: (.*)\.\*\*", text)
+    assert shown[:4] == ["Use", "Not for", "Metrics", "Limits"]
+    everything = re.findall(r"^## (.*)$", card_text.markdown(made, SENTENCE), re.MULTILINE)
+    assert [name.lower() for name in shown] + left[1].split(", ") == [name.lower() for name in everything]
+
+
+def test_a_description_that_would_be_far_too_long_is_still_one(card):
+    made = card().model_copy(update={"summary": "x" * 20_000})
+    assert len(card_text.description(made, SENTENCE, "there")) <= card_text.DESCRIPTION_LIMIT
