@@ -5,7 +5,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from pipelines.sources import commit, image
 
 EXAMPLE = f"make lineage MODEL=models:/{MODEL_NAME}/3"
 OK, CHANGED, NOT_REACHED = "OK", "CHANGED", "NOT REACHED"
+SAME = "every file of the scans below is as it was"
 TAG = re.compile(r":([0-9a-f]{16})(?:@|$)")
 TRAINING_CODE = ("core", "unet", "preprocess", "train")
 
@@ -268,12 +269,16 @@ def _data(chain: Chain, tags: dict, reached: _Artifacts) -> None:
         gone = "" if objects else f"nothing is stored under {storage.uri} any more"
     except StepError as why:
         gone = str(why)
+    was = {source["key"]: source["sha256"] for case in listed["cases"] for source in case["sources"]}
+    hashed = (
+        dict.fromkeys(was, NotReached("gone, as all of the data")) if gone else _hashed(storage, was.keys(), objects)
+    )
     if gone:
         chain.link(NOT_REACHED, "data_version", f"{tags.get('data_version')}: {gone}")
+    elif hashed == was and digest_of(objects) != tags.get("data_version"):
+        chain.link(NOT_REACHED, "data_version", f"{tags.get('data_version')}: other files came or went since; {SAME}")
     else:
         chain.compare("data_version", tags.get("data_version"), lambda: digest_of(objects))
-    keys = {source["key"] for case in listed["cases"] for source in case["sources"]}
-    hashed = dict.fromkeys(keys, NotReached("gone, as all of the data")) if gone else _hashed(storage, keys, objects)
     chain.section(f"cases ({len(listed['cases'])}), sha256 of each file as it was ingested")
     for case in listed["cases"]:
         print(f"  {case['case']} ({case['subset'] or 'in no subset'})")
@@ -299,7 +304,7 @@ def _split_digest(reached: _Artifacts) -> str:
     return digest
 
 
-def _hashed(storage: Storage, keys: set[str], objects: list) -> dict[str, str | Exception]:
+def _hashed(storage: Storage, keys: Iterable[str], objects: list) -> dict[str, str | Exception]:
     """Key to the SHA-256 of what is stored there now, or to why it cannot be read."""
     there = {o.key for o in objects}
 
@@ -312,7 +317,8 @@ def _hashed(storage: Storage, keys: set[str], objects: list) -> dict[str, str | 
             return key, why
 
     with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-        return dict(progress(pool.map(one, sorted(keys)), total=len(keys), what="hashed"))
+        ordered = sorted(keys)
+        return dict(progress(pool.map(one, ordered), total=len(ordered), what="hashed"))
 
 
 def _source(chain: Chain, case: str, source: dict[str, str], found: str | Exception) -> None:
