@@ -10,11 +10,15 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 
+from components.core.machine import sources_digest
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME
 
 SPLIT = "split.json"
+DECIDING = ("core/adc.py", "core/cases.py", "core/volumes.py", "ingest", "split")
+"""The code that decides which patients there are and who is drawn."""
 ANEW = "To draw all patients anew, and without a fair comparison with the champion, set carry_split=false."
 
 
@@ -31,8 +35,9 @@ class Known:
 
 
 def settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict:
-    """What decides a split besides the data and the lineage."""
-    return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs}
+    """What decides a split besides the data and the lineage: other code may draw others from the same."""
+    code = [sources_digest(*DECIDING), version("numpy")]
+    return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
 
 
 def lineage_digest(lineage: dict) -> str:
@@ -83,13 +88,13 @@ def _registered(digest: str = "") -> Iterator[Known]:
     client = mlflow.MlflowClient()
     try:
         versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
-        for version in sorted(versions, key=lambda v: int(v.version), reverse=True):
-            tagged = version.tags.get("split_lineage")
+        for entry in sorted(versions, key=lambda v: int(v.version), reverse=True):
+            tagged = entry.tags.get("split_lineage")
             if digest and tagged and tagged != digest:
                 continue
-            lineage = _lineage(client, version)
+            lineage = _lineage(client, entry)
             if lineage is not None:
-                yield Known(str(version.version), lineage)
+                yield Known(str(entry.version), lineage)
     except MlflowException as error:
         raise StepError(
             f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. The patients of earlier splits are kept "
@@ -97,8 +102,8 @@ def _registered(digest: str = "") -> Iterator[Known]:
         ) from error
 
 
-def _lineage(client, version) -> dict | None:
-    """None where the version's MLflow run is gone or holds no split.
+def _lineage(client, entry) -> dict | None:
+    """None where the registry entry's MLflow run is gone or holds no split.
 
     Raises:
         StepError: it holds another split than the one that was registered.
@@ -107,26 +112,26 @@ def _lineage(client, version) -> dict | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        run = client.get_run(version.run_id)
+        run = client.get_run(entry.run_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         run = None
-    if run is None or SPLIT not in {file.path for file in client.list_artifacts(version.run_id)}:
-        logging.info("version %s is passed over: its MLflow run holds no %s", version.version, SPLIT)
+    if run is None or SPLIT not in {file.path for file in client.list_artifacts(entry.run_id)}:
+        logging.info("version %s is passed over: its MLflow run holds no %s", entry.version, SPLIT)
         return None
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{SPLIT}")
     try:
         split = json.loads(text)
         lineage = split.get("lineage") or _before_there_were_lineages(split, run.data.params.get("data_uri"))
-        is_whole = split["digest"] == version.tags.get("split_digest", split["digest"])
-        is_whole &= lineage_digest(lineage) == version.tags.get("split_lineage", lineage_digest(lineage))
+        is_whole = split["digest"] == entry.tags.get("split_digest", split["digest"])
+        is_whole &= lineage_digest(lineage) == entry.tags.get("split_lineage", lineage_digest(lineage))
     except (ValueError, KeyError, TypeError, AttributeError):
         is_whole = False
     if not is_whole:
         raise StepError(
-            f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {version.version} is not the one that was "
-            f"registered: who was in which subset cannot be known from it. Restore it, or delete that version. {ANEW}"
+            f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {entry.version} is not the one that was "
+            f"registered: who was in which subset cannot be known from it. Restore it, or delete that entry. {ANEW}"
         )
     return lineage
 

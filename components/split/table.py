@@ -59,7 +59,7 @@ def in_words(facts: dict) -> str:
             f"carried on from version {earlier['version']}: {earlier['stay']} known patients stay, {new} new assigned"
         )
     elif facts["carry_split"]:
-        origin = f"all {total} patients are new: no split is registered yet"
+        origin = f"all {total} patients are new"
     else:
         origin = f"all {total} patients drawn anew, as carry_split=false asks"
     return f"{origin}; ratios asked {asked}, reached {reached}"

@@ -212,8 +212,8 @@ def test_the_digest_is_of_who_is_where_and_of_nothing_else(split_of):
 def test_the_file_holds_the_whole_split(split_of, tmp_path: Path):
     facts = split_of(patients(4))
     assert set(facts) == {
-        "patients", "cases", "lesion_free", "linked", "alike", "ratios_asked", "ratios_reached", "random_seed", "digest",
-        "carry_split", "carried_from", "lineage", "lineage_digest",
+        "patients", "cases", "lesion_free", "linked", "alike", "ratios_asked", "ratios_reached", "random_seed",
+        "digest", "carry_split", "carried_from", "lineage", "lineage_digest",
     }  # fmt: skip
     assert facts["random_seed"] == 42
 
