@@ -44,8 +44,8 @@ def _known(patient: str, images: list[str], data_uri: str, by_image: dict, by_na
 
 
 def _told(patient: str, person: dict) -> str:
-    then = f", then {person['patient']}" if person["patient"] != patient else ""
-    return f"{patient} ({person['subset']} in earlier runs{then})"
+    now = f", here named {patient}" if person["patient"] != patient else ""
+    return f"{person['patient']} ({person['subset']} in earlier runs{now})"
 
 
 def extended(lineage: dict | None, cases: list[dict], assignment: dict[str, str], data_uri: str, drawn: dict) -> dict:
