@@ -7,7 +7,7 @@ from pathlib import Path
 from components.core.step import StepError
 from components.core.storage import Storage
 from components.ingest.discover import discover
-from components.ingest.ingest import DESCRIPTION, check, log_summary, require_enough
+from components.ingest.ingest import ABOUT, check, log_summary, require_enough
 from components.ingest.report import write_report
 from pipelines.upload import files_of
 
@@ -29,7 +29,7 @@ def check_data(data: str, state: Path) -> int:
             source = Path(temporary) / "downloads"
             objects = Storage(data).list()
             found = discover(o.key for o in objects)
-            wanted = {key for case in found.cases for key in case.keys} | {DESCRIPTION}
+            wanted = {key for case in found.cases for key in case.keys} | ABOUT
             Storage(data).download([o for o in objects if o.key in wanted], source)
         elif source.is_dir():
             source = source.resolve()

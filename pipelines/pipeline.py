@@ -50,12 +50,21 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         deep_supervision: bool = DEFAULT.deep_supervision,
         n4_bias_correction: bool = DEFAULT.n4_bias_correction,
         inputs: str = DEFAULT.inputs,
+        carry_split: bool = DEFAULT.carry_split,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
     ):
-        data_version = fingerprint_step(data_uri=data_uri)
-        data_version.set_caching_options(False)
-        ingested = ingest_step(data_uri=data_uri, data_version=data_version.output)
+        looked = fingerprint_step(
+            data_uri=data_uri,
+            train_ratio=train_ratio,
+            val_ratio=val_ratio,
+            test_ratio=test_ratio,
+            random_seed=random_seed,
+            inputs=inputs,
+            carry_split=carry_split,
+        )
+        looked.set_caching_options(False)
+        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"])
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
         sliced = preprocess_step(
             cases=cases,
@@ -71,6 +80,8 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             test_ratio=test_ratio,
             random_seed=random_seed,
             inputs=inputs,
+            carry_split=carry_split,
+            lineage=looked.outputs["lineage"],
         )
         split = parts.outputs["split"]
         trained = train_step(
@@ -99,7 +110,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         model = trained.outputs["model"]
         evaluated = evaluate_step(cases=cases, report=report, split=split, model=model)
         registered = register_step(model=model, evaluation=evaluated.outputs["evaluation"])
-        tasks = (data_version, ingested, sliced, parts, trained, evaluated, registered)
+        tasks = (looked, ingested, sliced, parts, trained, evaluated, registered)
         for name, task in zip(STEPS, tasks, strict=True):
             task.set_container_image(images[name])
             equip(name, task)

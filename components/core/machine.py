@@ -17,10 +17,10 @@ def cpus() -> int:
 
 
 def sources_digest(*packages: str, root: Path | None = None) -> str:
-    """SHA-256 over the Python files of `components/<package>`, those that run here or those in another `root`."""
+    """SHA-256 over the Python files of `components/<package>` (a folder or one file), as they run here or in `root`."""
     root = root or Path(__file__).parents[1]
     h = hashlib.sha256()
     for package in packages:
-        for path in sorted((root / package).rglob("*.py")):
+        for path in [root / package] if package.endswith(".py") else sorted((root / package).rglob("*.py")):
             h.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return h.hexdigest()

@@ -48,7 +48,7 @@ class Settings(BaseModel):
     aug_brightness_prob: float = Field(0.2, ge=0, le=1)
     """Probability of a brightness shift by up to 0.1 standard deviations."""
     random_seed: int = Field(42, ge=0, le=2**32 - 1)
-    """Seed of the split, the weights, the sampling and the augmentation."""
+    """Seed of the weights, the sampling, the augmentation, and the split of patients that are not known yet."""
     tta: bool = False
     """Predict the mean of the scan and its mirror images (test-time augmentation)."""
     cca: bool = False
@@ -59,6 +59,11 @@ class Settings(BaseModel):
     """Divide each scan by its estimated coil shading (N4) before anything else."""
     inputs: Literal["dwi", "dwi+adc"] = "dwi"
     """What the network sees: three slices of the DWI, or of the DWI and of the ADC map."""
+    carry_split: bool = Field(
+        True,
+        description="Keep every patient of earlier registered runs in its subset; false draws all anew, and no fair "
+        "comparison with the champion is possible then.",
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of the forward pass; auto takes the fastest here."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"

@@ -151,6 +151,8 @@ def data_lineage(cases: Path, split: Path) -> dict[str, str]:
     """Which data: version and split, and whether they are synthetic."""
     facts, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
     lineage = {"data_version": facts["data_version"], "split_digest": parts["digest"]}
+    if "lineage_digest" in parts:
+        lineage["split_lineage"] = parts["lineage_digest"]
     return lineage | ({"data": "synthetic demo scans, no patients"} if facts["synthetic"] else {})
 
 
@@ -162,6 +164,8 @@ def data_params(cases: Path, split: Path) -> dict[str, Any]:
         params[f"{subset}_ratio"] = ratio
         params[f"{subset}_patients"] = len(parts["patients"][subset])
         params[f"{subset}_scans"] = len(parts["cases"][subset])
+    if "carry_split" in parts:
+        params["carry_split"] = parts["carry_split"]
     return params
 
 

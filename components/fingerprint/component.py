@@ -1,15 +1,34 @@
+from typing import NamedTuple
+
 from kfp import dsl
 
 
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
-def fingerprint(data_uri: str) -> str:
-    """What is under the data URI: one digest over every key, size and ETag. Never cached.
+def fingerprint(
+    data_uri: str,
+    train_ratio: float,
+    val_ratio: float,
+    test_ratio: float,
+    random_seed: int,
+    inputs: str,
+    carry_split: bool,
+) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):
+    """What is under the data URI, and from which registered split to carry on. Never cached.
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
+        train_ratio: As the split takes it, and so on: was the newest split made of the same?
+        val_ratio: See train_ratio.
+        test_ratio: See train_ratio.
+        random_seed: See train_ratio.
+        inputs: See train_ratio.
+        carry_split: Whether to carry on at all.
     """
     from components.core.step import step
     from components.fingerprint.fingerprint import fingerprint as run
+    from components.fingerprint.fingerprint import lineage
 
     with step("fingerprint"):
-        return run(data_uri)
+        version = run(data_uri)
+        ratios = (train_ratio, val_ratio, test_ratio)
+        return version, lineage(version, ratios, random_seed, inputs) if carry_split else ""

@@ -1,7 +1,8 @@
-"""What is under the data URI right now, as one digest."""
+"""What is under the data URI right now, as one digest; and the registered split from which the next is carried on."""
 
 import logging
 
+from components.core import known
 from components.core.step import StepError
 from components.core.storage import Storage, digest_of
 
@@ -21,3 +22,12 @@ def fingerprint(data_uri: str) -> str:
         len(objects), sum(o.size for o in objects) / 1e6, data_uri, digest[:12],
     )  # fmt: skip
     return digest
+
+
+def lineage(data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str) -> str:
+    """The digest of the registered lineage that this split is carried on from; "" where nothing is registered.
+
+    Raises:
+        StepError: MLflow does not answer, or a registered split was altered.
+    """
+    return known.to_carry_on_from(data_version, known.settings(ratios, seed, inputs))

@@ -11,11 +11,14 @@ from components.core.machine import cpus
 from components.core.step import StepError, progress
 from components.core.storage import Storage, digest_of, scratch
 from components.core.volumes import BadVolume
+from components.ingest import participants
 from components.ingest.discover import Case, Found, discover
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
 
 DESCRIPTION = "dataset_description.json"
+ABOUT = {DESCRIPTION, participants.FILE}
+"""What is read besides the scans."""
 
 
 def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
@@ -31,7 +34,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
     if digest_of(objects) != data_version:
         raise StepError(f"{data_uri} changed while the run was starting. Run again once it is still.")
     found = discover(o.key for o in objects)
-    wanted = {key for case in found.cases for key in case.keys} | {DESCRIPTION}
+    wanted = {key for case in found.cases for key in case.keys} | ABOUT
     downloads = scratch() / f"ingest-{data_version[:16]}"
     storage.download([o for o in objects if o.key in wanted], downloads)
     facts = check(found, downloads, cases) | {"data_uri": data_uri, "data_version": data_version}
@@ -61,11 +64,15 @@ def check(found: Found, source: Path, target: Path) -> dict:
                 records.append(result)
             else:
                 refused[case.name] = result
+    told = participants.participants(source, {record.patient for record in records})
+    for record in records:
+        record.site, record.scanner = told.site.get(record.patient), told.scanner.get(record.patient)
     return {
         "layout": found.layout,
         "cases": [record.as_dict() for record in records],
         "refused": dict(sorted(refused.items())),
-        "ignored": found.ignored,
+        "ignored": [key for key in found.ignored if key not in ABOUT],
+        "notes": told.notes,
         "synthetic": _says_synthetic(source),
     }
 
@@ -81,6 +88,8 @@ def log_summary(facts: dict) -> None:
     for case in cases:
         if not case["labelled"]:
             logging.info("unlabelled %s: no mask; kept, but not for training", case["case"])
+    for note in facts["notes"]:
+        logging.info("noted      %s", note)
     if facts["ignored"]:
         shown = ", ".join(facts["ignored"][:3]) + (", ..." if len(facts["ignored"]) > 3 else "")
         logging.info("left alone %d other files: %s", len(facts["ignored"]), shown)

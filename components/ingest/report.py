@@ -15,6 +15,7 @@ BODY = """
 <b>{{ cases|rejectattr('labelled')|list|length }}</b> unlabelled scans of <b>{{ patients }}</b> patients in the
 {{ layout }} layout; <b class="bad">{{ refused|length }}</b> refused; {{ ignored }} other files left alone.
 <br>{{ data_uri }}, version {{ data_version[:12] }}</p>
+{% for note in notes %}<p class="note">{{ note }}</p>{% endfor %}
 {% if refused %}<h2>Refused</h2><table><tr><th>case</th><th>why</th></tr>
 {% for name, why in (refused.items()|list)[:most] %}<tr><td>{{ name }}</td><td>{{ why }}</td></tr>{% endfor %}</table>
 {% if refused|length > most %}<p>The first {{ most }} of {{ refused|length }}.</p>{% endif %}{% endif %}
@@ -22,10 +23,12 @@ BODY = """
 <figcaption>{{ t.name }}<br>{{ t.what }}</figcaption></figure>{% endfor %}</div>
 {% if tiles|length < cases|length %}<p>The first {{ tiles|length }} of {{ cases|length }} are shown.</p>{% endif %}
 <h2>Cases</h2><table><tr><th>case</th><th>patient</th><th>grid</th><th>voxel (mm)</th><th>stored as</th>
-<th>lesion</th><th>ADC unit found</th><th>repaired or noted</th></tr>
+<th>lesion</th>{% if sited %}<th>site</th><th>scanner</th>{% endif %}
+<th>ADC unit found</th><th>repaired or noted</th></tr>
 {% for c in cases[:most] %}<tr><td>{{ c.case }}</td><td>{{ c.patient }}</td><td>{{ c.shape|join(' × ') }}</td>
 <td>{% if c.voxel_mm %}{{ c.voxel_mm|map('round', 2)|join(' × ') }}{% else %}unknown{% endif %}</td>
-<td>{{ c.orientation_found or '.npy' }}</td><td>{{ lesion(c) }}</td><td>{{ c.adc_unit_found or '' }}</td>
+<td>{{ c.orientation_found or '.npy' }}</td><td>{{ lesion(c) }}</td>
+{% if sited %}<td>{{ c.site or '' }}</td><td>{{ c.scanner or '' }}</td>{% endif %}<td>{{ c.adc_unit_found or '' }}</td>
 <td>{{ c.repairs|join('; ') }}</td></tr>{% endfor %}</table>
 {% if cases|length > most %}<p>The first {{ most }} of {{ cases|length }}; all are in cases.json.</p>{% endif %}
 """
@@ -54,7 +57,8 @@ def write_report(facts: dict, folder: Path, page: Path) -> None:
             most=MOST_ROWS,
             patients=len({c["patient"] for c in cases}),
             lesion=lesion_words,
-            **{k: facts[k] for k in ("cases", "refused", "layout", "data_uri", "data_version", "synthetic")},
+            sited=any(c["site"] or c["scanner"] for c in cases),
+            **{k: facts[k] for k in ("cases", "refused", "notes", "layout", "data_uri", "data_version", "synthetic")},
             ignored=len(facts["ignored"]),
         )
     )

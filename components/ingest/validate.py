@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from components.core.adc import B_VALUE, KEPT, from_b0, in_kept_unit
+from components.core.likeness import portrait
 from components.core.storage import file_sha256, local_path
 from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
 from components.ingest.discover import Case
@@ -33,7 +34,10 @@ class Record:
     lesion_voxels: int | None
     lesion_ml: float | None
     adc_unit_found: str | None
+    portrait: str | None
     repairs: list[str] = field(default_factory=list)
+    site: str | None = None
+    scanner: str | None = None
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -81,6 +85,7 @@ def validate(case: Case, source: Path, target: Path) -> Record:
         lesion_voxels=lesion_voxels,
         lesion_ml=lesion_ml,
         adc_unit_found=adc_unit,
+        portrait=portrait(image),
         repairs=repairs,
     )
 

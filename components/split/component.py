@@ -10,6 +10,8 @@ def split(
     test_ratio: float,
     random_seed: int,
     inputs: str,
+    carry_split: bool,
+    lineage: str,
     split: Output[Artifact],
     table: Output[HTML],
 ):
@@ -20,8 +22,10 @@ def split(
         train_ratio: Share of the patients to learn from.
         val_ratio: Share of the patients that choose the weights and the threshold.
         test_ratio: Share of the patients held out for the test.
-        random_seed: Seed of the draw.
+        random_seed: Seed of the draw of those who are not known yet.
         inputs: What the network sees: three slices of the DWI, or of the DWI and of the ADC map.
+        carry_split: Whether known patients keep their subset.
+        lineage: Digest of the registered lineage to carry on from, from fingerprint; empty for none.
         split: Patients per subset, ratios asked and reached, digest (JSON).
         table: The same as a page.
     """
@@ -32,4 +36,4 @@ def split(
 
     with step("split"):
         ratios = (train_ratio, val_ratio, test_ratio)
-        run(*(Path(a.path) for a in (cases, split, table)), ratios, random_seed, inputs)
+        run(*(Path(a.path) for a in (cases, split, table)), ratios, random_seed, inputs, lineage, carry_split)

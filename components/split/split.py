@@ -3,35 +3,55 @@
 import hashlib
 import json
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from components.core import known
 from components.core.cases import learnable
 from components.core.step import StepError
-from components.split.table import write_table
+from components.split.carry import extended, known_subsets
+from components.split.look_alikes import look_alikes
+from components.split.table import in_words, write_table
 
 SUBSETS = ("train", "val", "test")
 
 
 def split(
-    cases: Path, out: Path, page: Path, ratios: tuple[float, float, float], seed: int, inputs: str = "dwi"
+    cases: Path,
+    out: Path,
+    page: Path,
+    ratios: tuple[float, float, float],
+    seed: int,
+    inputs: str = "dwi",
+    lineage: str = "",
+    carry_split: bool = True,
 ) -> None:
     """Assign the labelled patients of `cases/cases.json` to train, val and test; write `out` (JSON) and a page of it.
 
-    Cases without all that `inputs` asks for are left out.
+    Cases without all that `inputs` asks for are left out. Who is known from the registered lineage (its digest; "" for
+    none) stays in the same subset, and only the others are assigned. `carry_split` was the fingerprint's to obey.
 
     Raises:
-        StepError: too few patients, or one patient would be in two subsets.
+        StepError: too few patients, or one patient or scan would be in two subsets, or the lineage is gone.
     """
+    found = json.loads((cases / "cases.json").read_text())
     labelled = learnable(cases, inputs)
     groups = linked_patients(labelled)
-    assignment = assign(groups, _volumes(groups, labelled), ratios, seed)
+    earlier = known.find(lineage) if lineage else None
+    before = earlier.lineage if earlier else None
+    stay = known_subsets(groups, labelled, before["people"], found["data_uri"]) if before else {}
+    assignment = assign(groups, _volumes(groups, labelled), ratios, seed, stay)
     require_disjoint(labelled, assignment)
     patients = {subset: sorted(p for p, s in assignment.items() if s == subset) for subset in SUBSETS}
     total = sum(map(len, patients.values()))
+    drawn = {
+        "data_version": found["data_version"],
+        "settings": known.settings(ratios, seed, inputs),
+        "lineage": lineage,
+    }
     facts = {
         "patients": patients,
         "cases": {s: sorted(c["case"] for c in labelled if assignment[c["patient"]] == s) for s in SUBSETS},
@@ -39,15 +59,23 @@ def split(
             {c["patient"] for c in labelled} - {c["patient"] for c in labelled if c["lesion_voxels"]}
         ),
         "linked": [sorted(g) for g in groups if len(g) > 1],
+        "alike": look_alikes(labelled, groups, assignment),
         "ratios_asked": dict(zip(SUBSETS, ratios, strict=True)),
         "ratios_reached": {s: len(p) / total for s, p in patients.items()},
         "random_seed": seed,
+        "carry_split": carry_split,
+        "carried_from": earlier and {"version": earlier.version, "lineage": lineage, "stay": sum(map(len, stay))},
+        "lineage": extended(before, labelled, assignment, found["data_uri"], drawn),
     }
     facts["digest"] = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+    facts["lineage_digest"] = known.lineage_digest(facts["lineage"])
     out.write_text(json.dumps(facts, indent=1))
-    write_table(facts, json.loads((cases / "cases.json").read_text())["synthetic"], page)
+    write_table(facts, found["synthetic"], page)
     for group in facts["linked"]:
         logging.info("linked     %s: they share a byte-identical image and stay in one subset", ", ".join(group))
+    for one, other, likeness in facts["alike"]:
+        logging.info("look-alike %s and %s (likeness %.3f): in one subset, as it happens", one, other, likeness)
+    logging.info("%s", in_words(facts))
     for subset in SUBSETS:
         logging.info("%-5s %3d patients, %3d scans", subset, len(patients[subset]), len(facts["cases"][subset]))
 
@@ -74,14 +102,18 @@ def linked_patients(cases: Iterable[dict]) -> list[frozenset[str]]:
 
 
 def assign(
-    groups: list[frozenset[str]], volume: dict[frozenset[str], float], ratios: tuple[float, float, float], seed: int
+    groups: list[frozenset[str]],
+    volume: dict[frozenset[str], float],
+    ratios: tuple[float, float, float],
+    seed: int,
+    stay: dict[frozenset[str], str] | None = None,
 ) -> dict[str, str]:
-    """Patient to subset. Groups with a lesion, sorted by its volume, are cut into as many runs as a subset needs
-    patients and one is drawn from each run, so every subset sees small and large lesions; lesion-free ones likewise,
-    as many as make the ratios those of all groups.
+    """Patient to subset; the groups in `stay` keep theirs. Groups with a lesion, sorted by its volume, are cut into as
+    many runs as a subset needs patients and one is drawn from each run that has none of that subset yet, so every
+    subset sees small and large lesions; lesion-free ones likewise, as many as make the ratios those of all groups.
 
     Raises:
-        StepError: fewer than three groups have a lesion.
+        StepError: fewer than three groups have a lesion, or a subset is left without one.
     """
     with_lesion = sorted((g for g in groups if volume[g] > 0), key=lambda g: (volume[g], min(g)))
     lesion_free = sorted((g for g in groups if volume[g] == 0), key=min)
@@ -93,16 +125,40 @@ def assign(
     n = len(with_lesion)
     test = max(1, min(round(n * ratios[2]), n - 2))
     val = max(1, min(round(n * ratios[1]), n - test - 1))
-    free_test = max(0, min(round(len(groups) * ratios[2]) - test, len(lesion_free)))
-    free_val = max(0, min(round(len(groups) * ratios[1]) - val, len(lesion_free) - free_test))
     rng = np.random.default_rng(seed)
-    subset_of: dict[frozenset[str], str] = {}
-    for pool, n_test, n_val in ((with_lesion, test, val), (lesion_free, free_test, free_val)):
-        for subset, n in (("test", n_test), ("val", n_val)):
-            left = [g for g in pool if g not in subset_of]
-            for run in np.array_split(np.arange(len(left)), n) if n else []:
-                subset_of[left[rng.choice(run)]] = subset
-    return {p: subset_of.get(g, "train") for g in groups for p in g}
+    subset_of = dict(stay or {})
+    _draw(with_lesion, {"test": test, "val": val}, subset_of, rng)
+    having = Counter(subset_of[g] for g in with_lesion)
+    if empty := [s for s in SUBSETS if not having[s]]:
+        raise StepError(
+            f"no patient with a lesion is left for {' and '.join(empty)}: of {n}, those known from earlier runs stay "
+            f"in the subsets they have there. Add labelled scans of new patients. {known.ANEW}"
+        )
+    free_test = max(0, min(round(len(groups) * ratios[2]) - having["test"], len(lesion_free)))
+    free_val = max(0, min(round(len(groups) * ratios[1]) - having["val"], len(lesion_free) - free_test))
+    _draw(lesion_free, {"test": free_test, "val": free_val}, subset_of, rng)
+    return {p: subset_of[g] for g in groups for p in g}
+
+
+def _draw(pool: list[frozenset[str]], wanted: dict[str, int], subset_of: dict, rng: np.random.Generator) -> None:
+    """Give each group of the sorted pool a subset: `wanted` of test and val with those they have, the rest to train."""
+    have = Counter(subset_of[g] for g in pool if g in subset_of)
+    wanted = {**wanted, "train": len(pool) - sum(wanted.values())}
+    for subset, more in _shares(wanted, have, len(pool) - have.total()).items():
+        left = [g for g in pool if subset_of.get(g, subset) == subset]
+        runs = np.array_split(np.arange(len(left)), have[subset] + more) if more else []
+        free = [run for run in runs if not any(left[i] in subset_of for i in run)]
+        for k in range(more):
+            subset_of[left[rng.choice(free[k * len(free) // more])]] = subset
+    subset_of |= {g: "train" for g in pool if g not in subset_of}
+
+
+def _shares(wanted: dict[str, int], have: Counter, new: int) -> dict[str, int]:
+    """How many of the new ones test and val get, each new one going where, for its size, most are missing."""
+    more = Counter()
+    for _ in range(new):
+        more[max(wanted, key=lambda s: (wanted[s] - have[s] - more[s]) / max(wanted[s], 1))] += 1
+    return {subset: more[subset] for subset in ("test", "val")}
 
 
 def require_disjoint(cases: Iterable[dict], assignment: dict[str, str]) -> None:

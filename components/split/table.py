@@ -8,6 +8,7 @@ MOST_NAMES = 500
 
 BODY = """
 <p>By patient, never by slice; stratified by lesion volume; seed {{ random_seed }}, digest {{ digest[:12] }}.</p>
+<p>{{ words }}.</p>
 <table><tr><th>subset</th><th>for</th><th>patients</th><th>lesion-free</th><th>scans</th><th>share asked</th>
 <th>share reached</th></tr>
 {% for s in subsets %}<tr><td>{{ s.name }}</td><td>{{ s.purpose }}</td><td class="n">{{ s.patients|length }}</td>
@@ -18,6 +19,10 @@ BODY = """
 Fewer than 10 test patients are too few to conclude anything from.</p>{% endif %}
 {% if linked %}<h2>Kept together</h2><p>These share a byte-identical image.</p><ul>
 {% for group in linked[:most] %}<li>{{ group|join(', ') }}</li>{% endfor %}</ul>{% endif %}
+{% if alike %}<h2>Look-alikes</h2><p>These look like one scan, and lie in one subset as it happens. If they are one
+patient's, give them one patient's name.</p><ul>
+{% for one, other, likeness in alike[:most] %}<li>{{ one }}, {{ other }} (likeness {{ '%.3f'|format(likeness) }})</li>
+{% endfor %}</ul>{% endif %}
 {% for s in subsets %}<h2>{{ s.name }}</h2><p>{{ s.patients[:most]|join(', ') }}{% if s.patients|length > most %}
 … and {{ s.patients|length - most }} more, in the split artifact{% endif %}</p>{% endfor %}
 """
@@ -34,7 +39,27 @@ def write_table(facts: dict, synthetic: bool, page: Path) -> None:
         }
         for name, patients in facts["patients"].items()
     ]  # fmt: skip
-    told = {key: facts[key] for key in ("random_seed", "digest", "linked")}
+    told = {key: facts[key] for key in ("random_seed", "digest", "linked", "alike")}
+    told["words"] = in_words(facts)
     page.write_text(
         render(BODY, title="Split by patient", synthetic=synthetic, subsets=subsets, most=MOST_NAMES, **told)
     )
+
+
+def in_words(facts: dict) -> str:
+    """Where the split comes from, and how near it is to what was asked for."""
+    total, earlier = sum(map(len, facts["patients"].values())), facts["carried_from"]
+    asked, reached = (
+        "/".join(f"{facts[f'ratios_{which}'][subset]:.2f}".lstrip("0") for subset in facts["patients"])
+        for which in ("asked", "reached")
+    )
+    if earlier:
+        new = total - earlier["stay"]
+        origin = (
+            f"carried on from version {earlier['version']}: {earlier['stay']} known patients stay, {new} new assigned"
+        )
+    elif facts["carry_split"]:
+        origin = f"all {total} patients are new"
+    else:
+        origin = f"all {total} patients drawn anew, as carry_split=false asks"
+    return f"{origin}; ratios asked {asked}, reached {reached}"

@@ -102,7 +102,7 @@ def _results(run: LocalRun, started: float) -> dict:
     version = client.get_model_version(registered["name"], registered["version"])
     experiment_id = client.get_run(registered["run_id"]).info.experiment_id
     return {
-        "data_version": run.steps["fingerprint"].outputs["Output"],
+        "data_version": run.steps["fingerprint"].outputs["data_version"],
         "mlflow_run_id": registered["run_id"],
         "experiment_id": experiment_id,
         "model": {

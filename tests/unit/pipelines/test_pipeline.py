@@ -95,10 +95,17 @@ def test_every_parameter_reaches_a_step_under_its_own_name(tasks, name):
     assert all(source == {"componentInputParameter": name} for source in sources)
 
 
-def test_ingest_takes_the_data_version_from_fingerprint(tasks):
-    assert parameters(tasks["ingest"])["data_version"] == {
-        "taskOutputParameter": {"outputParameterKey": "Output", "producerTask": "fingerprint"}
+@pytest.mark.parametrize(("step", "name"), [("ingest", "data_version"), ("split", "lineage")])
+def test_what_fingerprint_finds_is_an_argument_of_the_cached_steps(tasks, step, name):
+    """An argument is in the cache's key: data or lineage that changed are noticed."""
+    assert parameters(tasks[step])[name] == {
+        "taskOutputParameter": {"outputParameterKey": name, "producerTask": "fingerprint"}
     }
+
+
+def test_fingerprint_gets_all_that_decides_a_split(tasks):
+    decides = parameters(tasks["split"]).keys() - {"lineage"}
+    assert decides <= parameters(tasks["fingerprint"]).keys()
 
 
 def test_what_passes_between_the_steps_comes_from_the_step_that_makes_it(tasks):

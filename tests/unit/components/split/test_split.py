@@ -26,6 +26,7 @@ def case(patient: str, ml: float | None = 1.0, session: str | None = None, **mor
         "lesion_ml": ml,
         "voxel_sha256": f"volume of {name}",
         "slice_sha256": [f"slice {s} of {name}" for s in range(3)],
+        "portrait": None,
         **more,
     }
 
@@ -36,10 +37,15 @@ def patients(count: int, lesion_free: int = 0) -> list[dict]:
     return with_lesion + [case(f"F{i:03d}", ml=0.0) for i in range(1, lesion_free + 1)]
 
 
+def write_cases(folder: Path, cases: list[dict]) -> None:
+    facts = {"cases": cases, "synthetic": False, "data_uri": "s3://bucket/scans", "data_version": "1"}
+    (folder / "cases.json").write_text(json.dumps(facts))
+
+
 @pytest.fixture
 def split_of(tmp_path):
     def run(cases: list[dict], ratios=USER_RATIOS, seed: int = 42) -> dict:
-        (tmp_path / "cases.json").write_text(json.dumps({"cases": cases, "synthetic": False}))
+        write_cases(tmp_path, cases)
         split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", ratios, seed)
         return json.loads((tmp_path / "split.json").read_text())
 
@@ -206,14 +212,15 @@ def test_the_digest_is_of_who_is_where_and_of_nothing_else(split_of):
 def test_the_file_holds_the_whole_split(split_of, tmp_path: Path):
     facts = split_of(patients(4))
     assert set(facts) == {
-        "patients", "cases", "lesion_free", "linked", "ratios_asked", "ratios_reached", "random_seed", "digest",
+        "patients", "cases", "lesion_free", "linked", "alike", "ratios_asked", "ratios_reached", "random_seed",
+        "digest", "carry_split", "carried_from", "lineage", "lineage_digest",
     }  # fmt: skip
     assert facts["random_seed"] == 42
 
 
 def test_with_adc_asked_for_cases_without_are_in_no_subset(tmp_path):
     cases = [c | {"files": {"adc": "a"} if i else {}} for i, c in enumerate(patients(6))]
-    (tmp_path / "cases.json").write_text(json.dumps({"cases": cases, "synthetic": False}))
+    write_cases(tmp_path, cases)
     split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", (0.6, 0.2, 0.2), 0, "dwi+adc")
     facts = json.loads((tmp_path / "split.json").read_text())
     assert sorted(p for members in facts["patients"].values() for p in members) == [f"P{i:03d}" for i in range(2, 7)]

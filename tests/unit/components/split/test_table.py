@@ -14,6 +14,9 @@ FACTS = {
     "ratios_asked": {"train": 0.6, "val": 0.2, "test": 0.2},
     "ratios_reached": {"train": 0.6, "val": 0.2, "test": 0.2},
     "random_seed": 42,
+    "alike": [],
+    "carry_split": True,
+    "carried_from": None,
     "digest": "0123456789abcdef",
 }
 

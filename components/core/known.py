@@ -1,0 +1,146 @@
+"""Who is known: the patients of all earlier splits, as the newest registered version hands them on to the next split.
+
+The lineage of a split, in its split.json: `people`, a list of {patient, data_uri, subset, images (voxel_sha256)}, the
+newest last, and `drawn`: what the split that last added to them was made from, {data_version, settings, lineage}. A
+lineage is referred to by its digest, so that all versions whose splits knew the same people are as good as one.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from components.core.machine import sources_digest
+from components.core.step import StepError
+from components.core.tracking import MODEL_NAME
+
+SPLIT = "split.json"
+DECIDING = ("core/adc.py", "core/cases.py", "core/volumes.py", "ingest", "split")
+"""The code that decides which patients there are and who is drawn."""
+ANEW = "To draw all patients anew, and without a fair comparison with the champion, set carry_split=false."
+
+
+@dataclass(frozen=True)
+class Known:
+    """The lineage that a registered version holds."""
+
+    version: str
+    lineage: dict
+
+    @property
+    def digest(self) -> str:
+        return lineage_digest(self.lineage)
+
+
+def settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict:
+    """What decides a split besides the data and the lineage: other code may draw others from the same."""
+    code = [sources_digest(*DECIDING), version("numpy")]
+    return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
+
+
+def lineage_digest(lineage: dict) -> str:
+    return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
+
+
+def to_carry_on_from(data_version: str, settings: dict) -> str:
+    """Digest of the lineage from which a split of these data is to be carried on; "" where nothing is registered.
+
+    Where the newest lineage was drawn for these very data and settings, it is what that one was carried on from: the
+    split step is asked the same again, and comes from cache.
+
+    Raises:
+        StepError: MLflow does not answer, or a registered split was altered.
+    """
+    newest = next(_registered(), None)
+    if newest is None:
+        return ""
+    drawn = newest.lineage["drawn"]
+    if drawn and (drawn["data_version"], drawn["settings"]) == (data_version, settings):
+        before = drawn["lineage"]
+        if not before or any(known.digest == before for known in _registered(before)):
+            return before
+    logging.info("to be carried on from version %s: %d known patients", newest.version, len(newest.lineage["people"]))
+    return newest.digest
+
+
+def find(digest: str) -> Known:
+    """The newest registered version that holds this lineage.
+
+    Raises:
+        StepError: there is none, it was altered, or MLflow does not answer.
+    """
+    for known in _registered(digest):
+        if known.digest == digest:
+            return known
+    raise StepError(
+        f"the split to carry on from (lineage {digest[:12]}) is in no registered version of {MODEL_NAME} any more: "
+        f"it was removed while the run was starting, or altered. Run again. {ANEW}"
+    )
+
+
+def _registered(digest: str = "") -> Iterator[Known]:
+    """What the registered versions hold, the newest first; with a `digest` only those whose tag does not gainsay it."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    try:
+        versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
+        for entry in sorted(versions, key=lambda v: int(v.version), reverse=True):
+            tagged = entry.tags.get("split_lineage")
+            if digest and tagged and tagged != digest:
+                continue
+            lineage = _lineage(client, entry)
+            if lineage is not None:
+                yield Known(str(entry.version), lineage)
+    except MlflowException as error:
+        raise StepError(
+            f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. The patients of earlier splits are kept "
+            "there. Check MLFLOW_TRACKING_URI, or: make up."
+        ) from error
+
+
+def _lineage(client, entry) -> dict | None:
+    """None where the registry entry's MLflow run is gone or holds no split.
+
+    Raises:
+        StepError: it holds another split than the one that was registered.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(entry.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        run = None
+    if run is None or SPLIT not in {file.path for file in client.list_artifacts(entry.run_id)}:
+        logging.info("version %s is passed over: its MLflow run holds no %s", entry.version, SPLIT)
+        return None
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{SPLIT}")
+    try:
+        split = json.loads(text)
+        lineage = split.get("lineage") or _before_there_were_lineages(split, run.data.params.get("data_uri"))
+        is_whole = split["digest"] == entry.tags.get("split_digest", split["digest"])
+        is_whole &= lineage_digest(lineage) == entry.tags.get("split_lineage", lineage_digest(lineage))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole = False
+    if not is_whole:
+        raise StepError(
+            f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {entry.version} is not the one that was "
+            f"registered: who was in which subset cannot be known from it. Restore it, or delete that entry. {ANEW}"
+        )
+    return lineage
+
+
+def _before_there_were_lineages(split: dict, data_uri: str | None) -> dict:
+    """Of a split that kept names alone: known by name, at its own address or, where that is unknown, at any."""
+    people = [
+        {"patient": patient, "data_uri": data_uri, "subset": subset, "images": []}
+        for subset, patients in split["patients"].items()
+        for patient in patients
+    ]
+    return {"people": people, "drawn": None}

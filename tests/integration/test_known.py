@@ -1,0 +1,165 @@
+"""From a registered split to the next one, through a real MLflow: what fingerprint finds, split carries on."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from components.core import known
+from components.core.step import StepError
+from components.core.tracking import MODEL_NAME, Run, data_lineage, record_inputs
+from components.fingerprint.fingerprint import lineage
+from components.split.split import split
+
+pytestmark = pytest.mark.usefixtures("servers_here")
+
+RATIOS, URI = (0.6, 0.2, 0.2), "s3://bucket/scans"
+
+
+@pytest.fixture
+def client():
+    """Of a registry without the model."""
+    client = mlflow.MlflowClient()
+    if client.search_registered_models(f"name = '{MODEL_NAME}'"):
+        client.delete_registered_model(MODEL_NAME)
+    client.create_registered_model(MODEL_NAME)
+    return client
+
+
+class Pipeline:
+    """Fingerprint, split, and of train and register what they leave in MLflow."""
+
+    def __init__(self, client, folder: Path):
+        self.client, self.folder = client, folder
+
+    def lineage(self, patients: int, seed: int = 42) -> str:
+        """What fingerprint tells the split of that many patients."""
+        return lineage(f"data of {patients}", RATIOS, seed, "dwi")
+
+    def split(self, patients: int, seed: int = 42, lineage: str | None = None) -> dict:
+        cases = [
+            {
+                "case": f"P{i:03d}", "patient": f"P{i:03d}", "labelled": True, "shape": [64, 64, 20],
+                "lesion_voxels": i, "lesion_ml": float(i), "portrait": None,
+                "voxel_sha256": f"volume {i}", "slice_sha256": [f"slice {i}"],
+            }
+            for i in range(1, patients + 1)
+        ]  # fmt: skip
+        facts = {"cases": cases, "synthetic": False, "data_uri": URI, "data_version": f"data of {patients}"}
+        (self.folder / "cases.json").write_text(json.dumps(facts))
+        given = self.lineage(patients, seed) if lineage is None else lineage
+        split(self.folder, self.folder / "split.json", self.folder / "split.html", RATIOS, seed, "dwi", given)
+        return json.loads((self.folder / "split.json").read_text())
+
+    def register(self):
+        """The split made last, as a version's."""
+        parts = self.folder / "split.json"
+        run = Run.open(f"training of {parts.read_text()}")
+        record_inputs(run, self.folder, parts, self.folder / "split.html")
+        run.finish()
+        tags = data_lineage(self.folder, parts)
+        return self.client.create_model_version(MODEL_NAME, f"runs:/{run.id}/model", run.id, tags)
+
+    def run(self, patients: int, seed: int = 42) -> dict:
+        facts = self.split(patients, seed)
+        self.register()
+        return facts
+
+
+@pytest.fixture
+def pipeline(client, tmp_path):
+    return Pipeline(client, tmp_path)
+
+
+def subsets(facts: dict) -> dict[str, str]:
+    return {patient: subset for subset, members in facts["patients"].items() for patient in members}
+
+
+def test_with_nothing_registered_there_is_nothing_to_carry_on(pipeline):
+    assert pipeline.lineage(12) == ""
+
+
+def test_ten_new_patients_move_none_of_the_old_ones_over_two_growths(pipeline):
+    first, second, third = (subsets(pipeline.run(patients)) for patients in (12, 22, 32))
+    assert first.items() <= second.items() <= third.items()
+    assert len(third) == 32
+
+
+def test_the_version_that_was_carried_on_from_is_named(pipeline):
+    pipeline.run(12)
+    assert pipeline.run(22)["carried_from"]["version"] == "1"
+    assert pipeline.run(32)["carried_from"]["version"] == "2"
+
+
+def test_with_nothing_changed_the_split_is_asked_the_same_again(pipeline):
+    """So it comes from cache: its arguments are in the cache's key."""
+    for patients in (12, 22, 32):
+        before = pipeline.lineage(patients)
+        pipeline.run(patients)
+        assert pipeline.lineage(patients) == before
+
+
+def test_another_seed_and_back_ends_with_the_same_questions(pipeline):
+    pipeline.run(12)
+    asked = [pipeline.run(12, seed)["carried_from"] for seed in (42, 43, 42, 43)]
+    assert asked[0] is None
+    assert pipeline.lineage(12, 42) == "" and pipeline.lineage(12, 43) == asked[1]["lineage"] == asked[3]["lineage"]
+
+
+def test_older_data_after_grown_ones_forget_nobody(pipeline):
+    pipeline.run(12)
+    grown = subsets(pipeline.run(22))
+    pipeline.run(12)
+    assert subsets(pipeline.run(32)).items() >= grown.items()
+
+
+def test_of_other_code_nothing_is_asked_again_but_carried_on(pipeline, monkeypatch):
+    facts = pipeline.run(12)
+    assert pipeline.lineage(12) == ""
+    monkeypatch.setattr(known, "sources_digest", lambda *names: "another")
+    assert pipeline.lineage(12) == facts["lineage_digest"]
+
+
+def test_a_version_whose_run_holds_no_split_is_passed_over(pipeline):
+    facts = pipeline.run(12)
+    pipeline.client.create_model_version(MODEL_NAME, "s3://bucket/model", pipeline.client.create_run("0").info.run_id)
+    assert pipeline.lineage(22) == facts["lineage_digest"]
+
+
+def test_a_split_of_before_there_were_lineages_is_carried_on_by_name(pipeline):
+    old = {"patients": {"train": ["P001", "P002"], "val": ["P003"], "test": ["P004", "P005"]}, "digest": "d"}
+    run = pipeline.client.create_run("0").info.run_id
+    pipeline.client.log_param(run, "data_uri", URI)
+    pipeline.client.log_text(run, json.dumps(old), "split.json")
+    pipeline.client.create_model_version(MODEL_NAME, "s3://bucket/model", run, {"split_digest": "d"})
+    facts = pipeline.run(12)
+    assert facts["carried_from"]["stay"] == 5
+    assert {p: s for s, members in old["patients"].items() for p in members}.items() <= subsets(facts).items()
+    assert pipeline.lineage(12) == facts["carried_from"]["lineage"]
+
+
+@pytest.mark.parametrize("spoil", [lambda facts: facts["lineage"]["people"].pop(), lambda facts: facts.pop("digest")])
+def test_a_registered_split_that_was_altered_is_not_carried_on(pipeline, spoil):
+    facts = pipeline.run(12)
+    run = pipeline.client.get_model_version(MODEL_NAME, "1").run_id
+    spoil(facts)
+    pipeline.client.log_text(run, json.dumps(facts), "split.json")
+    with pytest.raises(StepError, match=r"version 1 is not the one that was registered.*carry_split=false"):
+        pipeline.lineage(22)
+
+
+def test_a_lineage_that_is_gone_is_said_to_be(pipeline):
+    pipeline.run(12)
+    asked = pipeline.lineage(22)
+    pipeline.client.delete_model_version(MODEL_NAME, "1")
+    with pytest.raises(StepError, match=r"lineage \w{12}\) is in no registered version .* any more.*Run again"):
+        pipeline.split(22, lineage=asked)
+    assert pipeline.lineage(22) == ""
+
+
+def test_an_mlflow_that_does_not_answer_is_named(monkeypatch, free_port):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StepError, match=r"MLflow at http://127.0.0.1:\d+: .*The patients of earlier splits are kept"):
+        lineage("1", RATIOS, 42, "dwi")
