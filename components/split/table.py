@@ -8,7 +8,7 @@ MOST_NAMES = 500
 
 BODY = """
 <p>By patient, never by slice; stratified by lesion volume; seed {{ random_seed }}, digest {{ digest[:12] }}.</p>
-<p>{{ words }}.</p>
+<p>{{ words[0]|upper }}{{ words[1:] }}.</p>
 <table><tr><th>subset</th><th>for</th><th>patients</th><th>lesion-free</th><th>scans</th><th>share asked</th>
 <th>share reached</th></tr>
 {% for s in subsets %}<tr><td>{{ s.name }}</td><td>{{ s.purpose }}</td><td class="n">{{ s.patients|length }}</td>

@@ -205,8 +205,8 @@ def test_the_log_and_the_page_say_who_stayed(run, tmp_path, caplog):
     caplog.set_level("INFO")
     run(patients(38))
     run(patients(48))
-    words = "carried on from version 1: 38 known patients stay, 10 new assigned; ratios asked .60/.20/.20, reached .58"
-    assert words in caplog.text and words in (tmp_path / "split.html").read_text()
+    words = "arried on from version 1: 38 known patients stay, 10 new assigned; ratios asked .60/.20/.20, reached .58"
+    assert f"c{words}" in caplog.text and f"C{words}" in (tmp_path / "split.html").read_text()
 
 
 def test_the_lineage_s_digest_is_of_its_content(run):
