@@ -24,10 +24,11 @@ ANEW = "To draw all patients anew, and without a fair comparison with the champi
 
 @dataclass(frozen=True)
 class Known:
-    """The lineage that a registered version holds."""
+    """The lineage that a registered version holds; `carries` says that its split was not one drawn all anew."""
 
     version: str
     lineage: dict
+    carries: bool
 
     @property
     def digest(self) -> str:
@@ -50,10 +51,17 @@ def to_carry_on_from(data_version: str, settings: dict) -> str:
     Where the newest lineage was drawn for these very data and settings, it is what that one was carried on from: the
     split step is asked the same again, and comes from cache.
 
+    A split that was drawn anew (carry_split=false) is carried on only where there is no other: it leaves the chain.
+
     Raises:
         StepError: MLflow does not answer, or a registered split was altered.
     """
-    newest = next(_registered(), None)
+    newest = None
+    for known in _registered():
+        if newest is None or known.carries:
+            newest = known
+        if newest.carries:
+            break
     if newest is None:
         return ""
     drawn = newest.lineage["drawn"]
@@ -92,9 +100,9 @@ def _registered(digest: str = "") -> Iterator[Known]:
             tagged = entry.tags.get("split_lineage")
             if digest and tagged and tagged != digest:
                 continue
-            lineage = _lineage(client, entry)
-            if lineage is not None:
-                yield Known(str(entry.version), lineage)
+            found = _lineage(client, entry)
+            if found is not None:
+                yield Known(str(entry.version), *found)
     except MlflowException as error:
         raise StepError(
             f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. The patients of earlier splits are kept "
@@ -102,8 +110,8 @@ def _registered(digest: str = "") -> Iterator[Known]:
         ) from error
 
 
-def _lineage(client, entry) -> dict | None:
-    """None where the registry entry's MLflow run is gone or holds no split.
+def _lineage(client, entry) -> tuple[dict, bool] | None:
+    """The lineage, and whether it carries on; None where the registry entry's MLflow run is gone or holds no split.
 
     Raises:
         StepError: it holds another split than the one that was registered.
@@ -133,7 +141,7 @@ def _lineage(client, entry) -> dict | None:
             f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {entry.version} is not the one that was "
             f"registered: who was in which subset cannot be known from it. Restore it, or delete that entry. {ANEW}"
         )
-    return lineage
+    return lineage, split.get("carry_split", True)
 
 
 def _before_there_were_lineages(split: dict, data_uri: str | None) -> dict:

@@ -37,7 +37,7 @@ class Pipeline:
         """What fingerprint tells the split of that many patients."""
         return lineage(f"data of {patients}", RATIOS, seed, "dwi")
 
-    def split(self, patients: int, seed: int = 42, lineage: str | None = None) -> dict:
+    def split(self, patients: int, seed: int = 42, lineage: str | None = None, carry: bool = True) -> dict:
         cases = [
             {
                 "case": f"P{i:03d}", "patient": f"P{i:03d}", "labelled": True, "shape": [64, 64, 20],
@@ -49,7 +49,7 @@ class Pipeline:
         facts = {"cases": cases, "synthetic": False, "data_uri": URI, "data_version": f"data of {patients}"}
         (self.folder / "cases.json").write_text(json.dumps(facts))
         given = self.lineage(patients, seed) if lineage is None else lineage
-        split(self.folder, self.folder / "split.json", self.folder / "split.html", RATIOS, seed, "dwi", given)
+        split(self.folder, self.folder / "split.json", self.folder / "split.html", RATIOS, seed, "dwi", given, carry)
         return json.loads((self.folder / "split.json").read_text())
 
     def register(self):
@@ -163,3 +163,17 @@ def test_an_mlflow_that_does_not_answer_is_named(monkeypatch, free_port):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StepError, match=r"MLflow at http://127.0.0.1:\d+: .*The patients of earlier splits are kept"):
         lineage("1", RATIOS, 42, "dwi")
+
+
+def test_a_split_drawn_anew_leaves_the_chain_that_later_runs_carry_on(pipeline):
+    first = pipeline.run(12)
+    anew = pipeline.split(12, seed=7, lineage="", carry=False)
+    pipeline.register()
+    assert anew["digest"] != first["digest"]
+    assert subsets(pipeline.split(14)).items() >= subsets(first).items()
+
+
+def test_a_split_drawn_anew_is_carried_on_where_there_is_no_other(pipeline):
+    anew = pipeline.split(12, seed=7, lineage="", carry=False)
+    pipeline.register()
+    assert subsets(pipeline.split(14)).items() >= subsets(anew).items()
