@@ -1,8 +1,9 @@
 """Who is known: the patients of all earlier splits, as the newest registered version hands them on to the next split.
 
 The lineage of a split, in its split.json: `people`, a list of {patient, data_uri, subset, images (voxel_sha256)}, the
-newest last, and `drawn`: what the split that last added to them was made from, {data_version, settings, lineage}. A
-lineage is referred to by its digest, so that all versions whose splits knew the same people are as good as one.
+newest last, and `drawn`: what the split that last added to them was made from, {data_uri, data_version, settings,
+lineage}. A lineage is referred to by its digest, so that all versions whose splits knew the same people are as good as
+one.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from importlib.metadata import version
 
 from components.core.machine import sources_digest
 from components.core.step import StepError
+from components.core.storage import Storage
 from components.core.tracking import MODEL_NAME
 
 SPLIT = "split.json"
@@ -45,11 +47,11 @@ def lineage_digest(lineage: dict) -> str:
     return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
 
 
-def to_carry_on_from(data_version: str, settings: dict) -> str:
+def to_carry_on_from(data_uri: str, data_version: str, settings: dict) -> str:
     """Digest of the lineage from which a split of these data is to be carried on; "" where nothing is registered.
 
-    Where the newest lineage was drawn for these very data and settings, it is what that one was carried on from: the
-    split step is asked the same again, and comes from cache.
+    Where the newest lineage was drawn for these very data, at this address, and settings, it is what that one was
+    carried on from: the split step is asked the same again, and comes from cache.
 
     A split that was drawn anew (carry_split=false) is carried on only where there is no other: it leaves the chain.
 
@@ -65,7 +67,8 @@ def to_carry_on_from(data_version: str, settings: dict) -> str:
     if newest is None:
         return ""
     drawn = newest.lineage["drawn"]
-    if drawn and (drawn["data_version"], drawn["settings"]) == (data_version, settings):
+    asked = {"data_uri": Storage(data_uri).uri, "data_version": data_version, "settings": settings}
+    if drawn and asked.items() <= drawn.items():
         before = drawn["lineage"]
         if not before or any(known.digest == before for known in _registered(before)):
             return before
@@ -119,13 +122,19 @@ def _lineage(client, entry) -> tuple[dict, bool] | None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    try:
-        run = client.get_run(entry.run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        run = None
+    run = None
+    if entry.run_id:  # a version that somebody registered by hand may have none
+        try:
+            run = client.get_run(entry.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
     if run is None or SPLIT not in {file.path for file in client.list_artifacts(entry.run_id)}:
+        if "split_lineage" in entry.tags:
+            raise StepError(
+                f"the MLflow run of {MODEL_NAME} version {entry.version} holds no {SPLIT} any more: who was in which "
+                f"subset cannot be known from it. Restore the run, or delete that version. {ANEW}"
+            )
         logging.info("version %s is passed over: its MLflow run holds no %s", entry.version, SPLIT)
         return None
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{SPLIT}")

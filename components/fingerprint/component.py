@@ -31,4 +31,4 @@ def fingerprint(
     with step("fingerprint"):
         version = run(data_uri)
         ratios = (train_ratio, val_ratio, test_ratio)
-        return version, lineage(version, ratios, random_seed, inputs) if carry_split else ""
+        return version, lineage(data_uri, version, ratios, random_seed, inputs) if carry_split else ""

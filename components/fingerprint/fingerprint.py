@@ -24,10 +24,10 @@ def fingerprint(data_uri: str) -> str:
     return digest
 
 
-def lineage(data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str) -> str:
+def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str) -> str:
     """The digest of the registered lineage that this split is carried on from; "" where nothing is registered.
 
     Raises:
         StepError: MLflow does not answer, or a registered split was altered.
     """
-    return known.to_carry_on_from(data_version, known.settings(ratios, seed, inputs))
+    return known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs))

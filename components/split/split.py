@@ -12,6 +12,7 @@ import numpy as np
 from components.core import known
 from components.core.cases import learnable
 from components.core.step import StepError
+from components.core.storage import Storage
 from components.split.carry import extended, known_subsets
 from components.split.look_alikes import look_alikes
 from components.split.table import in_words, write_table
@@ -38,16 +39,18 @@ def split(
         StepError: too few patients, or one patient or scan would be in two subsets, or the lineage is gone.
     """
     found = json.loads((cases / "cases.json").read_text())
+    address = Storage(found["data_uri"]).uri
     labelled = learnable(cases, inputs)
     groups = linked_patients(labelled)
     earlier = known.find(lineage) if lineage else None
     before = earlier.lineage if earlier else None
-    stay = known_subsets(groups, labelled, before["people"], found["data_uri"]) if before else {}
+    stay = known_subsets(groups, labelled, before["people"], address) if before else {}
     assignment = assign(groups, _volumes(groups, labelled), ratios, seed, stay)
     require_disjoint(labelled, assignment)
     patients = {subset: sorted(p for p, s in assignment.items() if s == subset) for subset in SUBSETS}
     total = sum(map(len, patients.values()))
     drawn = {
+        "data_uri": address,
         "data_version": found["data_version"],
         "settings": known.settings(ratios, seed, inputs),
         "lineage": lineage,
@@ -65,7 +68,7 @@ def split(
         "random_seed": seed,
         "carry_split": carry_split,
         "carried_from": earlier and {"version": earlier.version, "lineage": lineage, "stay": sum(map(len, stay))},
-        "lineage": extended(before, labelled, assignment, found["data_uri"], drawn),
+        "lineage": extended(before, labelled, assignment, address, drawn),
     }
     facts["digest"] = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
     facts["lineage_digest"] = known.lineage_digest(facts["lineage"])

@@ -8,6 +8,7 @@ import pytest
 
 from components.core import known
 from components.core.step import StepError
+from components.core.storage import Storage, work_bucket
 from components.core.tracking import MODEL_NAME, Run, data_lineage, record_inputs
 from components.fingerprint.fingerprint import lineage
 from components.split.split import split
@@ -35,7 +36,7 @@ class Pipeline:
 
     def lineage(self, patients: int, seed: int = 42) -> str:
         """What fingerprint tells the split of that many patients."""
-        return lineage(f"data of {patients}", RATIOS, seed, "dwi")
+        return lineage(URI, f"data of {patients}", RATIOS, seed, "dwi")
 
     def split(self, patients: int, seed: int = 42, lineage: str | None = None, carry: bool = True) -> dict:
         cases = [
@@ -162,7 +163,7 @@ def test_an_mlflow_that_does_not_answer_is_named(monkeypatch, free_port):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StepError, match=r"MLflow at http://127.0.0.1:\d+: .*The patients of earlier splits are kept"):
-        lineage("1", RATIOS, 42, "dwi")
+        lineage(URI, "1", RATIOS, 42, "dwi")
 
 
 def test_a_split_drawn_anew_leaves_the_chain_that_later_runs_carry_on(pipeline):
@@ -177,3 +178,23 @@ def test_a_split_drawn_anew_is_carried_on_where_there_is_no_other(pipeline):
     anew = pipeline.split(12, seed=7, lineage="", carry=False)
     pipeline.register()
     assert subsets(pipeline.split(14)).items() >= subsets(anew).items()
+
+
+def test_a_registered_split_that_was_lost_stops_the_next_one(pipeline):
+    pipeline.run(12)
+    entry = pipeline.register()
+    storage = Storage(f"s3://{work_bucket()}")
+    storage.delete([o.key for o in storage.list() if o.key.endswith(f"{entry.run_id}/artifacts/split.json")])
+    with pytest.raises(StepError, match=r"version 2 holds no split\.json any more"):
+        pipeline.lineage(12)
+
+
+def test_a_version_registered_by_hand_is_passed_over(pipeline, client):
+    first = pipeline.run(12)
+    client.create_model_version(MODEL_NAME, "s3://elsewhere/model")
+    assert pipeline.run(12) == first | {"lineage": first["lineage"]}
+
+
+def test_the_same_data_at_another_address_are_carried_on_and_not_drawn_anew(pipeline):
+    pipeline.run(12)
+    assert lineage("s3://another/place", "data of 12", RATIOS, 42, "dwi") == pipeline.lineage(14)
