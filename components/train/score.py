@@ -44,8 +44,10 @@ def validate(network: AttentionUNet, cases: list[CaseSlices], loss: str, precisi
 def choose_cut(model: Path, cases: Path, validation: list[CaseSlices]) -> tuple[dict[str, float], float]:
     """What `lesion_mask` needs, with the best mean Dice over the validation scans in native space; and that Dice.
 
-    That is the `threshold`, of equal ones the nearest to 0.5; with `cca` the smallest lesion to keep as well, in mL
-    where all these scans have a voxel size, else in voxels; of equal ones the smallest.
+    That is the `threshold`, of equal ones the nearest to 0.5; with `cca` then, at this threshold, the smallest lesion
+    to keep, in mL where all these scans have a voxel size, else in voxels; of equal ones the smallest. Chosen both at
+    once they fit a few validation patients too well: on the demo scans Dice went from 0.57 to 0.67 there, and from
+    0.49 to 0.43 on the test patients.
     """
     network, facts = load_model(model)
     records = {c["case"]: c for c in json.loads((cases / "cases.json").read_text())["cases"]}
@@ -61,11 +63,12 @@ def choose_cut(model: Path, cases: Path, validation: list[CaseSlices]) -> tuple[
         for column, threshold in enumerate(THRESHOLDS):
             scores[row, column] = _dices(probability >= threshold, truth, voxels)
     mean = scores.mean(0)
-    best = min(np.argwhere(mean == mean.max()), key=lambda i: (abs(THRESHOLDS[i[0]] - 0.5), i[1]))
-    cut = {"threshold": float(THRESHOLDS[best[0]])}
+    row = min(np.flatnonzero(mean[:, 0] == mean[:, 0].max()), key=lambda i: abs(THRESHOLDS[i] - 0.5))
+    column = mean[row].argmax()
+    cut = {"threshold": float(THRESHOLDS[row])}
     if facts.get("cca"):
-        cut[unit] = sizes[best[1]]
-    return cut, float(mean[tuple(best)])
+        cut[unit] = sizes[column]
+    return cut, float(mean[row, column])
 
 
 def _dices(predicted: np.ndarray, truth: np.ndarray, voxels: list[float]) -> list[float]:

@@ -15,8 +15,8 @@ from components.unet.grid import CHANNELS, adc_grid_slices, neighbours, to_model
 from components.unet.network import AttentionUNet
 
 BATCH = 16
-MIRRORED = ((), (-1,), (-2,), (-2, -1))
-"""Axes of a slice (H, W) along which test-time augmentation flips it: none, left-right, front-back, both."""
+MIRRORED = ((), (-1,))
+"""Axes of a slice (H, W) along which test-time augmentation flips it: none, left-right, as the training augments it."""
 
 
 def device() -> torch.device:

@@ -34,7 +34,7 @@ IMPROVEMENTS = {
     "tta": {"tta": True},
     "cca": {"cca": True},
     "tta-cca": {"tta": True, "cca": True},
-    "best": {"tta": True, "cca": True},
+    "best": {"normalization": "volume"},
 }
 
 

@@ -71,7 +71,7 @@ def test_a_network_that_learnt_from_corrected_scans_sees_corrected_ones(network,
 
 def test_with_tta_a_prediction_is_the_mean_of_those_of_the_flipped_scans_flipped_back(network, on_the_model_grid):
     """Flipped as scans (X, Y, S): the network is not in it."""
-    volume, flips = on_the_model_grid, [(), (0,), (1,), (0, 1)]
+    volume, flips = on_the_model_grid, [(), (0,)]
     explicit = [np.flip(predict_volume(network, FACTS, np.flip(volume, axes)), axes) for axes in flips]
     ours = predict_volume(network, FACTS | {"tta": True}, volume)
     np.testing.assert_allclose(ours, np.mean(explicit, axis=0), atol=1e-5)
