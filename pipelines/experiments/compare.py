@@ -30,10 +30,10 @@ def compare(outcomes: list[Outcome], minimum_patients: int) -> tuple[dict, list[
 
     Returns:
         test_patients, minimum_patients, synthetic, data_version, split_digest, and `presets`: name to seeds, runs (seed
-        to MLflow run), precision (one for each number format they used), training_seconds, run_seconds (means over
-        seeds, None where unknown) and metrics. A metric has mean, seeds (seed to mean over patients), patients (patient
-        to mean over seeds) and, but for baseline, difference: preset minus baseline over the patients and seeds that
-        both have; None where they share none.
+        to MLflow run), scans (test scans that baseline has too), precision (one for each number format they used),
+        training_seconds, run_seconds (means over seeds, None where unknown) and metrics. A metric has mean, seeds (seed
+        to mean over patients), patients (patient to mean over seeds) and, but for baseline, difference: preset minus
+        baseline over the patients and seeds that both have; None where they share none.
     """
     first = outcomes[0]
     reasons = {id(run): why_unlike(run, first) for run in outcomes}
@@ -42,7 +42,6 @@ def compare(outcomes: list[Outcome], minimum_patients: int) -> tuple[dict, list[
     for run in outcomes:
         if not reasons[id(run)]:
             runs.setdefault(run.preset, {})[run.seed] = run
-    baseline = {metric: _by_seed(runs[BASELINE], metric) for metric in METRICS}
     presets = {}
     for name, of_seed in runs.items():
         presets[name] = {
@@ -53,6 +52,7 @@ def compare(outcomes: list[Outcome], minimum_patients: int) -> tuple[dict, list[
             "run_seconds": _mean([run.run_seconds for run in of_seed.values()]),
             "metrics": {},
         }
+        presets[name]["scans"] = len(both := _scans(of_seed) & _scans(runs[BASELINE]))
         for metric in METRICS:
             values = _by_seed(of_seed, metric)
             if not (patients := over_seeds(values)):
@@ -64,7 +64,8 @@ def compare(outcomes: list[Outcome], minimum_patients: int) -> tuple[dict, list[
             }
             if name != BASELINE:
                 better = MEASURES[metric][2]
-                found["difference"] = difference(values, baseline[metric], better, minimum_patients)
+                sides = (_by_seed(side, metric, both) for side in (of_seed, runs[BASELINE]))
+                found["difference"] = difference(*sides, better, minimum_patients)
             presets[name]["metrics"][metric] = found
     comparison = {
         "test_patients": len(first.patients["test"]), "minimum_patients": minimum_patients,
@@ -153,17 +154,29 @@ def notes(comparison: dict) -> list[str]:
         compared = preset["metrics"].get("dice", {}).get("difference")
         if name != BASELINE and compared is None:
             out.append(f"{name}: no difference, for want of a seed or a patient that baseline has too.")
-        elif compared and len(compared["patients"]) < count:
-            out.append(f"{name}: on the {len(compared['patients'])} of {count} test patients that both have.")
+        elif compared and (preset["scans"], len(compared["patients"])) != (presets[BASELINE]["scans"], count):
+            out.append(
+                f"{name}: on the {_many(preset['scans'], 'scan')} of {len(compared['patients'])} of "
+                f"{_many(count, 'test patient')} that both have."
+            )
         if compared and compared["seeds"] != seeds:
             shared = ", ".join(map(str, compared["seeds"]))
             out.append(f"{name}: the difference is over the seeds that both have, {shared}.")
     return out
 
 
-def _by_seed(runs: dict[int, Outcome], metric: str) -> dict[int, Means]:
-    found = {seed: patient_means(run.cases, metric) for seed, run in sorted(runs.items())}
+def _by_seed(runs: dict[int, Outcome], metric: str, scans: set[str] | None = None) -> dict[int, Means]:
+    """Of all scans, or of these alone: a patient's mean is to be of the same scans on both sides."""
+    found = {
+        seed: patient_means([case for case in run.cases if scans is None or case["case"] in scans], metric)
+        for seed, run in sorted(runs.items())
+    }
     return {seed: means for seed, means in found.items() if means}
+
+
+def _scans(runs: dict[int, Outcome]) -> set[str]:
+    """The test scans that every one of these runs has."""
+    return set.intersection(*({case["case"] for case in run.cases} for run in runs.values()))
 
 
 def _mean(values: list[float | None]) -> float | None:

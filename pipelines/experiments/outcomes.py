@@ -109,7 +109,7 @@ def step_seconds(summary: dict, runs: list[dict]) -> float | None:
 
 def _gave(run: dict, step: str, summary: dict) -> bool:
     """Whether `run` ran the step itself, and `summary` may have its outputs."""
-    same = ("target", "data_uri")
+    same = ("target", "data_uri", "data_version")
     return (
         run["run_id"] <= summary["run_id"]
         and (facts := run.get("steps", {}).get(step)) is not None

@@ -48,7 +48,9 @@ def tracking(empty_tracking, tmp_path):
     shutil.copy(empty_tracking, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
-    experiment = client.create_experiment("dwi-stroke-segmentation")
+    experiment = client.create_experiment(
+        "dwi-stroke-segmentation", artifact_location=(tmp_path / "artifacts").as_uri()
+    )
     tags = {"kfp_run_id": RUN_ID, "data_version": "d1", "data": "synthetic demo scans, no patients"}
     run = client.create_run(experiment, tags=tags | {"evaluation_digest": "now"}).info.run_id
     for metric in ("dice", "absolute_volume_difference_ml", "lesion_f1"):

@@ -9,12 +9,11 @@ from tests.cluster_stand_in import RUN_ID
 
 
 @pytest.fixture
-def experiments(cluster, tracking, tmp_path, monkeypatch):
+def experiments(cluster, tracking):
     """On the stand-ins every run comes to the one MLflow run that is there."""
-    monkeypatch.chdir(tmp_path)  # where a database without a server keeps its artifacts
     client = mlflow.MlflowClient(tracking)
     (run,) = client.search_runs(["1"], f"tags.kfp_run_id = '{RUN_ID}'")
-    case = {"patient": "p1", "dice": 0.5, "lesion_f1": 0.5, "absolute_volume_difference_ml": 1.0}
+    case = {"case": "p1", "patient": "p1", "dice": 0.5, "lesion_f1": 0.5, "absolute_volume_difference_ml": 1.0}
     patients = {"train": ["t1"], "val": ["v1"], "test": ["p1"]}
     client.log_dict(run.info.run_id, {"cases": [case], "synthetic": True}, "test_metrics.json")
     client.log_dict(run.info.run_id, {"digest": "s1", "patients": patients}, "split.json")

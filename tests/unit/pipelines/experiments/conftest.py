@@ -16,7 +16,7 @@ STEPS = {"ingest": 3.0, "preprocess": 2.0, "split": 1.0, "train": 20.0, "evaluat
 
 
 def scan(patient: str, dice: float, f1: float = 0.5, volume: float | None = 2.0) -> dict:
-    return {"patient": patient, "dice": dice, "lesion_f1": f1, "absolute_volume_difference_ml": volume}
+    return {"case": patient, "patient": patient, "dice": dice, "lesion_f1": f1, "absolute_volume_difference_ml": volume}
 
 
 @pytest.fixture

@@ -38,7 +38,10 @@ def test_two_patients_and_two_seeds_worked_by_hand(outcome):
 
 
 def test_a_patients_scans_are_one_value(outcome):
-    scans = [{"patient": "p1", "dice": d, "lesion_f1": 1, "absolute_volume_difference_ml": 1} for d in (0.2, 0.6)]
+    scans = [
+        {"case": f"p1 {d}", "patient": "p1", "dice": d, "lesion_f1": 1, "absolute_volume_difference_ml": 1}
+        for d in (0.2, 0.6)
+    ]
     comparison, _ = compare([outcome(cases=scans)], MINIMUM)
     assert dice(comparison, "baseline")["patients"] == pytest.approx({"p1": 0.4})
 
@@ -102,7 +105,7 @@ def test_without_a_seed_or_patient_in_common_there_is_no_difference():
 
 
 def test_a_metric_that_no_scan_has_is_left_out(outcome):
-    scans = [{"patient": "p1", "dice": 0.5, "lesion_f1": 1.0, "absolute_volume_difference_ml": None}]
+    scans = [{"case": "p1", "patient": "p1", "dice": 0.5, "lesion_f1": 1.0, "absolute_volume_difference_ml": None}]
     comparison, _ = compare([outcome(cases=scans), outcome("n4", cases=scans)], MINIMUM)
     assert comparison["presets"]["n4"]["metrics"].keys() == {"dice", "lesion_f1"}
 
@@ -148,7 +151,7 @@ def test_where_patients_are_missing_the_two_are_compared_on_those_that_both_have
     comparison, unlike = compare([baseline, adc], MINIMUM)
     assert unlike == []
     assert dice(comparison, "adc")["difference"]["patients"] == pytest.approx({"p1": 0.2, "p3": 0.1})
-    assert "adc: on the 2 of 3 test patients that both have." in notes(comparison)
+    assert "adc: on the 2 scans of 2 of 3 test patients that both have." in notes(comparison)
 
 
 def test_without_a_test_patient_in_common_a_run_is_refused(outcome):
@@ -181,3 +184,19 @@ def test_on_enough_patients_it_does_not_say_that_they_are_few(outcome):
     runs = [outcome(seed=seed, dice={f"p{i}": 0.5 for i in range(10)}) for seed in (1, 2)]
     said = " ".join(notes(compare(runs, MINIMUM)[0]))
     assert "policy" not in said and "2 seeds" in said
+
+
+def test_a_patient_is_compared_on_the_scans_that_both_have(outcome):
+    """Baseline has both sessions of p1, the preset the first one alone: 0.5 less 0.4, not less their mean of 0.6."""
+
+    def scans(**dices: float) -> list[dict]:
+        known = {"lesion_f1": 1.0, "absolute_volume_difference_ml": 1.0}
+        return [{"case": name, "patient": name[:2], "dice": dice, **known} for name, dice in dices.items()]
+
+    baseline = outcome(cases=scans(p1a=0.4, p1b=0.8, p2=0.5))
+    adc = outcome("adc", cases=scans(p1a=0.5, p2=0.5))
+    comparison, _ = compare([baseline, adc], 2)
+    assert comparison["presets"]["adc"]["metrics"]["dice"]["difference"]["patients"] == {
+        "p1": pytest.approx(0.1), "p2": 0.0,
+    }  # fmt: skip
+    assert "adc: on the 2 scans of 2 of 2 test patients that both have." in notes(comparison)

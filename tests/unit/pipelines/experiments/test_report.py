@@ -40,7 +40,7 @@ def test_one_seed_is_called_one_seed_and_an_unknown_cost_unknown(outcome):
 
 
 def test_without_voxel_sizes_the_volume_difference_is_said_to_be_unknown(outcome):
-    scans = [{"patient": "p1", "dice": 0.5, "lesion_f1": 0.5, "absolute_volume_difference_ml": None}]
+    scans = [{"case": "p1", "patient": "p1", "dice": 0.5, "lesion_f1": 0.5, "absolute_volume_difference_ml": None}]
     comparison = compare([outcome(cases=scans)], 10)[0]
     assert "volume difference in mL (less is better): not known, the scans have no voxel size" in table(comparison, [])
     assert "volume difference" not in page(comparison, [], "demo")
