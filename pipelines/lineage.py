@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.core.ledger import Ledger
-from components.core.machine import sources_digest
+from components.core.machine import TRAINING, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError, progress
 from components.core.storage import PARALLEL_TRANSFERS, Storage, digest_of, file_sha256
@@ -24,7 +24,8 @@ EXAMPLE = f"make lineage MODEL=models:/{MODEL_NAME}/3"
 OK, CHANGED, NOT_REACHED = "OK", "CHANGED", "NOT REACHED"
 SAME = "every file of the scans below is as it was"
 TAG = re.compile(r":([0-9a-f]{16})(?:@|$)")
-TRAINING_CODE = ("core", "unet", "preprocess", "train")
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""What comes of a JSON file that somebody altered."""
 
 
 class NotReached(Exception):
@@ -55,6 +56,8 @@ class Chain:
             found = find()
         except (NotReached, StepError, OSError) as why:
             return self.link(NOT_REACHED, what, f"{expected}: {why}")
+        except UNREADABLE as error:
+            return self.link(CHANGED, what, f"cannot be read any more ({error!r}), was {expected}")
         if found == expected:
             return self.link(OK, what, found)
         self.link(CHANGED, what, f"is {found}, was {expected}")
@@ -211,9 +214,9 @@ def _code(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     of_checkout("image", match and match[1], str(tagged), {image("train").rpartition(":")[2], sources_tag()})
     try:
         code = _facts(reached)["decides"]["code"]
-    except (NotReached, KeyError):
+    except (NotReached, *UNREADABLE):
         code = None
-    of_checkout("training's code", code, str(code), {sources_digest(*TRAINING_CODE)})
+    of_checkout("training's code", code, str(code), {sources_digest(*TRAINING)})
 
 
 def _training(chain: Chain, tags: dict, reached: _Artifacts) -> None:
@@ -231,7 +234,7 @@ def _training(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     chain.compare("training_digest", tags.get("training_digest"), decided)
     try:
         params = _facts(reached).get("params", {})
-    except NotReached:
+    except (NotReached, *UNREADABLE):
         return
     for name in Settings.model_fields:
         if name in params:
@@ -250,6 +253,9 @@ def _evaluation(chain: Chain, tags: dict, reached: _Artifacts) -> None:
         return evaluation_digest(reached.model_file("best_model.pth").parent, results.parent)
 
     chain.compare("evaluation_digest", tags.get("evaluation_digest"), measured)
+    chain.compare(
+        "test_metrics.json", tags.get("metrics_sha256"), lambda: file_sha256(reached.of_run("test_metrics.json"))
+    )
 
 
 def _data(chain: Chain, tags: dict, reached: _Artifacts) -> None:
@@ -259,31 +265,31 @@ def _data(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     chain.compare("cases.json", tags.get("cases_sha256"), lambda: file_sha256(reached.of_run("cases.json")))
     try:
         listed = json.loads(reached.of_run("cases.json").read_text())
-    except (NotReached, ValueError) as why:
-        return chain.link(NOT_REACHED, "every case", f"which scans they were is not known: {why}")
-    chain.fact("data_uri", listed["data_uri"])
+        uri, cases = listed["data_uri"], [(c["case"], c["subset"], c["sources"]) for c in listed["cases"]]
+        was = {source["key"]: source["sha256"] for _, _, sources in cases for source in sources}
+    except (NotReached, *UNREADABLE) as why:
+        return chain.link(NOT_REACHED, "every case", f"which scans they were is not known: {why!r}")
+    chain.fact("data_uri", uri)
     objects, gone = [], ""
     try:
-        storage = Storage(listed["data_uri"])
+        storage = Storage(uri)
         objects = storage.list()
         gone = "" if objects else f"nothing is stored under {storage.uri} any more"
     except StepError as why:
         gone = str(why)
-    was = {source["key"]: source["sha256"] for case in listed["cases"] for source in case["sources"]}
-    hashed = (
-        dict.fromkeys(was, NotReached("gone, as all of the data")) if gone else _hashed(storage, was.keys(), objects)
-    )
+    unread = NotReached("not reached, as all of the data")
+    hashed = dict.fromkeys(was, unread) if gone else _hashed(storage, was.keys(), objects)
+    if hashed == was and digest_of(objects) != tags.get("data_version"):
+        gone = f"other files came, went or changed since; {SAME}"
     if gone:
         chain.link(NOT_REACHED, "data_version", f"{tags.get('data_version')}: {gone}")
-    elif hashed == was and digest_of(objects) != tags.get("data_version"):
-        chain.link(NOT_REACHED, "data_version", f"{tags.get('data_version')}: other files came or went since; {SAME}")
     else:
         chain.compare("data_version", tags.get("data_version"), lambda: digest_of(objects))
-    chain.section(f"cases ({len(listed['cases'])}), sha256 of each file as it was ingested")
-    for case in listed["cases"]:
-        print(f"  {case['case']} ({case['subset'] or 'in no subset'})")
-        for source in case["sources"]:
-            _source(chain, case["case"], source, hashed[source["key"]])
+    chain.section(f"cases ({len(cases)}), sha256 of each file as it was ingested")
+    for name, subset, sources in cases:
+        print(f"  {name} ({subset or 'in no subset'})")
+        for source in sources:
+            _source(chain, name, source, hashed[source["key"]])
 
 
 def _split_digest(reached: _Artifacts) -> str:

@@ -4,6 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+TRAINING = ("core", "unet", "ingest", "preprocess", "train")
+"""Folders whose code decides a training's weights."""
+
 
 def cpus() -> int:
     """CPUs this process may use: its affinity, and a container's quota where there is one."""

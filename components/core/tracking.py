@@ -16,6 +16,8 @@ KIND = "mlflow.experimentKind"
 MODEL_NAME = "dwi-attention-unet"
 COST = ("training_seconds", "training_seconds_taken_over")
 """Metrics: what all epochs took, whichever run they ran in, and those of them that an earlier run had trained."""
+OF_MASKS = ("case", "truth_voxels", "predicted_voxels", "dice", "lesions_found", "false_lesions")
+"""What of a scan's measures tells one mask from another."""
 EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate")
 LINEAGE = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
 """Environment variables that become tags of the run."""
@@ -118,8 +120,9 @@ def _find(client, experiment_id: str, kfp_run: str, training_digest: str, evalua
         f"tags.training_digest = '{training_digest}' and attributes.status != 'FINISHED'",
     ]
     for condition in filter(None, conditions):
-        if found := client.search_runs([experiment_id], condition, max_results=1):
-            return found[0].info.run_id
+        for run in client.search_runs([experiment_id], condition):
+            if condition != conditions[-1] or "evaluation_digest" not in run.data.tags:  # else a version's already
+                return run.info.run_id
     return None
 
 
@@ -210,12 +213,16 @@ def record_comparison(run: Run, evaluation: Path) -> None:
 
 
 def evaluation_digest(model: Path, evaluation: Path) -> str:
-    """SHA-256 over the weights, what it takes to use them, and what was measured with them."""
+    """SHA-256 over the weights, what it takes to use them, and what their masks came to.
+
+    Probabilities are left out: on another processor their last digit is another, and the model still the same.
+    """
     facts = json.loads((model / "model.json").read_text())
+    measured = json.loads((evaluation / "test_metrics.json").read_text())
     decides = [
         file_sha256(model / "best_model.pth"),
         facts["threshold"],
         facts["training_digest"],
-        file_sha256(evaluation / "test_metrics.json"),
+        [[case.get(name) for name in OF_MASKS] for case in measured.get("cases", [])],
     ]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()

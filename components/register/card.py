@@ -90,6 +90,8 @@ class Data(Strict):
     patients: int = Field(ge=1)
     scans: int = Field(ge=1)
     lesion_free_scans: Count
+    unused_scans: Count
+    """Labelled, and in no subset: without the ADC map that the network is to see."""
     unlabelled_scans: Count
     lesion_ml: Spread | None
     """None where the files hold no voxel size, or no scan has a lesion."""

@@ -105,8 +105,11 @@ def limits(card: Measured) -> list[str]:
         said.append("No test scan is free of lesions: false alarms on healthy brains have not been measured.")
     if data.lesion_ml is None:
         said.append("The files hold no voxel size: nothing is known in mL.")
+    if data.unused_scans:
+        said.append(f"{_count(data.unused_scans, 'labelled scan')} had no ADC map, and no b0 to compute it from: "
+                    "nothing was learnt from them, nor tested on them.")  # fmt: skip
     if data.refused:
-        total = data.scans + data.unlabelled_scans + len(data.refused)
+        total = data.scans + data.unused_scans + data.unlabelled_scans + len(data.refused)
         said.append(f"{len(data.refused)} of {total} cases were refused: what they share has not been tested.")
     volume, review, comparison = card.volume, card.review, card.comparison
     if volume.interval_level is None:
@@ -152,7 +155,8 @@ def _formats(inputs: str) -> dict:
 def _data(listed: dict) -> dict:
     cases = listed["cases"]
     labelled = [c for c in cases if c["labelled"]]
-    volumes = sorted(c["lesion_ml"] for c in labelled if c["lesion_voxels"] and c["lesion_ml"] is not None)
+    used = [c for c in labelled if c["subset"]]
+    volumes = sorted(c["lesion_ml"] for c in used if c["lesion_voxels"] and c["lesion_ml"] is not None)
     spread = None
     if volumes:
         quarters = statistics.quantiles(volumes, n=4, method="inclusive") if len(volumes) > 1 else 3 * volumes
@@ -164,13 +168,14 @@ def _data(listed: dict) -> dict:
         "data_version": listed["data_version"],
         "layout": listed["layout"],
         "synthetic": listed["synthetic"],
-        "patients": len({c["patient"] for c in labelled}),
-        "scans": len(labelled),
-        "lesion_free_scans": sum(not c["lesion_voxels"] for c in labelled),
+        "patients": len({c["patient"] for c in used}),
+        "scans": len(used),
+        "lesion_free_scans": sum(not c["lesion_voxels"] for c in used),
+        "unused_scans": len(labelled) - len(used),
         "unlabelled_scans": len(cases) - len(labelled),
         "lesion_ml": spread,
         **listed["seen"],
-        **{f"{what}s": _patients_by(labelled, what) for what in ("site", "scanner")},
+        **{f"{what}s": _patients_by(used, what) for what in ("site", "scanner")},
         "refused": listed["refused"],
     }
 

@@ -53,6 +53,7 @@ class LesionSegmenter(PythonModel):
         """Raises:
         Refused: a scan breaks the input contract, or lacks its ADC map.
         """
+        from components.core.step import NO_MEMORY, is_out_of_memory
         from components.core.volumes import BadVolume
 
         columns = [*COLUMNS, "probability"] if (params or {}).get("probability") else COLUMNS
@@ -62,9 +63,11 @@ class LesionSegmenter(PythonModel):
             try:
                 with self.one_at_a_time:
                     rows.append(self._segment(scan, adc, "probability" in columns))
-            except BadVolume as reason:
+            except Exception as error:
+                if not isinstance(error, BadVolume) and not is_out_of_memory(error):
+                    raise
                 which = f"scan {number} of {len(model_input)}: " if len(model_input) > 1 else ""
-                raise Refused(f"{which}{reason}") from None
+                raise Refused(f"{which}{error if isinstance(error, BadVolume) else NO_MEMORY}") from None
         table = pd.DataFrame(rows, columns=columns)
         return table.astype(object).where(table.notna(), None)  # NaN is no JSON
 

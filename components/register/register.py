@@ -72,6 +72,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             "facts_sha256": file_sha256(model / "model.json"),
             "code_sha256": sources_digest(*PACKED),
             "cases_sha256": card.versions.cases_sha256,
+            "metrics_sha256": file_sha256(evaluation / "test_metrics.json"),
             "card_sha256": _log_card(run, card, first),
             "threshold": facts["threshold"],
             **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},

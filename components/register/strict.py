@@ -25,7 +25,9 @@ def read(path: Path, model: type[Model], unknown_key: str = "not known there") -
         StepError: it is not there, not YAML, or says something else than the model.
     """
     try:
-        return model.model_validate(yaml.safe_load(path.read_text()))
+        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError:
+        raise StepError(f"{path} is not UTF-8. Save it as UTF-8.") from None
     except (OSError, yaml.YAMLError) as error:
         raise StepError(f"{path}: {' '.join(str(error).split())}. Write it as YAML.") from None
     except ValidationError as error:

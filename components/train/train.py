@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from components.core.machine import cpus, sources_digest
+from components.core.machine import TRAINING, cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
@@ -233,7 +233,7 @@ def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
         "settings": {name: value for name, value in given.items() if name not in CUTTING},
-        "code": sources_digest("core", "unet", "preprocess", "train"),
+        "code": sources_digest(*TRAINING),
         "torch": torch.__version__,
     }
     cut = {name: value for name, value in given.items() if name in CUTTING}

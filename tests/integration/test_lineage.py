@@ -160,7 +160,7 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
         ("register/model.py", "code/", ["its code"]),
         ("unet/network.py", "code/", ["its code"]),
         ("model_card.json", "", ["model card"]),
-        ("artifacts/test_metrics.json", "mlflow", ["evaluation_digest"]),
+        ("artifacts/test_metrics.json", "mlflow", ["test_metrics.json"]),
     ],
 )
 def test_what_was_altered_is_named(trace, alter, ending, below, names):
@@ -180,13 +180,13 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
     ],
     ids=["a patient more", "a scan in another subset", "emptied"],
 )
-def test_an_altered_split_is_named(trace, alter, change):
+def test_an_altered_split_is_named(trace, alter, change, version):
     def altered(blob: bytes) -> bytes:
         split = json.loads(blob)
         change(split)
         return json.dumps(split).encode()
 
-    alter("split.json", altered, "mlflow")
+    alter("split.json", altered, version.run_id)
     code, out = trace()
     assert code == 1
     assert re.search(r"^CHANGED, this is not what was registered: split.json$", out, re.MULTILINE), out
@@ -213,7 +213,7 @@ def test_data_that_grew_are_said_and_the_old_scans_are_found_as_they_were(trace,
     finally:
         storage.delete(["sub-7/ses-0001/dwi/sub-7_ses-0001_dwi.nii.gz"])
     assert (code, links(out, "CHANGED")) == (0, [])
-    assert "other files came or went since; every file of the scans below is as it was" in out
+    assert "other files came, went or changed since; every file of the scans below is as it was" in out
 
 
 def test_one_scan_that_is_gone_is_not_reached(trace, alter):

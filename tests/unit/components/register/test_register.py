@@ -34,8 +34,16 @@ def test_another_model_has_another_lineage(model, evaluation, change):
 
 
 def test_another_evaluation_has_another_lineage(model, evaluation):
-    before = evaluation_digest(model(), evaluation())
-    assert evaluation_digest(model(), evaluation(summary={"test_dice_mean": 0.6})) != before
+    scan = {"case": "P1", "truth_voxels": 9, "predicted_voxels": 8, "dice": 0.5, "lesions_found": 1, "false_lesions": 0}
+    before = evaluation_digest(model(), evaluation(cases=[scan]))
+    assert evaluation_digest(model(), evaluation(cases=[scan | {"predicted_voxels": 7}])) != before
+    assert evaluation_digest(model(), evaluation(cases=[scan | {"case": "P2"}])) != before
+
+
+def test_the_last_digit_of_a_probability_makes_no_other_lineage(model, evaluation):
+    """On another processor it is another one, while every mask is the same."""
+    first, second = (evaluation_digest(model(), evaluation(calibration={"ece_after": e})) for e in (0.1, 0.1 + 1e-9))
+    assert first == second
 
 
 def test_the_example_is_the_same_every_time():
