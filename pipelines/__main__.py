@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.step import StepError, without_logins
 from pipelines.sources import ROOT
 
 STATE = ROOT / ".local"
@@ -24,7 +24,7 @@ def main() -> int:
     try:
         return arguments.call(arguments) or 0
     except (StepError, ServiceError) as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{without_logins(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped. Run the same command again to go on from here.", file=sys.stderr)

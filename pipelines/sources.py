@@ -22,12 +22,17 @@ def image(step: str) -> str:
 
 
 def commit() -> str:
-    """This checkout's commit, with "-dirty" where files differ from it; "" for what came from no git checkout."""
+    """This checkout's commit, with "-dirty" where files differ from it or code is not in it; "" without git."""
     try:
-        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", "components", PINS.name)
     except (OSError, subprocess.CalledProcessError):
         return ""
+    return described + "-dirty" * bool(new)
+
+
+def _git(*command: str) -> str:
+    return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def code() -> str:

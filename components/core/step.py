@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 ERROR_MARK = "ERROR"
+NO_MEMORY = "it does not fit into memory"
 
 
 class StepError(Exception):
@@ -35,15 +37,26 @@ def step(name: str) -> Iterator[None]:
     except StepError as error:
         _fail(name, str(error))
     except Exception as error:  # the outermost door of the process: everything else ends here
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        if is_out_of_memory(error):
             _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
         traceback.print_exc(file=sys.stdout)
         _fail(name, f"unexpected {type(error).__name__}: {error}. This is a fault in the step itself; "
                     "the lines above say where. Please report them.")  # fmt: skip
 
 
+def without_logins(text: str) -> str:
+    """The text without the logins that URLs in it may hold."""
+    return re.sub(r"(?<=//)[^/\s]+@", "***@", text)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of Python, of a GPU, or of torch's allocator on a CPU, which has no class of its own for it."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def _fail(name: str, message: str) -> None:
-    print(f"{ERROR_MARK} {name}: {message}", flush=True)
+    print(f"{ERROR_MARK} {name}: {without_logins(message)}", flush=True)
     raise SystemExit(1)
 
 

@@ -59,14 +59,15 @@ none is in <b>{{ free.scans_with_false_lesion }} of {{ free.scans }}</b>{% if fr
 """
 STRATA = """
 <h2>For whom it works: scans with a lesion</h2>
-{% for field, title in fields %}{% if strata[field] %}<table><tr><th>{{ title }}</th><th>patients</th><th>scans</th>
+{% for field, title in fields %}{% if strata[field].values()|sum('scans') %}
+<table><tr><th>{{ title }}</th><th>patients</th><th>scans</th>
 <th>Dice</th><th>95 % interval</th><th>lesion F1</th><th>volume off by (mL)</th></tr>
 {% for name, row in strata[field].items() %}<tr><td>{{ name }}</td><td class="n">{{ row.patients }}</td>
 <td class="n">{{ row.scans }}</td><td class="n">{{ f(row.dice_mean) }}</td>
 <td class="n">{% if 0 < row.patients < fewest %}too few patients{% else %}{{ span(row.dice_ci_low, row.dice_ci_high)
 }}{% endif %}</td><td class="n">{{ f(row.lesion_f1_mean) }}</td>
 <td class="n">{{ f(row.absolute_volume_difference_ml_mean, '%.2f') }}</td></tr>{% endfor %}</table>
-{% else %}<p>The {{ title }} is not known of any test scan.</p>{% endif %}{% endfor %}
+{% else %}<p>The {{ title }} is not known of any test scan with a lesion.</p>{% endif %}{% endfor %}
 <p>Rows of fewer than {{ fewest }} patients have no interval; of fewer than 10 they are a hint, no finding.</p>
 """
 TRUST = """

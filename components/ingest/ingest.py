@@ -38,6 +38,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
     downloads = scratch() / f"ingest-{data_version[:16]}"
     storage.download([o for o in objects if o.key in wanted], downloads)
     facts = check(found, downloads, cases) | {"data_uri": data_uri, "data_version": data_version}
+    (downloads / participants.FILE).unlink(missing_ok=True)  # ages and names may stand in it
     (cases / "cases.json").write_text(json.dumps(facts, indent=1))
     write_report(facts, cases, page)
     shutil.rmtree(downloads)

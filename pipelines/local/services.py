@@ -33,6 +33,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from components.core.step import without_logins
+
 HOST = "127.0.0.1"
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 10, 5
 
@@ -217,7 +219,7 @@ class Service:
         _write(self.records, {name: fields for name, fields in known.items() if fields})
 
     def say(self, *words: str) -> None:
-        print(f"{self.title:<6}", *filter(None, map(_redact, words)), sep="  ", flush=True)
+        print(f"{self.title:<6}", *filter(None, map(without_logins, words)), sep="  ", flush=True)
 
 
 class S3(Service):
@@ -273,7 +275,7 @@ class S3(Service):
             theirs = ", ".join(name for name in (*self.address, *self.login) if os.environ.get(name))
             advice = f", {theirs} or the login; without {theirs}, an S3 server is started here" if theirs else ""
             problem = f"bucket {bucket} (S3_BUCKET) on {endpoint or 'AWS'} cannot be used: {error}"
-            raise ServiceError(f"{_redact(problem)}. Correct S3_BUCKET{advice}") from error
+            raise ServiceError(f"{without_logins(problem)}. Correct S3_BUCKET{advice}") from error
 
 
 class MLflow(Service):
@@ -286,11 +288,11 @@ class MLflow(Service):
             uri = external["MLFLOW_TRACKING_URI"]
             if "://" not in uri:
                 raise ServiceError(
-                    f"MLFLOW_TRACKING_URI={_redact(uri)} has no scheme. Write it as http://{_redact(uri)}"
+                    f"MLFLOW_TRACKING_URI={without_logins(uri)} has no scheme. Write it as http://{without_logins(uri)}"
                 )
             if not self.answers(uri):
                 advice = "Start it, correct the variable, or unset it to have one started here"
-                raise ServiceError(f"no MLflow at {_redact(uri)} (MLFLOW_TRACKING_URI). {advice}")
+                raise ServiceError(f"no MLflow at {without_logins(uri)} (MLFLOW_TRACKING_URI). {advice}")
             self.say("external", uri)
             return external
         database = self.data.resolve() / "mlflow.db"
@@ -366,8 +368,3 @@ def _write(path: Path, content: dict) -> None:
     new.touch(mode=0o600)
     new.write_text(json.dumps(content, indent=2))
     new.replace(path)
-
-
-def _redact(text: str) -> str:
-    """The text without the logins that URLs in it may hold."""
-    return re.sub(r"(?<=//)[^/\s]+@", "***@", text)

@@ -8,7 +8,7 @@ from components.core.step import StepError
 from components.ingest.discover import BIDS_DWI, BIDS_MASK, FLAT, Case, Found, discover
 from pipelines.upload import files_of
 
-NIFTI = re.compile(r"^(.+)\.nii(?:\.gz)?$", re.IGNORECASE)
+NIFTI = re.compile(r"^(.+)\.nii(?:\.gz)?$", re.IGNORECASE | re.DOTALL)
 COMPANION = re.compile(r"^(.+)[_-](adc|b0)$", re.IGNORECASE)
 MASK = re.compile(r"[_-](?:msk|mask|lesion|seg|dseg|probability)$", re.IGNORECASE)
 NO_SPACE = "a mask needs a scan's space, which only NIfTI has: give it as .nii or .nii.gz"

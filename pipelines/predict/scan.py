@@ -48,9 +48,12 @@ def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state
         found = segmenter.segment(source, adc, probability=probability)
     except BadVolume as reason:
         raise StepError(f"INPUT={source}: {reason}") from None
-    write_bytes(target, found.mask)
-    if probability:
-        write_bytes(beside, found.probability)
+    try:
+        write_bytes(target, found.mask)
+        if probability:
+            write_bytes(beside, found.probability)
+    except OSError as error:
+        raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
     run = segmenter.model.metadata.run_id
     print(f"{target}: {found.volume} ({segmenter.uri}, MLflow run {run}). Research use only.")
     if found.review:

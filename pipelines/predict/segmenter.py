@@ -1,5 +1,6 @@
 """A registered model, loaded once, and what it makes of one scan after another."""
 
+import logging
 import math
 import tempfile
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from components.core.adc import from_b0
-from components.core.step import StepError
+from components.core.machine import sources_digest
+from components.core.step import NO_MEMORY, StepError, is_out_of_memory
 from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
 
 
@@ -58,11 +60,12 @@ class Segmenter:
         try:
             self.uri = _version_behind(uri)
             self.model = mlflow.pyfunc.load_model(self.uri, dst_path=self._folder.name)
-        except MlflowException as error:
+        except (MlflowException, OSError, ImportError) as error:
             raise StepError(
                 f"no model {uri}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
                 "MODEL=models:/dwi-attention-unet/1."
             ) from None
+        _say_if_code_differs(self.uri)
         self.columns = self.model.metadata.get_input_schema().input_names()
         self.sees_adc = "adc" in self.columns
 
@@ -94,11 +97,11 @@ class Segmenter:
             row = self.model.predict(pd.DataFrame(columns), params=asked).iloc[0]
         except OSError as error:
             raise BadVolume(f"it cannot be read ({error.strerror})") from None
-        except MemoryError:
-            raise BadVolume("it does not fit into memory") from None
         except Exception as error:  # the model's own refusal; its code is loaded with it, and so is its class
             if type(error).__name__ in ("BadVolume", "Refused"):
                 raise BadVolume(str(error)) from None
+            if is_out_of_memory(error):
+                raise BadVolume(NO_MEMORY) from None
             raise
         low, high, level = (_number(row.get(c)) for c in ("lesion_ml_low", "lesion_ml_high", "interval_level"))
         lesion, _ = read_nifti_bytes(row["mask"])
@@ -124,6 +127,25 @@ def _version_behind(uri: str) -> str:
     if not (at and uri.startswith("models:/")):
         return uri
     return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
+
+
+def _say_if_code_differs(uri: str) -> None:
+    """The modules of this checkout are in use already, and MLflow loads a model's own only where there are none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from components.register.register import PACKED
+
+    name, _, number = uri.removeprefix("models:/").partition("/")
+    try:
+        registered = mlflow.MlflowClient().get_model_version(name, number).tags.get("code_sha256")
+    except MlflowException:  # a model by another address than the registry's
+        return
+    if registered and registered != sources_digest(*PACKED):
+        logging.warning(
+            "%s was registered with other code than this checkout's, which segments here: masks may differ from those "
+            "it was measured by. make lineage names the commit.", uri,
+        )  # fmt: skip
 
 
 def _number(value) -> float | None:

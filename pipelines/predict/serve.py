@@ -48,7 +48,7 @@ def _port(text: str) -> int:
             f"SERVE_PORT is {text!r}, not a port from 1024 to 65535. Choose one: make serve SERVE_PORT=5001"
         )
     if not is_free(int(text)):
-        other = next(n for n in range(int(text) + 1, 65536) if is_free(n))
+        other = next(n for n in (*range(int(text) + 1, 65536), *range(1024, int(text))) if is_free(n))
         raise StepError(
             f"port {text} on {HOST} is taken by another program. Choose another: make serve SERVE_PORT={other}"
         )

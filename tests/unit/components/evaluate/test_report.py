@@ -149,7 +149,7 @@ def test_every_stratum_says_how_many_it_holds_and_when_they_are_too_few(page_of)
     assert "Bangkok 1 1 0.500 too few patients" in said
     assert "Chiang Mai 3 3 0.500 0.500 to 0.500" in said
     assert "&gt;20 mL 0 0 – – – –" in said
-    assert "The scanner is not known of any test scan." in said
+    assert "The scanner is not known of any test scan with a lesion." in said
 
 
 def test_lesion_free_scans_have_a_section_of_their_own(page_of):
