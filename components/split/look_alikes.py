@@ -1,6 +1,8 @@
 """Scans that look like one, under whatever header, may not lie in two subsets."""
 
-from components.core.likeness import alike
+import logging
+
+from components.core.likeness import SIDE, alike
 from components.core.step import StepError
 
 MOST_NAMED = 5
@@ -17,6 +19,10 @@ def look_alikes(
         StepError: such a pair lies across two subsets.
     """
     group_of = {patient: group for group in groups for patient in group}
+    if thin := sum(case["portrait"] is None for case in cases):
+        logging.info(
+            "%d scans show too little (fewer than %d slices, or no head) to be searched for look-alikes", thin, SIDE
+        )
     within, across = [], []
     for i, j, likeness in alike([case["portrait"] for case in cases]):
         pair = [(case["case"], assignment[case["patient"]]) for case in (cases[i], cases[j])]

@@ -249,3 +249,9 @@ def test_look_alikes_within_a_subset_are_told_by_name(run, portraits, tmp_path, 
 def test_sessions_of_one_patient_may_look_alike(run, portraits):
     sessions = [case("P001", session=s, portrait=p) for s, p in zip("12", portraits, strict=True)]
     assert run([*sessions, *patients(12, first=2)])["alike"] == []
+
+
+def test_scans_that_cannot_be_searched_for_look_alikes_are_counted(run, caplog):
+    caplog.set_level("INFO")
+    run(patients(12))
+    assert "12 scans show too little (fewer than 8 slices, or no head) to be searched for look-alikes" in caplog.text
