@@ -30,7 +30,7 @@ class Known:
 
     version: str
     lineage: dict
-    carries: bool
+    carries: bool = True
 
     @property
     def digest(self) -> str:
