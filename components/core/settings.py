@@ -50,7 +50,7 @@ class Settings(BaseModel):
     random_seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the weights, the sampling, the augmentation, and the split of patients that are not known yet."""
     tta: bool = False
-    """Predict the mean of the scan and its mirror images (test-time augmentation)."""
+    """Predict the mean of the scan and its mirror image (test-time augmentation)."""
     cca: bool = False
     """Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose."""
     deep_supervision: bool = False

@@ -47,7 +47,7 @@ def train(
         aug_rotate_prob: Probability of a rotation by up to 10 degrees.
         aug_brightness_prob: Probability of a brightness shift by up to 0.1 standard deviations.
         random_seed: Seed of the weights, the sampling and the augmentation.
-        tta: Predict the mean of the scan and its mirror images (test-time augmentation).
+        tta: Predict the mean of the scan and its mirror image (test-time augmentation).
         cca: Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose.
         deep_supervision: Learn at two coarser decoder levels too, with weights 1/2 and 1/4; the model stays the same.
         precision: Number format of the forward pass; auto takes the fastest here.
