@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.tracking import MODEL_NAME
+from components.core.tracking import EXPERIMENT, MODEL_NAME
 from components.register.register import _log
 from components.unet.network import AttentionUNet
 from pipelines.local import services
@@ -88,7 +88,7 @@ def champion(registry, tmp_path):
             "inputs": "dwi",
         }  # fmt: skip
         (folder / "model.json").write_text(json.dumps(known | facts))
-        run = registry.create_run("0").info.run_id
+        run = registry.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
         return _champion(registry, _log(SimpleNamespace(id=run), folder), run)
 
     return make

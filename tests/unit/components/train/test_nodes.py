@@ -272,6 +272,7 @@ def test_a_job_that_somebody_deleted_is_no_riddle(api):
 def test_a_step_that_is_stopped_removes_what_it_started(api, number, ends_as):
     api.pods = [pod(0), pod(1)]
     before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background of a shell ignores it
     threading.Timer(0.3, os.kill, [os.getpid(), number]).start()
     with pytest.raises(ends_as):
         train()
