@@ -18,6 +18,9 @@ FOLLOW ?=
 CRON ?=
 REMOVE ?=
 MODEL ?= models:/dwi-attention-unet@champion
+ONLY ?=
+SECONDS_EACH ?= 300
+SEED ?= 1
 BASE_PYTHON ?= python3
 
 VENV := .venv
@@ -29,9 +32,9 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers lint bench install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers torture lint bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
@@ -107,6 +110,9 @@ test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice
 
 test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
 	@$(MAKE) --no-print-directory pipeline-run TARGET=containers
+
+torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1]
+	@$(PYTHON) -m pytest -m torture -s -k "$$ONLY" tests/torture
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
