@@ -29,9 +29,9 @@ GRACE_SECONDS = 10
 LAST_LINES = 15
 ENDED_BY = {
     128 + signal.SIGKILL: "it was killed (SIGKILL), as a system does whose memory runs out. Give it more memory, or "
-    "lower image_size, batch_size or base_channels",
-    TOLD_TO_STOP: "it was told to stop (SIGTERM)",
-    128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Make room",
+    "lower image_size, batch_size or base_channels.",
+    TOLD_TO_STOP: "it was told to stop (SIGTERM).",
+    128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Make room.",
 }
 """What ended a step that had no time for a word of its own."""
 STEP_MARK = "==="
@@ -168,9 +168,7 @@ class LocalRun:
             if code := process.wait():
                 code = 128 - code if code < 0 else code
                 if why := ENDED_BY.get(code):
-                    self.error = self.error or [
-                        f"{self.current}: {why}; then run the same command again: it goes on from here."
-                    ]
+                    self.error = self.error or [f"{self.current}: {why} The same command goes on from here."]
                 self.error = self.error or [f"{self.current}: ended with exit code {code}; its last lines:", *last]
             return code
         finally:
