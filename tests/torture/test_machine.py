@@ -9,7 +9,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -130,23 +129,19 @@ def test_a_tiny_shared_memory(campaign, megabytes, tmp_path):
     campaign.count("tiny /dev/shm: loaded with fewer processes")
 
 
-def test_a_memory_limit_of_the_step(campaign, checkout, scans):
-    """The step's address space is limited, as ulimit -v does; with enough the same command goes on."""
-    for megabytes in (700, 1500):
-        process = checkout.start("run", "--data", str(scans), "--set", SETTINGS)
-        wait_for(process, "] preprocess")
-        wait_for(process, "] train")
-        for _ in range(200):
-            if steps := step_processes(process.pid):
-                resource.prlimit(steps[-1], resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
-                break
-            time.sleep(0.02)
-        out, _ = process.communicate(timeout=280)
-        if process.returncode:
-            said(out, "out of memory", "memory runs out", "does not fit into memory")
-            campaign.count("memory limit: said in words")
-    code, out = run(checkout, scans)
+def test_memory_that_runs_out_within_training(campaign, checkout, scans):
+    """From some moment on the step gets no more memory, as under ulimit -v; its killer is in test_kills."""
+    process = checkout.start("run", "--data", str(scans), "--set", f"{SETTINGS} random_seed=3 epochs=40")
+    wait_for(process, "epoch 1/")
+    for step in step_processes(process.pid):
+        resource.prlimit(step, resource.RLIMIT_AS, (1 << 20, 1 << 20))
+    out, _ = process.communicate(timeout=280)
+    if process.returncode:
+        said(out, "out of memory", "memory runs out", "does not fit into memory")
+    campaign.count("memory limit: said in words" if process.returncode else "memory limit: what it had sufficed")
+    code, out = run(checkout, scans, "random_seed=3 epochs=40")
     assert code == 0, out
+    campaign.count("memory limit: the same command went on with more")
 
 
 def step_processes(parent: int) -> list[int]:
