@@ -1,10 +1,9 @@
-"""A machine that fails: full disk, little memory, tiny /dev/shm, places that cannot be written, a clock set back,
+"""A machine that fails: full disk, little memory, tiny /dev/shm, places that cannot be written,
 two runs at once, a port that is taken. Each ends in a clear sentence or works, and nothing is lost."""
 
 import contextlib
 import os
 import resource
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -151,33 +150,12 @@ def step_processes(parent: int) -> list[int]:
     return []
 
 
-def test_a_home_that_cannot_be_written_and_a_clock_set_back(campaign, scans, tmp_path):
-    faketime = shutil.which("faketime")
+def test_a_home_that_cannot_be_written(campaign, scans, tmp_path):
     with Checkout(tmp_path / "checkout", one_cpu=True) as checkout:
         checkout.environment["HOME"] = "/proc/nowhere"
         code, out = run(checkout, scans)
         assert code == 0, out
-        campaign.count("read-only home: works")
-        before = checkout.last_run()
-        if not faketime:
-            pytest.skip("needs faketime to set a clock back")
-        checkout.python("down")
-        checkout.environment |= {
-            line.partition("=")[0]: line.partition("=")[2]
-            for line in subprocess.run(
-                [faketime, "-f", "-10m", "env"], capture_output=True, text=True
-            ).stdout.splitlines()
-            if line.startswith(("LD_PRELOAD=", "FAKETIME"))
-        }
-        code, out = run(checkout, scans)
-        assert code == 0, out
-        assert "Nothing changed" in out
-        code, out = run(checkout, scans, "random_seed=5")
-        assert code == 0, out
-        after = checkout.last_run()
-        assert (before["model"]["version"], after["model"]["version"]) == ("1", "2")
-        assert after["run_id"] < before["run_id"] and "RUNNING" not in states(checkout)[0]
-        campaign.count("clock set back by 10 minutes: works")
+        campaign.count("home that cannot be written: works")
 
 
 def test_two_runs_at_the_same_moment(campaign, checkout, scans):
