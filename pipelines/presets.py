@@ -88,7 +88,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 class _Plain(yaml.SafeLoader):
-    """Refuses what a preset has no use for: anchors, which can unfold to gigabytes, and tags, which can build objects."""
+    """Refuses what a preset has no use for: anchors, which can unfold to gigabytes; tags, which can build objects."""
 
     def compose_node(self, parent, index):
         event = self.peek_event()

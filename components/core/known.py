@@ -143,7 +143,8 @@ def _lineage(client, entry) -> tuple[dict, bool] | None:
         lineage = split.get("lineage") or _before_there_were_lineages(split, run.data.params.get("data_uri"))
         is_whole = split["digest"] == entry.tags.get("split_digest", split["digest"])
         is_whole &= lineage_digest(lineage) == entry.tags.get("split_lineage", lineage_digest(lineage))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole &= isinstance(lineage["people"], list) and isinstance(lineage["drawn"], dict | None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise StepError(
