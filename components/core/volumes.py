@@ -32,6 +32,8 @@ SAME_SIZE = 0.05
 """How far two statements of a voxel's side may differ, as a share of it."""
 GZIP, GZIP_PIECE, MOST_GZIP_MEMBERS = b"\x1f\x8b", 2**16, 2**15
 """bgzip parts a file into members of 64 KiB: 32,768 of them hold more than the largest scan."""
+BOMB_BYTES, BOMB_RATIO = 2**28, 200
+"""Real scans pack 2- to 10-fold. Masks, mostly zeros, may pack 1000-fold, but none of them unpacks to 256 MiB."""
 INTENSITIES = 1e-12, 1e12
 """Beyond the larger squares overflow in single precision; a spread below the smaller vanishes there."""
 MIN_SLICES = 3
@@ -166,6 +168,8 @@ def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
         if offset > HEADER_BYTES + MOST_EXTENSION_BYTES:
             raise BadVolume(f"the header says that the voxels start at byte {offset}")
         size = offset + count * dtype.itemsize
+        if size > max(BOMB_BYTES, BOMB_RATIO * len(blob)) and blob[:2] == GZIP:
+            raise BadVolume(f"{len(blob)} bytes that would unpack to {size}: no scan packs so well")
         raw, whole = _unpacked(blob, size + MOST_PADDING_BYTES)
         if len(raw) < size or (len(raw) < size + MOST_PADDING_BYTES and not whole):
             raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(raw)} or ends too early")

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from components.core import known
 from components.core.adc import from_b0, in_kept_unit
 from components.core.ledger import Ledger
 from components.core.settings import Settings
@@ -144,8 +145,26 @@ def ledger(content: bytes) -> str:
     return TAKEN if there.entries() else kind(there.faults[0])
 
 
+def split(content: bytes) -> str:
+    """The split.json of an MLflow run, as the next split is carried on from it."""
+    entry = SimpleNamespace(run_id="r", version="1", tags={})
+    client = SimpleNamespace(
+        search_model_versions=lambda _: [entry],
+        get_run=lambda _: SimpleNamespace(info=SimpleNamespace(artifact_uri="a"), data=SimpleNamespace(params={})),
+        list_artifacts=lambda _: [SimpleNamespace(path=known.SPLIT)],
+    )
+    text = content.decode(errors="replace")
+    with patch("mlflow.MlflowClient", lambda: client), patch("mlflow.artifacts.load_text", lambda _: text):
+        try:
+            assert len(known.to_carry_on_from("s3://b/data", "v", {})) == 64
+        except StepError as reason:
+            return kind(reason)
+    return TAKEN
+
+
 DOORS: dict[str, Callable[[bytes], str]] = {
-    door.__name__: door for door in (nifti, gzipped, array, keys, table, description, preset, assignments, adc, ledger)
+    door.__name__: door
+    for door in (nifti, gzipped, array, keys, table, description, preset, assignments, adc, ledger, split)
 }
 
 
@@ -157,6 +176,8 @@ def seeds(name: str) -> list[bytes]:
 
     small = nib.Nifti1Image((SMALL * 2).astype(np.uint8), AFFINE).to_bytes()
     entry = {"number": 1, "previous": [], "decision": "first", "version": "1", "from": None, "to": "1", "words": "w"}
+    person = {"patient": "p", "data_uri": "s3://b/data", "subset": "train", "images": []}
+    old, lineage = {"digest": "d", "patients": {"train": ["p"]}}, {"people": [person], "drawn": None}
     return {
         "nifti": [small, packed(small), small + bytes(99)],
         "gzipped": [small, packed(small)],
@@ -173,4 +194,6 @@ def seeds(name: str) -> list[bytes]:
                         *[t.text.encode() for t in texts.ASSIGNMENTS if len(t.text) < 999]],
         "adc": [SMALL.tobytes(), (SMALL / 200).tobytes(), (SMALL * 9).tobytes()],
         "ledger": [json.dumps(entry).encode(), b"[]", b"{}", b"null"],
+        "split": [json.dumps(s).encode() for s in (old, old | {"lineage": lineage}, old | {"lineage": []}, [])]
+                 + [b"[" * 9999, b'{"digest": "d", "lineage": {"people": [3], "drawn": null}}'],
     }[name]  # fmt: skip

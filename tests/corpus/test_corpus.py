@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +11,10 @@ import pytest
 
 from components.core.settings import checked
 from components.core.step import StepError
+from components.core.storage import Object, digest_of, local_path
+from components.core.volumes import BadVolume, read_nifti_bytes
 from components.ingest.discover import discover, shown
-from components.ingest.ingest import check
+from components.ingest.ingest import check, ingest
 from pipelines import presets
 from pipelines.check_data import PAGE, check_data
 from pipelines.predict import folder as predicting
@@ -132,6 +135,17 @@ def test_a_good_array_goes_through_without_a_line(checked_set, tmp_path, file):
     assert facts["refused"] == {} and bad_one(facts)["repairs"] == []
 
 
+def test_bombs_stay_packed():
+    for file in (f for f in scans.IMAGES if "bomb" in f.what):
+        content = file.content()
+        tracemalloc.start()
+        with pytest.raises(BadVolume):
+            read_nifti_bytes(content)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20e6, file.what
+
+
 def test_a_lesion_free_mask_is_no_bad_one(checked_set, tmp_path):
     put_case(tmp_path / "set", "sub-free", nifti(), nifti(MASK * 0))
     record = bad_one(checked_set(tmp_path / "set"))
@@ -227,6 +241,33 @@ def test_a_bad_key_is_refused_and_the_good_case_goes_on(bad):
         assert not set("\n\x1b\0\u202e") & set(name + why) and len(name) < 300 and len(why) < 1000
     for name, words in bad.refused.items():
         assert any(name in refused and words in why for refused, why in found.refused.items())
+
+
+def test_a_bucket_with_every_bad_key_is_ingested_and_none_of_them_fetched(tmp_path, monkeypatch):
+    good = {f"images/Good {n}.npy": npy(brain(n)[0]) for n in range(3)}
+    good |= {f"masks/Good {n}.npy": npy(brain(n)[2]) for n in range(3)}
+    bad = {key for bad in names.KEYS for key in bad.keys}
+    fetched = []
+
+    class Bucket(SimpleNamespace):
+        def list(self):
+            return sorted((Object(key, 1, "etag") for key in good.keys() | bad), key=lambda o: o.key)
+
+        def download(self, objects, folder):
+            for o in objects:
+                fetched.append(o.key)
+                path = local_path(folder, o.key)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(good.get(o.key, b""))
+
+    monkeypatch.setattr("components.ingest.ingest.Storage", lambda _: Bucket())
+    monkeypatch.setenv("SCRATCH_DIR", str(tmp_path / "scratch"))
+    (tmp_path / "cases").mkdir()
+    ingest("s3://bucket", digest_of(Bucket().list()), tmp_path / "cases", tmp_path / "report.html")
+    facts = json.loads((tmp_path / "cases" / "cases.json").read_text())
+    assert [case["case"] for case in facts["cases"]] == ["Good 0", "Good 1", "Good 2"]
+    assert fetched and set(fetched) <= good.keys()
+    assert not list((tmp_path / "scratch").rglob("*.npy"))
 
 
 @pytest.mark.parametrize("name", names.FINE)
