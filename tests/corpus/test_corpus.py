@@ -229,6 +229,20 @@ def test_serve_refuses_the_same(model):
         assert re.search(file.words, refused.value.reason), file.what
 
 
+@pytest.mark.parametrize("value", [None, 5, 10**13, 1.5, float("nan"), "abc", [1, 2], {"a": 1}], ids=repr)
+@pytest.mark.parametrize("column", ["scan", "adc"])
+def test_what_is_no_file_is_refused(model, column, value):
+    import pandas as pd
+
+    from components.register.model import Refused
+
+    if column == "adc" and value is None:
+        pytest.skip("that says there is none")
+    row = {"scan": [nifti()]} | {column: pd.Series([value], dtype=object)}
+    with pytest.raises(Refused, match="did not come as bytes"):
+        model.predict(None, pd.DataFrame(row))
+
+
 # Names
 
 
