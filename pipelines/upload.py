@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
+from components.ingest.discover import shown, unfit
 from pipelines.files import write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
@@ -54,19 +55,30 @@ def upload(folder: Path, state: Path) -> str:
 def files_of(folder: Path) -> dict[str, tuple[int, int]]:
     """Key to (size, modification time) of the files of a resolved folder, hidden ones aside.
 
-    Links to folders and links that leave the folder are named and left out.
+    Left out with a line: links to folders, out of the folder and to nothing; names that no object can have.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if any(part.startswith(".") or part in SKIPPED for part in name.parts):
             continue
-        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(folder)):
-            what = "a link to a folder" if path.is_dir() else "a link out of the folder"
-            logging.warning("left out: %s is %s. Copy it in, or give its target as DATA.", name, what)
+        if path.is_symlink() and (what := _no_good_link(path, folder)):
+            advice = "Copy it in, or give its target as DATA."
+            logging.warning("left out: %s is %s. %s", shown(name.as_posix()), what, advice)
             continue
         if not path.is_file():
+            continue
+        if why := unfit(name.as_posix()):
+            logging.warning("left out: %s: %s", shown(name.as_posix()), why)
             continue
         stat = path.stat()
         files[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
     return files
+
+
+def _no_good_link(path: Path, folder: Path) -> str | None:
+    if path.is_dir():
+        return "a link to a folder"
+    if not path.exists():
+        return "a link to nothing"
+    return None if path.resolve().is_relative_to(folder) else "a link out of the folder"

@@ -19,6 +19,7 @@ from components.core.storage import Storage
 from components.core.tracking import MODEL_NAME
 
 SPLIT = "split.json"
+PERSON = {"patient", "data_uri", "subset", "images"}
 DECIDING = ("core/adc.py", "core/cases.py", "core/volumes.py", "ingest", "split")
 """The code that decides which patients there are and who is drawn."""
 ANEW = "To draw all patients anew, and without a fair comparison with the champion, set carry_split=false."
@@ -143,7 +144,8 @@ def _lineage(client, entry) -> tuple[dict, bool] | None:
         lineage = split.get("lineage") or _before_there_were_lineages(split, run.data.params.get("data_uri"))
         is_whole = split["digest"] == entry.tags.get("split_digest", split["digest"])
         is_whole &= lineage_digest(lineage) == entry.tags.get("split_lineage", lineage_digest(lineage))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        is_whole &= isinstance(lineage["drawn"], dict | None) and all(p.keys() >= PERSON for p in lineage["people"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise StepError(

@@ -16,7 +16,7 @@ from components.ingest.discover import Case, Found, discover
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
 
-DESCRIPTION = "dataset_description.json"
+DESCRIPTION, MOST_DESCRIPTION_BYTES = "dataset_description.json", 2**20
 ABOUT = {DESCRIPTION, participants.FILE}
 """What is read besides the scans."""
 
@@ -115,8 +115,11 @@ def require_enough(facts: dict) -> None:
 
 def _says_synthetic(source: Path) -> bool:
     """Whether the set's own description (BIDS) names it so."""
+    path = source / DESCRIPTION
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_DESCRIPTION_BYTES:
+        return False
     try:
-        name = json.loads((source / DESCRIPTION).read_text())["Name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = json.loads(path.read_text())["Name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return "synthetic" in str(name).lower()

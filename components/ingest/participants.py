@@ -25,7 +25,7 @@ class Participants:
 def participants(source: Path, patients: Iterable[str]) -> Participants:
     """What `source/participants.tsv` says of these patients; a file that is no such table is noted, not fatal."""
     path, patients = source / FILE, set(patients)
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():  # a link may lead out of the folder
         return Participants()
     try:
         rows = _rows(path)
@@ -67,8 +67,12 @@ def _rows(path: Path) -> list[list[str]]:
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     rows = [line.split("\t") for line in text.splitlines() if line.strip()]
-    if not rows or "participant_id" not in [name.strip().lower() for name in rows[0]]:
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if "participant_id" not in header:
         raise ValueError("its first line names no column participant_id (are its columns parted by tabs?)")
+    for name in ("participant_id", *SITE, *SCANNER, *MAKE):
+        if header.count(name) > 1:
+            raise ValueError(f"its first line names the column {name} twice")
     return rows
 
 

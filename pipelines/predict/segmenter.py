@@ -11,7 +11,7 @@ import numpy as np
 from components.core.adc import from_b0
 from components.core.machine import sources_digest
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
-from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
+from components.core.volumes import BadVolume, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Segmenter:
         import pandas as pd
 
         try:
-            blob = scan.read_bytes()
+            blob = file_bytes(scan)
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
             columns = {"scan": [blob]}
@@ -112,10 +112,10 @@ class Segmenter:
 
     def _adc(self, adc: Path | None, b0: Path | None, image: np.ndarray, geometry) -> bytes:
         if adc:
-            return adc.read_bytes()
+            return file_bytes(adc)
         if not b0:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
-        computed = from_b0(*read_nifti_bytes(b0.read_bytes()), image, geometry)
+        computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry)
         return nifti_bytes(geometry.native(computed), geometry.affine)
 
 
