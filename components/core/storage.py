@@ -29,7 +29,7 @@ from components.core.step import StepError, progress, without_logins
 
 PARALLEL_TRANSFERS = 8
 ATTEMPTS = 3
-PATIENCE_SECONDS, LONGEST_PAUSE_SECONDS = 120, 10
+PATIENCE_SECONDS, LONGEST_PAUSE_SECONDS, SETTLED_SECONDS = 120, 10, 20
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 60
 PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
            "IncompleteBody", "OperationAborted", "Throttling", "TooManyRequests"}  # fmt: skip
@@ -86,8 +86,8 @@ class Storage:
         return found
 
     def list_until(self, settled: Callable[[Listing], bool]) -> Listing:
-        """The listing once it is `settled`: a server may show what was there before, for a while."""
-        deadline = time.monotonic() + self.patience
+        """The listing once it is `settled`, or after `SETTLED_SECONDS`: a server may show what was there before."""
+        deadline = time.monotonic() + SETTLED_SECONDS
         while True:
             objects = self.list()
             if settled(objects) or time.monotonic() > deadline:
