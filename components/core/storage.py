@@ -35,10 +35,8 @@ PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch
            "IncompleteBody", "OperationAborted", "Throttling", "TooManyRequests"}  # fmt: skip
 """Refusals that another try may escape, beside those that their HTTP status (408, 429, 5xx) tells."""
 LASTING = (501, 507)
-BROKEN_ON_THE_WAY = (
-    exceptions.HTTPClientError, exceptions.IncompleteReadError, exceptions.ChecksumError,
-    exceptions.FlexibleChecksumError, ResponseParserError,
-)  # fmt: skip
+ALTERED = (exceptions.ChecksumError, exceptions.FlexibleChecksumError)
+BROKEN_ON_THE_WAY = (exceptions.HTTPClientError, exceptions.IncompleteReadError, ResponseParserError, *ALTERED)
 FAULTS = (ClientError, BotoCoreError, ResponseParserError, S3UploadFailedError)
 Result = TypeVar("Result")
 
@@ -210,12 +208,15 @@ class Storage:
         Raises:
             StepError: it does not pass, or has not for `patience` seconds.
         """
-        deadline, pause = time.monotonic() + self.patience, 0.5
+        deadline, pause, altered = time.monotonic() + self.patience, 0.5, 0
         while True:
             try:
                 return call()
             except FAULTS as fault:
                 error = fault.__context__ if isinstance(fault, S3UploadFailedError) and fault.__context__ else fault
+                altered += isinstance(error, ALTERED)
+                if altered == ATTEMPTS:
+                    raise self._altered(key) from error
                 if not _may_pass(error) or time.monotonic() + pause > deadline:
                     raise self._mendable(error, key) from error
                 if pause > 2:
@@ -239,7 +240,10 @@ class Storage:
             if now == before and (own_key or not etag.is_md5(_etag(answer))):
                 return content, answer
             before = now
-        raise StepError(
+        raise self._altered(key)
+
+    def _altered(self, key: str) -> StepError:
+        return StepError(
             f"{self.uri}/{key} is not what its checksum (ETag) says, {ATTEMPTS} times: its bytes were altered on the "
             "way or in the store. Run again; if it is the same then, store the object anew."
         )

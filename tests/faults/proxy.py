@@ -142,9 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes, promised: int | None = None) -> tuple:
         upstream = http.client.HTTPConnection(self.proxy.upstream.hostname, self.proxy.upstream.port, timeout=120)
         try:
-            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            signed = self.headers.get("Authorization", "").startswith("AWS4")  # and with it the host
+            upstream.putrequest(self.command, self.path, skip_host=signed, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in HOP:
+                if name.lower() not in HOP and (signed or name.lower() != "host"):
                     upstream.putheader(name, value)
             if body or self.command in ("PUT", "POST", "PATCH"):
                 upstream.putheader("Content-Length", str(len(body) if promised is None else promised))
