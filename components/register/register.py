@@ -11,6 +11,7 @@ import pandas as pd
 
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
+from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
@@ -52,7 +53,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
 
     Raises:
         StepError: the policy or the card's own text is none, a required field of the model card is empty, or MLflow or
-            object storage does not answer.
+            object storage does not answer, or keeps other weights than it was sent.
     """
     policy, statement = load_policy(), load_statement()
     packages = dict(line.split("==") for line in _requirements())
@@ -82,6 +83,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             "evaluation_digest": digest,
         }
         info, tags = _log(run, model), {k: str(v) for k, v in lineage.items()}
+        _require_kept(info.model_uri, lineage["weights_sha256"])
         description = card_text.description(card, first, _address(run))
         version = made_once(
             lambda: _registered(client, digest),
@@ -175,6 +177,19 @@ def _log(run: Run, model: Path):
                 signature=signature,
                 input_example=example,
                 pip_requirements=_requirements(),
+            )
+
+
+def _require_kept(model_uri: str, weights_sha256: str) -> None:
+    """Raises StepError where the weights that MLflow gives back are not those that it was given."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/weights/best_model.pth", dst_path=folder)
+        if file_sha256(Path(kept)) != weights_sha256:
+            raise StepError(
+                f"the weights that MLflow keeps for {model_uri} are not those that it was sent: they were altered on "
+                "the way or in its store. Nothing was registered. Run again."
             )
 
 
