@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from components.core.step import StepError
-from components.core.storage import Storage, work_bucket
+from components.core.storage import Listing, Storage, work_bucket
 from components.ingest.discover import shown, unfit
 from pipelines.files import write_json
 
@@ -38,12 +38,23 @@ def upload(folder: Path, state: Path) -> str:
         if key not in there or there[key].size != stamp[0] or sent.get(key) != [*stamp, there[key].etag]
     ]
     gone = sorted(there.keys() - files.keys())
-    storage.upload(folder, stale)
+    etags = storage.upload(folder, stale)
     storage.delete(gone)
     if stale or gone:
-        there = {o.key: o for o in storage.list()}
+
+        def unlike(listed: Listing) -> list[str]:
+            there = {o.key: o.etag for o in listed}
+            return sorted({*there.keys() ^ files.keys(), *(k for k in etags if etags[k] != there.get(k))})
+
+        listed = storage.list_until(lambda listed: not unlike(listed))
+        there = {o.key: o for o in listed}
         if lost := sorted(files.keys() - there.keys()):
             raise StepError(f"object storage did not keep the name {lost[0]!r}. Rename the file.")
+        if wrong := unlike(listed):
+            raise StepError(
+                f"{storage.uri}/{wrong[0]} is listed otherwise than it was left: the listing lags behind, or somebody "
+                "else writes there. Run again in a minute."
+            )
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})
     logging.info(

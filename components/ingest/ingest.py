@@ -30,7 +30,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
         StepError: the bucket changed since `data_version`, or too few patients with a lesion are left.
     """
     storage = Storage(data_uri)
-    objects = storage.list()
+    objects = storage.list_until(lambda listed: digest_of(listed) == data_version)
     if digest_of(objects) != data_version:
         raise StepError(f"{data_uri} changed while the run was starting. Run again once it is still.")
     found = discover(o.key for o in objects)

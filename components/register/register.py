@@ -11,11 +11,14 @@ import pandas as pd
 
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
+from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
     Run,
+    answering,
     evaluation_digest,
+    made_once,
     record_comparison,
     record_evaluation,
     record_training,
@@ -39,6 +42,7 @@ RUNTIME = (
 SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
 
 
+@answering()
 def register(model: Path, evaluation: Path) -> dict[str, str]:
     """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
 
@@ -49,7 +53,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
 
     Raises:
         StepError: the policy or the card's own text is none, a required field of the model card is empty, or MLflow or
-            object storage does not answer.
+            object storage does not answer, or keeps other weights than it was sent.
     """
     policy, statement = load_policy(), load_statement()
     packages = dict(line.split("==") for line in _requirements())
@@ -78,11 +82,17 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},
             "evaluation_digest": digest,
         }
-        info = _log(run, model)
-        version = client.create_model_version(
-            MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()},
-            description=card_text.description(card, first, _address(run)), model_id=info.model_id,
-        ).version  # fmt: skip
+        info, tags = _log(run, model), {k: str(v) for k, v in lineage.items()}
+        _require_kept(info.model_uri, lineage["weights_sha256"])
+        description = card_text.description(card, first, _address(run))
+        version = made_once(
+            lambda: _registered(client, digest),
+            lambda: (
+                client.create_model_version(
+                    MODEL_NAME, info.model_uri, run.id, tags, description=description, model_id=info.model_id
+                ).version
+            ),
+        )
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
@@ -124,8 +134,12 @@ def _in_a_sentence(measured: dict) -> str:
 
 def _registered(client, digest: str) -> str | None:
     """The version that this lineage already has; makes sure that the registered model is there."""
-    if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
-        client.create_registered_model(MODEL_NAME, description="Ischemic stroke lesions on DWI. Research use only.")
+    made_once(
+        lambda: next(iter(client.search_registered_models(f"name = '{MODEL_NAME}'")), None),
+        lambda: client.create_registered_model(
+            MODEL_NAME, description="Ischemic stroke lesions on DWI. Research use only."
+        ),
+    )
     versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
     return next((v.version for v in versions if v.tags.get("evaluation_digest") == digest), None)
 
@@ -163,6 +177,19 @@ def _log(run: Run, model: Path):
                 signature=signature,
                 input_example=example,
                 pip_requirements=_requirements(),
+            )
+
+
+def _require_kept(model_uri: str, weights_sha256: str) -> None:
+    """Raises StepError where the weights that MLflow gives back are not those that it was given."""
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/weights/best_model.pth", dst_path=folder)
+        if file_sha256(Path(kept)) != weights_sha256:
+            raise StepError(
+                f"the weights that MLflow keeps for {model_uri} are not those that it was sent: they were altered on "
+                "the way or in its store. Nothing was registered. Run again."
             )
 
 

@@ -185,7 +185,10 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")
     write_page(facts, native_dice, model / "training_curve.png", curves)
-    record_training(run, model)
+    try:
+        record_training(run, model)
+    except StepError as error:
+        logging.warning("the training is whole; evaluate logs what MLflow lacks of it. %s", error)
     logging.info(
         "best: epoch %d, validation Dice %.3f on the model grid; %.3f in native space at threshold %.2f",
         best["epoch"], best["val_dice"], native_dice, facts["threshold"],
@@ -256,10 +259,7 @@ def _given(settings: Settings) -> dict:
 
 
 def _log_epochs(run: Run, history: list[dict[str, float]]) -> None:
-    try:
-        run.epochs(history)
-    except Exception as error:
-        logging.warning("MLflow did not take this epoch, training goes on: %s", str(error)[:200])
+    run.epochs_meanwhile(history)
 
 
 def _write_facts(model: Path, facts: dict) -> None:

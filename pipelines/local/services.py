@@ -262,7 +262,7 @@ class S3(Service):
         limits = {"connect_timeout": ANSWER_SECONDS, "read_timeout": ANSWER_SECONDS}
         try:
             proxies = {} if urlsplit(endpoint or "").hostname == HOST else None
-            config = Config(retries={"total_max_attempts": 2}, proxies=proxies, **limits)
+            config = Config(retries={"total_max_attempts": 4}, proxies=proxies, **limits)
             session = boto3.Session(region_name=variables.get("AWS_DEFAULT_REGION"), **login)
             client = session.client("s3", endpoint_url=endpoint, config=config)
             try:
