@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from components.core.step import StepError, without_logins
+from components.core.step import StepError, about_the_disk, without_logins
 from pipelines.sources import ROOT
 
 STATE = ROOT / ".local"
@@ -25,6 +25,11 @@ def main() -> int:
         return arguments.call(arguments) or 0
     except (StepError, ServiceError) as error:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not (words := about_the_disk(error)):
+            raise
+        print(f"\n{words}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped. Run the same command again to go on from here.", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What surrounds every step: its errors in a person's words, its logs, its end when the run ends."""
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -15,6 +16,10 @@ from tqdm import tqdm
 
 ERROR_MARK = "ERROR"
 NO_MEMORY = "it does not fit into memory"
+TOLD_TO_STOP = 128 + signal.SIGTERM
+"""Exit code of a step that SIGTERM ended; a failure's is 1, what a retry needs to tell them apart."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class StepError(Exception):
@@ -39,6 +44,8 @@ def step(name: str) -> Iterator[None]:
     except Exception as error:  # the outermost door of the process: everything else ends here
         if is_out_of_memory(error):
             _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
+        if words := about_the_disk(error):
+            _fail(name, words)
         traceback.print_exc(file=sys.stdout)
         _fail(name, f"unexpected {type(error).__name__}: {error}. This is a fault in the step itself; "
                     "the lines above say where. Please report them.")  # fmt: skip
@@ -53,6 +60,28 @@ def is_out_of_memory(error: Exception) -> bool:
     """Of Python, of a GPU, or of torch's allocator on a CPU, which has no class of its own for it."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM, with which Kubernetes ends a pod, ends the process as Ctrl-C does: it cleans up."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TOLD_TO_STOP))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def about_the_disk(error: BaseException | None) -> str:
+    """Where the error, or what it was raised from, is a full disk or a place that is not ours: what to do; else ""."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (*FULL, *NOT_OURS):
+            where = f" ({error.filename})" if error.filename else ""
+            if error.errno in FULL:
+                return f"the disk is full{where}. Make room, then run again: it goes on from here."
+            return f"{error.strerror}{where}. Make it yours to read and write, or put it elsewhere, then run again."
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _fail(name: str, message: str) -> None:

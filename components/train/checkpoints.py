@@ -1,4 +1,4 @@
-"""Training state in object storage: written after every epoch, read back whole or not at all."""
+"""Training state in object storage: written after every epoch and on SIGTERM, read back whole or not at all."""
 
 import hashlib
 import io
@@ -56,8 +56,9 @@ class Checkpoints:
         self.sending = None
 
     def _send(self, epoch: int, blob: bytes) -> None:
-        older = [key for e, key, _ in self._kept() if e < epoch]
-        self.storage.put(f"epoch-{epoch:04d}-{hashlib.sha256(blob).hexdigest()[:16]}.pt", blob)
+        new = f"epoch-{epoch:04d}-{hashlib.sha256(blob).hexdigest()[:16]}.pt"
+        older = [key for e, key, _ in self._kept() if e <= epoch and key != new]
+        self.storage.put(new, blob)
         self.storage.delete(older)
 
     def _kept(self) -> list[tuple[int, str, str]]:

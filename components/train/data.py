@@ -1,8 +1,11 @@
 """Training slices: read from memory maps, stacked in 2.5D, augmented, in an order that a seed decides."""
 
 import json
+import logging
 import os
 import random
+import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +22,8 @@ from components.core.step import StepError
 
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
-MOST_WORKERS = 8
+MOST_WORKERS, PREFETCHED = 8, 4
+SHARED_MEMORY = Path("/dev/shm")
 DWI_CHANNELS = 3
 
 cv2.setNumThreads(0)
@@ -123,8 +127,9 @@ class StackDataset(Dataset):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (row, seed) for one epoch: every slice with lesion, and `lesion_free_ratio` as many without.
 
-    Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen. Of each batch
-    it yields the share of one of `ranks` processes, which may be empty in the last one.
+    Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen: it passes over
+    the `done` first batches. Of each batch it yields the share of one of `ranks` processes, which may be empty in the
+    last one.
 
     Raises:
         StepError: no slice has a lesion.
@@ -137,10 +142,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             raise StepError("no training slice has a lesion left on the model's grid: it is too coarse for these. "
                             "Raise image_size.")  # fmt: skip
         self.free = min(len(self.without), round(len(self.with_lesion) * lesion_free_ratio))
-        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        self.batch_size, self.seed, self.epoch, self.done = batch_size, seed, 0, 0
 
     def __len__(self) -> int:
-        return -(-(len(self.with_lesion) + self.free) // self.batch_size)
+        return -(-(len(self.with_lesion) + self.free) // self.batch_size) - self.done
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -148,22 +153,40 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         items = [
             (int(r), int(s)) for r, s in zip(rng.permutation(rows), rng.integers(2**31, size=len(rows)), strict=True)
         ]
-        for start in range(0, len(items), self.batch_size):
+        for start in range(self.done * self.batch_size, len(items), self.batch_size):
             yield items[start : start + self.batch_size][self.rank :: self.ranks]
 
 
 def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, cpus: int) -> DataLoader:
     """Batches (B, H, W, 3) and (B, H, W); worker processes where the CPU does not train as well."""
-    workers = min(MOST_WORKERS, cpus - 1) if device.type == "cuda" else 0
+    workers = _workers_with_room(min(MOST_WORKERS, cpus - 1), dataset, batches) if device.type == "cuda" else 0
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=PREFETCHED if workers else None,
+        worker_init_fn=_told_by_the_parent,
         collate_fn=partial(_collate, dataset.side, dataset.channels),
     )
+
+
+def _workers_with_room(workers: int, dataset: StackDataset, batches: EpochBatches) -> int:
+    """So many workers that the batches they have ready fit into shared memory: a full one kills them."""
+    if not workers or not SHARED_MEMORY.is_dir():
+        return workers
+    batch = batches.batch_size * dataset.side**2 * (4 * dataset.channels + 1)
+    fit = shutil.disk_usage(SHARED_MEMORY).free // (2 * PREFETCHED * batch)
+    if fit < workers:
+        logging.warning("%s has room for the batches of %d processes, not of %d: loading is slower. Make it larger "
+                        "(docker run --shm-size=8g).", SHARED_MEMORY, fit, workers)  # fmt: skip
+    return min(workers, fit)
+
+
+def _told_by_the_parent(_) -> None:
+    """A SIGTERM to all processes of a training is its first one's to heed: it has a batch to end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _collate(side: int, channels: int, items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,15 +1,17 @@
 """Train with what is here: in this process, with one for each of several GPUs through torchrun, or on several nodes."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from components.core.machine import cpus
 from components.core.settings import Settings
-from components.core.step import ERROR_MARK, StepError
+from components.core.step import ERROR_MARK, StepError, ended_by_sigterm
 from components.train import worker
 from components.train.train import train
 
@@ -49,14 +51,27 @@ def torchrun(processes: int, paths: list[Path], settings: Settings, rendezvous=(
                         f"Raise it to {processes} or more, or take fewer GPUs.")  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, f"--nproc-per-node={processes}"]
     environment = {"OMP_NUM_THREADS": str(max(1, cpus() // processes)), **os.environ}
-    started = subprocess.Popen(
-        [*command, "-m", worker.__name__, worker.arguments(paths, settings)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
-    )  # fmt: skip
-    reason = ""
-    for line in started.stdout:
-        if not reason:  # what comes after the first one's reason is how torchrun ends the others
-            shown, _, reason = line.partition(MARK)
-            print(shown, end="", flush=True)
-    if code := started.wait():
+    with ended_by_sigterm(), _ended(
+        subprocess.Popen(
+            [*command, "-m", worker.__name__, worker.arguments(paths, settings)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
+        )
+    ) as started:  # fmt: skip
+        reason = ""
+        for line in started.stdout:
+            if not reason:  # what comes after the first one's reason is how torchrun ends the others
+                shown, _, reason = line.partition(MARK)
+                print(shown, end="", flush=True)
+        code = started.wait()
+    if code:
         raise StepError(reason.strip() or f"torchrun ended with exit code {code}; the lines above say why")
+
+
+@contextlib.contextmanager
+def _ended(torchrun: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    """Inside it runs; at the end it is told to stop where it still does, and does so with its processes."""
+    try:
+        yield torchrun
+    finally:
+        torchrun.terminate()
+        torchrun.wait()

@@ -10,13 +10,11 @@ import contextlib
 import json
 import logging
 import os
-import signal
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.settings import Settings
-from components.core.step import StepError
+from components.core.step import StepError, ended_by_sigterm
 from components.train import node
 from components.train.exchange import Exchange
 from components.train.trainjob import API_VERSION, GROUP, RUNTIME, TrainJob
@@ -35,7 +33,7 @@ def train_on_nodes(paths: list[Path], settings: Settings) -> None:
         raise StepError(f"batch_size={settings.batch_size} gives {plan.nodes} x {plan.gpus} GPUs nothing to share. "
                         f"Raise it to {plan.nodes * plan.gpus} or more, or take fewer.")  # fmt: skip
     exchange, job = Exchange(plan.name), TrainJob(plan.name, plan.namespace, plan.nodes)
-    with _ended_by_sigterm(), contextlib.ExitStack() as at_the_end:
+    with ended_by_sigterm(), contextlib.ExitStack() as at_the_end:
         at_the_end.callback(_whatever_happened, exchange.remove)
         going_on = job.adopt(plan.owners())
         at_the_end.callback(_whatever_happened, job.remove)
@@ -45,16 +43,6 @@ def train_on_nodes(paths: list[Path], settings: Settings) -> None:
             job.submit(plan.train_job(node.arguments(plan.name, plan.gpus, settings)))
         job.watch(exchange.live)
         exchange.take(*paths[4:])
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm():
-    """Inside, SIGTERM, with which Kubernetes ends a pod, ends the process as Ctrl-C does: it cleans up."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _whatever_happened(remove) -> None:

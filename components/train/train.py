@@ -1,7 +1,7 @@
 """Train the Attention U-Net: python -m pytest tests/unit/components/train shows it in small.
 
 Read from top to bottom: what decides the result is hashed, a killed run's state is found again by that
-hash, and every epoch ends with a checkpoint, so a run that was killed ends as one that was not.
+hash, and every epoch ends with a checkpoint, as does SIGTERM, so a run that was killed ends as one that was not.
 On several GPUs every process runs all of this; the first one of them logs, keeps and writes (`ranks`).
 """
 
@@ -25,6 +25,7 @@ from components.train import ranks
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.preemption import Preempted, between_items
 from components.train.score import choose_cut, dice, validate
 from components.train.speed import MEMORY_FORMATS, choose
 from components.train.trust import learn_trust
@@ -48,6 +49,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
 
     Raises:
         StepError: the loss is no number any more, or the GPU's memory does not suffice.
+        Preempted: SIGTERM came while it learnt. What is learnt is kept: to the batch, or to the epoch where several
+            processes share the batches.
     """
     parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
     decides_weights, decides = _decides(cases, index, parts, settings)
@@ -110,6 +113,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     )  # fmt: skip
 
     history: list[dict[str, float]] = []
+    losses, counts, seconds = _nothing_yet(where)
     best = {"val_dice": -1.0, "epoch": 0, "weights": network.state_dict()}
     if state:
         learner.load_state_dict(state["learner"])
@@ -117,51 +121,70 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         scheduler.load_state_dict(state["scheduler"])
         scaler.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
-        logging.info("going on after epoch %d of %d, from the checkpoint", len(history), settings.epochs)
+        losses, counts, seconds = list(state["losses"].to(where)), state["counts"].to(where), state["seconds"]
+        batch = f" and {len(losses)} batches" if losses else ""
+        logging.info("going on after epoch %d%s of %d, from the checkpoint", len(history), batch, settings.epochs)
     taken_over = len(history)
 
     shared = ranks.parallel(learner)
 
-    def keep(epoch: int) -> None:
-        checkpoints.save(epoch, {
+    def keep() -> None:
+        checkpoints.save(len(history), {
             "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
             "scaler": scaler.state_dict(), "history": history, "best": best,
+            "losses": torch.stack(losses) if losses else torch.empty(0), "counts": counts, "seconds": seconds,
             "precision": precision, "memory_format": memory_format,
         })  # fmt: skip
 
     if not state and ranks.first():
-        keep(0)  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
-    for epoch in range(len(history) + 1, settings.epochs + 1):
-        if epoch - best["epoch"] > settings.early_stop_patience and history:
-            logging.info("no better validation Dice for %d epochs: stopping", settings.early_stop_patience)
-            break
-        batches.epoch, start = epoch, time.perf_counter()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        train_loss, train_dice = _epoch(shared, data, optimizer, scaler, settings.loss, precision, layout, epoch)
-        train_seconds = time.perf_counter() - start
-        scores = ranks.of_all(validate(network, validation[ranks.rank() :: ranks.count()], settings.loss, precision))
-        val_loss, val_dice = np.mean(scores, axis=0).tolist()
-        scheduler.step(val_loss)
-        row = {
-            "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
-            "val_loss": val_loss, "val_dice": val_dice, "learning_rate": learning_rate,
-            "seconds": time.perf_counter() - start,
-        }  # fmt: skip
-        history.append(row)
-        if val_dice > best["val_dice"]:
-            weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-            best = {"val_dice": val_dice, "epoch": epoch, "weights": weights}
+        keep()  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
+    try:
+        with between_items() as watched:
+            for epoch in range(len(history) + 1, settings.epochs + 1):
+                if epoch - best["epoch"] > settings.early_stop_patience and history:
+                    logging.info("no better validation Dice for %d epochs: stopping", settings.early_stop_patience)
+                    break
+                batches.epoch, batches.done, start = epoch, len(losses), time.perf_counter() - seconds
+                learning_rate = optimizer.param_groups[0]["lr"]
+                train_loss, train_dice = _epoch(
+                    shared, watched(data), optimizer, scaler, settings.loss, precision, layout, epoch, losses, counts
+                )
+                train_seconds = time.perf_counter() - start
+                share = watched(validation[ranks.rank() :: ranks.count()])
+                scores = ranks.of_all(validate(network, share, settings.loss, precision))
+                val_loss, val_dice = np.mean(scores, axis=0).tolist()
+                scheduler.step(val_loss)
+                row = {
+                    "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
+                    "val_loss": val_loss, "val_dice": val_dice, "learning_rate": learning_rate,
+                    "seconds": time.perf_counter() - start,
+                }  # fmt: skip
+                history.append(row)
+                losses, counts, seconds = _nothing_yet(where)
+                if val_dice > best["val_dice"]:
+                    weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+                    best = {"val_dice": val_dice, "epoch": epoch, "weights": weights}
+                if ranks.first():
+                    keep()
+                    _log_epochs(run, history)
+                logging.info(
+                    "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
+                    epoch, settings.epochs, train_loss, train_dice, val_loss, val_dice,
+                    " *" if best["epoch"] == epoch else "", learning_rate, row["seconds"],
+                    params["train_slices_per_epoch"] / train_seconds,
+                )  # fmt: skip
+            checkpoints.wait()
+    except Preempted:
         if ranks.first():
-            keep(epoch)
-            _log_epochs(run, history)
-        logging.info(
-            "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
-            epoch, settings.epochs, train_loss, train_dice, val_loss, val_dice, " *" if best["epoch"] == epoch else "",
-            learning_rate, row["seconds"], params["train_slices_per_epoch"] / train_seconds,
-        )  # fmt: skip
+            kept = f"epoch {len(history)}"
+            if losses and not ranks.together():
+                seconds, kept = time.perf_counter() - start, f"{kept} and {len(losses)} batches"
+                keep()
+            checkpoints.wait()
+            logging.info("told to stop (SIGTERM): kept to %s, the next try goes on from there", kept)
+        raise
     if not ranks.first():
         return
-    checkpoints.wait()
 
     model.mkdir(parents=True, exist_ok=True)
     torch.save(best["weights"], model / "best_model.pth")
@@ -195,11 +218,18 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     )  # fmt: skip
 
 
-def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch) -> tuple[float, float]:
-    """One pass over the training slices; mean loss and Dice over all their pixels."""
+def _nothing_yet(where: torch.device) -> tuple[list[Tensor], Tensor, float]:
+    """What an epoch has come to before its first batch: losses, counts of pixels (see `dice`), seconds."""
+    return [], torch.zeros(3, dtype=torch.int64, device=where), 0.0
+
+
+def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch, losses, counts) -> tuple[float, float]:
+    """One pass over the training slices; mean loss and Dice over all their pixels.
+
+    `losses` and `counts` grow with each batch; what they hold already counts too.
+    """
     network.train()
     where = next(network.parameters()).device
-    losses, counts = [], torch.zeros(3, dtype=torch.int64, device=where)
     for images_BHWC, lesions_BHW in tqdm(data, f"epoch {epoch}", leave=False, disable=not sys.stderr.isatty()):
         x_BCHW = images_BHWC.to(where, non_blocking=True).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         y_B1HW = lesions_BHW.to(where, non_blocking=True)[:, None].float()

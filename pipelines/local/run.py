@@ -21,12 +21,19 @@ from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
-from components.core.step import ERROR_MARK, StepError
+from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError
 from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT, image
 
 GRACE_SECONDS = 10
 LAST_LINES = 15
+ENDED_BY = {
+    128 + signal.SIGKILL: "it was killed (SIGKILL), as a system does whose memory runs out. Give it more memory, or "
+    "lower image_size, batch_size or base_channels.",
+    TOLD_TO_STOP: "it was told to stop (SIGTERM).",
+    128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Make room.",
+}
+"""What ended a step that had no time for a word of its own."""
 STEP_MARK = "==="
 """In the log, the line before a step's first."""
 
@@ -159,6 +166,9 @@ class LocalRun:
             for line in self._without_kfp_chatter(process.stdout, last):
                 self._say(f"      {line}")
             if code := process.wait():
+                code = 128 - code if code < 0 else code
+                if why := ENDED_BY.get(code):
+                    self.error = self.error or [f"{self.current}: {why} The same command goes on from here."]
                 self.error = self.error or [f"{self.current}: ended with exit code {code}; its last lines:", *last]
             return code
         finally:

@@ -4,6 +4,8 @@ import datetime
 import hashlib
 import json
 import logging
+import secrets
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from pathlib import Path
 from components.core import tracking
 from components.core.settings import Settings
 from components.core.tracking import EXPERIMENT
+from pipelines.files import write_json
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
@@ -32,15 +35,17 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
         start, started = time.perf_counter(), time.time()
         environment = use_services(state)
         data_uri = data if data.startswith("s3://") else upload(Path(data) if data else demo_scans(state), state)
-        run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
-        folder = state / "runs" / run_id
-        folder.mkdir(parents=True)
+        _close_killed(state)
+        folder = _own_folder(state, f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}")
+        run_id = folder.name
         print(f"run {run_id}: preset {preset}, data {data_uri}", flush=True)
         summary = {
-            "run_id": run_id, "status": "failed", "target": kind.target, "preset": preset, "data_uri": data_uri,
+            "run_id": run_id, "status": "running", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
             "experiment": EXPERIMENT, "code": code(),
         }  # fmt: skip
+        write_json(folder / "summary.json", summary)
+        summary["status"] = "failed"
         with (folder / "log.txt").open("w") as log:
             run = kind(run_id, folder, {**environment, "GIT_COMMIT": commit()}, log)
             try:
@@ -69,6 +74,23 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
                     _close_tracking(run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
         show(summary)
         print("  next   make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+
+
+def _own_folder(state: Path, name: str) -> Path:
+    """`runs/<name>-<four letters>`, new: the name is this run's alone, among checkouts and whatever the clock says."""
+    folder = state / "runs" / f"{name}-{secrets.token_hex(2)}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _close_killed(state: Path) -> None:
+    """Note of each run that was killed that it was, here and in MLflow, and remove what it left in its folder."""
+    for path in (state / "runs").glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        ours = summary["status"] == "running" and summary["target"] in KINDS
+        if ours and _close_tracking(summary["run_id"], "KILLED"):
+            shutil.rmtree(path.parent / "tmp", ignore_errors=True)
+            write_json(path, summary | {"status": "killed"})
 
 
 def use_services(state: Path) -> dict[str, str]:
@@ -167,16 +189,17 @@ def _cache(state: Path, environment: dict[str, str]) -> Path:
     return state / "cache" / hashlib.sha256(servers.encode()).hexdigest()[:12]
 
 
-def _close_tracking(run_id: str, status: str) -> None:
-    """The MLflow run of a run that did not end well does not stay "RUNNING"."""
+def _close_tracking(run_id: str, status: str) -> bool:
+    """The MLflow run of a run that did not end well does not stay "RUNNING"; whether MLflow could be told."""
     import mlflow
 
     try:
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        for found in (
-            client.search_runs([experiment.experiment_id], f"tags.kfp_run_id = '{run_id}'") if experiment else []
-        ):
+        mine = f"tags.kfp_run_id = '{run_id}' and attributes.status = 'RUNNING'"
+        for found in client.search_runs([experiment.experiment_id], mine) if experiment else []:
             client.set_terminated(found.info.run_id, status)
     except Exception as error:
         print(f"MLflow could not be told that the run {status.lower()}: {error}", file=sys.stderr)
+        return False
+    return True

@@ -89,6 +89,7 @@ def test_three_kills_at_random_moments_of_training_end_bit_identical(checkout, d
             training_process(process.pid).kill()
         out, _ = process.communicate()
         assert process.returncode
+        assert kill % 2 or "train: it was killed (SIGKILL)" in out
         assert left_over(process.pid, children) == []
     out, _ = start(checkout, demo_scans).communicate()
     assert "from the checkpoint" in out
@@ -109,6 +110,21 @@ def test_the_killed_runs_leave_one_finished_mlflow_run(checkout, undisturbed):
         check=True,
     )  # fmt: skip
     assert set(json.loads(out.stdout.splitlines()[-1])) == {"FINISHED"}
+
+
+def test_each_run_is_noted_for_what_became_of_it_the_killed_one_by_the_next(checkout, undisturbed):
+    runs = [json.loads(path.read_text()) for path in sorted(checkout.state.glob("runs/*/summary.json"))]
+    assert [run["status"] for run in runs] == ["succeeded", "failed", "killed", "failed", "succeeded"]
+
+
+def test_sigterm_of_the_training_step_is_told_from_a_failure_and_loses_no_batch(checkout, demo_scans, undisturbed):
+    process = start(checkout, demo_scans, SETTINGS + " random_seed=6")
+    wait_for(process, f"epoch 1/{EPOCHS}")
+    training_process(process.pid).terminate()
+    out, _ = process.communicate()
+    assert process.returncode == 1
+    assert "told to stop (SIGTERM): kept to epoch" in out
+    assert "train: it was told to stop (SIGTERM). The same command goes on from here." in out
 
 
 def test_ctrl_c_leaves_no_process_and_nothing_half_written(checkout, demo_scans, undisturbed):

@@ -5,10 +5,16 @@ agree but for rounding (test_ranks compares losses, gradients and statistics), a
 """
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
+import torch
 
 from components.core.settings import checked
 from components.core.step import StepError
@@ -18,7 +24,10 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
+from components.train import score, worker
+from components.train import train as training
 from components.train.launch import launch, torchrun
+from components.train.preemption import Preempted
 from components.unet.inference import load_model
 from components.unet.network import AttentionUNet
 from pipelines.sources import ROOT
@@ -214,3 +223,64 @@ def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(inputs, tmp_p
 def test_a_batch_that_is_too_small_to_share_is_refused(inputs, tmp_path):
     with pytest.raises(StepError, match=r"batch_size=6 gives 8 GPUs nothing to share. Raise it to 8 or more"):
         torchrun(8, [*inputs, tmp_path, tmp_path], checked(SETTINGS))
+
+
+@pytest.fixture
+def sigterm_at(monkeypatch):
+    """sigterm_at(training, "loss_over_levels", 3): SIGTERM comes in the third call of it from now on."""
+
+    def at(module, name: str, which: int) -> None:
+        calls, whole = iter(range(1, 10_000)), getattr(module, name)
+
+        def call(*arguments):
+            if next(calls) == which:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return whole(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    return at
+
+
+def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identical(
+    train, checkpoints, sigterm_at, monkeypatch
+):
+    whole = train("whole", launch, seed=8, epochs=2, batch_size=2)
+    checkpoints.delete([o.key for o in checkpoints.list()])
+    learnt, step, before = [], torch.optim.Adam.step, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *more: (learnt.append(1), step(self, *more)))
+    for moment in [(training, "loss_over_levels", 3), (score, "stack_logits", 2)]:
+        sigterm_at(*moment)
+        with pytest.raises(Preempted) as end:
+            train("preempted", launch, seed=8, epochs=2, batch_size=2)
+        assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
+        assert len(checkpoints.list()) == 1
+    again = train("again", launch, seed=8, epochs=2, batch_size=2)
+    assert measured(history(again)) == measured(history(whole))
+    assert file_sha256(again / "best_model.pth") == file_sha256(whole / "best_model.pth")
+    params = json.loads((whole / "model.json").read_text())["params"]
+    assert len(learnt) == 2 * -(-params["train_slices_per_epoch"] // 2), "a batch was learnt twice"
+
+
+@pytest.mark.slow
+def test_processes_that_train_together_end_with_the_step_and_keep_the_last_epoch(inputs, tmp_path, checkpoints):
+    code = (
+        "import json, sys; from pathlib import Path; from components.core.settings import checked\n"
+        "from components.core.step import step; from components.train.launch import torchrun\n"
+        "paths, settings = json.loads(sys.argv[1])\n"
+        "with step('train'): torchrun(2, [Path(p) for p in paths], checked(settings))"
+    )
+    arguments = worker.arguments(
+        [*inputs, tmp_path / "model", tmp_path / "page.html"], checked({**SETTINGS, "epochs": 500, "random_seed": 11})
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KFP_RUN_ID": "together"}
+    with subprocess.Popen(
+        [sys.executable, "-c", code, arguments], stdout=subprocess.PIPE, text=True, env=environment
+    ) as started:
+        next(line for line in started.stdout if line.startswith("epoch 2/"))
+        family = psutil.Process(started.pid).children(recursive=True)
+        started.terminate()
+        out = started.communicate()[0]
+    assert started.returncode == 143, out
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert len(checkpoints.list()) >= 1

@@ -53,6 +53,25 @@ def test_running_out_of_memory_says_what_to_do():
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            "OSError(errno.ENOSPC, 'No space left on device', '/data/x')",
+            "the disk is full (/data/x). Make room, then run",
+        ),
+        ("OSError(errno.EROFS, 'Read-only file system', '/data/x')", "Read-only file system (/data/x). Make it yours"),
+        ("OSError(errno.EACCES, 'Permission denied')", "Permission denied. Make it yours"),
+    ],
+)
+def test_a_disk_that_is_full_or_not_ours_says_what_to_do(fault, said):
+    wrapped = f"try:\n    raise {fault}\nexcept OSError as error:\n    raise RuntimeError('not written') from error"
+    for body in (f"raise {fault}", wrapped):
+        done = run(f"import errno\n{body}")
+        assert done.returncode == 1 and "Traceback" not in done.stdout
+        assert done.stdout.splitlines()[-1].startswith(f"ERROR ingest: {said}")
+
+
 def test_libraries_do_not_chat_in_the_log():
     assert run("logging.getLogger('botocore.credentials').info('Found credentials')").stdout == ""
 

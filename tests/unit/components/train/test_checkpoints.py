@@ -82,6 +82,16 @@ def test_what_was_saved_is_loaded_by_the_next_run(checkpoints, storage):
     assert Checkpoints("digest", storage).load() == {"epoch": 1}
 
 
+def test_a_later_state_of_the_same_epoch_takes_the_place_of_the_earlier(checkpoints, storage):
+    save(checkpoints, 7)
+    checkpoints.save(7, {"epoch": 7, "batches": 3})
+    checkpoints.wait()
+    assert Checkpoints("digest", storage).load() == {"epoch": 7, "batches": 3}
+    checkpoints.save(7, {"epoch": 7, "batches": 3})  # the very same again
+    checkpoints.wait()
+    assert len(storage.objects) == 1
+
+
 def test_the_newest_whole_state_wins(checkpoints, storage):
     add_whole(storage, 9, 10, 101)
     assert checkpoints.load() == {"epoch": 101}

@@ -4,6 +4,7 @@ import itertools
 import math
 import pickle
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -56,6 +57,24 @@ def test_seed_and_epoch_alone_decide_so_a_resumed_run_sees_what_the_killed_one_w
     before = [epoch_of(killed, epoch) for epoch in range(8)]
     assert epoch_of(resumed, 7) == before[7]
     assert epoch_of(EpochBatches(HAS_LESION, 4, 1, seed=6), 7) != before[7]
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 4])
+def test_a_training_that_was_stopped_within_an_epoch_passes_over_the_batches_that_it_has_seen(done):
+    whole, resumed = (EpochBatches(HAS_LESION, 4, 1, seed=5) for _ in range(2))
+    whole.epoch = resumed.epoch = 3
+    resumed.done = done
+    assert list(resumed) == list(whole)[done:] and len(resumed) == len(whole) - done
+
+
+@pytest.mark.parametrize(("free_kib", "workers"), [(8, 0), (2_000, 1), (4_500, 2), (1 << 30, 3)])
+def test_a_gpus_loader_takes_no_more_processes_than_shared_memory_has_room_for(monkeypatch, caplog, free_kib, workers):
+    dataset = SimpleNamespace(side=64, channels=3)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free_kib << 10))
+    with caplog.at_level("WARNING"):
+        data = loader(dataset, EpochBatches(HAS_LESION, 4, 1, seed=5), torch.device("cuda"), cpus=4)
+    assert data.num_workers == workers
+    assert bool(caplog.messages) == (workers < 3)
 
 
 def test_seed_1_in_epoch_2_is_not_seed_2_in_epoch_1():
