@@ -11,6 +11,7 @@ import pandas as pd
 
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
+from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
@@ -27,6 +28,7 @@ from components.register.card import load as load_statement
 from components.register.card_facts import make_card
 from components.register.decision import decide
 from components.register.policy import load as load_policy
+from components.register.seal import broken_seal, seal
 
 COMPONENTS = Path(__file__).parents[1]
 PACKED = ("core", "unet", "register")
@@ -79,6 +81,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             "evaluation_digest": digest,
         }
         info = _log(run, model)
+        lineage["model_sha256"] = _sealed(info.model_uri, lineage)
         version = client.create_model_version(
             MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()},
             description=card_text.description(card, first, _address(run)), model_id=info.model_id,
@@ -96,6 +99,21 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _sealed(uri: str, lineage: dict) -> str:
+    """Digest of the model as MLflow gives it back.
+
+    Raises:
+        StepError: the weights came back as others.
+    """
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        if broken := broken_seal(stored, lineage):
+            raise StepError(f"the model came back from MLflow's storage as another: {broken}. Run again.")
+        return seal(stored)
 
 
 def _log_card(run: Run, card: Card, first: str) -> str:
