@@ -1,4 +1,4 @@
-"""A registered model whole: one digest over every file of it, kept where the files are not, among the registry's tags."""
+"""A registered model whole: one digest over every file of it, kept in the registry, where the files are not."""
 
 import hashlib
 from pathlib import Path
