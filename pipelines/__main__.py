@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from components.core.step import StepError, about_the_disk, without_logins
@@ -14,6 +15,9 @@ STATE = ROOT / ".local"
 
 def main() -> int:
     arguments = _parser().parse_args()
+    with suppress(OSError):  # what needs it says so itself
+        STATE.mkdir(mode=0o700, exist_ok=True)
+        STATE.chmod(0o700)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -252,8 +252,9 @@ def _packages(versions: dict[str, str]) -> str:
 
 
 TEMPLATES = jinja2.Environment(
-    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_escaped, autoescape=False
-)
+    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_escaped,
+    autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` sees to what comes from data
+)  # fmt: skip
 TEMPLATES.filters |= {
     "own": _own, "number": _number, "interval": _interval, "percent": _percent, "ranges": _ranges, "listed": _listed,
     "packages": _packages,

@@ -30,6 +30,7 @@ from components.register.card import load as load_statement
 from components.register.card_facts import make_card
 from components.register.decision import decide
 from components.register.policy import load as load_policy
+from components.register.seal import broken_seal, seal
 
 COMPONENTS = Path(__file__).parents[1]
 PACKED = ("core", "unet", "register")
@@ -82,8 +83,9 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},
             "evaluation_digest": digest,
         }
-        info, tags = _log(run, model), {k: str(v) for k, v in lineage.items()}
-        _require_kept(info.model_uri, lineage["weights_sha256"])
+        info = _log(run, model)
+        lineage["model_sha256"] = _sealed(info.model_uri, lineage)
+        tags = {name: str(value) for name, value in lineage.items()}
         description = card_text.description(card, first, _address(run))
         version = made_once(
             lambda: _registered(client, digest),
@@ -106,6 +108,24 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _sealed(uri: str, lineage: dict) -> str:
+    """Digest of the model as MLflow gives it back.
+
+    Raises:
+        StepError: the weights came back as others.
+    """
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        if broken := broken_seal(kept, lineage):
+            raise StepError(
+                f"what MLflow keeps as {uri} is not what it was sent: {broken}. It was altered on the way or in its "
+                "store. Nothing was registered. Run again."
+            )
+        return seal(kept)
 
 
 def _log_card(run: Run, card: Card, first: str) -> str:
@@ -177,19 +197,6 @@ def _log(run: Run, model: Path):
                 signature=signature,
                 input_example=example,
                 pip_requirements=_requirements(),
-            )
-
-
-def _require_kept(model_uri: str, weights_sha256: str) -> None:
-    """Raises StepError where the weights that MLflow gives back are not those that it was given."""
-    import mlflow
-
-    with tempfile.TemporaryDirectory() as folder:
-        kept = mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/weights/best_model.pth", dst_path=folder)
-        if file_sha256(Path(kept)) != weights_sha256:
-            raise StepError(
-                f"the weights that MLflow keeps for {model_uri} are not those that it was sent: they were altered on "
-                "the way or in its store. Nothing was registered. Run again."
             )
 
 

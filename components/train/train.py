@@ -20,6 +20,7 @@ from tqdm import tqdm
 from components.core.machine import TRAINING, cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
+from components.core.storage import file_sha256
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
 from components.train import ranks
 from components.train.checkpoints import Checkpoints
@@ -192,6 +193,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         **{name: index[name] for name in GRID},
         "base_channels": settings.base_channels, "precision": precision,
         "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
+        "weights_sha256": file_sha256(model / "best_model.pth"),
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "decides": decides,
         "training_seconds": sum(row["seconds"] for row in history),

@@ -174,7 +174,8 @@ class Service:
         foreign = re.compile("AWS_|RCLONE_|MLFLOW_(?!S3_|BOTO_)")
         inherited = {name: value for name, value in os.environ.items() if not foreign.match(name)}
         env = inherited | around_proxy() | variables
-        self.data.mkdir(exist_ok=True)
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        self.log.touch(mode=0o600)
         with self.log.open("a") as log:
             print(f"=== {time.ctime()}: {' '.join(command)}", file=log, flush=True)
             files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
@@ -299,6 +300,7 @@ class MLflow(Service):
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", "<port>"]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
         command += ["--artifacts-destination", f"s3://{s3['S3_BUCKET']}/mlflow"]
+        command += ["--allowed-hosts", "127.0.0.1:*,localhost:*"]  # any port: of a tunnel, too
         variables = {name: value for name, value in s3.items() if name.startswith("AWS_")}
         if "S3_ENDPOINT_URL" in s3:
             variables["MLFLOW_S3_ENDPOINT_URL"] = s3["S3_ENDPOINT_URL"]
