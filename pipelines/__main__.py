@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    arguments.pseudonym_key = os.environ.pop("PSEUDONYM_KEY", None)  # no program that is started here is to have it
     from pipelines.local.services import ServiceError
 
     try:
@@ -41,13 +43,20 @@ def _experiments(a) -> int:
     from pipelines.experiments.loop import experiments
     from pipelines.targets import target
 
-    return experiments(a.presets.split(), a.seeds, a.preset, a.data, a.set, target(a.target), STATE)
+    return experiments(a.presets.split(), a.seeds, a.preset, _data(a), a.set, target(a.target), STATE)
 
 
 def _what_to_run(a) -> dict:
     from pipelines import presets
 
-    return {"data": a.data, "preset": a.preset, "settings": presets.load(a.preset, a.set)}
+    settings = presets.load(a.preset, a.set)
+    return {"data": _data(a), "preset": a.preset, "settings": settings}
+
+
+def _data(a) -> str:
+    from pipelines.pseudonyms import pseudonymized
+
+    return pseudonymized(a.data, a.pseudonym_key, STATE)
 
 
 def _logs(a) -> None:
@@ -117,7 +126,7 @@ def _check_data(a) -> int:
 
     if not a.data:
         raise StepError("Which scans? make check-data DATA=folder, or DATA=s3://bucket/prefix.")
-    return check_data(a.data, STATE)
+    return check_data(_data(a), STATE)
 
 
 def _predict(a) -> None:

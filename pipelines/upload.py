@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from components.core.step import StepError
@@ -51,10 +52,10 @@ def upload(folder: Path, state: Path) -> str:
     return storage.uri
 
 
-def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+def files_of(folder: Path, shown: Callable[[Path], str] = str) -> dict[str, tuple[int, int]]:
     """Key to (size, modification time) of the files of a resolved folder, hidden ones aside.
 
-    Links to folders and links that leave the folder are named and left out.
+    Links to folders and links that leave the folder are left out and named, as `shown` writes a name.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -63,7 +64,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
             continue
         if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(folder)):
             what = "a link to a folder" if path.is_dir() else "a link out of the folder"
-            logging.warning("left out: %s is %s. Copy it in, or give its target as DATA.", name, what)
+            logging.warning("left out: %s is %s. Copy it in, or give its target as DATA.", shown(name), what)
             continue
         if not path.is_file():
             continue

@@ -7,6 +7,7 @@ its (H, W, S) is taken as it stands and its voxel size is unknown.
 
 import gzip
 import io
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,8 @@ def _read_npy(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         stored = np.load(path, allow_pickle=False, mmap_mode="r")
     except Exception as error:
-        raise BadVolume(f"not readable as .npy ({_one_line(error)})") from None
+        said = re.split("[:.] ", _one_line(error))[0]  # what follows quotes the header, in which anything may stand
+        raise BadVolume(f"not readable as .npy ({said})") from None
     if not isinstance(stored, np.ndarray):
         raise BadVolume("not a single .npy array")
     if stored.ndim == 2:
@@ -176,7 +178,8 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[str, ...]:
 
 def _check_dtype(dtype: np.dtype) -> None:
     if dtype.kind not in "biuf":
-        raise BadVolume(f"data type {dtype} is no intensity")
+        name = "of several fields" if dtype.names else dtype  # a field's name may be anything, a patient's too
+        raise BadVolume(f"data type {name} is no intensity")
 
 
 def _check_affine(affine: np.ndarray) -> None:
