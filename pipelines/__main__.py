@@ -1,13 +1,13 @@
 """The command line behind the Makefile: python -m pipelines COMMAND."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
-from components.core.step import StepError, without_logins
+from components.core.step import StepError, log_plainly, without_logins
 from pipelines.sources import ROOT
 
 STATE = ROOT / ".local"
@@ -15,9 +15,7 @@ STATE = ROOT / ".local"
 
 def main() -> int:
     arguments = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_plainly()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     arguments.pseudonym_key = os.environ.pop("PSEUDONYM_KEY", None)  # no program that is started here is to have it
@@ -27,6 +25,9 @@ def main() -> int:
         return arguments.call(arguments) or 0
     except (StepError, ServiceError) as error:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
+        return 1
+    except Exception:  # a fault of ours: its stack, for a report
+        print(without_logins(traceback.format_exc()), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped. Run the same command again to go on from here.", file=sys.stderr)

@@ -28,9 +28,7 @@ def step(name: str) -> Iterator[None]:
     A `StepError` is printed without a stack; anything else is a fault of ours and keeps its stack,
     with the reason repeated below it. Either way the process ends with exit code 1.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_plainly()
     _end_with_the_run()
     try:
         yield
@@ -39,9 +37,25 @@ def step(name: str) -> Iterator[None]:
     except Exception as error:  # the outermost door of the process: everything else ends here
         if is_out_of_memory(error):
             _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
-        traceback.print_exc(file=sys.stdout)
+        print(without_logins(traceback.format_exc()), end="", flush=True)
         _fail(name, f"unexpected {type(error).__name__}: {error}. This is a fault in the step itself; "
                     "the lines above say where. Please report them.")  # fmt: skip
+
+
+class WithoutLogins(logging.Formatter):
+    """The message alone, with its stack where it has one, and without what a log must not keep."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_logins(super().format(record))
+
+
+def log_plainly() -> None:
+    """Messages go to standard output, a line each, without the chatter of libraries."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(WithoutLogins("%(message)s"))
+    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def without_logins(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.settings import Settings
+from components.core.step import without_logins
 from components.core.tracking import EXPERIMENT
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
@@ -179,4 +180,4 @@ def _close_tracking(run_id: str, status: str) -> None:
         ):
             client.set_terminated(found.info.run_id, status)
     except Exception as error:
-        print(f"MLflow could not be told that the run {status.lower()}: {error}", file=sys.stderr)
+        print(without_logins(f"MLflow could not be told that the run {status.lower()}: {error}"), file=sys.stderr)
