@@ -16,6 +16,8 @@ from pathlib import Path
 
 import nibabel as nib
 
+IN_HEADERS = ["Prasert^Wongsa", "DOB1949-05-23", "StudyTime221507"]
+
 
 def found(folder: Path, planted: Iterable[str], but: Iterable[Path] = ()) -> list[str]:
     """`file: word` for each planted word in the name or content of a file below `folder`; `but` is left out."""
@@ -76,7 +78,7 @@ def _rows(path: Path) -> list[bytes]:
         return ["\n".join(database.iterdump()).encode(errors="surrogateescape")]
 
 
-def plant_in_header(path: Path, words: list[str]) -> None:
+def plant_in_header(path: Path, words: list[str] = IN_HEADERS) -> None:
     """Write `words` into a NIfTI file's free text and an extension, and a time of acquisition."""
     image = nib.load(path)
     image.header["descrip"], image.header["aux_file"] = (words[0][:79].encode(), words[-1][:23].encode())

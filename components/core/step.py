@@ -42,18 +42,19 @@ def step(name: str) -> Iterator[None]:
                     "the lines above say where. Please report them.")  # fmt: skip
 
 
-class WithoutLogins(logging.Formatter):
-    """The message alone, with its stack where it has one, and without what a log must not keep."""
+class Plain(logging.Formatter):
+    """The message alone, without logins; what steers a terminal, or is no text, is shown as `\\x1b`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_logins(super().format(record))
+        plain = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in super().format(record))
+        return without_logins(plain)
 
 
 def log_plainly() -> None:
     """Messages go to standard output, a line each, without the chatter of libraries."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
     for handler in logging.getLogger().handlers:
-        handler.setFormatter(WithoutLogins("%(message)s"))
+        handler.setFormatter(Plain("%(message)s"))
     for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

@@ -70,6 +70,11 @@ def test_no_login_that_a_url_holds_is_in_a_log(body):
     assert "hunter2" not in done.stdout + done.stderr and "***@" in done.stdout
 
 
+def test_a_name_in_a_log_steers_no_terminal_and_need_not_be_text():
+    done = run(r"logging.info('refused %s', '\x1b[2J\r\u202e\udcffสมชาย')")
+    assert (done.stdout, done.stderr) == ("refused \\x1b[2J\\r\\u202e\\udcffสมชาย\n", "")
+
+
 @pytest.mark.parametrize(("items", "most"), [(1000, 12), (7, 8)])
 def test_progress_in_a_log_is_about_ten_lines_and_ends_with_all(items, most):
     lines = run(f"for _ in progress(range({items}), what='downloaded'): pass").stdout.splitlines()
