@@ -5,6 +5,7 @@ without header text, and of participants.tsv the sites and scanners. Which name 
 that is never sent.
 """
 
+import fcntl
 import hashlib
 import hmac
 import json
@@ -48,8 +49,11 @@ class Pseudonyms:
         return f"p{digest.hexdigest()[:16]}"
 
     def flat(self, key: str) -> str:
-        """For a key of the layout images/NAME, masks/NAME."""
-        kind, stem, extension = FLAT.match(key).groups()
+        """For a key of the layout images/NAME, masks/NAME; "" where it is none."""
+        found = FLAT.match(key)
+        if not found:
+            return ""
+        kind, stem, extension = found.groups()
         slice_of = SLICE.match(stem)
         name = slice_of[1] if slice_of else stem
         patient, session_follows, session = name.partition("_ses-")
@@ -60,23 +64,25 @@ class Pseudonyms:
         return "/".join([*map(self._folder, folders), kind, new + stem[len(name) :] + extension])
 
     def bids(self, key: str) -> str:
-        """For a key of the layout sub-X/ses-Y/dwi/sub-X_ses-Y_dwi, or of a mask among its derivatives."""
+        """For a key of the layout sub-X/ses-Y/dwi/sub-X_ses-Y_dwi, or of a mask among its derivatives; else ""."""
         *folders, file = key.split("/")
-        at = max(i for i, folder in enumerate(folders) if folder.casefold().startswith("sub-"))
+        kind, subjects = BIDS_KIND.search(file), [i for i, f in enumerate(folders) if f.casefold().startswith("sub-")]
+        if not kind or not subjects:
+            return ""
+        at = subjects[-1]
         subject, *below = folders[at:]
         old, new = [subject], [self._patient(subject, subject[4:], subject[:4])]
         if below and below[0].casefold().startswith("ses-"):
             session = below.pop(0)
             old.append(session)
             new.append(session[:4] + self._one("session", f"{subject[4:]}/{session[4:]}"))
-        kind = BIDS_KIND.search(file)
         stem, name = file[: kind.start()], "_".join(new)
         if stem != "_".join(old):
             name += f"_{self._one('file', stem)}"
         return "/".join([*map(self._folder, folders[:at]), *new, *map(self._folder, below), name + kind[0]])
 
     def unclear(self, key: str) -> bool:
-        """Whether a new key holds a name that stands for several, alike but for case or how accents are stored."""
+        """Whether a new key holds a name that stands for several which look alike: one patient, or two?"""
         return any(len(self.spelled[pseudonym]) > 1 for pseudonym in re.findall(r"p[0-9a-f]{16}", key))
 
     def _patient(self, whole: str, name: str, before: str) -> str:
@@ -88,9 +94,14 @@ class Pseudonyms:
         return name if name.casefold() in PLAIN else self._one("folder", name)
 
     def _one(self, kind: str, name: str) -> str:
-        pseudonym = self.of(kind, unicodedata.normalize("NFC", name).casefold())
+        pseudonym = self.of(kind, _look(name))
         self.spelled[pseudonym].add(name)
         return pseudonym
+
+
+def _look(name: str) -> str:
+    """What a person sees of a name: neither its case, nor its spaces, nor how its letters are coded."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isprintable() and not c.isspace())
 
 
 def pseudonymized(data: str, key: str | None, state: Path) -> str:
@@ -116,10 +127,18 @@ def pseudonymized(data: str, key: str | None, state: Path) -> str:
         return data
     names, place = Pseudonyms(key), state / "pseudonyms"
     copy = place / names.of("data set", str(folder))
-    for private in (place, copy):
-        private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        private.chmod(0o700)
-    _copy(folder, copy, copy.with_name(f"{copy.name}.json"), names)
+    try:
+        for private in (place, copy):
+            private.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private.chmod(0o700)
+        with (place / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _copy(folder, copy, copy.with_name(f"{copy.name}.json"), names)
+    except OSError as error:
+        raise StepError(
+            f"DATA could not be copied under other names into {place} ({error.strerror}). It needs room there for the "
+            "scans, and the right to read DATA. Mend that, and run the same command again."
+        ) from None
     return str(copy)
 
 
@@ -127,9 +146,9 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     """Make `copy` hold the scans of `folder` under other names, and `map_path` tell which is whose."""
     files = files_of(folder, shown=lambda _: f"something in DATA (without {VARIABLE}, make check-data says what)")
     layout, scans = _scans(files)
-    renamed = [((names.bids if layout == "BIDS" else names.flat)(key), key) for key in scans]
-    targets = {new: old for new, old in renamed if not names.unclear(new)}
-    left_out = sorted(old for new, old in renamed if new not in targets)
+    renamed = {key: (names.bids if layout == "BIDS" else names.flat)(key) for key in scans}
+    targets = {new: old for old, new in renamed.items() if new and not names.unclear(new)}
+    left_out = sorted(renamed.keys() - targets.values())
     before = json.loads(map_path.read_text()) if map_path.exists() else {"patients": {}, "made": {}}
     made_by = file_sha256(Path(bare.__file__))
     stamps = {new: [*files[old], made_by] for new, old in targets.items()}
@@ -157,8 +176,8 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
         if path.is_file() and path not in kept:
             path.unlink()
     if left_out:
-        logging.warning("left out: %d files whose names differ only in case or in how their accents are stored "
-                        "(left_out in %s)", len(left_out), map_path)  # fmt: skip
+        logging.warning("left out: %d files whose names look like another's or are of no layout (left_out in %s)",
+                        len(left_out), map_path)  # fmt: skip
     logging.info(
         "%s: %d patients go under other names; whose is whose: %s (never sent; keep it, and the key, to yourself)",
         VARIABLE, len(names.patients), map_path,

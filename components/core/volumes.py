@@ -7,7 +7,6 @@ its (H, W, S) is taken as it stands and its voxel size is unknown.
 
 import gzip
 import io
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +103,7 @@ def _read_npy(path: Path) -> tuple[np.ndarray, Geometry]:
     try:
         stored = np.load(path, allow_pickle=False, mmap_mode="r")
     except Exception as error:
-        said = re.split("[:.] ", _one_line(error))[0]  # what follows quotes the header, in which anything may stand
-        raise BadVolume(f"not readable as .npy ({said})") from None
+        raise BadVolume(f"not readable as .npy ({_one_line(error)})") from None
     if not isinstance(stored, np.ndarray):
         raise BadVolume("not a single .npy array")
     if stored.ndim == 2:
@@ -234,4 +232,5 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray | None) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    said = " ".join(str(error).split()).partition(": ")[0]  # what follows quotes the header: anything may stand there
+    return said[:200] or type(error).__name__

@@ -76,10 +76,12 @@ def test_what_gzip_says_of_a_file_and_what_lies_behind_the_voxels_go_too(tmp_pat
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_an_array_keeps_its_values_and_loses_what_lies_behind_them(tmp_path, make_scan, order):
+def test_an_array_keeps_its_values_and_loses_what_its_header_is_padded_with(tmp_path, make_scan, order):
     data, path = np.asarray(make_scan()[0], order=order), tmp_path / "a.npy"
     np.save(path, data)
-    path.write_bytes(path.read_bytes() + NAME.encode())
+    length = len(path.read_bytes()) - data.nbytes
+    path.write_bytes(path.read_bytes()[: length - 25] + f" # {NAME}".ljust(24).encode() + b"\n" + data.tobytes(order))
+    assert NAME.encode() in path.read_bytes() and np.array_equal(np.load(path), data)
     content = bare(path)
     assert NAME.encode() not in content
     assert np.array_equal(np.load(io.BytesIO(content)), data)

@@ -181,11 +181,11 @@ def test_what_is_said_on_the_way_names_nobody_but_the_map(tmp_path, clinic, copi
 
 def test_names_that_may_be_one_patient_or_two_are_left_out(tmp_path, write_npy, make_scan, copied, caplog):
     folder = tmp_path / "set"
-    for seed, name in enumerate(("Anan", "anan", "Jos\u00e9", "Jose\u0301", "Busaba")):
+    for seed, name in enumerate(("Anan", "anan", "Jos\u00e9", "Jose\u0301", "Mo Li", "MoLi", "Busaba")):
         write_npy(folder, name, make_scan(seed)[0])
     copy, told = copied(folder)
     assert list(told["files"].values()) == ["images/Busaba.npy"]
-    assert len(told["left_out"]) == 4 and "left out: 4 files whose names differ only in case" in caplog.text
+    assert len(told["left_out"]) == 6 and "left out: 6 files whose names look like another's" in caplog.text
     assert [np.load(p).shape for p in copy.rglob("*.npy")] == [(32, 24, 5)]
 
 
@@ -204,6 +204,18 @@ def test_a_file_that_cannot_be_read_is_named_by_its_other_name(clinic, copied, m
     ) as e:
         copied(clinic)
     assert not re.search("Somchai|Jaidee", str(e.value)) and e.value.__cause__ is None
+
+
+def test_a_full_disk_is_said_in_words_that_name_nobody(clinic, copied, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(clinic))
+
+    monkeypatch.setattr("pipelines.pseudonyms.write_bytes", full)
+    with pytest.raises(
+        StepError, match=r"into .*pseudonyms \(No space left on device\)\. It needs room there"
+    ) as error:
+        copied(clinic)
+    assert not re.search("Somchai|Jaidee", str(error.value))
 
 
 @pytest.mark.parametrize("key", ["", "secret", KEY[:-1]])
