@@ -128,7 +128,7 @@ def pseudonymized(data: str, key: str | None, state: Path) -> str:
     names, place = Pseudonyms(key), state / "pseudonyms"
     copy = place / names.of("data set", str(folder))
     try:
-        for private in (place, copy):
+        for private in (state, place, copy):
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.chmod(0o700)
         with (place / "lock").open("w") as lock:

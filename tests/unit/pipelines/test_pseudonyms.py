@@ -158,10 +158,10 @@ def test_a_patient_who_left_stays_in_the_map_for_models_that_knew_them(clinic, c
 
 def test_map_and_copy_are_their_owners_alone(tmp_path, clinic, copied):
     copy, _ = copied(clinic)
-    place = tmp_path / "state" / "pseudonyms"
-    assert [stat.S_IMODE(p.stat().st_mode) for p in (place, copy, copy.with_name(f"{copy.name}.json"))] == [
-        0o700, 0o700, 0o600
-    ]  # fmt: skip
+    state = tmp_path / "state"
+    for path in (state, state / "pseudonyms", copy):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(copy.with_name(f"{copy.name}.json").stat().st_mode) == 0o600
 
 
 def test_what_is_said_on_the_way_names_nobody_but_the_map(tmp_path, clinic, copied, caplog):
