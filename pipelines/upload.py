@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from components.core.step import StepError
@@ -63,10 +64,11 @@ def upload(folder: Path, state: Path) -> str:
     return storage.uri
 
 
-def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tuple[int, int]]:
     """Key to (size, modification time) of the files of a resolved folder, hidden ones aside.
 
-    Left out with a line: links to folders, out of the folder and to nothing; names that no object can have.
+    Left out with a line: links to folders, out of the folder and to nothing; names that no object can have. In
+    such a line a name stands as `called` writes it.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -75,12 +77,12 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
             continue
         if path.is_symlink() and (what := _no_good_link(path, folder)):
             advice = "Copy it in, or give its target as DATA."
-            logging.warning("left out: %s is %s. %s", shown(name.as_posix()), what, advice)
+            logging.warning("left out: %s is %s. %s", called(name.as_posix()), what, advice)
             continue
         if not path.is_file():
             continue
         if why := unfit(name.as_posix()):
-            logging.warning("left out: %s: %s", shown(name.as_posix()), why)
+            logging.warning("left out: %s: %s", called(name.as_posix()), why)
             continue
         stat = path.stat()
         files[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)

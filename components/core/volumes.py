@@ -264,7 +264,8 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[str, ...]:
 
 def _check_dtype(dtype: np.dtype) -> None:
     if dtype.kind not in "biuf":
-        raise BadVolume(f"data type {dtype} is no intensity")
+        name = "of several fields" if dtype.names else dtype  # a field's name may be anything, a patient's too
+        raise BadVolume(f"data type {name} is no intensity")
 
 
 def _check_affine(affine: np.ndarray) -> None:
@@ -328,4 +329,5 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray | None) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    said = " ".join(str(error).split()).partition(": ")[0]  # what follows quotes the header: anything may stand there
+    return said[:200] or type(error).__name__

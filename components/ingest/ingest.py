@@ -74,7 +74,7 @@ def check(found: Found, source: Path, target: Path) -> dict:
         "refused": dict(sorted(refused.items())),
         "ignored": [key for key in found.ignored if key not in ABOUT],
         "notes": told.notes,
-        "synthetic": _says_synthetic(source),
+        "synthetic": says_synthetic(source),
     }
 
 
@@ -113,7 +113,7 @@ def require_enough(facts: dict) -> None:
         )
 
 
-def _says_synthetic(source: Path) -> bool:
+def says_synthetic(source: Path) -> bool:
     """Whether the set's own description (BIDS) names it so."""
     path = source / DESCRIPTION
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_DESCRIPTION_BYTES:

@@ -11,6 +11,8 @@ MAKE = ("manufacturer", "model")
 """Where there is no scanner: both together."""
 MOST_CHARACTERS, MOST_BYTES, MOST_NAMED = 40, 2**24, 5
 UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
+PROVINCE = "Nan"
+"""In Thailand, and no missing number, which is written nan or NaN."""
 
 
 @dataclass
@@ -83,7 +85,9 @@ def _columns(column: dict[str, int], names: Iterable[str]) -> list[int]:
 def _plain(value: str) -> str | None:
     """In one line, short, and of characters that print; None where it says nothing."""
     words = [
-        word for word in "".join(c if c.isprintable() else " " for c in value).split() if word.lower() not in UNKNOWN
+        word
+        for word in "".join(c if c.isprintable() else " " for c in value).split()
+        if word == PROVINCE or word.lower() not in UNKNOWN
     ]
     return " ".join(words)[:MOST_CHARACTERS].strip() or None
 

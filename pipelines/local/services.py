@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import boto3
 from botocore.config import Config
@@ -295,7 +295,7 @@ class MLflow(Service):
                 advice = "Start it, correct the variable, or unset it to have one started here"
                 raise ServiceError(f"no MLflow at {without_logins(uri)} (MLFLOW_TRACKING_URI). {advice}")
             self.say("external", uri)
-            return external
+            return external | _login_apart(uri)
         database = self.data.resolve() / "mlflow.db"
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", "<port>"]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
@@ -307,6 +307,18 @@ class MLflow(Service):
         variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it costs eight processes, 1.4 GB
         return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)} | around_proxy()
+
+
+def _login_apart(uri: str) -> dict[str, str]:
+    """MLFLOW_TRACKING_URI as it may stand in a link, a log and a file, and the login that it held."""
+    parts = urlsplit(uri)
+    if parts.username is None or not uri.startswith(("http://", "https://")):
+        return {}
+    return {
+        "MLFLOW_TRACKING_URI": parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        "MLFLOW_TRACKING_USERNAME": unquote(parts.username),
+        "MLFLOW_TRACKING_PASSWORD": unquote(parts.password or ""),
+    }
 
 
 def is_free(port: int) -> bool:

@@ -339,6 +339,13 @@ def test_an_mlflow_that_does_not_answer_is_named_without_its_login(uri, env, oth
     assert "hunter2" not in str(error.value)
 
 
+def test_a_login_in_the_address_of_mlflow_is_taken_out_of_it(env, other, monkeypatch):
+    export(monkeypatch, env | {"MLFLOW_TRACKING_URI": env["MLFLOW_TRACKING_URI"].replace("//", "//me:hunter%402@")})
+    found = up(other)
+    assert found["MLFLOW_TRACKING_URI"] == env["MLFLOW_TRACKING_URI"]
+    assert (found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"]) == ("me", "hunter@2")
+
+
 def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
     export(monkeypatch, env | {"MLFLOW_TRACKING_URI": env["S3_ENDPOINT_URL"]})
     with pytest.raises(ServiceError, match="no MLflow at"):
