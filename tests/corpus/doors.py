@@ -36,7 +36,7 @@ def kind(reason: Exception | str) -> str:
     """A reason without what differs from input to input."""
     text = str(reason)
     assert "Traceback" not in text and "\0" not in text and len(text) < 6000
-    text = re.sub(r"\(.*\)|'[^']*'|-?\d[\d.,e+-]*%?|\b(nan|inf)\b", "…", text.splitlines()[0])
+    text = re.sub(r"/\S*/|\(.*\)|'[^']*'|-?\d[\d.,e+-]*%?|\b(nan|inf)\b", "…", text.splitlines()[0])
     return re.sub(r"^(\w+)=.* is impossible", r"\1 is impossible", text)[:70]
 
 
