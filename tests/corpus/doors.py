@@ -142,7 +142,7 @@ def ledger(content: bytes) -> str:
     key = f"20260101T000000.000000Z-{hashlib.sha256(content).hexdigest()[:16]}.json"
     storage = SimpleNamespace(list=lambda: [SimpleNamespace(key=key)], get=lambda _: content, uri="s3://b/ledger")
     there = Ledger(storage)
-    return TAKEN if there.entries() else kind(there.faults[0])
+    return TAKEN if there.entries() else kind(there.faults[0].partition(" ")[2])
 
 
 def split(content: bytes) -> str:
