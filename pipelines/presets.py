@@ -10,7 +10,7 @@ from components.core.settings import Settings, checked, shown
 from components.core.step import StepError
 
 FOLDER = Path(__file__).parent / "presets"
-MOST_BYTES = 2**16
+MOST_BYTES = 2**14
 A_PRESET = 'A preset is lines of "key: value", as in pipelines/presets/demo.yaml'
 
 
@@ -89,6 +89,10 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 class _Plain(yaml.SafeLoader):
     """Refuses what a preset has no use for: anchors, which can unfold to gigabytes; tags, which can build objects."""
+
+    def fetch_flow_collection_start(self, token_class):
+        """Brackets in brackets take the square of their number in time."""
+        raise yaml.MarkedYAMLError(problem="a value is one word or number, no [ or {", problem_mark=self.get_mark())
 
     def compose_node(self, parent, index):
         event = self.peek_event()

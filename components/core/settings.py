@@ -79,7 +79,7 @@ class Settings(BaseModel):
         if isinstance(value, bytes) or (switch and isinstance(value, float)):
             raise ValueError(f"{type(value).__name__} is no value of a setting")
         if isinstance(value, bool) and not switch:
-            raise ValueError("it is no switch")
+            raise ValueError("it takes no true or false")
         if isinstance(value, str) and "_" in value and cls.model_fields[info.field_name].annotation in (int, float):
             raise ValueError("a number holds no underscore")
         return value

@@ -36,7 +36,7 @@ def kind(reason: Exception | str) -> str:
     """A reason without what differs from input to input."""
     text = str(reason)
     assert "Traceback" not in text and "\0" not in text and len(text) < 6000
-    text = re.sub(r"\(.*\)|'[^']*'|-?\d[\d.,e+-]*%?|\b(nan|inf)\b", "…", text.splitlines()[0])
+    text = re.sub(r"/\S*/|\(.*\)|'[^']*'|-?\d[\d.,e+-]*%?|\b(nan|inf)\b", "…", text.splitlines()[0])
     return re.sub(r"^(\w+)=.* is impossible", r"\1 is impossible", text)[:70]
 
 
@@ -142,7 +142,7 @@ def ledger(content: bytes) -> str:
     key = f"20260101T000000.000000Z-{hashlib.sha256(content).hexdigest()[:16]}.json"
     storage = SimpleNamespace(list=lambda: [SimpleNamespace(key=key)], get=lambda _: content, uri="s3://b/ledger")
     there = Ledger(storage)
-    return TAKEN if there.entries() else kind(there.faults[0])
+    return TAKEN if there.entries() else kind(there.faults[0].partition(" ")[2])
 
 
 def split(content: bytes) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["components", "pipelines", "nibabel", "yaml", "numpy.lib"]):
+with atheris.instrument_imports(include=["components", "pipelines", "nibabel.nifti1", "nibabel.volumeutils", "yaml"]):
     from tests.corpus.doors import DOORS
 
 EVERY_S = 1.0
