@@ -185,8 +185,8 @@ def _require_kept(model_uri: str, weights_sha256: str) -> None:
     import mlflow
 
     with tempfile.TemporaryDirectory() as folder:
-        kept = mlflow.artifacts.download_artifacts(f"{model_uri}/artifacts/weights/best_model.pth", dst_path=folder)
-        if file_sha256(Path(kept)) != weights_sha256:
+        kept = next(Path(mlflow.artifacts.download_artifacts(model_uri, dst_path=folder)).rglob("best_model.pth"), None)
+        if kept is None or file_sha256(kept) != weights_sha256:
             raise StepError(
                 f"the weights that MLflow keeps for {model_uri} are not those that it was sent: they were altered on "
                 "the way or in its store. Nothing was registered. Run again."
