@@ -17,6 +17,10 @@ def is_md5(etag: str) -> bool:
     return bool(PLAIN.fullmatch(etag))
 
 
+def is_checksum(etag: str) -> bool:
+    return bool(PLAIN.fullmatch(etag) or IN_PARTS.fullmatch(etag))
+
+
 def agrees(etag: str, content: Path | bytes) -> bool:
     """Whether the content is what the ETag says; False too where that was cut into parts of an unusual size."""
     if is_md5(etag):

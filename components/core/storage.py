@@ -158,10 +158,11 @@ class Storage:
         if isinstance(source, Path) and source.stat().st_size < etag.PART:
             source = source.read_bytes()
 
-        def send() -> tuple[Path | bytes, dict]:
-            return source, self._patiently(key, lambda: self._send(key, source))
-
-        return _etag(self._checked(key, send)[1])
+        for _ in range(ATTEMPTS):
+            answer = self._patiently(key, lambda: self._send(key, source))
+            if _own_key(answer) or not etag.is_checksum(_etag(answer)) or etag.agrees(_etag(answer), source):
+                return _etag(answer)  # where it is no checksum, the server has checked the MD5 that came with it
+        raise self._altered(key)
 
     def _send(self, key: str, source: Path | bytes) -> dict:
         where = {"Bucket": self.bucket, "Key": self.prefix + key}
@@ -177,7 +178,7 @@ class Storage:
             answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
             return answer["Body"].read(), answer
 
-        return self._checked(key, lambda: self._patiently(key, read))[0]
+        return self._checked(key, lambda: self._patiently(key, read))
 
     def sha256(self, key: str) -> str:
         """Of an object's bytes."""
@@ -225,20 +226,20 @@ class Storage:
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _checked(self, key: str, transfer: Callable[[], tuple[Result, dict]]) -> tuple[Result, dict]:
-        """The content that `transfer` moved and the server's answer, once they agree by the answer's ETag.
+    def _checked(self, key: str, read: Callable[[], tuple[Result, dict]]) -> Result:
+        """The content that `read` gives beside the server's answer, once it is what the answer's ETag says.
 
-        Where that is no checksum that can be computed here (another size of parts, a server's own key), once the same
+        Where that is no checksum that can be computed here (parts of another size, a server's own key), once the same
         came twice.
         """
         before = None
         for _ in range(ATTEMPTS):
-            content, answer = transfer()
+            content, answer = read()
             if etag.agrees(_etag(answer), content):
-                return content, answer
-            now, own_key = (etag.md5(content), _etag(answer)), "aws:kms" in answer.get("ServerSideEncryption", "")
-            if now == before and (own_key or not etag.is_md5(_etag(answer))):
-                return content, answer
+                return content
+            now = etag.md5(content)
+            if now == before and (_own_key(answer) or not etag.is_md5(_etag(answer))):
+                return content
             before = now
         raise self._altered(key)
 
@@ -297,6 +298,11 @@ def _named(error: Exception) -> str:
 
 def _etag(answer: dict) -> str:
     return answer.get("ETag", "").strip('"')
+
+
+def _own_key(answer: dict) -> bool:
+    """Whether the server encrypts with a key of its own: the ETag is then no checksum, though it looks like one."""
+    return "aws:kms" in answer.get("ServerSideEncryption", "")
 
 
 def connect():

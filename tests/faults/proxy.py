@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes, promised: int | None = None) -> tuple:
         upstream = http.client.HTTPConnection(self.proxy.upstream.hostname, self.proxy.upstream.port, timeout=120)
         try:
-            signed = self.headers.get("Authorization", "").startswith("AWS4")  # and with it the host
+            signed = "X-Amz-Signature" in self.path or self.headers.get("Authorization", "").startswith("AWS4")
             upstream.putrequest(self.command, self.path, skip_host=signed, skip_accept_encoding=True)
             for name, value in self.headers.items():
                 if name.lower() not in HOP and (signed or name.lower() != "host"):

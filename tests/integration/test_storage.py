@@ -253,3 +253,22 @@ def test_a_listing_that_lags_for_good_is_said(proxy, tmp_path, monkeypatch):
     proxy.plan = lambda request: "stale" if request.is_listing else None
     with pytest.raises(StepError, match=r"/a\.npy is listed otherwise than it was left"):
         upload(folder, tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("tag", "encryption"), [('"' + "0" * 32 + '"', "aws:kms"), ('"strange"', ""), ('"' + "0" * 32 + '-3"', "")]
+)
+def test_an_etag_that_is_no_checksum_is_made_up_for_by_reading_twice(storage, tmp_path, tag, encryption):
+    class Otherwise(Counting):
+        """A server that encrypts with a key of its own, names objects as it likes, or cut them into odd parts."""
+
+        def get_object(self, **call):
+            return super().get_object(**call) | {"ETag": tag, "ServerSideEncryption": encryption}
+
+    storage.put("a", b"scan" * 100)
+    client = Otherwise(connect())
+    odd = Storage(storage.uri, client)
+    assert odd.get("a") == b"scan" * 100
+    odd.download([module.Object("a", 400, tag.strip('"'))], tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"scan" * 100
+    assert client.ranges == [None] * 4
