@@ -72,8 +72,10 @@ def without_logins(text: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Of Python, of a GPU, or of torch's allocator on a CPU, which has no class of its own for it."""
+    """Of Python, of the system, of a GPU, or of torch's allocator on a CPU, which has no class of its own for it."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    named = named or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    named = named or (isinstance(error, ImportError) and "failed to map segment" in str(error))
     return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 

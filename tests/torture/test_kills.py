@@ -103,7 +103,7 @@ def kill_in(checkout: Checkout, scans: Path, step: str, seconds: float, how: tup
 def test_killed_at_random_moments_of_every_step(campaign, scans, whole, tmp_path):
     expected = outcome(whole)
     seconds = {name: step["seconds"] for name, step in whole.last_run()["steps"].items()}
-    ahead = [step for step in STEPS for _ in range(2)]
+    ahead = sorted([*STEPS, "train", "register"], key=STEPS.index)
     with Checkout(tmp_path / "killed", one_cpu=True) as checkout:
         for _ in campaign.rounds(most=len(ahead)):
             step, how = ahead.pop(0), campaign.random.choice(HOWS)

@@ -165,7 +165,7 @@ def test_a_home_that_cannot_be_written_and_a_clock_set_back(campaign, scans, tmp
         checkout.environment |= {
             line.partition("=")[0]: line.partition("=")[2]
             for line in subprocess.run(
-                [faketime, "-f", "-400d", "env"], capture_output=True, text=True
+                [faketime, "-f", "-10m", "env"], capture_output=True, text=True
             ).stdout.splitlines()
             if line.startswith(("LD_PRELOAD=", "FAKETIME"))
         }
@@ -177,7 +177,7 @@ def test_a_home_that_cannot_be_written_and_a_clock_set_back(campaign, scans, tmp
         after = checkout.last_run()
         assert (before["model"]["version"], after["model"]["version"]) == ("1", "2")
         assert after["run_id"] < before["run_id"] and "RUNNING" not in states(checkout)[0]
-        campaign.count("clock set back by 400 days: works")
+        campaign.count("clock set back by 10 minutes: works")
 
 
 def test_two_runs_at_the_same_moment(campaign, checkout, scans):

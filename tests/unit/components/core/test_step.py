@@ -46,8 +46,16 @@ def test_a_fault_of_ours_keeps_its_stack_and_ends_with_the_reason():
     assert lines[-1].startswith("ERROR ingest: unexpected KeyError: 'voxels'.")
 
 
-def test_running_out_of_memory_says_what_to_do():
-    done = run("bytearray(2**62)")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "bytearray(2**62)",
+        "import errno; raise OSError(errno.ENOMEM, 'Cannot allocate memory')",
+        "raise ImportError('cv2.so: failed to map segment from shared object')",
+    ],
+)
+def test_running_out_of_memory_says_what_to_do(body):
+    done = run(body)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("ERROR ingest: out of memory. Give the step more memory")
     assert "Traceback" not in done.stdout + done.stderr
