@@ -223,7 +223,7 @@ class Storage:
                 if pause > 2:
                     left = deadline - time.monotonic()
                     logging.warning("%s: %s; trying again for %.0f s", self.uri, _named(error), left)
-            time.sleep(pause * random.uniform(0.5, 1))
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads requests, keeps no secret)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     def _checked(self, key: str, read: Callable[[], tuple[Result, dict]]) -> Result:

@@ -23,7 +23,7 @@ from components.core.step import StepError
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
 MOST_WORKERS, PREFETCHED = 8, 4
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (how large it is: nothing is written there)
 DWI_CHANNELS = 3
 
 cv2.setNumThreads(0)
