@@ -29,12 +29,14 @@ PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 DEV_INSTALLED := $(VENV)/.installed-dev
 
+SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application
+
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers torture lint bench install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers torture lint audit sbom bench install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
@@ -116,6 +118,15 @@ torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: 
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+audit: $(DEV_INSTALLED) ## what is known against the pinned packages (asks the package index)
+	@$(PYTHON) .ci/audit.py
+
+sbom: $(DEV_INSTALLED) ## the bill of materials (CycloneDX): build/sbom.json, build/sbom-mlflow.json
+	@mkdir -p build
+	@cat requirements.txt images/requirements-torch.txt | $(SBOM) --output-file build/sbom.json -
+	@$(SBOM) --output-file build/sbom-mlflow.json images/requirements-mlflow.txt
+	@echo "build/sbom.json (laptops and the images components and trainer), build/sbom-mlflow.json (the image mlflow)"
 
 bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes)
 	@$(PYTHON) -m tests.benchmarks

@@ -13,7 +13,12 @@ RUN pip install --no-deps --only-binary :all: --requirement /tmp/requirements.tx
     && pip uninstall --yes setuptools pip
 
 FROM ${BASE}
-RUN groupadd --gid 10001 mlflow && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home mlflow
+# No program here lends its user's rights to another (set-uid), and there is no shell, no Perl, no pip and no package
+# manager: python3 and mlflow are started without.
+RUN groupadd --gid 10001 mlflow && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home mlflow \
+    && find / -xdev -type f -perm /6000 -delete \
+    && rm -rf /usr/local/lib/python3.*/site-packages/pip* /usr/local/bin/pip* \
+    && cd /usr/bin && rm -f apt* dpkg* perl* bash rbash dash sh
 COPY --from=builder /opt/venv /opt/venv
 # The file system may be read-only; what is written goes to /tmp.
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -30,7 +30,10 @@ COPY components /app/components
 RUN chmod -R a+rX /app && python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 FROM ${BASE}
-RUN groupadd --gid 10001 dwi && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home dwi
+# No program here lends its user's rights to another (set-uid). The shell stays: KFP starts each step through it.
+RUN groupadd --gid 10001 dwi && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home dwi \
+    && find / -xdev -type f -perm /6000 -delete \
+    && rm -rf /usr/local/lib/python3.*/site-packages/pip* /usr/local/bin/pip*
 COPY --from=builder /opt/venv /opt/venv
 # The file system may be read-only; what is written goes to /tmp (and /dev/shm).
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -1,12 +1,14 @@
 """The command line behind the Makefile: python -m pipelines COMMAND."""
 
 import argparse
-import logging
+import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from components.core.step import StepError, about_the_disk, without_logins
+from components.core.step import StepError, about_the_disk, log_plainly, without_logins
 from pipelines.sources import ROOT
 
 STATE = ROOT / ".local"
@@ -14,11 +16,13 @@ STATE = ROOT / ".local"
 
 def main() -> int:
     arguments = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    with suppress(OSError):  # what needs it says so itself
+        STATE.mkdir(mode=0o700, exist_ok=True)
+        STATE.chmod(0o700)
+    log_plainly()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    arguments.pseudonym_key = os.environ.pop("PSEUDONYM_KEY", None)  # no program that is started here is to have it
     from pipelines.local.services import ServiceError
 
     try:
@@ -26,10 +30,9 @@ def main() -> int:
     except (StepError, ServiceError) as error:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
         return 1
-    except OSError as error:
-        if not (words := about_the_disk(error)):
-            raise
-        print(f"\n{words}", file=sys.stderr)
+    except Exception as error:
+        said = about_the_disk(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
+        print(f"\n{without_logins(said)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped. Run the same command again to go on from here.", file=sys.stderr)
@@ -46,13 +49,20 @@ def _experiments(a) -> int:
     from pipelines.experiments.loop import experiments
     from pipelines.targets import target
 
-    return experiments(a.presets.split(), a.seeds, a.preset, a.data, a.set, target(a.target), STATE)
+    return experiments(a.presets.split(), a.seeds, a.preset, _data(a), a.set, target(a.target), STATE)
 
 
 def _what_to_run(a) -> dict:
     from pipelines import presets
 
-    return {"data": a.data, "preset": a.preset, "settings": presets.load(a.preset, a.set)}
+    settings = presets.load(a.preset, a.set)
+    return {"data": _data(a), "preset": a.preset, "settings": settings}
+
+
+def _data(a) -> str:
+    from pipelines.pseudonyms import pseudonymized
+
+    return pseudonymized(a.data, a.pseudonym_key, STATE)
 
 
 def _logs(a) -> None:
@@ -122,7 +132,7 @@ def _check_data(a) -> int:
 
     if not a.data:
         raise StepError("Which scans? make check-data DATA=folder, or DATA=s3://bucket/prefix.")
-    return check_data(a.data, STATE)
+    return check_data(_data(a), STATE)
 
 
 def _predict(a) -> None:

@@ -38,6 +38,7 @@ def check_data(data: str, state: Path) -> int:
             raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
         facts = check(found, source, target) | {"data_uri": data, "data_version": "not uploaded"}
         state.mkdir(exist_ok=True)
+        state.chmod(0o700)  # the page shows scans
         write_report(facts, target, state / PAGE)
     log_summary(facts)
     logging.info("page with pictures: %s", state / PAGE)

@@ -16,6 +16,7 @@ from components.core.step import StepError, progress
 from components.core.storage import PARALLEL_TRANSFERS, Storage, digest_of, file_sha256
 from components.core.tracking import MODEL_NAME, evaluation_digest
 from components.register.register import CARD, PACKED
+from components.register.seal import seal
 from pipelines import registry
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.sources import commit, image
@@ -179,6 +180,7 @@ def _model(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     )
     chain.compare("model.json", tags.get("facts_sha256"), lambda: file_sha256(reached.model_file("model.json")))
     chain.compare("its code", tags.get("code_sha256"), lambda: _packed(reached.model()))
+    chain.compare("all its files", tags.get("model_sha256"), lambda: seal(reached.model()))
     chain.compare("model card", tags.get("card_sha256"), lambda: file_sha256(reached.of_run(f"{CARD}/{CARD}.json")))
 
 

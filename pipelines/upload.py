@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from components.core.step import StepError
-from components.core.storage import Storage, work_bucket
+from components.core.storage import Listing, Storage, work_bucket
+from components.ingest.discover import shown, unfit
 from pipelines.files import write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
@@ -37,12 +39,23 @@ def upload(folder: Path, state: Path) -> str:
         if key not in there or there[key].size != stamp[0] or sent.get(key) != [*stamp, there[key].etag]
     ]
     gone = sorted(there.keys() - files.keys())
-    storage.upload(folder, stale)
+    etags = storage.upload(folder, stale)
     storage.delete(gone)
     if stale or gone:
-        there = {o.key: o for o in storage.list()}
+
+        def unlike(listed: Listing) -> list[str]:
+            there = {o.key: o.etag for o in listed}
+            return sorted({*there.keys() ^ files.keys(), *(k for k in etags if etags[k] != there.get(k))})
+
+        listed = storage.list_until(lambda listed: not unlike(listed))
+        there = {o.key: o for o in listed}
         if lost := sorted(files.keys() - there.keys()):
             raise StepError(f"object storage did not keep the name {lost[0]!r}. Rename the file.")
+        if wrong := unlike(listed):
+            raise StepError(
+                f"{storage.uri}/{wrong[0]} is listed otherwise than it was left: the listing lags behind, or somebody "
+                "else writes there. Run again in a minute."
+            )
         memory.parent.mkdir(parents=True, exist_ok=True)
         write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})
     logging.info(
@@ -51,22 +64,34 @@ def upload(folder: Path, state: Path) -> str:
     return storage.uri
 
 
-def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tuple[int, int]]:
     """Key to (size, modification time) of the files of a resolved folder, hidden ones aside.
 
-    Links to folders and links that leave the folder are named and left out.
+    Left out with a line: links to folders, out of the folder and to nothing; names that no object can have. In
+    such a line a name stands as `called` writes it.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if any(part.startswith(".") or part in SKIPPED for part in name.parts):
             continue
-        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(folder)):
-            what = "a link to a folder" if path.is_dir() else "a link out of the folder"
-            logging.warning("left out: %s is %s. Copy it in, or give its target as DATA.", name, what)
+        if path.is_symlink() and (what := _no_good_link(path, folder)):
+            advice = "Copy it in, or give its target as DATA."
+            logging.warning("left out: %s is %s. %s", called(name.as_posix()), what, advice)
             continue
         if not path.is_file():
+            continue
+        if why := unfit(name.as_posix()):
+            logging.warning("left out: %s: %s", called(name.as_posix()), why)
             continue
         stat = path.stat()
         files[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
     return files
+
+
+def _no_good_link(path: Path, folder: Path) -> str | None:
+    if path.is_dir():
+        return "a link to a folder"
+    if not path.exists():
+        return "a link to nothing"
+    return None if path.resolve().is_relative_to(folder) else "a link out of the folder"

@@ -23,7 +23,11 @@ def in_kept_unit(adc: np.ndarray, adc_geometry: Geometry, dwi: np.ndarray, geome
     if not np.isfinite(adc).all():
         raise BadVolume("the ADC map holds values that are NaN or infinite")
     unit = adc_unit(adc, dwi)
-    return adc * np.float32(UNITS[unit]), unit
+    with np.errstate(over="ignore"):
+        adc = adc * np.float32(UNITS[unit])
+    if not np.isfinite(adc).all():
+        raise BadVolume(f"the ADC map holds values that are NaN or infinite once it is in {KEPT}")
+    return adc, unit
 
 
 def from_b0(b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Geometry) -> np.ndarray:
@@ -35,7 +39,7 @@ def from_b0(b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Ge
     require_same_grid("b0 scan", b0, b0_geometry, dwi, geometry)
     shown = (b0 > 0) & (dwi > 0) & np.isfinite(b0)
     adc = np.zeros_like(dwi)
-    adc[shown] = np.log(b0[shown] / dwi[shown]) * np.float32(1e3 / B_VALUE)
+    adc[shown] = (np.log(b0[shown]) - np.log(dwi[shown])) * np.float32(1e3 / B_VALUE)  # their ratio may overflow
     if (unit := adc_unit(adc, dwi)) != KEPT:
         raise BadVolume(f"with b = {B_VALUE} s/mm² the ADC comes out as if it were in {unit}: are b0 and DWI one scan?")
     return adc

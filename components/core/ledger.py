@@ -53,10 +53,12 @@ class Ledger:
         found, self.faults = [], []
         for key, blob in zip(keys, blobs, strict=True):
             digest = hashlib.sha256(blob).hexdigest()
-            if digest.startswith(KEY.match(key)[1]):
-                found.append(Entry(key, digest, json.loads(blob)))
-            else:
+            if not digest.startswith(KEY.match(key)[1]):
                 self.faults.append(f"{self.storage.uri}/{key} was altered")
+            elif (facts := _decision(blob)) is None:
+                self.faults.append(f"{self.storage.uri}/{key} is no decision, whoever wrote it")
+            else:
+                found.append(Entry(key, digest, facts))
         there = {KEY.match(key)[1] for key in keys}
         for entry in found:
             if not {digest[:16] for digest in entry.facts["previous"]} <= there:
@@ -83,6 +85,18 @@ class Ledger:
         entry = Entry(f"{now:%Y%m%dT%H%M%S.%f}Z-{digest[:16]}.json", digest, facts)
         self.storage.put(entry.key, blob)
         return entry
+
+
+def _decision(blob: bytes) -> dict | None:
+    """What an entry says; None where it is not of the form that `append` writes."""
+    try:
+        facts = json.loads(blob)
+        names = [facts[name] for name in ("decision", "to", "from")]
+        whole = isinstance(facts["number"], int) and isinstance(facts["previous"], list)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    strings = all(isinstance(text, str | None) for text in names) and all(isinstance(d, str) for d in facts["previous"])
+    return facts if whole and strings else None
 
 
 def champions(entries: list[Entry]) -> list[str]:

@@ -23,13 +23,13 @@ The set says of itself that it is synthetic: its numbers say nothing about patie
 
 
 def render(body: str, synthetic: bool = False, **values) -> str:
-    """An HTML page from a Jinja2 template `body`; `title` is among the values. Synthetic scans are called so."""
+    """An HTML page from a Jinja2 template `body`; `title` is among the values. Synthetic scans are called so.
+
+    What is no text (a file's name may be any bytes) is shown as `\\udcff`.
+    """
     loader = jinja2.DictLoader({"base": BASE, "page": '{% extends "base" %}{% block body %}' + body + "{% endblock %}"})
-    return (
-        jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-        .get_template("page")
-        .render(synthetic=synthetic, **values)
-    )
+    page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("page")
+    return page.render(synthetic=synthetic, **values).encode(errors="backslashreplace").decode()
 
 
 def thumbnail(image: np.ndarray, outlines: dict[tuple[int, int, int], np.ndarray], side: int = 150) -> str:

@@ -5,9 +5,11 @@ import math
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.core.step import StepError
+
+MOST_SHOWN = 80
 
 
 class Settings(BaseModel):
@@ -69,6 +71,19 @@ class Settings(BaseModel):
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
     """Layout of the tensors; auto takes the fastest here."""
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_own_type(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic takes true for 1, 1.0 for true and bytes for text: nobody meant that."""
+        switch = cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bytes) or (switch and isinstance(value, float)):
+            raise ValueError(f"{type(value).__name__} is no value of a setting")
+        if isinstance(value, bool) and not switch:
+            raise ValueError("it takes no true or false")
+        if isinstance(value, str) and "_" in value and cls.model_fields[info.field_name].annotation in (int, float):
+            raise ValueError("a number holds no underscore")
+        return value
+
     @model_validator(mode="after")
     def _ratios_sum_to_one(self) -> "Settings":
         total = self.train_ratio + self.val_ratio + self.test_ratio
@@ -88,35 +103,45 @@ def checked(values: dict[str, Any]) -> Settings:
         StepError: an unknown key or an impossible value, named with the nearest valid one.
     """
     try:
-        return Settings(**values)
+        return Settings(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise StepError("\n".join(_in_words(e) for e in error.errors())) from None
 
 
 def _in_words(error: dict[str, Any]) -> str:
-    key, given = ".".join(map(str, error["loc"])), error["input"]
-    fields = Settings.model_fields
+    key, value = ".".join(map(str, error["loc"])), error["input"]
+    given, fields = shown(str(value)), Settings.model_fields
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key.lower(), fields, n=1, cutoff=0.3)
-        return f"unknown setting '{key}'" + (
+        return f"unknown setting '{shown(key)}'" + (
             f": did you mean '{near[0]}'?" if near else f". Settings: {', '.join(fields)}."
         )
     if error["type"] == "literal_error":
         choices = list(fields[key].annotation.__args__)
-        near = difflib.get_close_matches(str(given), choices, n=1, cutoff=0) or choices
+        near = difflib.get_close_matches(given, choices, n=1, cutoff=0) or choices
         return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
-    if error["type"].startswith("bool_"):
+    if key and fields[key].annotation is bool:
         return f"{key}={given} is impossible: it is true or false"
     if not key:
         return error["msg"].removeprefix("Value error, ")
     try:
-        return f"{key}={given} is impossible: the nearest valid value is {_nearest(key, float(given))}"
+        return f"{key}={given} is impossible: the nearest valid value is {_nearest(key, value)}"
     except (TypeError, ValueError):
-        return f"{key}={given} is impossible: {error['msg']}; the default is {fields[key].default}"
+        said = error["msg"].removeprefix("Value error, ")
+        return f"{key}={given} is impossible: {said}; the default is {fields[key].default}"
 
 
-def _nearest(key: str, given: float) -> float | int | str:
-    """The valid value nearest to a number; ValueError where that is none (NaN)."""
+def shown(text: str) -> str:
+    """In one line, short, and of characters that print: it may have come from anywhere."""
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: MOST_SHOWN + 1])
+    return plain if len(plain) <= MOST_SHOWN else f"{plain[:MOST_SHOWN]}..."
+
+
+def _nearest(key: str, value: Any) -> float | int | str:
+    """The valid value nearest to a number; ValueError or TypeError where that is none."""
+    if isinstance(value, bool | bytes):
+        raise TypeError("no number")
+    given = float(max(min(value, 1e300), -1e300) if isinstance(value, int) else value)
     limits: dict[str, float] = {}
     for limit in Settings.model_fields[key].metadata:
         limits |= asdict(limit)

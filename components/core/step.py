@@ -33,9 +33,7 @@ def step(name: str) -> Iterator[None]:
     A `StepError` is printed without a stack; anything else is a fault of ours and keeps its stack,
     with the reason repeated below it. Either way the process ends with exit code 1.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_plainly()
     _end_with_the_run()
     try:
         yield
@@ -46,9 +44,26 @@ def step(name: str) -> Iterator[None]:
             _fail(name, "out of memory. Give the step more memory, or lower image_size, batch_size or base_channels.")
         if words := about_the_disk(error):
             _fail(name, words)
-        traceback.print_exc(file=sys.stdout)
+        print(without_logins(traceback.format_exc()), end="", flush=True)
         _fail(name, f"unexpected {type(error).__name__}: {error}. This is a fault in the step itself; "
                     "the lines above say where. Please report them.")  # fmt: skip
+
+
+class Plain(logging.Formatter):
+    """The message alone, without logins; what steers a terminal, or is no text, is shown as `\\x1b`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        plain = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in super().format(record))
+        return without_logins(plain)
+
+
+def log_plainly() -> None:
+    """Messages go to standard output, a line each, without the chatter of libraries."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Plain("%(message)s"))
+    for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def without_logins(text: str) -> str:

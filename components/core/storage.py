@@ -1,20 +1,44 @@
-"""S3: list, download, upload. The only place that knows where objects live and how to reach them."""
+"""S3: list, download, upload. The only place that knows where objects live and how to reach them.
 
+What may pass is tried again, for `PATIENCE_SECONDS`; bytes that are not those of their ETag are never handed on.
+"""
+
+import base64
 import hashlib
+import logging
 import os
-from collections.abc import Iterable
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import boto3
+from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-from components.core.step import StepError, progress
+from components.core import etag
+from components.core.step import StepError, progress, without_logins
 
 PARALLEL_TRANSFERS = 8
 ATTEMPTS = 3
+PATIENCE_SECONDS, LONGEST_PAUSE_SECONDS, SETTLED_SECONDS = 120, 10, 20
+CONNECT_SECONDS, ANSWER_SECONDS = 10, 60
+PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
+           "IncompleteBody", "OperationAborted", "Throttling", "TooManyRequests"}  # fmt: skip
+"""Refusals that another try may escape, beside those that their HTTP status (408, 429, 5xx) tells."""
+LASTING = (501, 507)
+ALTERED = (exceptions.ChecksumError, exceptions.FlexibleChecksumError)
+BROKEN_ON_THE_WAY = (exceptions.HTTPClientError, exceptions.IncompleteReadError, ResponseParserError, *ALTERED)
+FAULTS = (ClientError, BotoCoreError, ResponseParserError, S3UploadFailedError)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -24,6 +48,13 @@ class Object:
     key: str
     size: int
     etag: str
+
+
+Listing = list[Object]
+
+
+class CameShort(BotoCoreError):
+    fmt = "nothing came"
 
 
 class Storage:
@@ -37,22 +68,36 @@ class Storage:
         self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
         self.client = client or connect()
+        self.patience = PATIENCE_SECONDS
 
-    def list(self) -> list[Object]:
+    def list(self) -> Listing:
         """All objects under the prefix, sorted by key."""
+        return sorted(self._patiently("", self._listed), key=lambda o: o.key)
+
+    def _listed(self) -> Listing:
         found = []
-        try:
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix):
-                for entry in page.get("Contents", []):
-                    key = entry["Key"][len(self.prefix) :]
-                    if key and not key.endswith("/"):
-                        found.append(Object(key, entry["Size"], entry["ETag"].strip('"')))
-        except (ClientError, BotoCoreError) as error:
-            raise self._mendable(error, "") from error
-        return sorted(found, key=lambda o: o.key)
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix):
+            for entry in page.get("Contents", []):
+                key = entry["Key"][len(self.prefix) :]
+                if key and not key.endswith("/"):
+                    found.append(Object(key, entry["Size"], entry["ETag"].strip('"')))
+        return found
+
+    def list_until(self, settled: Callable[[Listing], bool]) -> Listing:
+        """The listing once it is `settled`, or after `SETTLED_SECONDS`: a server may show what was there before."""
+        deadline = time.monotonic() + SETTLED_SECONDS
+        while True:
+            objects = self.list()
+            if settled(objects) or time.monotonic() > deadline:
+                return objects
+            time.sleep(1)
 
     def download(self, objects: Iterable[Object], folder: Path) -> None:
-        """Fetch objects into `folder` in parallel; what an interrupted call fetched is not fetched again."""
+        """Fetch objects into `folder` in parallel; what an interrupted call fetched is not fetched again.
+
+        Raises:
+            StepError: one is not to be had, or is not what its ETag says.
+        """
         objects = list(objects)
         with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             done = pool.map(lambda o: self._download_one(o, folder), objects)
@@ -65,91 +110,199 @@ class Storage:
         if path.exists() and path.stat().st_size == obj.size:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        for _ in range(ATTEMPTS):
-            have = part.stat().st_size if part.exists() else 0
-            if have < obj.size:
-                self._append(obj, part, have)
-            if part.exists() and part.stat().st_size == obj.size:
-                break
-            if part.exists() and part.stat().st_size > obj.size:
+        if part.exists() and part.stat().st_size >= obj.size:
+            part.unlink()
+        answer = {}
+
+        def read() -> tuple[Path, dict]:
+            if part.exists() and part.stat().st_size >= obj.size:  # and is not what it should be
                 part.unlink()
+            part.touch()
+            while (have := part.stat().st_size) < obj.size:
+                self._patiently(obj.key, lambda have=have: answer.update(self._append(obj, part, have)))
+            return part, {**answer, "ETag": obj.etag}
+
+        if obj.size:
+            self._checked(obj.key, read)
         else:
-            if obj.size:
-                raise StepError(
-                    f"{self.uri}/{obj.key} came short {ATTEMPTS} times: it may be changing while it is read. "
-                    "Run again once the bucket is still."
-                )
             part.touch()
         part.rename(path)
 
-    def _append(self, obj: Object, part: Path, have: int) -> None:
+    def _append(self, obj: Object, part: Path, have: int) -> dict:
+        """Fetch what is missing, as far as it comes; the answer's head."""
+        given = {"Range": f"bytes={have}-"} if have else {}
+        answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + obj.key, **given)
+        if _etag(answer) not in ("", obj.etag):
+            raise StepError(f"{self.uri}/{obj.key} changed while it was read. Run again once the bucket is still.")
+        came = 0
         try:
-            body = self.client.get_object(
-                Bucket=self.bucket,
-                Key=self.prefix + obj.key,
-                **({"Range": f"bytes={have}-"} if have else {}),
-            )["Body"]
-            with part.open("ab") as out:
-                for chunk in body.iter_chunks(1 << 20):
-                    out.write(chunk)
-        except (ClientError, BotoCoreError) as error:
-            if isinstance(error, ClientError) or not part.exists():
-                raise self._mendable(error, obj.key) from error
+            with part.open("ab" if "ContentRange" in answer else "wb") as out:
+                for chunk in answer["Body"].iter_chunks(1 << 20):
+                    came += out.write(chunk)
+        except BROKEN_ON_THE_WAY:
+            if not came:
+                raise
+        if not came:
+            raise CameShort()
+        return answer
 
-    def upload(self, folder: Path, keys: Iterable[str]) -> None:
-        """Send files of `folder` to the same keys, in parallel; objects appear whole or not at all."""
+    def upload(self, folder: Path, keys: Iterable[str]) -> dict[str, str]:
+        """Send files of `folder` to the same keys, in parallel; objects appear whole or not at all. Their ETags."""
         keys = list(keys)
         with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-            sent = pool.map(lambda key: self.put(key, folder / key), keys)
-            for _ in progress(sent, total=len(keys), what="uploaded"):
-                pass
+            sent = pool.map(lambda key: (key, self.put(key, folder / key)), keys)
+            return dict(progress(sent, total=len(keys), what="uploaded"))
 
-    def put(self, key: str, source: Path | bytes) -> None:
-        try:
-            if isinstance(source, bytes):
-                self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=source)
-            else:
-                self.client.upload_file(str(source), self.bucket, self.prefix + key)
-        except (ClientError, BotoCoreError, boto3.exceptions.S3UploadFailedError) as error:
-            raise self._mendable(error, key) from error
+    def put(self, key: str, source: Path | bytes) -> str:
+        """Send it, and see that it arrived as it is; its ETag."""
+        if isinstance(source, Path) and source.stat().st_size < etag.PART:
+            source = source.read_bytes()
+
+        for _ in range(ATTEMPTS):
+            answer = self._patiently(key, lambda: self._send(key, source))
+            if _own_key(answer) or not etag.is_checksum(_etag(answer)) or etag.agrees(_etag(answer), source):
+                return _etag(answer)  # where it is no checksum, the server has checked the MD5 that came with it
+        raise self._altered(key)
+
+    def _send(self, key: str, source: Path | bytes) -> dict:
+        where = {"Bucket": self.bucket, "Key": self.prefix + key}
+        if isinstance(source, bytes):
+            digest = base64.b64encode(bytes.fromhex(etag.md5(source))).decode()
+            return self.client.put_object(**where, Body=source, ContentMD5=digest)
+        in_parts = TransferConfig(multipart_threshold=etag.PART, multipart_chunksize=etag.PART)
+        self.client.upload_file(str(source), *where.values(), Config=in_parts)
+        return self.client.head_object(**where)
 
     def get(self, key: str) -> bytes:
-        try:
-            return self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
-        except (ClientError, BotoCoreError) as error:
-            raise self._mendable(error, key) from error
+        def read() -> tuple[bytes, dict]:
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            return answer["Body"].read(), answer
+
+        return self._checked(key, lambda: self._patiently(key, read))
 
     def sha256(self, key: str) -> str:
-        """Of an object's bytes, read as a stream."""
-        h = hashlib.sha256()
-        try:
-            for chunk in self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].iter_chunks(1 << 20):
-                h.update(chunk)
-        except (ClientError, BotoCoreError) as error:
-            raise self._mendable(error, key) from error
-        return h.hexdigest()
+        """Of an object's bytes."""
+        head = self._patiently(key, lambda: self.client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+        with tempfile.TemporaryDirectory(dir=scratch()) as folder:
+            self._download_one(Object(key, head["ContentLength"], _etag(head)), Path(folder))
+            return file_sha256(local_path(Path(folder), key))
 
     def delete(self, keys: Iterable[str]) -> None:
         keys = list(keys)
         for start in range(0, len(keys), 1000):
             batch = [{"Key": self.prefix + key} for key in keys[start : start + 1000]]
+            left = self._patiently(
+                batch[0]["Key"],
+                lambda batch=batch: self.client.delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True}
+                ),
+            ).get("Errors")
+            if left:
+                raise StepError(
+                    f"s3://{self.bucket}/{left[0].get('Key')} was not removed ({left[0].get('Code')}). "
+                    "Give these credentials the right to delete there."
+                )
+
+    def _patiently(self, key: str, call: Callable[[], Result]) -> Result:
+        """The call's result; while it fails with what may pass, it is tried again.
+
+        Raises:
+            StepError: it does not pass, or has not for `patience` seconds.
+        """
+        deadline, pause, altered = time.monotonic() + self.patience, 0.5, 0
+        while True:
             try:
-                self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-            except (ClientError, BotoCoreError) as error:
-                raise self._mendable(error, batch[0]["Key"]) from error
+                return call()
+            except FAULTS as fault:
+                error = fault.__context__ if isinstance(fault, S3UploadFailedError) and fault.__context__ else fault
+                altered += isinstance(error, ALTERED)
+                if altered == ATTEMPTS:
+                    raise self._altered(key) from error
+                if not _may_pass(error) or time.monotonic() + pause > deadline:
+                    raise self._mendable(error, key) from error
+                if pause > 2:
+                    left = deadline - time.monotonic()
+                    logging.warning("%s: %s; trying again for %.0f s", self.uri, _named(error), left)
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads requests, keeps no secret)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _checked(self, key: str, read: Callable[[], tuple[Result, dict]]) -> Result:
+        """The content that `read` gives beside the server's answer, once it is what the answer's ETag says.
+
+        Where that is no checksum that can be computed here (parts of another size, a server's own key), once the same
+        came twice.
+        """
+        before = None
+        for _ in range(ATTEMPTS):
+            content, answer = read()
+            if etag.agrees(_etag(answer), content):
+                return content
+            now = etag.md5(content)
+            if now == before and (_own_key(answer) or not etag.is_md5(_etag(answer))):
+                return content
+            before = now
+        raise self._altered(key)
+
+    def _altered(self, key: str) -> StepError:
+        return StepError(
+            f"{self.uri}/{key} is not what its checksum (ETag) says, {ATTEMPTS} times: its bytes were altered on the "
+            "way or in the store. Run again; if it is the same then, store the object anew."
+        )
 
     def _mendable(self, error: Exception, key: str) -> StepError:
         where = f"{self.uri}/{key}".rstrip("/")
-        code = error.response["Error"].get("Code", "") if isinstance(error, ClientError) else ""
+        denied = "access was denied. Give these credentials the right to list, read and write it."
+        expired = "the login has expired. Fetch new credentials (AWS_SESSION_TOKEN and the two beside it), run again."
+        full = "the store is full, or its quota is used up. Make room there, then run again."
         what_to_do = {
             "NoSuchBucket": f"the bucket '{self.bucket}' does not exist. Create it, or correct the name.",
             "NoSuchKey": "there is no such object. Was it removed while the run was going on?",
-            "AccessDenied": "access was denied. Give these credentials the right to list and read it.",
-            "403": "access was denied. Give these credentials the right to list and read it.",
+            "404": "there is no such object. Was it removed while the run was going on?",
+            "InvalidRange": "it changed while it was read. Run again once the bucket is still.",
+            "AccessDenied": denied,
+            "403": denied,
             "InvalidAccessKeyId": "the access key is not known there. Check AWS_ACCESS_KEY_ID.",
             "SignatureDoesNotMatch": "the secret is wrong. Check AWS_SECRET_ACCESS_KEY.",
-        }.get(code, f"{code or type(error).__name__}. Check S3_ENDPOINT_URL and the AWS_* variables, then run again.")
+            "ExpiredToken": expired,
+            "InvalidToken": expired,
+            "TokenRefreshRequired": expired,
+            "RequestTimeTooSkewed": "this machine's clock is wrong, the server says. Set it, then run again.",
+            "NoCredentialsError": "there is no login for it. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            "QuotaExceeded": full,
+            "InsufficientStorage": full,
+            "507": full,
+        }.get(_named(error))
+        if what_to_do is None and _may_pass(error):
+            at = without_logins(os.environ.get("S3_ENDPOINT_URL") or "AWS")
+            what_to_do = (
+                f"{_named(error)}, and no better for {self.patience:.0f} s, from the server at {at}. Is it there, "
+                "and not overloaded? Check S3_ENDPOINT_URL and the network, then run again: what is done is kept."
+            )
+        what_to_do = what_to_do or f"{_named(error)}. Check S3_ENDPOINT_URL and the AWS_* variables, then run again."
         return StepError(f"{where}: {what_to_do}")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return _named(error) in PASSING or status in (408, 429) or (status >= 500 and status not in LASTING)
+    return isinstance(error, (*BROKEN_ON_THE_WAY, CameShort)) and not isinstance(error, exceptions.SSLError)
+
+
+def _named(error: Exception) -> str:
+    """The server's code for it, else the name of the error."""
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+    return str(code or type(error).__name__)
+
+
+def _etag(answer: dict) -> str:
+    return answer.get("ETag", "").strip('"')
+
+
+def _own_key(answer: dict) -> bool:
+    """Whether the server encrypts with a key of its own: the ETag is then no checksum, though it looks like one."""
+    return "aws:kms" in answer.get("ServerSideEncryption", "")
 
 
 def connect():
@@ -159,9 +312,9 @@ def connect():
         endpoint_url=os.environ.get("S3_ENDPOINT_URL") or None,
         region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1",
         config=Config(
-            retries={"max_attempts": 8, "mode": "standard"},
-            connect_timeout=10,
-            read_timeout=60,
+            retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},  # what is left is for Storage's patience
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=ANSWER_SECONDS,
             max_pool_connections=2 * PARALLEL_TRANSFERS,
         ),
     )
@@ -174,8 +327,6 @@ def work_bucket() -> str:
 
 def scratch() -> Path:
     """A folder for what may be thrown away (SCRATCH_DIR, else the system's)."""
-    import tempfile
-
     folder = Path(os.environ.get("SCRATCH_DIR") or tempfile.gettempdir()) / "dwi-stroke"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

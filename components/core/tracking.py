@@ -1,11 +1,15 @@
 """MLflow: one run per pipeline run, whichever step comes to it first, and again after a kill."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from components.core.step import StepError
 from components.core.storage import file_sha256
@@ -22,8 +26,12 @@ EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_r
 LINEAGE = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
 """Environment variables that become tags of the run."""
 
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+PAUSES = (1, 2, 4, 8)
+Result = TypeVar("Result")
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+os.environ.setdefault(RETRIES, "4")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -31,48 +39,104 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
+@contextlib.contextmanager
+def answering(besides: str = "") -> Iterator[None]:
+    """What needs MLflow; also a decorator.
+
+    Raises:
+        StepError: it does not answer, or refuses.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        raise StepError(
+            f"MLflow at {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:300]}.{besides} "
+            "Check MLFLOW_TRACKING_URI and MLFLOW_RUN_ID, or start the embedded server: make up. Then run again: "
+            "what is done is kept, and nothing is registered twice."
+        ) from error
+
+
+def made_once(find: Callable[[], Result | None], make: Callable[[], Result]) -> Result:
+    """What `find` finds, else what `make` makes. Where the answer to a making is lost, it is looked for first.
+
+    MLflow's own client would ask for it again, and have two.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for pause in (*PAUSES, None):
+        if (found := find()) is not None:
+            return found
+        try:
+            with _asking_once():
+                return make()
+        except MlflowException:
+            if pause is None:
+                raise
+            time.sleep(pause)
+    raise AssertionError("the last pause is None")
+
+
+@contextlib.contextmanager
+def _asking_once() -> Iterator[None]:
+    """MLflow's client, which reads this variable at each request, does not try again."""
+    before = os.environ.get(RETRIES)
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RETRIES]
+        else:
+            os.environ[RETRIES] = before
+
+
 class Run:
     """An MLflow run that can be opened, and told the same thing, more than once."""
 
     def __init__(self, client, run_id: str):
         self.client, self.id = client, run_id
+        self.sending: threading.Thread | None = None
 
     @classmethod
+    @answering()
     def open(cls, training_digest: str, evaluation_digest: str = "") -> "Run":
         """The run of this pipeline run.
 
         In this order: the one in MLFLOW_RUN_ID; the one this pipeline run (KFP_RUN_ID) already has; the one that
         holds this very evaluation; one that the same training left unfinished when it was killed; a new one.
+
+        Raises:
+            StepError: MLflow does not answer, or there is no such run.
         """
         import mlflow
-        from mlflow.exceptions import MlflowException
 
         kfp_run = os.environ.get("KFP_RUN_ID", "")
-        try:
-            client = mlflow.MlflowClient()
-            if given := os.environ.get("MLFLOW_RUN_ID"):
-                run_id = client.get_run(given).info.run_id
-            else:
-                experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
-                if KIND not in experiment.tags:
-                    client.set_experiment_tag(experiment.experiment_id, KIND, "custom_model_development")
-                run_id = _find(client, experiment.experiment_id, kfp_run, training_digest, evaluation_digest)
-                if run_id is None:
-                    run_id = client.create_run(experiment.experiment_id, run_name=kfp_run or None).info.run_id
-            client.update_run(run_id, status="RUNNING")
-            run = cls(client, run_id)
-            run.tags({**code_lineage(), "training_digest": training_digest})
-        except MlflowException as error:
-            raise StepError(
-                f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. "
-                "Check MLFLOW_TRACKING_URI and MLFLOW_RUN_ID, or start the embedded server: make up."
-            ) from error
+        client, tags = mlflow.MlflowClient(), {**code_lineage(), "training_digest": training_digest}
+        if given := os.environ.get("MLFLOW_RUN_ID"):
+            run_id = client.get_run(given).info.run_id
+        else:
+            experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+            number = experiment.experiment_id
+            if KIND not in experiment.tags:
+                client.set_experiment_tag(number, KIND, "custom_model_development")
+            run_id = made_once(
+                lambda: _find(client, number, kfp_run, training_digest, evaluation_digest),
+                lambda: client.create_run(number, run_name=kfp_run or None, tags=tags).info.run_id,
+            )
+        client.update_run(run_id, status="RUNNING")
+        run = cls(client, run_id)
+        run.tags(tags)
         return run
 
     def tags(self, tags: dict[str, str]) -> None:
         for key, value in tags.items():
             self.client.set_tag(self.id, key, str(value))
 
+    @answering()
     def params(self, params: dict[str, Any]) -> None:
         """Log parameters; one that is there already with another value keeps its first and is named in the log."""
         from mlflow.entities import Param
@@ -87,6 +151,25 @@ class Run:
 
     def epochs(self, history: list[dict[str, float]]) -> None:
         """Log the epochs that MLflow does not have yet, in order: after a kill or an outage none is lost or doubled."""
+        if self.sending:
+            self.sending.join()
+        self._send(history)
+
+    def epochs_meanwhile(self, history: list[dict[str, float]]) -> None:
+        """`epochs` while training goes on; what MLflow does not take now, it gets with a later epoch or at the end."""
+        if self.sending and self.sending.is_alive():
+            return
+
+        def send(rows: list[dict[str, float]]) -> None:
+            try:
+                self._send(rows)
+            except Exception as error:  # whatever it is, it is no reason to lose a training
+                logging.warning("MLflow takes no metrics now, training goes on: %s", str(error)[:200])
+
+        self.sending = threading.Thread(target=send, args=(list(history),), daemon=True, name="epochs to MLflow")
+        self.sending.start()
+
+    def _send(self, history: list[dict[str, float]]) -> None:
         from mlflow.entities import Metric
 
         have = {m.step for m in self.client.get_metric_history(self.id, EPOCH_METRICS[-1])}
@@ -172,6 +255,7 @@ def data_params(cases: Path, split: Path) -> dict[str, Any]:
     return params
 
 
+@answering()
 def record_inputs(run: Run, cases: Path, split: Path, page: Path) -> None:
     """Log what the run learns from: data version, split, patient and scan counts, the data report."""
     run.params(data_params(cases, split))
@@ -180,6 +264,7 @@ def record_inputs(run: Run, cases: Path, split: Path, page: Path) -> None:
     run.client.log_text(run.id, page.read_text(), "data_report.html")
 
 
+@answering()
 def record_training(run: Run, model: Path) -> None:
     """Log a finished training from its artifact: parameters, epochs, curve, weights. Nothing is logged twice."""
     if run.has("training_recorded"):
@@ -193,6 +278,7 @@ def record_training(run: Run, model: Path) -> None:
     run.tags({"training_recorded": "true"})
 
 
+@answering()
 def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
     """Log an evaluation from its artifact: metrics, overlays, every scan's digests. Nothing is logged twice."""
     digest = evaluation_digest(model, evaluation)
@@ -207,6 +293,7 @@ def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
     run.tags({"evaluation_digest": digest})
 
 
+@answering()
 def record_comparison(run: Run, evaluation: Path) -> None:
     """Log how the champion did on the same test patients; the newest comparison is the one kept."""
     run.artifact(evaluation / "comparison.json")

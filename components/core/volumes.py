@@ -7,6 +7,7 @@ its (H, W, S) is taken as it stands and its voxel size is unknown.
 
 import gzip
 import io
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,26 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt2axcodes, ornt_transform
 
-MAX_VOXELS = 2**29
-"""Beyond 512 Mi voxels (2 GiB as float32) a file is no brain scan; refused before it is read."""
-
-
+MOST_SIDE, MAX_VOXELS = 1024, 2**27
+"""Along an axis, and in all (512 x 512 x 512; 512 MiB as float32): beyond it a file is no brain scan."""
 HEADER_BYTES = 352
 MOST_EXTENSION_BYTES, MOST_PADDING_BYTES = 2**24, 2**12
 """What a NIfTI file may hold between its header and its voxels, and after them."""
 AFFINE_TOLERANCE = 0.25
 """How far what belongs to an image may lie off it, in the smallest voxel sides."""
-GZIP = b"\x1f\x8b"
+MOST_FILE_BYTES = 8 * MAX_VOXELS + HEADER_BYTES + MOST_EXTENSION_BYTES
+"""A file beyond it, however it is packed, is not opened."""
+MOST_FROM_CENTRE_MM = 1e4
+LEAST_RIGHT_ANGLE = 0.98
+"""A voxel's volume over the product of its sides: 1 at right angles, 0.98 where two of its axes stand at 78 degrees."""
+SAME_SIZE = 0.05
+"""How far two statements of a voxel's side may differ, as a share of it."""
+GZIP, GZIP_PIECE, MOST_GZIP_MEMBERS = b"\x1f\x8b", 2**16, 2**15
+"""bgzip parts a file into members of 64 KiB: 32,768 of them hold more than the largest scan."""
+BOMB_BYTES, BOMB_RATIO = 2**28, 200
+"""Real scans pack 2- to 10-fold. Masks, mostly zeros, may pack 1000-fold, but none of them unpacks to 256 MiB."""
+INTENSITIES = 1e-12, 1e12
+"""Beyond the larger squares overflow in single precision; a spread below the smaller vanishes there."""
 MIN_SLICES = 3
 MIN_IN_PLANE = 16
 
@@ -91,7 +102,27 @@ def read(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises:
         BadVolume: unreadable, not 3-D, of a type that is no intensity, or with an impossible geometry.
     """
-    return _read_npy(path) if path.name.lower().endswith(".npy") else _read_nifti(path.read_bytes())
+    try:
+        return _read_npy(path) if path.name.lower().endswith(".npy") else _read_nifti(file_bytes(path))
+    except (PermissionError, FileNotFoundError) as error:
+        raise BadVolume(f"it cannot be read ({error.strerror})") from None
+
+
+def file_bytes(path: Path) -> bytes:
+    """The content of a file that may be a scan.
+
+    Raises:
+        BadVolume: it is larger than any; OSError where it cannot be read.
+    """
+    with path.open("rb") as file:
+        _require_size(file.seek(0, 2))
+        file.seek(0)
+        return file.read()
+
+
+def _require_size(size: int) -> None:
+    if size > MOST_FILE_BYTES:
+        raise BadVolume(f"the file is larger than any scan ({size:,} bytes, at most {MOST_FILE_BYTES:,})")
 
 
 def read_nifti_bytes(blob: bytes) -> tuple[np.ndarray, Geometry]:
@@ -100,42 +131,55 @@ def read_nifti_bytes(blob: bytes) -> tuple[np.ndarray, Geometry]:
 
 
 def _read_npy(path: Path) -> tuple[np.ndarray, Geometry]:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        _require_size(size)
     try:
-        stored = np.load(path, allow_pickle=False, mmap_mode="r")
+        with np.errstate(all="ignore"):  # sizes that overflow are refused
+            stored = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         raise BadVolume(f"not readable as .npy ({_one_line(error)})") from None
-    if not isinstance(stored, np.ndarray):
-        raise BadVolume("not a single .npy array")
+    if stored.offset + stored.nbytes < size:
+        raise BadVolume(f"the file holds more than the {stored.offset + stored.nbytes} bytes that its header promises")
     if stored.ndim == 2:
         stored = stored[:, :, None]
     repairs = _check_shape(stored.shape)
     _check_dtype(stored.dtype)
     geometry = Geometry(tuple(stored.shape), None, repairs)
-    return geometry.canonical(np.array(stored, dtype=np.float32)), geometry
+    with np.errstate(all="ignore"):  # what overflows is infinite, and refused for it
+        return geometry.canonical(np.array(stored, dtype=np.float32)), geometry
 
 
 def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
     try:
         head = nib.Nifti1Header.from_fileobj(io.BytesIO(_unpacked(blob, 348)[0]), check=False)
         if head["magic"].item() != b"n+1":
-            raise BadVolume("not a single NIfTI-1 file")
+            raise BadVolume("not readable as NIfTI (not a single NIfTI-1 file)")
         shape = tuple(int(n) for n in head.get_data_shape())
+    except BadVolume:
+        raise
     except Exception as error:
         raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
     repairs = _check_shape(shape)
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     try:
         dtype, offset = head.get_data_dtype(), max(int(head["vox_offset"]), HEADER_BYTES)
         _check_dtype(dtype)
         if offset > HEADER_BYTES + MOST_EXTENSION_BYTES:
             raise BadVolume(f"the header says that the voxels start at byte {offset}")
         size = offset + count * dtype.itemsize
+        if size > max(BOMB_BYTES, BOMB_RATIO * len(blob)) and blob[:2] == GZIP:
+            raise BadVolume(f"{len(blob)} bytes that would unpack to {size}: no scan packs so well")
         raw, whole = _unpacked(blob, size + MOST_PADDING_BYTES)
         if len(raw) < size or (len(raw) < size + MOST_PADDING_BYTES and not whole):
             raise BadVolume(f"cut short: the header promises {size} bytes, the file holds {len(raw)} or ends too early")
         if not whole:
             raise BadVolume(f"the file holds more than the {size} bytes that its header promises")
-        data = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F").astype(np.float32)
+        with np.errstate(all="ignore"):  # what overflows is infinite, and refused for it
+            data = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F").astype(np.float32)
+        del raw
+        if np.isinf(head["scl_slope"]):
+            raise BadVolume("the header says that intensities scale by infinity")
         slope, intercept = head.get_slope_inter()
         affine = np.asarray(head.get_best_affine(), dtype=np.float64)
     except BadVolume:
@@ -143,24 +187,68 @@ def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
     except Exception as error:
         raise BadVolume(f"not readable as NIfTI ({_one_line(error)})") from None
     if slope is not None and (slope, intercept) != (1, 0):
-        data = data * np.float32(slope) + np.float32(intercept)
-    if int(head["sform_code"]) <= 0 and int(head["qform_code"]) <= 0:
-        repairs += ("no orientation in the header: assumed as the NIfTI standard says (LAS)",)
+        with np.errstate(all="ignore"):
+            data *= np.float32(slope)
+            data += np.float32(intercept)
     _check_affine(affine)
-    geometry = Geometry(shape, affine, repairs)
+    geometry = Geometry(shape, affine, repairs + _assumed(head, affine))
     return geometry.canonical(data), geometry
 
 
-def _unpacked(blob: bytes, most: int) -> tuple[bytes, bool]:
-    """Up to `most` bytes of the content (a gzip bomb stays packed), and whether that is all and its checksum right."""
+def _unpacked(blob: bytes, most: int) -> tuple[bytearray | bytes, bool]:
+    """Up to `most` bytes of the content (a gzip bomb stays packed), and whether that is all and its checksum right.
+
+    Raises:
+        BadVolume: damaged, or with something else behind it.
+    """
     if blob[:2] != GZIP:
         return blob[:most], len(blob) <= most
-    raw, whole = b"", False
-    while blob[:2] == GZIP and len(raw) < most:  # most often once: a gzip file may hold several members
-        reader = zlib.decompressobj(wbits=31)
-        raw += reader.decompress(blob, most - len(raw))
-        blob, whole = reader.unused_data, reader.eof
-    return raw, whole
+    raw, at, members, reader = bytearray(), 0, 1, zlib.decompressobj(wbits=31)
+    try:
+        while len(raw) < most and at < len(blob):
+            raw += reader.decompress(blob[at : at + GZIP_PIECE], most - len(raw))
+            at = min(at + GZIP_PIECE, len(blob)) - len(reader.unused_data)
+            if not reader.eof or at == len(blob):
+                continue
+            if blob[at : at + 2] != GZIP:
+                if blob.count(0, at) < len(blob) - at:
+                    raise BadVolume("the file goes on after the end of its gzip content")
+                at = len(blob)  # zeros, as a tape or a disk pads with
+            elif (members := members + 1) > MOST_GZIP_MEMBERS:
+                raise BadVolume(f"the file holds more than {MOST_GZIP_MEMBERS} gzip members")
+            else:
+                reader = zlib.decompressobj(wbits=31)
+    except zlib.error as error:
+        raise BadVolume(f"not readable as NIfTI (its gzip content is damaged: {_one_line(error)})") from None
+    return raw, reader.eof and at == len(blob)
+
+
+def _assumed(head: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
+    """What the header leaves open or says twice, and how it was taken."""
+    said = []
+    sform, qform = (int(head[f"{form}_code"]) > 0 for form in ("sform", "qform"))
+    if not sform and not qform:
+        said.append("no orientation in the header: assumed as the NIfTI standard says (LAS)")
+    if sform:
+        sides, stated = nib.affines.voxel_sizes(affine), np.abs(head["pixdim"][1:4])
+        if (np.abs(stated - sides) > SAME_SIZE * sides).any():
+            said.append(f"the header says twice how large a voxel is: {_sides(sides)} taken, not {_sides(stated)}")
+    if sform and qform:
+        try:
+            other = head.get_qform()
+            differ = ornt2axcodes(_closest_axes(other)) != ornt2axcodes(_closest_axes(affine))
+        except Exception:  # it is none, and not needed
+            differ = False
+        if differ:
+            said.append("the header holds two orientations: that of the sform taken, not that of the qform")
+    unit = int(head["xyzt_units"]) & 7
+    if unit not in (0, 2):
+        said.append("the header measures in another unit than millimetres: taken as millimetres")
+    return tuple(said)
+
+
+def _sides(millimetres: np.ndarray) -> str:
+    return " x ".join(f"{side:.3g}" for side in millimetres) + " mm"
 
 
 def _check_shape(shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -169,14 +257,15 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[str, ...]:
         repairs = ("dropped a trailing axis of length one",)
     elif len(shape) != 3:
         raise BadVolume(f"shape {shape} is not a 3-D volume")
-    if min(shape) < 1 or int(np.prod(shape)) > MAX_VOXELS:
+    if min(shape) < 1 or max(shape) > MOST_SIDE or math.prod(shape) > MAX_VOXELS:
         raise BadVolume(f"shape {shape} is not that of a brain scan")
     return repairs
 
 
 def _check_dtype(dtype: np.dtype) -> None:
     if dtype.kind not in "biuf":
-        raise BadVolume(f"data type {dtype} is no intensity")
+        name = "of several fields" if dtype.names else dtype  # a field's name may be anything, a patient's too
+        raise BadVolume(f"data type {name} is no intensity")
 
 
 def _check_affine(affine: np.ndarray) -> None:
@@ -187,6 +276,10 @@ def _check_affine(affine: np.ndarray) -> None:
         raise BadVolume("the header's affine is singular")
     if min(sizes) < 0.1 or max(sizes) > 30:
         raise BadVolume(f"voxel size {tuple(round(float(s), 3) for s in sizes)} mm is not that of a brain scan")
+    if abs(np.linalg.det(affine[:3, :3])) < LEAST_RIGHT_ANGLE * np.prod(sizes):
+        raise BadVolume("the header's axes are not at right angles")
+    if (far := np.abs(affine[:3, 3]).max()) > MOST_FROM_CENTRE_MM:
+        raise BadVolume(f"the header places the scan {far / 1000:.3g} m from the scanner's centre")
 
 
 def require_scan(image: np.ndarray) -> None:
@@ -197,8 +290,13 @@ def require_scan(image: np.ndarray) -> None:
         raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")
     if min(image.shape[:2]) < MIN_IN_PLANE:
         raise BadVolume(f"in-plane size {image.shape[:2]} is below {MIN_IN_PLANE} pixels")
-    if image.min() == image.max():
-        raise BadVolume(f"the image is constant ({image.min():g} everywhere)")
+    low, high = float(image.min()), float(image.max())
+    if low == high:
+        raise BadVolume(f"the image is constant ({low:g} everywhere)")
+    if max(abs(low), abs(high)) > INTENSITIES[1] or high - low < INTENSITIES[0]:
+        raise BadVolume(f"intensities from {low:g} to {high:g} are not those of a scan")
+    if ((image == low) | (image == high)).all():
+        raise BadVolume(f"the image holds only two values ({low:g} and {high:g}): is it a mask?")
 
 
 def require_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, image: np.ndarray, geometry: Geometry):
@@ -231,4 +329,5 @@ def write(path: Path, data: np.ndarray, affine: np.ndarray | None) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    said = " ".join(str(error).split()).partition(": ")[0]  # what follows quotes the header: anything may stand there
+    return said[:200] or type(error).__name__

@@ -26,7 +26,8 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
     """
     import mlflow
 
-    champion = tracking.champion(mlflow.MlflowClient())
+    with tracking.answering():
+        champion = tracking.champion(mlflow.MlflowClient())
     if champion is None:
         return {"champion": None, "model": None, "reason": "there was no champion to compare with"}
     name = f"version {champion.version}"
@@ -37,6 +38,8 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
             theirs = measure(*load_model(_weights(champion, Path(folder))))
             pairs = pairs_by_patient(results, theirs)
         except Exception as error:  # whatever is wrong with an old model, the new one is evaluated
+            with tracking.answering():  # MLflow gone altogether is no fault of the champion's
+                tracking.champion(mlflow.MlflowClient())
             why = " ".join((str(error) if isinstance(error, StepError | BadVolume) else repr(error)).split())[:300]
             logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, why)
             return out | {"reason": f"{name} cannot be evaluated on these patients: {why}"}

@@ -1,6 +1,7 @@
 """Find the cases in a list of keys: the user's own layout, or ISLES'22 / BIDS."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,8 +21,14 @@ BIDS_MASK = re.compile(
 )
 """A lesion mask among the derivatives; a brain mask is none."""
 
+MOST_NAME_BYTES, MOST_KEY_BYTES, MOST_SLICE_NUMBER = 240, 1024, 9999
+"""A file system takes 255 bytes for a name (some go to .part and the like), S3 takes 1024 for a key."""
+OUTSIDE = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|^/|//")
 HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
 """What desktops and archives leave beside files: ._NAME, .Trash/, __MACOSX/."""
+SCAN_ENDING = re.compile(rf"(?i:{SCAN})$")
+TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They turn the direction of reading: a name shows as another."""
 
 EXPECTED = (
     "Expected either images/NAME.nii.gz (or .npy) with masks/NAME of the same name, "
@@ -66,35 +73,76 @@ def discover(keys: Iterable[str]) -> Found:
     Raises:
         StepError: no layout is recognised, or both are.
     """
-    everything = sorted(keys)
-    keys = [k for k in everything if not HIDDEN.search(k)]
+    everything, refused = sorted(keys), {}
+    for key in everything:
+        if (why := unfit(key)) and (OUTSIDE.search(key) or not HIDDEN.search(key)) and SCAN_ENDING.search(key):
+            refused[shown(key)] = why
+    keys = [k for k in everything if not HIDDEN.search(k) and not unfit(k)]
     flat = [k for k in keys if FLAT.match(k) and "derivatives/" not in k]
     bids = [k for k in keys if BIDS_DWI.match(k) and "derivatives/" not in k]
     if flat and bids:
         raise StepError(f"two layouts at once: {flat[0]} and {bids[0]}. {EXPECTED} Keep them in two folders.")
     if not flat and not bids:
-        shown = ", ".join(keys[:3]) or "nothing"
-        raise StepError(f"no scans recognised among {len(keys)} files ({shown}, ...). {EXPECTED}")
+        named = ", ".join(shown(k) for k in keys[:3]) or "nothing"
+        raise StepError(f"no scans recognised among {len(everything)} files ({named}, ...). {EXPECTED}")
     found = _flat(keys, flat) if flat else _bids(keys, bids)
+    found.refused |= refused
     _refuse_look_alikes(found)
+    _refuse_files_that_are_folders(found, keys)
+    found.cases = [case for case in found.cases if case.name not in found.refused]
     return found
 
 
+def unfit(key: str) -> str | None:
+    """Why no file and no line of a report can have this name; None where they can."""
+    if not all(map(_can_be_shown, key)):
+        return "its name holds characters that cannot be shown or are no UTF-8: rename it"
+    if OUTSIDE.search(key):
+        return "its key leaves its folder or holds an empty step: rename it"
+    if len(key.encode()) > MOST_KEY_BYTES or any(len(part.encode()) > MOST_NAME_BYTES for part in key.split("/")):
+        return f"its name is too long: at most {MOST_NAME_BYTES} bytes, with its folders {MOST_KEY_BYTES}"
+    return None
+
+
+def _can_be_shown(c: str) -> bool:
+    return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in TURNING
+
+
+def shown(name: str) -> str:
+    """A name in one line, short, and of characters that print, whatever it holds."""
+    plain = "".join(c if _can_be_shown(c) else c.encode("unicode_escape").decode() for c in name[: MOST_NAME_BYTES + 1])
+    return plain if len(plain) <= MOST_NAME_BYTES else f"{plain[:MOST_NAME_BYTES]}..."
+
+
 def _refuse_look_alikes(found: Found) -> None:
-    """Refuse cases whose names or patients differ only in case: one patient could be taken for two."""
+    """Refuse cases whose names or patients look alike: one patient could be taken for two."""
     spelled: dict[str, set[str]] = defaultdict(set)
     for case in found.cases:
         for name in (case.name, case.patient):
-            spelled[name.casefold()].add(name)
+            spelled[_look(name)].add(name)
     for case in found.cases:
         for name in (case.name, case.patient):
-            if len(spelled[name.casefold()]) > 1:
-                found.refused[case.name] = _differ_only_in_case(spelled[name.casefold()])
-    found.cases = [case for case in found.cases if case.name not in found.refused]
+            if len(spelled[_look(name)]) > 1:
+                found.refused[case.name] = _look_alike(spelled[_look(name)])
 
 
-def _differ_only_in_case(names: Iterable[str]) -> str:
-    return f"names that differ only in case: {', '.join(sorted(names))}"
+def _look(name: str) -> str:
+    """What a person sees of a name: neither its case, nor its spaces, nor how its letters are coded (NFC, NFD, ...)."""
+    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isprintable() and not c.isspace())
+
+
+def _look_alike(names: Iterable[str]) -> str:
+    return f"names that differ only in case, spaces or the coding of letters: {', '.join(sorted(names))}"
+
+
+def _refuse_files_that_are_folders(found: Found, keys: list[str]) -> None:
+    """A bucket can hold a/b and a/b/c; a disk cannot."""
+    folders = {key[:at] for key in keys for at in range(len(key)) if key[at] == "/"}
+    both = folders.intersection(keys)
+    for case in found.cases if both else ():
+        for key in case.keys:
+            if at := next((k for k in both if key == k or key.startswith(f"{k}/")), None):
+                found.refused[case.name] = f"{at} is a file and a folder at once: rename one"
 
 
 def _flat(keys: list[str], scans: list[str]) -> Found:
@@ -106,10 +154,10 @@ def _flat(keys: list[str], scans: list[str]) -> Found:
     refused: dict[str, str] = {}
     spelled: dict[str, list[str]] = defaultdict(list)
     for stem in by_stem:
-        spelled[stem.casefold()].append(stem)
+        spelled[_look(stem)].append(stem)
     for stems in spelled.values():
         if len(stems) > 1:
-            refused |= {s: _differ_only_in_case(stems) for s in stems}
+            refused |= {s: _look_alike(stems) for s in stems}
     for stem, files in by_stem.items():
         for kind, found in files.items():
             if len(found) > 1:
@@ -128,6 +176,9 @@ def _flat(keys: list[str], scans: list[str]) -> Found:
         else:
             patient, session = _patient_and_session(stem)
             cases[stem] = Case(stem, patient, session, files["images"], files["masks"])
+    for stem in [s for s in cases if (m := SLICE.match(s)) and m[1] in slices]:
+        slices[SLICE.match(stem)[1]].append((int(SLICE.match(stem)[2]), stem))
+        del cases[stem]
     for name, numbered in slices.items():
         case = _from_slices(name, sorted(numbered), by_stem)
         lost = sorted(s for s in refused if (m := SLICE.match(s)) and m[1] == name)
@@ -148,7 +199,11 @@ def _from_slices(name: str, numbered: list[tuple[int, str]], files: dict) -> Cas
     numbers = [number for number, _ in numbered]
     if len(set(numbers)) < len(numbers):
         return f"slice number {next(n for n in numbers if numbers.count(n) > 1)} is given twice"
+    if max(numbers) > MOST_SLICE_NUMBER:
+        return f"slice number {shown(str(max(numbers)))} is no number of a slice: at most {MOST_SLICE_NUMBER}"
     masks = [key for _, stem in numbered for key in files[stem]["masks"]]
+    if other := [k for k in (*(files[s]["images"][0] for _, s in numbered), *masks) if not k.lower().endswith(".npy")]:
+        return f"single slices in two formats: {other[0]} is no .npy"
     if masks and len(masks) < len(numbers):
         missing = next(stem for _, stem in numbered if not files[stem]["masks"])
         return f"{len(numbers) - len(masks)} of {len(numbers)} slices have no mask (the first: {missing})"

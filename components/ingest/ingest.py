@@ -16,7 +16,7 @@ from components.ingest.discover import Case, Found, discover
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
 
-DESCRIPTION = "dataset_description.json"
+DESCRIPTION, MOST_DESCRIPTION_BYTES = "dataset_description.json", 2**20
 ABOUT = {DESCRIPTION, participants.FILE}
 """What is read besides the scans."""
 
@@ -30,7 +30,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
         StepError: the bucket changed since `data_version`, or too few patients with a lesion are left.
     """
     storage = Storage(data_uri)
-    objects = storage.list()
+    objects = storage.list_until(lambda listed: digest_of(listed) == data_version)
     if digest_of(objects) != data_version:
         raise StepError(f"{data_uri} changed while the run was starting. Run again once it is still.")
     found = discover(o.key for o in objects)
@@ -74,7 +74,7 @@ def check(found: Found, source: Path, target: Path) -> dict:
         "refused": dict(sorted(refused.items())),
         "ignored": [key for key in found.ignored if key not in ABOUT],
         "notes": told.notes,
-        "synthetic": _says_synthetic(source),
+        "synthetic": says_synthetic(source),
     }
 
 
@@ -113,10 +113,13 @@ def require_enough(facts: dict) -> None:
         )
 
 
-def _says_synthetic(source: Path) -> bool:
+def says_synthetic(source: Path) -> bool:
     """Whether the set's own description (BIDS) names it so."""
+    path = source / DESCRIPTION
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_DESCRIPTION_BYTES:
+        return False
     try:
-        name = json.loads((source / DESCRIPTION).read_text())["Name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = json.loads(path.read_text())["Name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
     return "synthetic" in str(name).lower()

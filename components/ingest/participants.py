@@ -11,6 +11,8 @@ MAKE = ("manufacturer", "model")
 """Where there is no scanner: both together."""
 MOST_CHARACTERS, MOST_BYTES, MOST_NAMED = 40, 2**24, 5
 UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
+PROVINCE = "Nan"
+"""In Thailand, and no missing number, which is written nan or NaN."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class Participants:
 def participants(source: Path, patients: Iterable[str]) -> Participants:
     """What `source/participants.tsv` says of these patients; a file that is no such table is noted, not fatal."""
     path, patients = source / FILE, set(patients)
-    if not path.is_file():
+    if path.is_symlink() or not path.is_file():  # a link may lead out of the folder
         return Participants()
     try:
         rows = _rows(path)
@@ -67,8 +69,12 @@ def _rows(path: Path) -> list[list[str]]:
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     rows = [line.split("\t") for line in text.splitlines() if line.strip()]
-    if not rows or "participant_id" not in [name.strip().lower() for name in rows[0]]:
+    header = [name.strip().lower() for name in rows[0]] if rows else []
+    if "participant_id" not in header:
         raise ValueError("its first line names no column participant_id (are its columns parted by tabs?)")
+    for name in ("participant_id", *SITE, *SCANNER, *MAKE):
+        if header.count(name) > 1:
+            raise ValueError(f"its first line names the column {name} twice")
     return rows
 
 
@@ -79,7 +85,9 @@ def _columns(column: dict[str, int], names: Iterable[str]) -> list[int]:
 def _plain(value: str) -> str | None:
     """In one line, short, and of characters that print; None where it says nothing."""
     words = [
-        word for word in "".join(c if c.isprintable() else " " for c in value).split() if word.lower() not in UNKNOWN
+        word
+        for word in "".join(c if c.isprintable() else " " for c in value).split()
+        if word == PROVINCE or word.lower() not in UNKNOWN
     ]
     return " ".join(words)[:MOST_CHARACTERS].strip() or None
 

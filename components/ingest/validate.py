@@ -13,6 +13,7 @@ from components.core.volumes import BadVolume, Geometry, read, require_same_grid
 from components.ingest.discover import Case
 
 BINARY_TOLERANCE = 1e-3
+MOST_LESION = 0.5
 
 
 @dataclass
@@ -115,8 +116,8 @@ def _assemble(keys: list[str], source: Path) -> tuple[np.ndarray, Geometry]:
     if len(shapes) > 1:
         raise BadVolume(f"its slices differ in shape: {', '.join(map(str, sorted(shapes)))}")
     stacked = np.concatenate([v for v, _ in volumes], axis=2)
-    first = volumes[0][1]
-    return stacked, Geometry(stacked.shape, None, first.repairs)
+    repairs = dict.fromkeys(repair for _, geometry in volumes for repair in geometry.repairs)
+    return stacked, Geometry(stacked.shape, None, tuple(repairs))
 
 
 def _check_image(image: np.ndarray, case: Case) -> list[str]:
@@ -144,6 +145,8 @@ def _mask(case: Case, source: Path, image: np.ndarray, geometry: Geometry) -> tu
         raise BadVolume(f"the mask is not binary: it holds {shown}; expected 0 and 1")
     if values.min() == 1:
         raise BadVolume("the mask is 1 everywhere: is it the mask of this image?")
+    if (share := float(rounded.mean(dtype=np.float64))) > MOST_LESION:
+        raise BadVolume(f"the mask is 1 in {share:.0%} of the volume, air included: is it inverted?")
     said = [] if np.array_equal(mask, rounded) else ["mask values rounded to 0 and 1"]
     return rounded.astype(np.uint8), [*said, *mask_geometry.repairs]
 

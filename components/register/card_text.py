@@ -15,8 +15,12 @@ METRICS = {
     "test_absolute_volume_difference_ml": "Absolute volume difference, mL",
     "test_lesion_count_difference": "Lesion count difference",
 }
-MARKS = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
-"""What markdown would take for its own; an underscore within a word is none of it."""
+MARKS = re.compile(
+    r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])|(?:(?<=http)|(?<=https)|(?<=ftp)):|(?<=www)\.)", re.IGNORECASE
+)
+"""What markdown would take for its own, an address that it would make a link of too; no underscore within a word."""
+BEGINNINGS = re.compile(r"^(#|>|[-+](?=[-\s]|$)|\d{1,9}(?=[.)](?:\s|$)))")
+"""What would make a heading, a quotation, a list or a rule of a name that a line begins with."""
 
 TEMPLATE = """
 ## Use
@@ -216,7 +220,8 @@ def _escaped(value) -> str:
     """What came from data shows as it is written there, on one line, and is no HTML."""
     if isinstance(value, Markdown):
         return value
-    return MARKS.sub(r"\\\1", " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;"))
+    text = MARKS.sub(r"\\\1", " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;"))
+    return BEGINNINGS.sub(lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", text)
 
 
 def _own(text: str) -> Markdown:
@@ -252,8 +257,9 @@ def _packages(versions: dict[str, str]) -> str:
 
 
 TEMPLATES = jinja2.Environment(
-    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_escaped, autoescape=False
-)
+    trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_escaped,
+    autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` sees to what comes from data
+)  # fmt: skip
 TEMPLATES.filters |= {
     "own": _own, "number": _number, "interval": _interval, "percent": _percent, "ranges": _ranges, "listed": _listed,
     "packages": _packages,

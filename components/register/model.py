@@ -73,12 +73,15 @@ class LesionSegmenter(PythonModel):
 
     def _segment(self, blob: bytes, adc: bytes | None, with_probability: bool) -> dict:
         from components.core.adc import in_kept_unit
-        from components.core.volumes import nifti_bytes, read_nifti_bytes, require_scan
+        from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
         from components.unet.calibration import calibrated
         from components.unet.findings import findings
         from components.unet.inference import predict_volume
         from components.unet.lesions import lesion_mask
 
+        for file in (blob,) if adc is None else (blob, adc):
+            if not isinstance(file, bytes | bytearray | memoryview):
+                raise BadVolume("it did not come as bytes: send the file in JSON (dataframe_split), as base64")
         volume, geometry = read_nifti_bytes(bytes(blob))
         require_scan(volume)
         if adc is not None:

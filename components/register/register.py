@@ -11,11 +11,14 @@ import pandas as pd
 
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
+from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
     Run,
+    answering,
     evaluation_digest,
+    made_once,
     record_comparison,
     record_evaluation,
     record_training,
@@ -27,6 +30,7 @@ from components.register.card import load as load_statement
 from components.register.card_facts import make_card
 from components.register.decision import decide
 from components.register.policy import load as load_policy
+from components.register.seal import broken_seal, seal
 
 COMPONENTS = Path(__file__).parents[1]
 PACKED = ("core", "unet", "register")
@@ -39,6 +43,7 @@ RUNTIME = (
 SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
 
 
+@answering()
 def register(model: Path, evaluation: Path) -> dict[str, str]:
     """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
 
@@ -49,7 +54,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
 
     Raises:
         StepError: the policy or the card's own text is none, a required field of the model card is empty, or MLflow or
-            object storage does not answer.
+            object storage does not answer, or keeps other weights than it was sent.
     """
     policy, statement = load_policy(), load_statement()
     packages = dict(line.split("==") for line in _requirements())
@@ -79,10 +84,17 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             "evaluation_digest": digest,
         }
         info = _log(run, model)
-        version = client.create_model_version(
-            MODEL_NAME, info.model_uri, run.id, {k: str(v) for k, v in lineage.items()},
-            description=card_text.description(card, first, _address(run)), model_id=info.model_id,
-        ).version  # fmt: skip
+        lineage["model_sha256"] = _sealed(info.model_uri, lineage)
+        tags = {name: str(value) for name, value in lineage.items()}
+        description = card_text.description(card, first, _address(run))
+        version = made_once(
+            lambda: _registered(client, digest),
+            lambda: (
+                client.create_model_version(
+                    MODEL_NAME, info.model_uri, run.id, tags, description=description, model_id=info.model_id
+                ).version
+            ),
+        )
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
@@ -96,6 +108,24 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _sealed(uri: str, lineage: dict) -> str:
+    """Digest of the model as MLflow gives it back.
+
+    Raises:
+        StepError: the weights came back as others.
+    """
+    import mlflow
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        if broken := broken_seal(kept, lineage):
+            raise StepError(
+                f"what MLflow keeps as {uri} is not what it was sent: {broken}. It was altered on the way or in its "
+                "store. Nothing was registered. Run again."
+            )
+        return seal(kept)
 
 
 def _log_card(run: Run, card: Card, first: str) -> str:
@@ -124,8 +154,12 @@ def _in_a_sentence(measured: dict) -> str:
 
 def _registered(client, digest: str) -> str | None:
     """The version that this lineage already has; makes sure that the registered model is there."""
-    if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
-        client.create_registered_model(MODEL_NAME, description="Ischemic stroke lesions on DWI. Research use only.")
+    made_once(
+        lambda: next(iter(client.search_registered_models(f"name = '{MODEL_NAME}'")), None),
+        lambda: client.create_registered_model(
+            MODEL_NAME, description="Ischemic stroke lesions on DWI. Research use only."
+        ),
+    )
     versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
     return next((v.version for v in versions if v.tags.get("evaluation_digest") == digest), None)
 

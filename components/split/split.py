@@ -187,4 +187,7 @@ def _volumes(groups: list[frozenset[str]], cases: list[dict]) -> dict[frozenset[
     """Largest lesion of each group: mL where every scan has a voxel size, else the share of the scan's voxels."""
     in_ml = all(c["lesion_ml"] is not None for c in cases)
     size = {c["case"]: c["lesion_ml"] if in_ml else c["lesion_voxels"] / np.prod(c["shape"]) for c in cases}
-    return {g: max(size[c["case"]] for c in cases if c["patient"] in g) for g in groups}
+    largest: dict[str, float] = defaultdict(float)
+    for c in cases:
+        largest[c["patient"]] = max(largest[c["patient"]], size[c["case"]])
+    return {g: max(largest[p] for p in g) for g in groups}

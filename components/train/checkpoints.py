@@ -3,13 +3,14 @@
 import hashlib
 import io
 import logging
+import pickle
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
 from components.core.step import StepError
-from components.core.storage import Storage, work_bucket
+from components.core.storage import PATIENCE_SECONDS, Storage, work_bucket
 
 KEY = re.compile(r"^epoch-(\d+)-([0-9a-f]{16})\.pt$")
 
@@ -23,12 +24,17 @@ class Checkpoints:
         self.sending: Future | None = None
 
     def load(self) -> dict | None:
-        """The newest whole state, None where there is none."""
+        """The newest whole state, None where there is none. What would run code, or is no state, is refused."""
         for _, key, digest in sorted(self._kept(), reverse=True):
             blob = self.storage.get(key)
-            if hashlib.sha256(blob).hexdigest()[:16] == digest:
+            if hashlib.sha256(blob).hexdigest()[:16] != digest:
+                logging.warning("checkpoint %s is not whole and was passed over", key)
+                continue
+            try:
                 return torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
-            logging.warning("checkpoint %s is not whole and was passed over", key)
+            except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+                words = str(error).partition(chr(10))[0][:120]
+                logging.warning("checkpoint %s was not written by a training and is refused: %s", key, words)
         return None
 
     def save(self, epoch: int, state: dict) -> None:
@@ -43,7 +49,9 @@ class Checkpoints:
             return
         try:
             self.sending.result()
+            self.storage.patience = PATIENCE_SECONDS
         except StepError as error:
+            self.storage.patience = 0  # a store that is gone for good does not hold up every epoch
             logging.warning("a checkpoint was not kept, training goes on: %s", error)
         self.sending = None
 

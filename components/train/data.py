@@ -23,7 +23,7 @@ from components.core.step import StepError
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
 MOST_WORKERS, PREFETCHED = 8, 4
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (how large it is: nothing is written there)
 DWI_CHANNELS = 3
 
 cv2.setNumThreads(0)
@@ -119,7 +119,7 @@ class StackDataset(Dataset):
         stack_HWC = stack_CHW.permute(1, 2, 0).contiguous().numpy()
         lesion_HW = np.array(np.load(case.mask, mmap_mode="r")[s])
         # Not set_random_seed: that gives every transform the same draws, so what is flipped would be rotated too.
-        self.augment.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        self.augment.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311 - no secret
         out = self.augment(image=stack_HWC, mask=lesion_HW)
         return out["image"], out["mask"]
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from components.core.machine import TRAINING, cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
+from components.core.storage import file_sha256
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
 from components.train import ranks
 from components.train.checkpoints import Checkpoints
@@ -192,6 +193,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         **{name: index[name] for name in GRID},
         "base_channels": settings.base_channels, "precision": precision,
         "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
+        "weights_sha256": file_sha256(model / "best_model.pth"),
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "decides": decides,
         "training_seconds": sum(row["seconds"] for row in history),
@@ -208,7 +210,10 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     (model / "history.json").write_text(json.dumps(history, indent=1))
     draw_curve(history, best["epoch"], model / "training_curve.png")
     write_page(facts, native_dice, model / "training_curve.png", curves)
-    record_training(run, model)
+    try:
+        record_training(run, model)
+    except StepError as error:
+        logging.warning("the training is whole; evaluate logs what MLflow lacks of it. %s", error)
     logging.info(
         "best: epoch %d, validation Dice %.3f on the model grid; %.3f in native space at threshold %.2f",
         best["epoch"], best["val_dice"], native_dice, facts["threshold"],
@@ -286,10 +291,7 @@ def _given(settings: Settings) -> dict:
 
 
 def _log_epochs(run: Run, history: list[dict[str, float]]) -> None:
-    try:
-        run.epochs(history)
-    except Exception as error:
-        logging.warning("MLflow did not take this epoch, training goes on: %s", str(error)[:200])
+    run.epochs_meanwhile(history)
 
 
 def _write_facts(model: Path, facts: dict) -> None:

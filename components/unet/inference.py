@@ -1,6 +1,8 @@
 """Lesion probabilities for whole volumes, in the scan's own space."""
 
 import contextlib
+import hashlib
+import io
 import json
 from pathlib import Path
 
@@ -34,12 +36,18 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
     """The network and its facts from a folder with `best_model.pth` and `model.json`.
 
     Raises:
-        StepError: the weights do not fit the facts.
+        StepError: the weights are not those that training wrote, or do not fit the facts.
     """
     facts = json.loads((folder / "model.json").read_text())
+    blob = (folder / "best_model.pth").read_bytes()
+    if facts.get("weights_sha256") not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
+        raise StepError(
+            "best_model.pth is not what training wrote (another sha256 than in model.json): it was altered, or not "
+            "copied whole. Take it from where it came from again, or train again."
+        )
     network = AttentionUNet(facts["base_channels"], 3 * len(CHANNELS[facts.get("inputs", "dwi")]))
     try:
-        network.load_state_dict(torch.load(folder / "best_model.pth", weights_only=True, map_location="cpu"))
+        network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
     except Exception as error:
         reason = type(error).__name__
         raise StepError(f"best_model.pth does not load ({reason}): training did not write it. Train again.") from None

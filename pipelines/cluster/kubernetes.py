@@ -108,7 +108,7 @@ class Cluster:
         kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in CREDENTIALS})
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
-        kubernetes.empty_dir_mount(task, "scratch", "/tmp")
+        kubernetes.empty_dir_mount(task, "scratch", "/tmp")  # noqa: S108 - the pod's own
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dwi-stroke")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
         task.set_env_variable("IMAGE_TAG", self.image(step))
@@ -117,7 +117,7 @@ class Cluster:
         if step == "train" and self.nodes > 1:
             self._send_to_nodes(task)
         elif step == "train":
-            kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")
+            kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
             self._place_on_gpu(task)
 
     def _send_to_nodes(self, task: PipelineTask) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.core.settings import Settings
-from components.core.step import StepError
+from components.core.step import StepError, without_logins
 from components.register import policy
 from pipelines import presets
 from pipelines.experiments.compare import BASELINE, Unlike, compare
@@ -74,7 +74,7 @@ def experiments(
         except (StepError, ServiceError) as error:
             if first is None:
                 raise
-            print(f"\n{error}", file=sys.stderr, flush=True)
+            print(f"\n{without_logins(str(error))}", file=sys.stderr, flush=True)
             failed.append(Unlike(run.name, run.seed, f"failed: {' '.join(str(error).split())[:MOST_WORDS]}"))
             continue
         done[run] = finished(summaries(state), target.name, run.settings)

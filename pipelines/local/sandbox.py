@@ -20,7 +20,7 @@ from components.core.step import StepError
 HOST = "127.0.0.1"
 START_SECONDS = 60
 UID = 10001
-LOCKED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")
+LOCKED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")  # noqa: S108
 IDLE = """
 import socket, sys
 ports = [socket.create_server(("127.0.0.1", int(port))) for port in sys.argv[1:]]

@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import boto3
 from botocore.config import Config
@@ -174,7 +174,8 @@ class Service:
         foreign = re.compile("AWS_|RCLONE_|MLFLOW_(?!S3_|BOTO_)")
         inherited = {name: value for name, value in os.environ.items() if not foreign.match(name)}
         env = inherited | around_proxy() | variables
-        self.data.mkdir(exist_ok=True)
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        self.log.touch(mode=0o600)
         with self.log.open("a") as log:
             print(f"=== {time.ctime()}: {' '.join(command)}", file=log, flush=True)
             files = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
@@ -262,7 +263,7 @@ class S3(Service):
         limits = {"connect_timeout": ANSWER_SECONDS, "read_timeout": ANSWER_SECONDS}
         try:
             proxies = {} if urlsplit(endpoint or "").hostname == HOST else None
-            config = Config(retries={"total_max_attempts": 2}, proxies=proxies, **limits)
+            config = Config(retries={"total_max_attempts": 4}, proxies=proxies, **limits)
             session = boto3.Session(region_name=variables.get("AWS_DEFAULT_REGION"), **login)
             client = session.client("s3", endpoint_url=endpoint, config=config)
             try:
@@ -294,17 +295,30 @@ class MLflow(Service):
                 advice = "Start it, correct the variable, or unset it to have one started here"
                 raise ServiceError(f"no MLflow at {without_logins(uri)} (MLFLOW_TRACKING_URI). {advice}")
             self.say("external", uri)
-            return external
+            return external | _login_apart(uri)
         database = self.data.resolve() / "mlflow.db"
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", "<port>"]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
         command += ["--artifacts-destination", f"s3://{s3['S3_BUCKET']}/mlflow"]
+        command += ["--allowed-hosts", "127.0.0.1:*,localhost:*"]  # any port: of a tunnel, too
         variables = {name: value for name, value in s3.items() if name.startswith("AWS_")}
         if "S3_ENDPOINT_URL" in s3:
             variables["MLFLOW_S3_ENDPOINT_URL"] = s3["S3_ENDPOINT_URL"]
         variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
         variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it costs eight processes, 1.4 GB
         return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)} | around_proxy()
+
+
+def _login_apart(uri: str) -> dict[str, str]:
+    """MLFLOW_TRACKING_URI as it may stand in a link, a log and a file, and the login that it held."""
+    parts = urlsplit(uri)
+    if parts.username is None or not uri.startswith(("http://", "https://")):
+        return {}
+    return {
+        "MLFLOW_TRACKING_URI": parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
+        "MLFLOW_TRACKING_USERNAME": unquote(parts.username),
+        "MLFLOW_TRACKING_PASSWORD": unquote(parts.password or ""),
+    }
 
 
 def is_free(port: int) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.settings import Settings
+from components.core.step import without_logins
 from components.core.tracking import EXPERIMENT
 from pipelines.files import write_json
 from pipelines.local import services
@@ -200,6 +201,6 @@ def _close_tracking(run_id: str, status: str) -> bool:
         for found in client.search_runs([experiment.experiment_id], mine) if experiment else []:
             client.set_terminated(found.info.run_id, status)
     except Exception as error:
-        print(f"MLflow could not be told that the run {status.lower()}: {error}", file=sys.stderr)
+        print(without_logins(f"MLflow could not be told that the run {status.lower()}: {error}"), file=sys.stderr)
         return False
     return True

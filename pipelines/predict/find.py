@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from components.core.step import StepError
-from components.ingest.discover import BIDS_DWI, BIDS_MASK, FLAT, Case, Found, discover
+from components.ingest.discover import BIDS_DWI, BIDS_MASK, FLAT, Case, Found, discover, shown
 from pipelines.upload import files_of
 
 NIFTI = re.compile(r"^(.+)\.nii(?:\.gz)?$", re.IGNORECASE | re.DOTALL)
@@ -28,9 +28,9 @@ def find(folder: Path) -> Found:
             found.refused[case.name] = f"{case.image[0]}: {NO_SPACE}"
     found.cases = [case for case in found.cases if case.name not in found.refused]
     if not found.cases and not found.refused:
-        shown = ", ".join(keys[:3]) or "nothing"
+        named = ", ".join(map(shown, keys[:3])) or "nothing"
         raise StepError(
-            f"INPUT={folder}: no scans among {len(keys)} files ({shown}, ...). Give a folder of .nii or .nii.gz files, "
+            f"INPUT={folder}: no scans among {len(keys)} files ({named}, ...). Give a folder of .nii or .nii.gz files, "
             "or one laid out as images/NAME.nii.gz or sub-X/ses-Y/dwi/sub-X_ses-Y_dwi.nii.gz."
         )
     return found

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from components.core.adc import from_b0
 from components.core.machine import sources_digest
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
-from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
+from components.core.volumes import BadVolume, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from components.register.seal import broken_seal
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Segmenter:
     """`Segmenter("models:/dwi-attention-unet@champion", state)`; `uri` is then that of the version behind the alias.
 
     Raises:
-        StepError: there is no such model.
+        StepError: there is no such model, or it is not what was registered: then none of its code ran.
     """
 
     def __init__(self, uri: str, state: Path):
@@ -59,13 +61,21 @@ class Segmenter:
         self._folder = tempfile.TemporaryDirectory()
         try:
             self.uri = _version_behind(uri)
-            self.model = mlflow.pyfunc.load_model(self.uri, dst_path=self._folder.name)
+            tags = _tags(self.uri)
+            stored = mlflow.artifacts.download_artifacts(self.uri, dst_path=self._folder.name)
+            if broken := broken_seal(Path(stored), tags):
+                raise StepError(
+                    f"{self.uri} was not loaded: {broken}. It was altered in storage, or not copied whole. "
+                    f"See make lineage MODEL={self.uri}, and use another: make rollback, or MODEL=..."
+                )
+            os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+            self.model = mlflow.pyfunc.load_model(stored)
         except (MlflowException, OSError, ImportError) as error:
             raise StepError(
                 f"no model {uri}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
                 "MODEL=models:/dwi-attention-unet/1."
             ) from None
-        _say_if_code_differs(self.uri)
+        _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()
         self.sees_adc = "adc" in self.columns
 
@@ -87,7 +97,7 @@ class Segmenter:
         import pandas as pd
 
         try:
-            blob = scan.read_bytes()
+            blob = file_bytes(scan)
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
             columns = {"scan": [blob]}
@@ -112,10 +122,10 @@ class Segmenter:
 
     def _adc(self, adc: Path | None, b0: Path | None, image: np.ndarray, geometry) -> bytes:
         if adc:
-            return adc.read_bytes()
+            return file_bytes(adc)
         if not b0:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
-        computed = from_b0(*read_nifti_bytes(b0.read_bytes()), image, geometry)
+        computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry)
         return nifti_bytes(geometry.native(computed), geometry.affine)
 
 
@@ -129,19 +139,19 @@ def _version_behind(uri: str) -> str:
     return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
 
 
-def _say_if_code_differs(uri: str) -> None:
-    """The modules of this checkout are in use already, and MLflow loads a model's own only where there are none."""
+def _tags(uri: str) -> dict[str, str]:
+    """Of the version models:/NAME/VERSION; none for a model by any other address."""
     import mlflow
-    from mlflow.exceptions import MlflowException
-
-    from components.register.register import PACKED
 
     name, _, number = uri.removeprefix("models:/").partition("/")
-    try:
-        registered = mlflow.MlflowClient().get_model_version(name, number).tags.get("code_sha256")
-    except MlflowException:  # a model by another address than the registry's
-        return
-    if registered and registered != sources_digest(*PACKED):
+    return mlflow.MlflowClient().get_model_version(name, number).tags if number.isdecimal() else {}
+
+
+def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
+    """The modules of this checkout are in use already, and MLflow loads a model's own only where there are none."""
+    from components.register.register import PACKED
+
+    if "code_sha256" in tags and tags["code_sha256"] != sources_digest(*PACKED):
         logging.warning(
             "%s was registered with other code than this checkout's, which segments here: masks may differ from those "
             "it was measured by. make lineage names the commit.", uri,

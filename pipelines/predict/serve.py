@@ -26,8 +26,24 @@ def serve(model: str, port: str, state: Path) -> None:
     url = f"http://{HOST}:{number}"
     print(f"{segmenter.uri} answers at {url}; Ctrl-C stops it. Research use only. A request:\n")
     print(request(url, segmenter.columns), flush=True)
-    uvicorn.run(scoring_server.init(segmenter.model), host=HOST, port=number, log_level="warning")
+    app = guarded(scoring_server.init(segmenter.model))
+    uvicorn.run(app, host=HOST, port=number, log_level="warning")
     print("stopped", flush=True)
+
+
+def guarded(app):
+    """The app, closed to web pages: to a name that was made to point here, and to another page's script."""
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import PlainTextResponse
+
+    @app.middleware("http")
+    async def refuse_pages(request, call_next):
+        if "origin" in request.headers:
+            return PlainTextResponse("web pages are not answered", 403)
+        return await call_next(request)
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
+    return app
 
 
 def request(url: str, columns: list[str]) -> str:

@@ -5,6 +5,7 @@ import pytest
 
 from pipelines.demo.scans import write_demo_scans
 from tests.checkout import Checkout
+from tests.planted import plant_in_header
 
 SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8"
 
@@ -25,9 +26,11 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scans(demo_scans, tmp_path_factory) -> Path:
-    """A copy of the demo scans that a test may change."""
+    """A copy of the demo scans that a test may change; its headers say what no header should."""
     folder = tmp_path_factory.mktemp("own") / "scans"
     shutil.copytree(demo_scans, folder)
+    for path in folder.rglob("*.nii.gz"):
+        plant_in_header(path)
     return folder
 
 

@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests import planted
+
 SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8"
 STEPS = {"fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register"}
 
@@ -219,3 +221,10 @@ def test_no_secret_is_in_what_a_run_leaves_behind(checkout, first):
     for path in [p for p in checkout.state.rglob("*") if p.is_file() and p.name != "credentials.json"]:
         content = Path(path).read_bytes()
         assert not any(value in content for value in planted), path
+
+
+def test_no_word_of_a_header_is_in_what_a_run_leaves_behind(checkout, scans, first):
+    """But for the upload, which mirrors the folder."""
+    uploaded = checkout.state / "s3" / "dwi-stroke" / "data"
+    assert {word for _, word in planted.places(uploaded, planted.IN_HEADERS)[0]} == set(planted.IN_HEADERS)
+    assert planted.found(checkout.folder, planted.IN_HEADERS, but=[uploaded]) == []

@@ -73,6 +73,13 @@ def registry(servers_here):
 
 
 @pytest.fixture
+def versionless(registry):
+    """A registry that has the model, and no version of it."""
+    registry.create_registered_model(MODEL_NAME)
+    return registry
+
+
+@pytest.fixture
 def champion(registry, tmp_path):
     """Registers a tiny network and makes it champion; its version. `bias` moves all its logits."""
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from components.core import known
@@ -16,16 +15,6 @@ from components.split.split import split
 pytestmark = pytest.mark.usefixtures("servers_here")
 
 RATIOS, URI = (0.6, 0.2, 0.2), "s3://bucket/scans"
-
-
-@pytest.fixture
-def client():
-    """Of a registry without the model."""
-    client = mlflow.MlflowClient()
-    if client.search_registered_models(f"name = '{MODEL_NAME}'"):
-        client.delete_registered_model(MODEL_NAME)
-    client.create_registered_model(MODEL_NAME)
-    return client
 
 
 class Pipeline:
@@ -69,8 +58,8 @@ class Pipeline:
 
 
 @pytest.fixture
-def pipeline(client, tmp_path):
-    return Pipeline(client, tmp_path)
+def pipeline(versionless, tmp_path):
+    return Pipeline(versionless, tmp_path)
 
 
 def subsets(facts: dict) -> dict[str, str]:
@@ -189,9 +178,9 @@ def test_a_registered_split_that_was_lost_stops_the_next_one(pipeline):
         pipeline.lineage(12)
 
 
-def test_a_version_registered_by_hand_is_passed_over(pipeline, client):
+def test_a_version_registered_by_hand_is_passed_over(pipeline, versionless):
     first = pipeline.run(12)
-    client.create_model_version(MODEL_NAME, "s3://elsewhere/model")
+    versionless.create_model_version(MODEL_NAME, "s3://elsewhere/model")
     assert pipeline.run(12) == first | {"lineage": first["lineage"]}
 
 

@@ -2,16 +2,22 @@
 
 import csv
 import gzip
+import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
 
 from components.core.step import StepError
+from components.core.storage import Storage, file_sha256, work_bucket
 from components.core.tracking import MODEL_NAME
+from components.register.seal import seal
 from components.unet.findings import Findings
 from pipelines.predict.folder import predict_folder
 from pipelines.predict.scan import predict_scan
@@ -238,6 +244,83 @@ class TestFolder:
         assert rows["b"]["refused"] == "not liked by its old rules"
         with pytest.raises(StepError, match="too old to give probabilities"):
             segment(tmp_path / "in", probability=True)
+
+
+class TestAnAlteredModel:
+    """Somebody writes into the object storage, and not into the registry's database."""
+
+    @pytest.fixture
+    def version(self, champion, registry):
+        number = champion()
+        for tag, value in _digests(f"models:/{MODEL_NAME}/{number}").items():
+            registry.set_model_version_tag(MODEL_NAME, number, tag, value)
+        source = registry.get_model_version(MODEL_NAME, number).source
+        return SimpleNamespace(number=number, id=source.removeprefix("models:/"))
+
+    @pytest.fixture
+    def files_of(self, version):
+        """The model's own folder in the bucket."""
+        whole = Storage(f"s3://{work_bucket()}/mlflow")
+        key = next(o.key for o in whole.list() if f"/{version.id}/" in o.key and o.key.endswith("/MLmodel"))
+        return Storage(f"{whole.uri}/{key.removesuffix('/MLmodel')}")
+
+    def test_as_it_was_registered_it_segments(self, version, put, tmp_path):
+        predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
+        assert (tmp_path / "m.nii.gz").exists()
+
+    @pytest.mark.parametrize(
+        ("key", "said"),
+        [
+            ("artifacts/weights/best_model.pth", "best_model.pth is not what was registered"),
+            ("artifacts/weights/model.json", "a file of it is not what was registered"),
+            ("model.py", "a file of it is not what was registered"),
+            ("code/components/unet/network.py", "a file of it is not what was registered"),
+            ("code/sitecustomize.py", "a file of it is not what was registered"),
+            ("MLmodel", "a file of it is not what was registered"),
+        ],
+    )
+    def test_is_refused_before_anything_of_it_runs(self, files_of, version, tmp_path, key, said):
+        ran = tmp_path / "it ran"
+        there = {o.key for o in files_of.list()}
+        before = files_of.get(key) if key in there else b""
+        code = f"\nimport os; os.path.exists({str(ran)!r}) or os.mkdir({str(ran)!r})\n".encode()
+        files_of.put(key, before + (code if key.endswith(".py") else b"\n"))
+        with pytest.raises(StepError) as refusal:
+            Segmenter(CHAMPION, tmp_path / "state")
+        assert str(refusal.value).startswith(f"models:/{MODEL_NAME}/{version.number} was not loaded: {said}")
+        assert "make rollback" in str(refusal.value)
+        assert not ran.exists()
+
+    def test_a_pickled_model_is_not_opened_even_where_the_registry_says_nothing_of_it(self, registry, tmp_path):
+        ran = tmp_path / "it ran"
+        with mlflow.start_run() as run:
+            info = mlflow.pyfunc.log_model(name="model", python_model=Pickled(ran))
+        ran.rmdir()
+        with pytest.raises(StepError, match="pickle"):
+            Segmenter(f"runs:/{run.info.run_id}/model", tmp_path / "state")
+        with pytest.raises(StepError, match="pickle"):
+            Segmenter(info.model_uri, tmp_path / "state")
+        assert not ran.exists()
+
+
+class Pickled(mlflow.pyfunc.PythonModel):
+    """Leaves a trace where it is unpickled."""
+
+    def __init__(self, trace: Path):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.makedirs, (str(self.trace), 0o777, True)
+
+    def predict(self, context, model_input: list[str]):
+        return model_input
+
+
+def _digests(uri: str) -> dict[str, str]:
+    """The tags that register gives a version for its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        return {"weights_sha256": file_sha256(next(stored.rglob("best_model.pth"))), "model_sha256": seal(stored)}
 
 
 class TestTheOutputFolder:

@@ -2,7 +2,6 @@
 
 import json
 
-import mlflow
 import pytest
 import torch
 
@@ -26,15 +25,11 @@ NON_INFERIOR = Policy.model_validate(
 
 
 @pytest.fixture
-def client():
-    """Of a registry without the model, beside an empty ledger."""
-    client = mlflow.MlflowClient()
-    if client.search_registered_models(f"name = '{MODEL_NAME}'"):
-        client.delete_registered_model(MODEL_NAME)
-    client.create_registered_model(MODEL_NAME)
+def client(versionless):
+    """Of a registry with no version, beside an empty ledger."""
     storage = Storage(f"s3://{work_bucket()}/ledger")
     storage.delete([o.key for o in storage.list()])
-    return client
+    return versionless
 
 
 @pytest.fixture

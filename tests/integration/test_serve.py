@@ -67,6 +67,14 @@ def _answers(url: str) -> bool:
         return False
 
 
+def status_of(url: str, content: bytes | None = None, **headers: str) -> int:
+    message = urllib.request.Request(url, content, headers)
+    try:
+        return urllib.request.urlopen(message).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def ask(url: str, body: dict) -> tuple[int, dict]:
     content = json.dumps(body).encode()
     message = urllib.request.Request(f"{url}/invocations", content, {"Content-Type": "application/json"})
@@ -113,6 +121,16 @@ def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):
     assert "probability" not in ask(url, body)[1]["predictions"][0]
     status, answer = ask(url, body | {"params": {"probability": True}})
     assert status == 200 and answer["predictions"][0]["probability"]
+
+
+def test_web_pages_are_not_answered(served):
+    _, url, _ = served
+    port = url.rpartition(":")[2]
+    assert status_of(f"{url}/ping", Host=f"localhost:{port}") == 200
+    for host in ("evil.example", f"evil.example:{port}", "192.168.1.5"):
+        assert status_of(f"{url}/ping", Host=host) == status_of(f"{url}/invocations", b"{}", Host=host) == 400
+    for origin in ("https://evil.example", "null", url):
+        assert status_of(f"{url}/invocations", b"{}", Origin=origin) == 403
 
 
 def test_a_port_that_is_taken_or_none_is_said_in_words(tmp_path):

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -127,6 +129,54 @@ def test_only_loopback_is_listened_on(env, state):
     rows = [line.split() for line in tables.splitlines()]
     listening = [row[1].split(":") for row in rows if row[3] == "0A"]
     assert {(address, port) for address, port in listening if port in ports} == {("0100007F", port) for port in ports}
+
+
+def test_what_is_stored_is_the_owners_alone(env, state):
+    s3(env).put_object(Bucket="dwi-stroke", Key="scan", Body=b"voxels")
+    log_run(env, dice=0.5)
+    assert state.stat().st_mode & 0o777 == 0o700
+    private = [state / name for name in ("s3", "s3/dwi-stroke/scan", "mlflow", "mlflow/mlflow.db", "logs/s3.log")]
+    assert {path.name: path.stat().st_mode & 0o077 for path in private} == {path.name: 0 for path in private}
+
+
+def mlflow_answers(env: dict[str, str], path: str, body: dict | None = None, **headers: str) -> tuple[int, str]:
+    content = body if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(env["MLFLOW_TRACKING_URI"] + path, content, {"Content-Type": "application/json"})
+    for name, value in headers.items():
+        asked.add_header(name, value)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked) as answer:
+            return answer.status, answer.headers.get("Access-Control-Allow-Origin", "")
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.headers.get("Access-Control-Allow-Origin", "")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:{port}", "192.168.1.5:{port}", "10.0.0.1", "127.0.0.1.x"]
+)
+@pytest.mark.parametrize(
+    "path", ["/", "/api/2.0/mlflow/experiments/search?max_results=1", "/get-artifact?path=x&run_uuid=y", "/graphql"]
+)
+def test_mlflow_answers_no_name_that_was_made_to_point_here(host, path, env):
+    port = env["MLFLOW_TRACKING_URI"].rpartition(":")[2]
+    assert mlflow_answers(env, path, Host=host.format(port=port))[0] == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:{port}", "127.0.0.1:{port}", "localhost:5055"])
+def test_mlflow_answers_this_machine_also_through_a_tunnel(host, env):
+    port = env["MLFLOW_TRACKING_URI"].rpartition(":")[2]
+    path = "/api/2.0/mlflow/experiments/search?max_results=1"
+    assert mlflow_answers(env, path, Host=host.format(port=port)) == (200, "")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example"])
+@pytest.mark.parametrize("api", ["api", "ajax-api"])
+def test_a_strangers_page_can_neither_change_nor_read_what_mlflow_has(origin, api, env):
+    create = f"/{api}/2.0/mlflow/experiments/create"
+    assert mlflow_answers(env, create, {"name": f"{origin} {api}"}, Origin=origin)[0] == 403
+    assert MlflowClient(env["MLFLOW_TRACKING_URI"]).get_experiment_by_name(f"{origin} {api}") is None
+    _, readable_by = mlflow_answers(env, f"/{api}/2.0/mlflow/experiments/search?max_results=1", Origin=origin)
+    assert readable_by == ""
 
 
 def test_up_again_is_quick_and_starts_nothing(env, state, capsys):
@@ -287,6 +337,13 @@ def test_an_mlflow_that_does_not_answer_is_named_without_its_login(uri, env, oth
     with pytest.raises(ServiceError, match=r"no MLflow at http.*\(MLFLOW_TRACKING_URI\)\. Start it, correct") as error:
         up(other)
     assert "hunter2" not in str(error.value)
+
+
+def test_a_login_in_the_address_of_mlflow_is_taken_out_of_it(env, other, monkeypatch):
+    export(monkeypatch, env | {"MLFLOW_TRACKING_URI": env["MLFLOW_TRACKING_URI"].replace("//", "//me:hunter%402@")})
+    found = up(other)
+    assert found["MLFLOW_TRACKING_URI"] == env["MLFLOW_TRACKING_URI"]
+    assert (found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"]) == ("me", "hunter@2")
 
 
 def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):

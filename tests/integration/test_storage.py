@@ -1,14 +1,17 @@
 """Object storage against a real S3 server."""
 
 import os
+import time
 import uuid
 
 import pytest
 
+from components.core import storage as module
 from components.core.step import StepError
 from components.core.storage import Storage, connect, digest_of
 from components.train.checkpoints import Checkpoints
 from pipelines.upload import upload
+from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -16,6 +19,23 @@ pytestmark = pytest.mark.usefixtures("servers_here")
 @pytest.fixture
 def storage() -> Storage:
     return Storage(f"s3://{os.environ['S3_BUCKET']}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def proxy(servers_here, monkeypatch):
+    """Before the S3 server; where a silence of a second is noticed, and a second is all the patience there is."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 1)
+    monkeypatch.setattr(module, "ATTEMPTS", 2)
+    with Proxy(os.environ["S3_ENDPOINT_URL"], stalls=2) as proxy:
+        monkeypatch.setenv("S3_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+def first(fault: str, times: int = 1, method: str = ""):
+    """A plan: the fault for the first so many requests for an object (of this method)."""
+    left = [fault] * times
+    return lambda request: left.pop() if left and request.is_object and method in request.method else None
 
 
 class Counting:
@@ -138,3 +158,117 @@ def test_checkpoints_come_back_whole_and_the_newest_first(storage):
     checkpoints.wait()
     assert Checkpoints("d", storage).load() == {"history": [3]}
     assert len(storage.list()) == 1
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "reset", "stall", "lost", "cut", "flipped"])
+def test_a_fault_that_passes_is_not_noticed(proxy, storage, tmp_path, fault):
+    proxied = Storage(storage.uri)
+    proxy.plan = first(fault, method="PUT") if fault != "flipped" else lambda request: None
+    proxied.put("a", b"scan" * 1000)
+    proxy.plan = first(fault, method="GET")
+    assert proxied.get("a") == b"scan" * 1000
+    proxy.plan = first(fault, method="GET")
+    proxied.download(proxied.list(), tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"scan" * 1000
+    assert proxy.counts[fault] >= 2
+
+
+@pytest.mark.parametrize("size", [1000, 17 << 20], ids=["whole", "in parts"])
+def test_a_byte_altered_on_the_way_there_is_noticed_and_sent_again(proxy, storage, tmp_path, size):
+    content = os.urandom(size)
+    (tmp_path / "a").write_bytes(content)
+    left = ["sent flipped"]
+    proxy.plan = lambda request: left.pop() if left and request.method == "PUT" else None
+    Storage(storage.uri).put("a", tmp_path / "a")
+    assert proxy.counts["sent flipped"] == 1
+    assert storage.get("a") == content
+
+
+@pytest.mark.parametrize("size", [1000, 17 << 20], ids=["whole", "in parts"])
+def test_a_byte_altered_at_every_try_is_refused_by_name_and_nothing_is_kept(proxy, storage, tmp_path, size):
+    storage.put("a", os.urandom(size))
+    proxied = Storage(storage.uri)
+    proxy.plan = lambda request: "flipped" if request.is_object else None
+    for call in (lambda: proxied.get("a"), lambda: proxied.download(proxied.list(), tmp_path)):
+        with pytest.raises(StepError, match="/a is not what its checksum"):
+            call()
+    with pytest.raises(StepError, match="/a is not what its checksum"):
+        proxied.sha256("a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("503", "SlowDown, and no better for 1 s"), ("reset", "no better for 1 s"), ("expired", "the login has expired")],
+)  # fmt: skip
+def test_a_fault_that_lasts_ends_in_one_sentence_and_soon_however_many_objects_wait(
+    proxy, storage, tmp_path, fault, said
+):
+    objects = [module.Object(f"{i}", 10, "") for i in range(200)]
+    proxied = Storage(storage.uri)
+    proxy.plan = lambda request: fault
+    for call in (proxied.list, lambda: proxied.put("a", b"1"), lambda: proxied.download(objects, tmp_path)):
+        began = time.monotonic()
+        with pytest.raises(StepError, match=said) as error:
+            call()
+        assert time.monotonic() - began < 15
+        assert "\n" not in str(error.value)
+
+
+def test_what_a_server_did_not_remove_is_named(storage):
+    class Refusing(Counting):
+        def delete_objects(self, **_):
+            return {"Errors": [{"Key": "prefix/a", "Code": "AccessDenied"}]}
+
+    with pytest.raises(StepError, match=r"prefix/a was not removed \(AccessDenied\)"):
+        Storage(storage.uri, Refusing(connect())).delete(["a"])
+
+
+def test_an_upload_waits_until_the_listing_shows_what_was_sent(proxy, tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(b"1")
+    upload(folder, tmp_path / "state")
+    (folder / "a.npy").write_bytes(b"2")
+    (folder / "b.npy").write_bytes(b"3")
+    listings = []
+
+    def lagging(request):
+        listings.extend([request] if request.is_listing else [])
+        return "stale" if 1 < len(listings) < 4 else None
+
+    proxy.plan = lagging
+    uri = upload(folder, tmp_path / "state")
+    assert proxy.counts["stale"] == 2
+    assert {o.key: Storage(uri).get(o.key) for o in Storage(uri).list()} == {"a.npy": b"2", "b.npy": b"3"}
+
+
+def test_a_listing_that_lags_for_good_is_said(proxy, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SETTLED_SECONDS", 1)
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(b"1")
+    upload(folder, tmp_path / "state")
+    (folder / "a.npy").write_bytes(b"2")
+    proxy.plan = lambda request: "stale" if request.is_listing else None
+    with pytest.raises(StepError, match=r"/a\.npy is listed otherwise than it was left"):
+        upload(folder, tmp_path / "state")
+
+
+@pytest.mark.parametrize(
+    ("tag", "encryption"), [('"' + "0" * 32 + '"', "aws:kms"), ('"strange"', ""), ('"' + "0" * 32 + '-3"', "")]
+)
+def test_an_etag_that_is_no_checksum_is_made_up_for_by_reading_twice(storage, tmp_path, tag, encryption):
+    class Otherwise(Counting):
+        """A server that encrypts with a key of its own, names objects as it likes, or cut them into odd parts."""
+
+        def get_object(self, **call):
+            return super().get_object(**call) | {"ETag": tag, "ServerSideEncryption": encryption}
+
+    storage.put("a", b"scan" * 100)
+    client = Otherwise(connect())
+    odd = Storage(storage.uri, client)
+    assert odd.get("a") == b"scan" * 100
+    odd.download([module.Object("a", 400, tag.strip('"'))], tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"scan" * 100
+    assert client.ranges == [None] * 4

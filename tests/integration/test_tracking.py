@@ -1,12 +1,16 @@
 """MLflow runs against a real server."""
 
+import os
 import time
 import uuid
 
+import mlflow
 import pytest
 
+from components.core import tracking
 from components.core.step import StepError
-from components.core.tracking import Run
+from components.core.tracking import MODEL_NAME, Run, made_once
+from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -21,6 +25,27 @@ def kfp_run(monkeypatch) -> str:
     name = f"run-{uuid.uuid4().hex[:8]}"
     monkeypatch.setenv("KFP_RUN_ID", name)
     return name
+
+
+@pytest.fixture
+def proxy(servers_here, monkeypatch):
+    """Before the MLflow server; its client tries once more and then says so."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    monkeypatch.setattr(tracking, "PAUSES", (0.1, 0.1))
+    with Proxy(os.environ["MLFLOW_TRACKING_URI"]) as proxy:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.url)
+        yield proxy
+
+
+def steps_logged(run: Run) -> dict[str, list[int]]:
+    return {name: [m.step for m in run.client.get_metric_history(run.id, name)] for name in tracking.EPOCH_METRICS}
+
+
+def lose_the_answer_to(what: str):
+    """A plan: it is carried out, and the first answer is lost."""
+    left = ["lost"]
+    return lambda request: left.pop() if left and request.path.endswith(what) else None
 
 
 def test_every_step_of_a_pipeline_run_opens_the_same_run(kfp_run):
@@ -79,3 +104,78 @@ def test_lineage_variables_become_tags(kfp_run, monkeypatch):
     run = Run.open("digest-h")
     tags = run.client.get_run(run.id).data.tags
     assert (tags["git_commit"], tags["image_tag"], tags["kfp_run_id"]) == ("abc", "image:1", kfp_run)
+
+
+def test_a_lost_answer_makes_no_second_run(proxy, kfp_run, monkeypatch):
+    Run.open("another digest").finish()
+    digest = uuid.uuid4().hex
+    monkeypatch.setenv("KFP_RUN_ID", kfp_run + "-lost")
+    proxy.plan = lose_the_answer_to("runs/create")
+    run = Run.open(digest)
+    assert proxy.counts["lost"] == 1
+    experiment = run.client.get_run(run.id).info.experiment_id
+    found = run.client.search_runs([experiment], f"tags.training_digest = '{digest}'")
+    assert [r.info.run_id for r in found] == [run.id]
+
+
+def test_a_lost_answer_makes_no_second_version(registry, proxy):
+    registry = mlflow.MlflowClient()
+    proxy.plan = lose_the_answer_to("registered-models/create")
+
+    def models():
+        return next(iter(registry.search_registered_models(f"name = '{MODEL_NAME}'")), None)
+
+    def versions():
+        return next(iter(registry.search_model_versions(f"name = '{MODEL_NAME}'")), None)
+
+    made_once(models, lambda: registry.create_registered_model(MODEL_NAME))
+    proxy.plan = lose_the_answer_to("model-versions/create")
+    made_once(versions, lambda: registry.create_model_version(MODEL_NAME, "s3://somewhere/model"))
+    assert proxy.counts["lost"] == 2
+    assert len(registry.search_model_versions(f"name = '{MODEL_NAME}'")) == 1
+
+
+def test_what_cannot_be_made_is_tried_some_times_and_then_said(proxy, kfp_run):
+    proxy.plan = lambda request: "500" if request.path.endswith("runs/create") else None
+    with pytest.raises(StepError, match=r"MLflow at .* nothing is registered twice") as error:
+        Run.open("digest-i")
+    assert proxy.counts["500"] == 3
+    assert "\n" not in str(error.value)
+
+
+def test_while_mlflow_is_gone_training_goes_on_and_its_epochs_arrive_afterwards_in_order_and_once(proxy, kfp_run):
+    run = Run.open("digest-j")
+    run.epochs_meanwhile(epochs(1))
+    run.sending.join()
+    proxy.gone = True
+    began = time.monotonic()
+    for count in (2, 3, 4):
+        run.epochs_meanwhile(epochs(count))
+    assert time.monotonic() - began < 1
+    run.sending.join()
+    proxy.gone = False
+    run.epochs_meanwhile(epochs(5))
+    run.epochs(epochs(6))
+    assert set(map(tuple, steps_logged(run).values())) == {(1, 2, 3, 4, 5, 6)}
+
+
+def test_an_epoch_whose_answer_is_lost_is_not_logged_twice(proxy, kfp_run):
+    run = Run.open("digest-k")
+    proxy.plan = lose_the_answer_to("runs/log-batch")
+    run.epochs(epochs(3))
+    assert proxy.counts["lost"] == 1
+    assert set(map(tuple, steps_logged(run).values())) == {(1, 2, 3)}
+
+
+def test_mlflow_gone_is_said_in_one_sentence_by_all_that_needs_it(proxy, kfp_run, tmp_path):
+    run = Run.open("digest-l")
+    proxy.gone = True
+    for call in (
+        lambda: Run.open("digest-l"),
+        lambda: run.params({"epochs": 1}),
+        lambda: tracking.record_training(run, tmp_path),
+        lambda: tracking.record_comparison(run, tmp_path),
+    ):
+        with pytest.raises(StepError, match="MLflow at http") as error:
+            call()
+        assert "\n" not in str(error.value)

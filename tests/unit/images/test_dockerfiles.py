@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "images"
@@ -53,7 +54,35 @@ def test_the_packages_are_installed_in_another_stage_than_the_last(instructions)
     last = _final_stage(instructions)
     assert _installs(instructions) and not _installs(last)
     assert ("COPY", "--from=builder /opt/venv /opt/venv") in last
-    assert not any(re.search(r"apt|gcc|pip", rest) for word, rest in last if word == "RUN")
+    assert not any(re.search(r"install|gcc|make", rest) for word, rest in last if word == "RUN")
+
+
+def test_nothing_in_it_lends_its_users_rights_to_another(instructions):
+    (run,) = (rest for word, rest in _final_stage(instructions) if word == "RUN")
+    assert "find / -xdev -type f -perm /6000 -delete" in run
+    assert "rm -rf /usr/local/lib/python3.*/site-packages/pip* /usr/local/bin/pip*" in run
+
+
+def test_the_server_has_no_shell_and_no_package_manager_and_the_steps_keep_the_shell_that_kfp_starts_them_with():
+    runs = {name: next(r for w, r in _final_stage(_instructions(name)) if w == "RUN") for name in NAMES}
+    assert runs["mlflow"].endswith("cd /usr/bin && rm -f apt* dpkg* perl* bash rbash dash sh")
+    assert "rm -f" not in runs["components"] + runs["trainer"]
+    assert _final_stage(_instructions("mlflow"))[-1][0] == "EXPOSE", "no RUN after the shell is gone"
+    compiled = yaml.safe_load_all((ROOT / "tests" / "golden" / "pipeline.yaml").read_text())
+    steps = next(compiled)["deploymentSpec"]["executors"].values()
+    assert {step["container"]["command"][0] for step in steps} == {"sh"}
+
+
+def test_nothing_that_starts_the_server_asks_for_a_shell():
+    (deployment,) = (
+        o for o in yaml.safe_load_all((ROOT / "manifests" / "base" / "mlflow.yaml").read_text())
+        if o["kind"] == "Deployment"
+    )  # fmt: skip
+    pod = deployment["spec"]["template"]["spec"]
+    commands = [c["command"][0] for c in (*pod["initContainers"], *pod["containers"])]
+    assert commands == ["python3", "mlflow"]
+    probes = [c[p] for c in pod["containers"] for p in c if p.endswith("Probe")]
+    assert all("exec" not in probe for probe in probes)
 
 
 def test_it_runs_as_a_numeric_user_that_is_not_root(instructions):

@@ -6,10 +6,11 @@ from ipaddress import ip_address, ip_network
 
 @dataclass(frozen=True)
 class End:
-    """A pod, by its namespace and labels, or with no namespace an address outside the cluster."""
+    """A pod, by its namespace, its labels and its namespace's, or with no namespace an address outside the cluster."""
 
     namespace: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    of_namespace: dict[str, str] = field(default_factory=dict)
     ip: str = "10.244.0.77"
 
 
@@ -54,7 +55,8 @@ def _one_peer(peer: dict, end: End, policy_namespace: str) -> bool:
     if end.namespace is None:
         return False
     if "namespaceSelector" in peer:
-        namespace_fits = _matches(peer["namespaceSelector"], {"kubernetes.io/metadata.name": end.namespace})
+        labels = {"kubernetes.io/metadata.name": end.namespace} | end.of_namespace
+        namespace_fits = _matches(peer["namespaceSelector"], labels)
     else:
         namespace_fits = end.namespace == policy_namespace
     return namespace_fits and _matches(peer.get("podSelector", {}), end.labels)

@@ -84,6 +84,24 @@ def test_libraries_do_not_chat_in_the_log():
     assert run("logging.getLogger('botocore.credentials').info('Found credentials')").stdout == ""
 
 
+@pytest.mark.parametrize("body", [
+    "logging.info('MLflow at https://me:hunter2@mlflow.example.org/api is slow')",
+    "logging.warning('%s', ValueError('http://me:hunter2@127.0.0.1:5000'))",
+    "logging.getLogger('mlflow').error('https://me:hunter2@h/')",
+    "try:\n    1 / 0\nexcept Exception:\n    logging.exception('at //me:hunter2@h')",
+    "raise StepError('no MLflow at https://me:hunter2@h')",
+    "raise ValueError('API request to https://me:hunter2@h/api failed')",
+])  # fmt: skip
+def test_no_login_that_a_url_holds_is_in_a_log(body):
+    done = run(body)
+    assert "hunter2" not in done.stdout + done.stderr and "***@" in done.stdout
+
+
+def test_a_name_in_a_log_steers_no_terminal_and_need_not_be_text():
+    done = run(r"logging.info('refused %s', '\x1b[2J\r\u202e\udcffสมชาย')")
+    assert (done.stdout, done.stderr) == ("refused \\x1b[2J\\r\\u202e\\udcffสมชาย\n", "")
+
+
 @pytest.mark.parametrize(("items", "most"), [(1000, 12), (7, 8)])
 def test_progress_in_a_log_is_about_ten_lines_and_ends_with_all(items, most):
     lines = run(f"for _ in progress(range({items}), what='downloaded'): pass").stdout.splitlines()

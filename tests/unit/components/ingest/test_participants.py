@@ -39,9 +39,13 @@ def test_manufacturer_and_model_make_a_scanner(told):
     assert found.scanner == {"a": "Siemens Prisma", "b": "GE"}
 
 
-@pytest.mark.parametrize("nothing", ["", " ", "n/a", "N/A", "unknown"])
+@pytest.mark.parametrize("nothing", ["", " ", "n/a", "N/A", "unknown", "nan", "NaN"])
 def test_what_says_nothing_is_unknown(told, nothing):
     assert told(f"participant_id\tsite\na\t{nothing}\nb\tX\n").site == {"b": "X"}
+
+
+def test_a_province_is_no_missing_number(told):
+    assert told("participant_id\tsite\na\tNan\nb\tNan Hospital\n").site == {"a": "Nan", "b": "Nan Hospital"}
 
 
 def test_values_are_short_and_in_one_line(told):

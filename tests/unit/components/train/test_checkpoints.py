@@ -4,6 +4,8 @@ Storage is played by a dictionary: what is tested is which objects are written, 
 done to them on purpose. The same against a real S3 server is in tests/integration.
 """
 
+import hashlib
+import io
 import pickle
 
 import pytest
@@ -154,15 +156,42 @@ def test_the_state_is_that_of_the_moment_of_saving_though_it_is_sent_later(check
     assert checkpoints.load()["weights"].tolist() == [1, 1, 1]
 
 
-def test_a_state_that_would_run_code_is_not_loaded(checkpoints, storage):
-    class Harm:
-        def __reduce__(self):
-            return print, ("harm",)
+def forged(storage: InMemoryStorage, epoch: int, blob: bytes) -> None:
+    """An object that is its name's digest, as anybody can make one who may write there."""
+    storage.objects[f"epoch-{epoch:04d}-{hashlib.sha256(blob).hexdigest()[:16]}.pt"] = blob
 
-    checkpoints.save(1, {"harm": Harm()})
-    checkpoints.wait()
-    with pytest.raises(pickle.UnpicklingError):
-        checkpoints.load()
+
+class Harm:
+    def __reduce__(self):
+        return print, ("harm",)
+
+
+def as_torch_saves(state) -> bytes:
+    torch.save(state, buffer := io.BytesIO())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "blob",
+    [as_torch_saves({"harm": Harm()}), pickle.dumps({"harm": Harm()}), b"not a checkpoint", b"", b"PK\x03\x04",
+     as_torch_saves({"x": torch.ones(9)})[:-30]],
+    ids=["malicious", "a malicious plain pickle", "text", "empty", "a zip's first bytes", "cut short"],
+)  # fmt: skip
+def test_what_was_put_in_a_checkpoints_place_is_refused_and_runs_no_code(checkpoints, storage, blob, caplog, capsys):
+    save(checkpoints, 1)
+    forged(storage, 2, blob)
+    assert checkpoints.load() == {"epoch": 1}
+    assert "epoch-0002" in caplog.text and "is refused" in caplog.text
+    assert "harm" not in capsys.readouterr().out
+
+
+def test_after_a_sending_that_failed_the_next_does_not_wait_for_the_store_to_come_back(checkpoints, storage):
+    storage.broken = {"put"}
+    save(checkpoints, 1)
+    assert storage.patience == 0
+    storage.broken = set()
+    save(checkpoints, 2)
+    assert storage.patience > 60
 
 
 def test_everything_that_training_keeps_comes_back_as_it_was(checkpoints):

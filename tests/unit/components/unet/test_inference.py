@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -159,6 +160,28 @@ def test_a_weights_file_never_runs_code(tmp_path):
     with pytest.raises(StepError, match=r"best_model\.pth does not load"):
         load_model(tmp_path)
     assert not (tmp_path / "it ran").exists()
+
+
+def test_weights_other_than_those_that_training_wrote_are_refused_by_name(network, tmp_path):
+    path = tmp_path / "best_model.pth"
+    torch.save(network.state_dict(), path)
+    written = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "model.json").write_text(json.dumps(FACTS | {"weights_sha256": written}))
+    load_model(tmp_path)
+    torch.save({name: weight + 1 for name, weight in network.state_dict().items()}, path)
+    with pytest.raises(StepError, match=r"best_model\.pth is not what training wrote.*train again"):
+        load_model(tmp_path)
+
+
+def test_weights_that_lost_their_end_are_refused_by_name(network, tmp_path):
+    path = tmp_path / "best_model.pth"
+    torch.save(network.state_dict(), path)
+    (tmp_path / "model.json").write_text(
+        json.dumps(FACTS | {"weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(StepError, match=r"best_model\.pth is not what training wrote"):
+        load_model(tmp_path)
 
 
 WITH_ADC = FACTS | {"inputs": "dwi+adc"}

@@ -34,18 +34,10 @@ def kubernetes():
         yield server
 
 
-@pytest.fixture(scope="session")
-def empty_tracking(tmp_path_factory):
-    """An MLflow database with its tables, which take seconds to make."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def tracking(empty_tracking, tmp_path):
+def tracking(empty_database, tmp_path):
     """The MLflow that the steps log to, with the run of RUN_ID and its model version."""
-    shutil.copy(empty_tracking, tmp_path / "mlflow.db")
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = mlflow.MlflowClient(uri)
     experiment = client.create_experiment(

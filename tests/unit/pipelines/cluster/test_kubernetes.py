@@ -97,6 +97,16 @@ def test_credentials_come_from_a_secret_and_settings_from_a_config_map(tmp_path)
         assert [e["name"] for e in containers[step]["env"]] == ["IMAGE_TAG"]
 
 
+def test_no_secret_of_this_shell_is_in_it(tmp_path, monkeypatch):
+    names = (*CREDENTIALS, "AWS_SESSION_TOKEN", "KFP_TOKEN", "KFP_COOKIE", "PSEUDONYM_KEY", "MLFLOW_TRACKING_PASSWORD")
+    for name in names:
+        monkeypatch.setenv(name, f"hunter2-{name}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example.org")
+    monkeypatch.setenv("S3_ENDPOINT_URL", "https://me:hunter2@s3.example.org")
+    kubernetes.compile_pipeline(tmp_path / "pipeline.yaml")
+    assert "hunter2" not in (tmp_path / "pipeline.yaml").read_text()
+
+
 def test_pods_can_be_found_by_label(tmp_path):
     _, pods = compiled(tmp_path / "p.yaml")
     for step in STEPS:
