@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,18 +84,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             **{k: measured["summary"][k] for k in SHOWN_AS_TAGS if k in measured["summary"]},
             "evaluation_digest": digest,
         }
-        info = _log(run, model)
-        lineage["model_sha256"] = _sealed(info.model_uri, lineage)
-        tags = {name: str(value) for name, value in lineage.items()}
-        description = card_text.description(card, first, _address(run))
-        version = made_once(
-            lambda: _registered(client, digest),
-            lambda: (
-                client.create_model_version(
-                    MODEL_NAME, info.model_uri, run.id, tags, description=description, model_id=info.model_id
-                ).version
-            ),
-        )
+        version = _make_version(run, model, digest, lineage, lambda: card_text.description(card, first, _address(run)))
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
@@ -108,6 +98,24 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _make_version(run: Run, model: Path, digest: str, lineage: dict, describe: Callable[[], str]) -> str:
+    """Log the model and make a version of it; of two made at once by two pipeline runs the older stays."""
+    info = _log(run, model)
+    tags = {name: str(value) for name, value in {**lineage, "model_sha256": _sealed(info.model_uri, lineage)}.items()}
+    client, description = run.client, describe()
+
+    def make() -> str:
+        return client.create_model_version(
+            MODEL_NAME, info.model_uri, run.id, tags, description=description, model_id=info.model_id
+        ).version
+
+    version = made_once(lambda: _registered(client, digest), make)
+    if (oldest := _registered(client, digest)) != version:
+        client.delete_model_version(MODEL_NAME, version)
+        logging.info("version %s was made of this model and evaluation at the same moment: kept, and not ours", oldest)
+    return oldest
 
 
 def _sealed(uri: str, lineage: dict) -> str:
@@ -153,7 +161,7 @@ def _in_a_sentence(measured: dict) -> str:
 
 
 def _registered(client, digest: str) -> str | None:
-    """The version that this lineage already has; makes sure that the registered model is there."""
+    """The oldest version of this evaluation, None without one; makes sure that the registered model is there."""
     made_once(
         lambda: next(iter(client.search_registered_models(f"name = '{MODEL_NAME}'")), None),
         lambda: client.create_registered_model(
@@ -161,7 +169,7 @@ def _registered(client, digest: str) -> str | None:
         ),
     )
     versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
-    return next((v.version for v in versions if v.tags.get("evaluation_digest") == digest), None)
+    return min((v.version for v in versions if v.tags.get("evaluation_digest") == digest), key=int, default=None)
 
 
 def _log(run: Run, model: Path):

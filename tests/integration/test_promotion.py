@@ -1,15 +1,18 @@
 """Who becomes champion, against a real registry and a real ledger."""
 
 import json
+from types import SimpleNamespace
 
+import mlflow
 import pytest
 import torch
 
 from components.core.ledger import BY_PERSON, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
-from components.core.tracking import MODEL_NAME
+from components.core.tracking import MODEL_NAME, Run
 from components.evaluate.champion import against_champion
+from components.register import register as step
 from components.register.decision import decide
 from components.register.policy import Policy, load
 from components.unet.network import AttentionUNet
@@ -94,6 +97,23 @@ def test_the_first_version_is_champion_without_a_comparison_and_that_is_on_recor
     assert (comparison["champion"], comparison["reason"]) == (None, "there was no champion to compare with")
     assert settle(client, register(1), comparison) == "the first one is champion without a comparison"
     assert (champion(client), decisions()) == ("1", [FIRST])
+
+
+class Overtaken(mlflow.MlflowClient):
+    """Another run's version of the same evaluation is there a moment before its own."""
+
+    def create_model_version(self, *about, **more):
+        theirs = super().create_model_version(MODEL_NAME, "s3://bucket/theirs", tags={"evaluation_digest": "e"})
+        assert theirs.version == "1"
+        return super().create_model_version(*about, **more)
+
+
+def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(client, monkeypatch):
+    monkeypatch.setattr(step, "_log", lambda *_: SimpleNamespace(model_uri="s3://bucket/ours", model_id=None))
+    monkeypatch.setattr(step, "_sealed", lambda *_: "0" * 64)
+    run = Run(Overtaken(), client.create_run("0").info.run_id)
+    assert step._make_version(run, None, "e", {"evaluation_digest": "e"}, str) == "1"
+    assert [v.version for v in client.search_model_versions(f"name = '{MODEL_NAME}'")] == ["1"]
 
 
 def test_a_better_challenger_is_promoted(client, two):
