@@ -11,7 +11,6 @@ import hmac
 import json
 import logging
 import re
-import unicodedata
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from components.core.step import StepError, progress
 from components.core.storage import file_sha256
 from components.core.volumes import BadVolume
 from components.ingest import participants
-from components.ingest.discover import FLAT, SLICE, discover
+from components.ingest.discover import FLAT, SLICE, discover, look
 from components.ingest.ingest import DESCRIPTION, says_synthetic
 from pipelines import bare
 from pipelines.files import write_bytes, write_json
@@ -94,14 +93,9 @@ class Pseudonyms:
         return name if name.casefold() in PLAIN else self._one("folder", name)
 
     def _one(self, kind: str, name: str) -> str:
-        pseudonym = self.of(kind, _look(name))
+        pseudonym = self.of(kind, look(name))
         self.spelled[pseudonym].add(name)
         return pseudonym
-
-
-def _look(name: str) -> str:
-    """What a person sees of a name: neither its case, nor its spaces, nor how its letters are coded."""
-    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isprintable() and not c.isspace())
 
 
 def pseudonymized(data: str, key: str | None, state: Path) -> str:

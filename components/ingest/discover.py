@@ -119,16 +119,17 @@ def _refuse_look_alikes(found: Found) -> None:
     spelled: dict[str, set[str]] = defaultdict(set)
     for case in found.cases:
         for name in (case.name, case.patient):
-            spelled[_look(name)].add(name)
+            spelled[look(name)].add(name)
     for case in found.cases:
         for name in (case.name, case.patient):
-            if len(spelled[_look(name)]) > 1:
-                found.refused[case.name] = _look_alike(spelled[_look(name)])
+            if len(spelled[look(name)]) > 1:
+                found.refused[case.name] = _look_alike(spelled[look(name)])
 
 
-def _look(name: str) -> str:
-    """What a person sees of a name: neither its case, nor its spaces, nor how its letters are coded (NFC, NFD, ...)."""
-    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isprintable() and not c.isspace())
+def look(name: str) -> str:
+    """What a person sees of a name: neither its case, nor how wide its spaces are, nor how its letters are coded."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(c for c in plain if c.isprintable() or c.isspace()).split())
 
 
 def _look_alike(names: Iterable[str]) -> str:
@@ -154,7 +155,7 @@ def _flat(keys: list[str], scans: list[str]) -> Found:
     refused: dict[str, str] = {}
     spelled: dict[str, list[str]] = defaultdict(list)
     for stem in by_stem:
-        spelled[_look(stem)].append(stem)
+        spelled[look(stem)].append(stem)
     for stems in spelled.values():
         if len(stems) > 1:
             refused |= {s: _look_alike(stems) for s in stems}

@@ -267,6 +267,9 @@ def test_a_bucket_with_every_bad_key_is_ingested_and_none_of_them_fetched(tmp_pa
         def list(self):
             return sorted((Object(key, 1, "etag") for key in good.keys() | bad), key=lambda o: o.key)
 
+        def list_until(self, settled):
+            return self.list()
+
         def download(self, objects, folder):
             for o in objects:
                 fetched.append(o.key)
