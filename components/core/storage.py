@@ -23,6 +23,7 @@ from botocore import exceptions
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from components.core import etag
 from components.core.step import StepError, progress, without_logins
@@ -36,8 +37,11 @@ PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch
 """Refusals that another try may escape, beside those that their HTTP status (408, 429, 5xx) tells."""
 LASTING = (501, 507)
 ALTERED = (exceptions.ChecksumError, exceptions.FlexibleChecksumError)
-BROKEN_ON_THE_WAY = (exceptions.HTTPClientError, exceptions.IncompleteReadError, ResponseParserError, *ALTERED)
-FAULTS = (ClientError, BotoCoreError, ResponseParserError, S3UploadFailedError)
+BROKEN_ON_THE_WAY = (
+    exceptions.HTTPClientError, exceptions.IncompleteReadError, ResponseParserError, HTTPError, *ALTERED
+)  # fmt: skip
+"""HTTPError is urllib3's: botocore lets it through where the body of a refusal breaks."""
+FAULTS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, S3UploadFailedError)
 Result = TypeVar("Result")
 
 

@@ -173,6 +173,14 @@ def test_a_fault_that_passes_is_not_noticed(proxy, storage, tmp_path, fault):
     assert proxy.counts[fault] >= 2
 
 
+def test_a_refusal_that_is_cut_short_is_asked_for_again(proxy, storage):
+    proxied = Storage(storage.uri)
+    proxy.plan = first("cut", method="GET")
+    with pytest.raises(StepError, match="no such object"):
+        proxied.get("not there")
+    assert proxy.counts["cut"] == 1
+
+
 @pytest.mark.parametrize("size", [1000, 17 << 20], ids=["whole", "in parts"])
 def test_a_byte_altered_on_the_way_there_is_noticed_and_sent_again(proxy, storage, tmp_path, size):
     content = os.urandom(size)
