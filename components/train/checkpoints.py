@@ -3,13 +3,12 @@
 import hashlib
 import io
 import logging
-import pickle
 import re
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from components.core.step import StepError
+from components.core.step import StepError, is_out_of_memory
 from components.core.storage import PATIENCE_SECONDS, Storage, work_bucket
 
 KEY = re.compile(r"^epoch-(\d+)-([0-9a-f]{16})\.pt$")
@@ -32,7 +31,9 @@ class Checkpoints:
                 continue
             try:
                 return torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
-            except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+            except Exception as error:  # whatever torch makes of bytes that are none of its own
+                if is_out_of_memory(error):
+                    raise
                 words = str(error).partition(chr(10))[0][:120]
                 logging.warning("checkpoint %s was not written by a training and is refused: %s", key, words)
         return None
