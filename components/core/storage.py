@@ -58,7 +58,7 @@ Listing = list[Object]
 
 
 class CameShort(BotoCoreError):
-    fmt = "nothing came"
+    fmt = "nothing new came"
 
 
 class Storage:
@@ -138,15 +138,14 @@ class Storage:
         answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + obj.key, **given)
         if _etag(answer) not in ("", obj.etag):
             raise StepError(f"{self.uri}/{obj.key} changed while it was read. Run again once the bucket is still.")
-        came = 0
         try:
             with part.open("ab" if "ContentRange" in answer else "wb") as out:
                 for chunk in answer["Body"].iter_chunks(1 << 20):
-                    came += out.write(chunk)
+                    out.write(chunk)
         except BROKEN_ON_THE_WAY:
-            if not came:
+            if part.stat().st_size <= have:
                 raise
-        if not came:
+        if part.stat().st_size <= have:
             raise CameShort()
         return answer
 

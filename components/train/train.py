@@ -122,7 +122,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         scheduler.load_state_dict(state["scheduler"])
         scaler.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
-        losses, counts, seconds = list(state["losses"].to(where)), state["counts"].to(where), state["seconds"]
+        losses, seconds = list(state["losses"].to(where)), state["seconds"]
+        counts = state["counts"].to(where) * ranks.first()  # they are added up over the processes
         batch = f" and {len(losses)} batches" if losses else ""
         logging.info("going on after epoch %d%s of %d, from the checkpoint", len(history), batch, settings.epochs)
     taken_over = len(history)

@@ -92,6 +92,19 @@ def test_a_download_cut_short_goes_on_where_it_stopped(storage, tmp_path):
     assert client.ranges == [None, "bytes=1000000-"]
 
 
+def test_a_server_that_always_begins_anew_and_breaks_off_is_given_up(storage, tmp_path):
+    class FromTheStart(Counting):
+        def get_object(self, Range=None, **where):
+            self.cut_at = 1000
+            return super().get_object(**where)
+
+    storage.put("a", os.urandom(3000))
+    place = Storage(storage.uri, FromTheStart(connect()))
+    place.patience = 1
+    with pytest.raises(StepError, match="/a: CameShort, and no better for 1 s"):
+        place.download(storage.list(), tmp_path)
+
+
 def test_what_an_interrupted_call_fetched_is_not_fetched_again(storage, tmp_path):
     storage.put("a", b"1")
     storage.put("b", b"22")
