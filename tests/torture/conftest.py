@@ -17,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.demo.scans import write_demo_scans
+from tests.faults import steps
+from tests.faults.services import behind_proxies
+
 SECONDS_EACH, SEED = int(os.environ.get("SECONDS_EACH") or 300), int(os.environ.get("SEED") or 1)
 FIGURES = Path(__file__).parents[2] / ".local" / "torture.json"
 COUNTED = pytest.StashKey[dict[str, dict[str, int]]]()
@@ -44,6 +48,42 @@ class Campaign:
 def campaign(request) -> Campaign:
     counts = request.config.stash.setdefault(COUNTED, {}).setdefault(request.node.nodeid.rpartition("/")[2], Counter())
     return Campaign(request.node.nodeid, counts)
+
+
+@pytest.fixture(scope="module")
+def demo_scans(tmp_path_factory) -> Path:
+    """Six synthetic patients."""
+    folder = tmp_path_factory.mktemp("scans") / "demo"
+    write_demo_scans(folder, patients=6, processes=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory, make_scan, write_case) -> Path:
+    """Eight tiny scans, with which all steps take seconds."""
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(8):
+        dwi, adc, mask = make_scan(number)
+        write_case(folder, f"sub-{number}", dwi=dwi, adc=adc, mask=mask)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """Real servers of S3 and MLflow, each behind a proxy that does harm."""
+    with behind_proxies(tmp_path_factory.mktemp("servers")) as proxies:
+        yield proxies
+
+
+@pytest.fixture(scope="module")
+def undisturbed(faulty, scans, tmp_path_factory) -> Path:
+    """What an undisturbed pipeline run of `scans` left."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KFP_RUN_ID", "undisturbed")
+        patch.setenv("SCRATCH_DIR", str(out))
+        steps.run(scans, out)
+    return out
 
 
 def pytest_collection_modifyitems(items) -> None:

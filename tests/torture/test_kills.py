@@ -23,7 +23,6 @@ from components.core.storage import Storage, file_sha256
 from components.core.tracking import EXPERIMENT, MODEL_NAME
 from components.register.register import register
 from components.train.checkpoints import Checkpoints
-from pipelines.demo.scans import write_demo_scans
 from pipelines.pipeline import STEPS
 from pipelines.upload import upload
 from tests.checkout import Checkout
@@ -33,17 +32,10 @@ HOWS = [(number, whom) for number in (signal.SIGKILL, signal.SIGTERM) for whom i
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("scans") / "demo"
-    write_demo_scans(folder, patients=6, processes=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(scans, tmp_path_factory):
+def whole(demo_scans, tmp_path_factory):
     """A checkout with one undisturbed run."""
     with Checkout(tmp_path_factory.mktemp("whole") / "checkout", one_cpu=True) as checkout:
-        checkout.python("run", "--data", str(scans), "--set", SETTINGS)
+        checkout.python("run", "--data", str(demo_scans), "--set", SETTINGS)
         yield checkout
 
 
@@ -69,10 +61,10 @@ def in_mlflow(checkout: Checkout) -> tuple[list[str], int]:
         return states, database.execute("select count(*) from model_versions").fetchone()[0]
 
 
-def kill_in(checkout: Checkout, scans: Path, step: str, seconds: float, how: tuple[int, str]) -> bool:
+def kill_in(checkout: Checkout, demo_scans: Path, step: str, seconds: float, how: tuple[int, str]) -> bool:
     """Run, and kill so many seconds into the step; whether it was still going on."""
     number, whom = how
-    process = checkout.start("run", "--data", str(scans), "--set", SETTINGS)
+    process = checkout.start("run", "--data", str(demo_scans), "--set", SETTINGS)
     said = threading.Event()
     lines: list[str] = []
 
@@ -100,16 +92,16 @@ def kill_in(checkout: Checkout, scans: Path, step: str, seconds: float, how: tup
     return process.returncode != 0
 
 
-def test_killed_at_random_moments_of_every_step(campaign, scans, whole, tmp_path):
+def test_killed_at_random_moments_of_every_step(campaign, demo_scans, whole, tmp_path):
     expected = outcome(whole)
     seconds = {name: step["seconds"] for name, step in whole.last_run()["steps"].items()}
     ahead = sorted([*STEPS, "train", "register"], key=STEPS.index)
     with Checkout(tmp_path / "killed", one_cpu=True) as checkout:
         for _ in campaign.rounds(most=len(ahead)):
             step, how = ahead.pop(0), campaign.random.choice(HOWS)
-            if kill_in(checkout, scans, step, campaign.random.uniform(0, 0.8 * seconds[step]), how):
+            if kill_in(checkout, demo_scans, step, campaign.random.uniform(0, 0.8 * seconds[step]), how):
                 campaign.count(f"{step}: {signal.Signals(how[0]).name} of the {how[1]} survived")
-        checkout.python("run", "--data", str(scans), "--set", SETTINGS)
+        checkout.python("run", "--data", str(demo_scans), "--set", SETTINGS)
         assert outcome(checkout) == expected
         campaign.count("results equal to the undisturbed run's, to the bit")
         states, versions = in_mlflow(checkout)

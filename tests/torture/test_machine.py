@@ -13,17 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.demo.scans import write_demo_scans
 from tests.checkout import ROOT, Checkout
 
 SETTINGS = "image_size=32 base_channels=4 epochs=2 batch_size=8 precision=float32 memory_format=contiguous"
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("scans") / "demo"
-    write_demo_scans(folder, patients=6, processes=1)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +43,8 @@ def mounted(tmp_path):
         subprocess.run(["umount", "--lazy", str(folder)])
 
 
-def run(checkout: Checkout, scans: Path, *more: str) -> tuple[int, str]:
-    process = checkout.start("run", "--data", str(scans), "--set", " ".join([SETTINGS, *more]))
+def run(checkout: Checkout, demo_scans: Path, *more: str) -> tuple[int, str]:
+    process = checkout.start("run", "--data", str(demo_scans), "--set", " ".join([SETTINGS, *more]))
     out, _ = process.communicate(timeout=280)
     return process.returncode, out
 
@@ -80,22 +72,22 @@ def states(checkout: Checkout) -> tuple[list[str], int]:
         return runs, database.execute("select count(*) from model_versions").fetchone()[0]
 
 
-def test_places_that_cannot_be_written(campaign, scans, tmp_path, mounted):
+def test_places_that_cannot_be_written(campaign, demo_scans, tmp_path, mounted):
     with Checkout(tmp_path / "checkout", one_cpu=True) as checkout:
         locked = mounted(50)
         checkout.state.symlink_to(locked)
         subprocess.run(["mount", "-o", "remount,ro", str(locked)], check=True)
-        code, out = run(checkout, scans)
+        code, out = run(checkout, demo_scans)
         assert code == 1
         said(out, "Read-only file system")
         campaign.count("working directory that cannot be written: said in words")
 
 
-def test_a_port_that_is_taken(campaign, scans, tmp_path):
+def test_a_port_that_is_taken(campaign, demo_scans, tmp_path):
     for name in ("S3_PORT", "MLFLOW_PORT"):
         with Checkout(tmp_path / name, one_cpu=True) as checkout, socket.create_server(("127.0.0.1", 0)) as taken:
             checkout.environment[name] = str(taken.getsockname()[1])
-            code, out = run(checkout, scans)
+            code, out = run(checkout, demo_scans)
             assert code == 1
             said(out, f"is taken by another program. Free it, or choose another: make up {name}=")
             campaign.count("port taken: said in words, with a free one")
@@ -128,9 +120,9 @@ def test_a_tiny_shared_memory(campaign, megabytes, tmp_path):
     campaign.count("tiny /dev/shm: loaded with fewer processes")
 
 
-def test_memory_that_runs_out_within_training(campaign, checkout, scans):
+def test_memory_that_runs_out_within_training(campaign, checkout, demo_scans):
     """From some moment on the step gets no more memory, as under ulimit -v; its killer is in test_kills."""
-    process = checkout.start("run", "--data", str(scans), "--set", f"{SETTINGS} random_seed=3 epochs=40")
+    process = checkout.start("run", "--data", str(demo_scans), "--set", f"{SETTINGS} random_seed=3 epochs=40")
     wait_for(process, "epoch 1/")
     for step in step_processes(process.pid):
         resource.prlimit(step, resource.RLIMIT_AS, (1 << 20, 1 << 20))
@@ -138,7 +130,7 @@ def test_memory_that_runs_out_within_training(campaign, checkout, scans):
     if process.returncode:
         said(out, "out of memory", "memory runs out", "does not fit into memory")
     campaign.count("memory limit: said in words" if process.returncode else "memory limit: what it had sufficed")
-    code, out = run(checkout, scans, "random_seed=3 epochs=40")
+    code, out = run(checkout, demo_scans, "random_seed=3 epochs=40")
     assert code == 0, out
     campaign.count("memory limit: the same command went on with more")
 
@@ -150,29 +142,33 @@ def step_processes(parent: int) -> list[int]:
     return []
 
 
-def test_a_home_that_cannot_be_written(campaign, scans, tmp_path):
+def test_a_home_that_cannot_be_written(campaign, demo_scans, tmp_path):
     with Checkout(tmp_path / "checkout", one_cpu=True) as checkout:
         checkout.environment["HOME"] = "/proc/nowhere"
-        code, out = run(checkout, scans)
+        code, out = run(checkout, demo_scans)
         assert code == 0, out
         campaign.count("home that cannot be written: works")
 
 
-def test_two_runs_at_the_same_moment(campaign, checkout, scans):
+def test_two_runs_at_the_same_moment(campaign, checkout, demo_scans):
     for seed in campaign.rounds(most=3):
-        both = [checkout.start("run", "--data", str(scans), "--set", f"{SETTINGS} random_seed={seed}") for _ in "ab"]
+        both = [
+            checkout.start("run", "--data", str(demo_scans), "--set", f"{SETTINGS} random_seed={seed}") for _ in "ab"
+        ]
         outs = [process.communicate(timeout=280)[0] for process in both]
         assert sorted(process.returncode for process in both) == [0, 1], outs
         said(outs[[p.returncode for p in both].index(1)], "another pipeline run is going on here")
         campaign.count("two runs at once in one checkout: one works, the other says so")
 
 
-def test_two_checkouts_on_the_same_services_at_the_same_moment(campaign, checkout, scans, tmp_path):
+def test_two_checkouts_on_the_same_services_at_the_same_moment(campaign, checkout, demo_scans, tmp_path):
     services = checkout.services()
     with Checkout(tmp_path / "other", one_cpu=True) as other:
         other.environment |= services
         versions = states(checkout)[1]
-        both = [c.start("run", "--data", str(scans), "--set", f"{SETTINGS} random_seed=77") for c in (checkout, other)]
+        both = [
+            c.start("run", "--data", str(demo_scans), "--set", f"{SETTINGS} random_seed=77") for c in (checkout, other)
+        ]
         outs = [process.communicate(timeout=290)[0] for process in both]
         assert [process.returncode for process in both] == [0, 0], outs
         assert checkout.last_run()["metrics"] == other.last_run()["metrics"]
@@ -183,13 +179,13 @@ def test_two_checkouts_on_the_same_services_at_the_same_moment(campaign, checkou
         campaign.count("two checkouts at once on the same services: both work, with the same numbers, and one version")
 
 
-def test_a_full_disk(campaign, scans, tmp_path, mounted):
+def test_a_full_disk(campaign, demo_scans, tmp_path, mounted):
     """The state folder lies on a small disk; with room again the same command goes on and ends."""
     disk = mounted(300)
     with Checkout(tmp_path / "checkout", one_cpu=True) as checkout:
         checkout.state.symlink_to(disk)
         for step in ("preprocess", "train"):
-            process = checkout.start("run", "--data", str(scans), "--set", SETTINGS)
+            process = checkout.start("run", "--data", str(demo_scans), "--set", SETTINGS)
             wait_for(process, f"] {step}")
             with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
                 while filler.write(b"\0" * 65536):
@@ -199,6 +195,6 @@ def test_a_full_disk(campaign, scans, tmp_path, mounted):
             assert process.returncode == 1, out
             said(out, "disk is full", "is full", "No space left")
             campaign.count("full disk: said in words")
-        code, out = run(checkout, scans)
+        code, out = run(checkout, demo_scans)
         assert code == 0, out
         campaign.count("full disk: the same command went on when there was room")

@@ -10,33 +10,6 @@ from components.core.step import StepError
 from components.core.tracking import EPOCH_METRICS, MODEL_NAME
 from components.register.register import register
 from tests.faults import steps
-from tests.faults.services import behind_proxies
-
-
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory, make_scan, write_case):
-    folder = tmp_path_factory.mktemp("scans")
-    for number in range(8):
-        dwi, adc, mask = make_scan(number)
-        write_case(folder, f"sub-{number}", dwi=dwi, adc=adc, mask=mask)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    with behind_proxies(tmp_path_factory.mktemp("servers")) as proxies:
-        yield proxies
-
-
-@pytest.fixture(scope="module")
-def out(faulty, scans, tmp_path_factory):
-    """What an undisturbed pipeline run left."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KFP_RUN_ID", "undisturbed")
-        patch.setenv("SCRATCH_DIR", str(out))
-        steps.run(scans, out)
-    return out
 
 
 def logged(run_id: str) -> dict[str, list[int]]:
@@ -45,7 +18,7 @@ def logged(run_id: str) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("back", ["in time", "too late"])
-def test_gone_in_the_middle_of_training(campaign, faulty, out, scans, tmp_path, monkeypatch, back):
+def test_gone_in_the_middle_of_training(campaign, faulty, undisturbed, scans, tmp_path, monkeypatch, back):
     """It answers until epoch 2, and again from epoch 5, or only once training is over."""
     monkeypatch.setitem(steps.SETTINGS, "epochs", 7)
     for number in campaign.rounds(most=6):
@@ -87,12 +60,12 @@ def test_gone_in_the_middle_of_training(campaign, faulty, out, scans, tmp_path, 
 
 
 @pytest.mark.parametrize("how", ["gone", "lost"])
-def test_registration_registers_once_whichever_request_fails(campaign, faulty, out, monkeypatch, how):
+def test_registration_registers_once_whichever_request_fails(campaign, faulty, undisturbed, monkeypatch, how):
     """From a request on MLflow is gone, that request carried out or not; then it is back, and the step tried again."""
     monkeypatch.setattr("components.core.tracking.PAUSES", (0.2,))
     steps.forget()
     before = len(faulty.mlflow.requests)
-    register(out / "model", out / "evaluation")
+    register(undisturbed / "model", undisturbed / "evaluation")
     count = len(faulty.mlflow.requests) - before
     campaign.count(f"requests of a quiet registration: {count}", 0)
     for number in campaign.rounds(most=count):
@@ -109,14 +82,14 @@ def test_registration_registers_once_whichever_request_fails(campaign, faulty, o
         faulty.mlflow.plan = plan
         began = time.monotonic()
         try:
-            register(out / "model", out / "evaluation")
+            register(undisturbed / "model", undisturbed / "evaluation")
             campaign.count("went through at once")
         except StepError as error:
             assert "MLflow at" in str(error) and "\n" not in str(error)
             campaign.count("failed in one sentence")
         assert time.monotonic() - began < 120
         faulty.heal()
-        register(out / "model", out / "evaluation")
+        register(undisturbed / "model", undisturbed / "evaluation")
         (version,) = steps.versions()
         client = mlflow.MlflowClient()
         aliases = client.get_registered_model(MODEL_NAME).aliases
@@ -130,7 +103,7 @@ def test_registration_registers_once_whichever_request_fails(campaign, faulty, o
         campaign.count(f"registered once after MLflow was {how} at a random request")
 
 
-def test_one_answer_in_five_is_lost(campaign, faulty, out, monkeypatch):
+def test_one_answer_in_five_is_lost(campaign, faulty, undisturbed, monkeypatch):
     """The request was carried out, and its sender does not know."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -145,7 +118,7 @@ def test_one_answer_in_five_is_lost(campaign, faulty, out, monkeypatch):
         )
         for _ in range(3):
             try:
-                register(out / "model", out / "evaluation")
+                register(undisturbed / "model", undisturbed / "evaluation")
                 break
             except StepError:
                 campaign.count("steps that failed in words and were tried again")
