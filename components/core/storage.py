@@ -19,29 +19,16 @@ from typing import TypeVar
 import boto3
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore import exceptions
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
 
 from components.core import etag
-from components.core.step import StepError, progress, without_logins
+from components.core.step import StepError, progress
+from components.core.storage_faults import ALTERED, BROKEN_ON_THE_WAY, FAULTS, CameShort, may_pass, named, what_to_do
 
 PARALLEL_TRANSFERS = 8
 ATTEMPTS = 3
 PATIENCE_SECONDS, LONGEST_PAUSE_SECONDS, SETTLED_SECONDS = 120, 10, 20
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 60
-PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
-           "IncompleteBody", "OperationAborted", "Throttling", "TooManyRequests"}  # fmt: skip
-"""Refusals that another try may escape, beside those that their HTTP status (408, 429, 5xx) tells."""
-LASTING = (501, 507)
-ALTERED = (exceptions.ChecksumError, exceptions.FlexibleChecksumError)
-BROKEN_ON_THE_WAY = (
-    exceptions.HTTPClientError, exceptions.IncompleteReadError, ResponseParserError, HTTPError, *ALTERED
-)  # fmt: skip
-"""HTTPError is urllib3's: botocore lets it through where the body of a refusal breaks."""
-FAULTS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, S3UploadFailedError)
 Result = TypeVar("Result")
 
 
@@ -55,10 +42,6 @@ class Object:
 
 
 Listing = list[Object]
-
-
-class CameShort(BotoCoreError):
-    fmt = "nothing new came"
 
 
 class Storage:
@@ -221,11 +204,11 @@ class Storage:
                 altered += isinstance(error, ALTERED)
                 if altered == ATTEMPTS:
                     raise self._altered(key) from error
-                if not _may_pass(error) or time.monotonic() + pause > deadline:
-                    raise self._mendable(error, key) from error
+                if not may_pass(error) or time.monotonic() + pause > deadline:
+                    raise self._said(error, key) from error
                 if pause > 2:
                     left = deadline - time.monotonic()
-                    logging.warning("%s: %s; trying again for %.0f s", self.uri, _named(error), left)
+                    logging.warning("%s: %s; trying again for %.0f s", self.uri, named(error), left)
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads requests, keeps no secret)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -246,57 +229,14 @@ class Storage:
             before = now
         raise self._altered(key)
 
+    def _said(self, error: Exception, key: str) -> StepError:
+        return StepError(f"{self.uri}/{key}".rstrip("/") + f": {what_to_do(error, self.bucket, self.patience)}")
+
     def _altered(self, key: str) -> StepError:
         return StepError(
             f"{self.uri}/{key} is not what its checksum (ETag) says, {ATTEMPTS} times: its bytes were altered on the "
             "way or in the store. Run again; if it is the same then, store the object anew."
         )
-
-    def _mendable(self, error: Exception, key: str) -> StepError:
-        where = f"{self.uri}/{key}".rstrip("/")
-        denied = "access was denied. Give these credentials the right to list, read and write it."
-        expired = "the login has expired. Fetch new credentials (AWS_SESSION_TOKEN and the two beside it), run again."
-        full = "the store is full, or its quota is used up. Make room there, then run again."
-        what_to_do = {
-            "NoSuchBucket": f"the bucket '{self.bucket}' does not exist. Create it, or correct the name.",
-            "NoSuchKey": "there is no such object. Was it removed while the run was going on?",
-            "404": "there is no such object. Was it removed while the run was going on?",
-            "InvalidRange": "it changed while it was read. Run again once the bucket is still.",
-            "AccessDenied": denied,
-            "403": denied,
-            "InvalidAccessKeyId": "the access key is not known there. Check AWS_ACCESS_KEY_ID.",
-            "SignatureDoesNotMatch": "the secret is wrong. Check AWS_SECRET_ACCESS_KEY.",
-            "ExpiredToken": expired,
-            "InvalidToken": expired,
-            "TokenRefreshRequired": expired,
-            "RequestTimeTooSkewed": "this machine's clock is wrong, the server says. Set it, then run again.",
-            "NoCredentialsError": "there is no login for it. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
-            "QuotaExceeded": full,
-            "InsufficientStorage": full,
-            "507": full,
-        }.get(_named(error))
-        if what_to_do is None and _may_pass(error):
-            at = without_logins(os.environ.get("S3_ENDPOINT_URL") or "AWS")
-            what_to_do = (
-                f"{_named(error)}, and no better for {self.patience:.0f} s, from the server at {at}. Is it there, "
-                "and not overloaded? Check S3_ENDPOINT_URL and the network, then run again: what is done is kept."
-            )
-        what_to_do = what_to_do or f"{_named(error)}. Check S3_ENDPOINT_URL and the AWS_* variables, then run again."
-        return StepError(f"{where}: {what_to_do}")
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed a little later."""
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return _named(error) in PASSING or status in (408, 429) or (status >= 500 and status not in LASTING)
-    return isinstance(error, (*BROKEN_ON_THE_WAY, CameShort)) and not isinstance(error, exceptions.SSLError)
-
-
-def _named(error: Exception) -> str:
-    """The server's code for it, else the name of the error."""
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
-    return str(code or type(error).__name__)
 
 
 def _etag(answer: dict) -> str:
