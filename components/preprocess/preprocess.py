@@ -10,6 +10,7 @@ from numpy.lib.format import open_memmap, write_array_header_1_0
 
 from components.core.cases import learnable
 from components.core.machine import cpus
+from components.core.settings import checked
 from components.core.step import progress
 from components.core.volumes import read
 from components.unet.bias import without_bias
@@ -25,7 +26,12 @@ def preprocess(
     those of the DWI, and `<name>.mask.npy`, uint8;
     `index.json` lists them with each slice's neighbours and lesion pixels. The 2.5D stacks are composed
     when read. The way back to native space is `to_native_grid` with the case's own shape.
+
+    Raises:
+        StepError: an impossible setting, or too few patients have all that the network is to see.
     """
+    given = {"normalization": normalization, "n4_bias_correction": n4_bias_correction, "inputs": inputs}
+    checked({"image_size": image_size, **given})
     channels = CHANNELS[inputs]
     slices.mkdir(parents=True, exist_ok=True)
     labelled = learnable(cases, inputs)

@@ -11,6 +11,7 @@ import numpy as np
 
 from components.core import known
 from components.core.cases import learnable
+from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Storage
 from components.split.carry import extended, known_subsets
@@ -36,8 +37,10 @@ def split(
     none) stays in the same subset, and only the others are assigned. `carry_split` was the fingerprint's to obey.
 
     Raises:
-        StepError: too few patients, or one patient or scan would be in two subsets, or the lineage is gone.
+        StepError: an impossible setting, too few patients, or one patient or scan would be in two subsets, or the
+            lineage is gone.
     """
+    checked({**{f"{s}_ratio": r for s, r in zip(SUBSETS, ratios, strict=True)}, "random_seed": seed, "inputs": inputs})
     found = json.loads((cases / "cases.json").read_text())
     address = Storage(found["data_uri"]).uri
     labelled = learnable(cases, inputs)

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from components.core.step import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess import preprocess as module
@@ -171,3 +172,16 @@ def test_with_adc_its_slices_come_after_those_of_the_dwi(tmp_path, make_scan, wr
         assert entry["neighbours"][0] == [0, 0, 1, 5, 5, 6] and len(entry["neighbours"]) == 5
         assert np.array_equal(image[:5], to_model_grid(dwi, SIZE, "slice"))
         np.testing.assert_allclose(image[5:], np.stack(list(adc_grid_slices(adc, SIZE))), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((-5, "slice"), "image_size=-5 is impossible: the nearest valid value is 32"),
+        ((SIZE, "slices"), "normalization=slices is impossible: the nearest valid value is 'slice'"),
+    ],
+)
+def test_what_was_typed_into_kubeflows_form_is_checked_before_any_work(tmp_path, given, said):
+    with pytest.raises(StepError, match=said):
+        preprocess(tmp_path / "cases", tmp_path / "slices", *given)
+    assert not (tmp_path / "slices").exists()

@@ -224,3 +224,11 @@ def test_with_adc_asked_for_cases_without_are_in_no_subset(tmp_path):
     split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", (0.6, 0.2, 0.2), 0, "dwi+adc")
     facts = json.loads((tmp_path / "split.json").read_text())
     assert sorted(p for members in facts["patients"].values() for p in members) == [f"P{i:03d}" for i in range(2, 7)]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"), [((0.8, 0.3, 0.2), "is 1.3, not 1"), ((1.5, -0.25, -0.25), "train_ratio=1.5 is impossible")]
+)
+def test_ratios_typed_into_kubeflows_form_are_checked(split_of, ratios, said):
+    with pytest.raises(StepError, match=said):
+        split_of(patients(10), ratios)
