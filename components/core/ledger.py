@@ -91,12 +91,11 @@ def _decision(blob: bytes) -> dict | None:
     """What an entry says; None where it is not of the form that `append` writes."""
     try:
         facts = json.loads(blob)
-        names = [facts[name] for name in ("decision", "to", "from")]
+        texts = [facts["decision"], facts["to"], facts["from"], *facts["previous"]]
         whole = isinstance(facts["number"], int) and isinstance(facts["previous"], list)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    strings = all(isinstance(text, str | None) for text in names) and all(isinstance(d, str) for d in facts["previous"])
-    return facts if whole and strings else None
+    return facts if whole and all(isinstance(text, str | None) for text in texts) else None
 
 
 def champions(entries: list[Entry]) -> list[str]:

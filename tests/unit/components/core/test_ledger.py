@@ -1,5 +1,6 @@
 """The ledger: what it keeps, what it notices, and who is champion by it. With S3: see tests/integration."""
 
+import hashlib
 import json
 
 import pytest
@@ -111,3 +112,17 @@ def test_an_entry_is_json_that_a_person_can_read(ledger, bucket):
     ledger.append({"decision": BY_PERSON, "from": "1", "to": "2", "words": "ดีกว่า"})
     (blob,) = bucket.blobs.values()
     assert "ดีกว่า" in blob.decode() and json.loads(blob)["when"].endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[1]", "{}", '{"number": [], "decision": "first", "from": null, "to": "1"}', "[" * 100_000, "\udcff",
+     '{"number": 1, "decision": "first", "from": null, "to": {}, "previous": []}'],
+    ids=["a list", "empty", "a number that is none", "nested", "no text", "a version that is none"],
+)  # fmt: skip
+def test_an_entry_of_another_form_is_named_whoever_wrote_it(ledger, bucket, content):
+    told(ledger, (FIRST, None, "1"))
+    blob = content.encode("utf-8", "surrogateescape")
+    bucket.put(f"20260101T000000.000000Z-{hashlib.sha256(blob).hexdigest()[:16]}.json", blob)
+    assert [entry.facts["to"] for entry in ledger.entries()] == ["1"]
+    assert [fault.endswith("is no decision, whoever wrote it") for fault in ledger.faults] == [True]
