@@ -119,6 +119,7 @@ def killed_at(event: int | None, function) -> bool:
     """
     child = os.fork()
     if not child:
+        torch.set_num_threads(1)  # a fork has none of the threads of its parent's pool, and would wait for them
         events = iter(range(1, 1_000_000))
         send, getresponse = http.client.HTTPConnection.send, http.client.HTTPConnection.getresponse
 
