@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from components.core.settings import Settings, checked, shown
+from components.core.settings import MOST_SHOWN, Settings, checked
 from components.core.step import StepError
+from components.core.words import shown
 
 FOLDER = Path(__file__).parent / "presets"
 MOST_BYTES = 2**14
@@ -37,7 +38,8 @@ def load(preset: str, assignments: str = "") -> Settings:
         key, separator, value = assignment.partition("=")
         if not separator or not key:
             raise StepError(
-                f"SET takes key=value, not '{shown(assignment)}'. Example: SET=\"epochs=5 base_channels=16\"."
+                f"SET takes key=value, not '{shown(assignment, MOST_SHOWN)}'. "
+                'Example: SET="epochs=5 base_channels=16".'
             )
         values[key] = value
     return checked(values)
@@ -46,7 +48,9 @@ def load(preset: str, assignments: str = "") -> Settings:
 def _read(name: str) -> dict[str, Any]:
     if name not in names():
         near = difflib.get_close_matches(name, names(), n=1, cutoff=0.1) or ["demo"]
-        raise StepError(f"unknown preset '{shown(name)}': did you mean '{near[0]}'? Presets: {', '.join(names())}.")
+        raise StepError(
+            f"unknown preset '{shown(name, MOST_SHOWN)}': did you mean '{near[0]}'? Presets: {', '.join(names())}."
+        )
     return _parsed(FOLDER / f"{name}.yaml")
 
 

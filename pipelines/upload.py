@@ -8,7 +8,8 @@ from pathlib import Path
 
 from components.core.step import StepError
 from components.core.storage import Listing, Storage, work_bucket
-from components.ingest.discover import shown, unfit
+from components.core.words import shown
+from components.ingest.discover import unfit
 from pipelines.files import write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.core.step import StepError
+from components.core.words import shown
 
 MOST_SHOWN = 80
 
@@ -110,10 +111,10 @@ def checked(values: dict[str, Any]) -> Settings:
 
 def _in_words(error: dict[str, Any]) -> str:
     key, value = ".".join(map(str, error["loc"])), error["input"]
-    given, fields = shown(str(value)), Settings.model_fields
+    given, fields = shown(str(value), MOST_SHOWN), Settings.model_fields
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key.lower(), fields, n=1, cutoff=0.3)
-        return f"unknown setting '{shown(key)}'" + (
+        return f"unknown setting '{shown(key, MOST_SHOWN)}'" + (
             f": did you mean '{near[0]}'?" if near else f". Settings: {', '.join(fields)}."
         )
     if error["type"] == "literal_error":
@@ -129,12 +130,6 @@ def _in_words(error: dict[str, Any]) -> str:
     except (TypeError, ValueError):
         said = error["msg"].removeprefix("Value error, ")
         return f"{key}={given} is impossible: {said}; the default is {fields[key].default}"
-
-
-def shown(text: str) -> str:
-    """In one line, short, and of characters that print: it may have come from anywhere."""
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: MOST_SHOWN + 1])
-    return plain if len(plain) <= MOST_SHOWN else f"{plain[:MOST_SHOWN]}..."
 
 
 def _nearest(key: str, value: Any) -> float | int | str:

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from components.core.words import can_be_shown
+
 ERROR_MARK = "ERROR"
 NO_MEMORY = "it does not fit into memory"
 TOLD_TO_STOP = 128 + signal.SIGTERM
@@ -53,7 +55,7 @@ class Plain(logging.Formatter):
     """The message alone, without logins; what steers a terminal, or is no text, is shown as `\\x1b`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        plain = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in super().format(record))
+        plain = "".join(c if can_be_shown(c) or c in "\n\t" else ascii(c)[1:-1] for c in super().format(record))
         return without_logins(plain)
 
 

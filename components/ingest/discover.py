@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from components.core.step import StepError
+from components.core.words import can_be_shown, shown
 
 SCAN = r"\.(?:nii\.gz|nii|npy)"
 FLAT = re.compile(rf"^(?:.*/)?(images|masks)/([^/]+?)((?i:{SCAN}))$")
@@ -27,8 +28,6 @@ OUTSIDE = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|^/|//")
 HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)")
 """What desktops and archives leave beside files: ._NAME, .Trash/, __MACOSX/."""
 SCAN_ENDING = re.compile(rf"(?i:{SCAN})$")
-TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They turn the direction of reading: a name shows as another."""
 
 EXPECTED = (
     "Expected either images/NAME.nii.gz (or .npy) with masks/NAME of the same name, "
@@ -95,23 +94,13 @@ def discover(keys: Iterable[str]) -> Found:
 
 def unfit(key: str) -> str | None:
     """Why no file and no line of a report can have this name; None where they can."""
-    if not all(map(_can_be_shown, key)):
+    if not all(map(can_be_shown, key)):
         return "its name holds characters that cannot be shown or are no UTF-8: rename it"
     if OUTSIDE.search(key):
         return "its key leaves its folder or holds an empty step: rename it"
     if len(key.encode()) > MOST_KEY_BYTES or any(len(part.encode()) > MOST_NAME_BYTES for part in key.split("/")):
         return f"its name is too long: at most {MOST_NAME_BYTES} bytes, with its folders {MOST_KEY_BYTES}"
     return None
-
-
-def _can_be_shown(c: str) -> bool:
-    return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in TURNING
-
-
-def shown(name: str) -> str:
-    """A name in one line, short, and of characters that print, whatever it holds."""
-    plain = "".join(c if _can_be_shown(c) else c.encode("unicode_escape").decode() for c in name[: MOST_NAME_BYTES + 1])
-    return plain if len(plain) <= MOST_NAME_BYTES else f"{plain[:MOST_NAME_BYTES]}..."
 
 
 def _refuse_look_alikes(found: Found) -> None:

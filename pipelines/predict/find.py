@@ -5,7 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from components.core.step import StepError
-from components.ingest.discover import BIDS_DWI, BIDS_MASK, FLAT, Case, Found, discover, shown
+from components.core.words import shown
+from components.ingest.discover import BIDS_DWI, BIDS_MASK, FLAT, Case, Found, discover
 from pipelines.upload import files_of
 
 NIFTI = re.compile(r"^(.+)\.nii(?:\.gz)?$", re.IGNORECASE | re.DOTALL)

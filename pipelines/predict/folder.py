@@ -118,12 +118,12 @@ def _earlier(target: Path, found: Found, probability: bool) -> set[str]:
 def _say(rows: list[Row], found: Found, target: Path) -> None:
     refused = [row for row in rows if row.refused]
     for row in refused:
-        logging.info("refused    %s: %s", shown(row.case), shown(row.refused))
+        logging.info("refused    %s: %s", row.case, row.refused)
     for row in rows:
         if row.reasons:
-            logging.info("review     %s: %s", shown(row.case), row.reasons)
+            logging.info("review     %s: %s", row.case, row.reasons)
     if found.ignored:
-        first = ", ".join(map(shown, found.ignored[:3])) + (", ..." if len(found.ignored) > 3 else "")
+        first = ", ".join(found.ignored[:3]) + (", ..." if len(found.ignored) > 3 else "")
         logging.info("left alone %d other files: %s", len(found.ignored), first)
     predicted = [row for row in rows if not row.refused]
     logging.info(
@@ -135,8 +135,3 @@ def _say(rows: list[Row], found: Found, target: Path) -> None:
         raise StepError(
             f"no scan could be segmented, {len(refused)} refused (each named above). Mend them and run again."
         )
-
-
-def shown(name: str) -> str:
-    """A file's name as a terminal can print it, whatever its bytes."""
-    return name.encode(errors="backslashreplace").decode()

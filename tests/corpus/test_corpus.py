@@ -13,7 +13,8 @@ from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Object, digest_of, local_path
 from components.core.volumes import BadVolume, read_nifti_bytes
-from components.ingest.discover import discover, shown
+from components.core.words import shown
+from components.ingest.discover import discover
 from components.ingest.ingest import check, ingest
 from pipelines import presets
 from pipelines.check_data import PAGE, check_data

@@ -1,0 +1,17 @@
+"""Text that came from anywhere, as a message, a page and a terminal can show it."""
+
+import unicodedata
+
+TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""They turn the direction of reading: a name shows as another."""
+
+
+def can_be_shown(c: str) -> bool:
+    """Whether the character neither steers a terminal, nor breaks a line, nor is no text."""
+    return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in TURNING
+
+
+def shown(text: str, most: int = 255) -> str:
+    """In one line, of at most so many characters, and what cannot be shown as `\\x1b`."""
+    plain = "".join(c if can_be_shown(c) else c.encode("unicode_escape").decode() for c in text[: most + 1])
+    return plain if len(plain) <= most else f"{plain[:most]}..."
