@@ -46,7 +46,7 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
         truth = read(cases / record["files"]["mask"])[0] > 0
         has_adc = "adc" in CHANNELS[facts.get("inputs", "dwi")] and "adc" in record["files"]
         adc = read(cases / record["files"]["adc"])[0] if has_adc else None
-        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc)
+        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc, record["voxel_mm"])
         predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:
             write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
