@@ -67,12 +67,13 @@ def turned(volume: np.ndarray) -> np.ndarray:
 
 
 def with_a_large_lesion(volume: np.ndarray) -> np.ndarray:
-    """Three times as bright in the middle third of one hemisphere."""
-    x, y, _ = find_head(volume, None).box
+    """Twice as bright in the middle third of one hemisphere, about a quarter of the head."""
+    head = find_head(volume, None)
+    x, y, _ = head.box
     third = (y.stop - y.start) // 3
-    out = volume.copy()
-    out[x.start : (x.start + x.stop) // 2, y.start + third : y.stop - third] *= 3
-    return out
+    lesion = np.zeros(volume.shape, bool)
+    lesion[x.start : (x.start + x.stop) // 2, y.start + third : y.stop - third] = True
+    return np.where(lesion & head.mask, 2 * volume, volume)
 
 
 @pytest.mark.parametrize("change", [lambda v: v, turned, with_a_large_lesion], ids=["as it is", "turned", "a lesion"])
