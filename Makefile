@@ -59,8 +59,8 @@ test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not 
 test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 	@$(PYTHON) -m pytest -m "slow or not slow"
 
-check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why
-	@exec $(PYTHON) -m pipelines check-data --data "$$DATA"
+check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"]
+	@exec $(PYTHON) -m pipelines check-data --data "$$DATA" --preset "$$PRESET" --set "$$SET"
 
 predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1]
 	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL" --probability "$$PROBABILITY"

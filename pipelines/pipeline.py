@@ -52,6 +52,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         deep_supervision: bool = DEFAULT.deep_supervision,
         n4_bias_correction: bool = DEFAULT.n4_bias_correction,
         inputs: str = DEFAULT.inputs,
+        b_value: float = DEFAULT.b_value,
         carry_split: bool = DEFAULT.carry_split,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
@@ -66,7 +67,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             carry_split=carry_split,
         )
         looked.set_caching_options(False)
-        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"])
+        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], b_value=b_value)
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
         sliced = preprocess_step(
             cases=cases,

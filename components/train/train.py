@@ -30,6 +30,7 @@ from components.train.preemption import Preempted, between_items
 from components.train.score import SMOOTHED_EPOCHS, Score, choose_cut, dice, patient_mean, validate
 from components.train.speed import MEMORY_FORMATS, choose
 from components.train.trust import learn_trust
+from components.unet.grid import CHANNELS
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
@@ -276,9 +277,10 @@ def _selected_by(history: list[dict[str, float]], selection: str) -> float:
 
 def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple[dict, dict]:
     """All that determines the weights (data, grid, split, settings, code), and all that determines the model."""
-    given = _given(settings)
+    given, facts = _given(settings), json.loads((cases / "cases.json").read_text())
     weights = {
-        "data": json.loads((cases / "cases.json").read_text())["data_version"],
+        "data": facts["data_version"],
+        "b_value": facts.get("b_value", 0) if "adc" in CHANNELS[index["inputs"]] else None,
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
         "settings": {name: value for name, value in given.items() if name not in CUTTING},

@@ -57,16 +57,24 @@ def scaled_adc(adc, inside=None):
     return (adc.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
 
 
-def adc_grid_slices(adc: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
-    """ADC (X, Y, S) in 1e-3 mm²/s to slices (image_size, image_size), float16, one after the other.
-
-    By a fixed scale, for ADC is a measure: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF. Beyond
-    free water there is only noise.
-    """
+def adc_grid_slices(adc: np.ndarray, image_size: int, inside: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """ADC (X, Y, S) in 1e-3 mm²/s to slices (image_size, image_size), float16, one after the other: `scaled_adc`."""
     for s in range(adc.shape[2]):
-        image = np.ascontiguousarray(adc[:, :, s].T, dtype=np.float32)
-        scaled = (image.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
-        yield torch.from_numpy(_resize(scaled, (image_size, image_size))).half().numpy()
+        scaled = scaled_adc(adc[:, :, s : s + 1], None if inside is None else inside[:, :, s : s + 1])
+        image = np.ascontiguousarray(scaled[:, :, 0].T)
+        yield torch.from_numpy(_resize(image, (image_size, image_size))).half().numpy()
+
+
+def scaled_adc(adc: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
+    """Return an ADC map (X, Y, S) in 1e-3 mm²/s on a fixed scale, float32.
+
+    ADC is a measure, so the scale is that of no scan: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF.
+    Beyond free water there is only noise. Background is 0: voxels outside `inside` (the head, bool, where it is
+    known), and those that are not above 0, where nothing was measured.
+    """
+    measured = adc > 0 if inside is None else (adc > 0) & inside
+    scaled = (adc.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
+    return np.where(measured, scaled, 0).astype(np.float32)
 
 
 def mask_to_model_grid(mask: np.ndarray, image_size: int) -> np.ndarray:
