@@ -164,7 +164,7 @@ def test_of_equally_good_thresholds_above_one_half_the_lowest_is_chosen(slices, 
 def test_patients_choose_the_threshold_nearest_to_one_half_within_one_standard_error(slices, model):
     """12 patients, each with another part missed. Above 0.55 a false pixel goes: it matters less than they differ."""
     for number in range(12):
-        lesion, missed, false = squares((6, 6)), squares((6, 6 + number)), squares((1, 7))
+        lesion, missed, false = squares((6, 6)), squares((6, 6 + number)), squares((7, 1))
         image = np.where(lesion, logit(0.9), np.where(false, logit(0.53), -5))
         slices.add(f"P{number}", image + 5, missed)
     by_dice, _ = choose_cut(model(-5, selection="dice"), slices.folder, slices.read())
