@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from components.core.intervals import in_words
 from pipelines.files import write_json
 
 SHOWN = (
@@ -46,8 +47,7 @@ def show(summary: dict) -> None:
     print(f"  on {count:g} held-out patient{'s' if count > 1 else ''}, whole scans, native space:")
     for name, label, form in SHOWN:
         if f"{name}_mean" in metrics:
-            mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))
-            print(f"  {label:<18} {mean}  (95 % interval {low} to {high})")
+            print(f"  {label:<18} {in_words(metrics, name, form)}")
     if count < 10:
         print("  So few patients are too few to conclude anything from.")
     if summary["synthetic"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from components.core.intervals import in_words
 from components.core.inventory import inventory
 from components.core.step import progress
 from components.core.tracking import (
@@ -139,9 +140,9 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     shown = {path.name: sample.case for path, sample in overlays}
     (evaluation / "pictures.json").write_text(json.dumps(shown, indent=1))
     logging.info(
-        "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
-        metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],
-        metrics["test_lesion_f1_mean"], facts["threshold"], metrics["test_slice_dice_mean"],
+        "%d test patients: Dice %s, lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
+        metrics["test_patients"], in_words(metrics, "test_dice"), metrics["test_lesion_f1_mean"], facts["threshold"],
+        metrics["test_slice_dice_mean"],
     )  # fmt: skip
     return metrics
 

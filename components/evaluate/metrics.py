@@ -7,7 +7,7 @@ arrays of one shape; voxel sizes are millimetres, volumes millilitres.
 import numpy as np
 from scipy import ndimage
 
-from components.core.intervals import confidence_interval
+from components.core.intervals import bounded_mean_interval, mean_interval
 
 TOUCHING = np.ones((3, 3, 3), bool)
 """Lesions are 26-connected components."""
@@ -61,6 +61,8 @@ def slice_dices(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, n
 
 
 SUMMARISED = ("dice", "iou", "absolute_volume_difference_ml", "lesion_count_difference", "lesion_f1")
+BOUNDED = {"dice", "iou", "lesion_f1"}
+"""Metrics between 0 and 1."""
 
 
 def patient_means(cases: list[dict], name: str) -> dict[str, float]:
@@ -84,7 +86,9 @@ def summary(cases: list[dict]) -> dict[str, float]:
     for name in SUMMARISED:
         if values := list(patient_means(cases, name).values()):
             out[f"test_{name}_mean"], out[f"test_{name}_std"] = float(np.mean(values)), float(np.std(values))
-            out[f"test_{name}_ci_low"], out[f"test_{name}_ci_high"] = confidence_interval(values)
+            interval = (bounded_mean_interval if name in BOUNDED else mean_interval)(values)
+            if interval is not None:
+                out[f"test_{name}_ci_low"], out[f"test_{name}_ci_high"] = interval
     for name in ("dice", "iou"):
         everything = np.concatenate([c[f"slice_{name}"] for c in cases])
         lesion = np.concatenate(

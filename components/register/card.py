@@ -124,11 +124,11 @@ class Training(Strict):
 
 
 class Metric(Strict):
-    """Mean over patients and its bootstrap 95 % interval."""
+    """Mean over patients and its 95 % interval, None of too few patients."""
 
     mean: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
 
 
 class Stratum(Strict):

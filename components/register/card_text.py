@@ -44,8 +44,8 @@ TEMPLATE = """
 ## Metrics
 
 On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans, native
-space, mean over patients with bootstrap 95 % interval; threshold {{ "%.2f" | format(card.threshold) }}, chosen on
-validation patients.
+space, mean over patients and its 95 % interval (none below 5 patients); threshold
+{{ "%.2f" | format(card.threshold) }}, chosen on validation patients.
 
 | metric | mean | 95 % interval |
 |---|---:|---:|

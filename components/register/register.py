@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.core.intervals import in_words
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
 from components.core.step import StepError
@@ -154,10 +155,9 @@ def _address(run: Run) -> str:
 
 
 def _in_a_sentence(measured: dict) -> str:
-    dice, patients = (measured["summary"][k] for k in ("test_dice_mean", "test_patients"))
-    low, high = (measured["summary"][f"test_dice_ci_{end}"] for end in ("low", "high"))
+    dice, patients = in_words(measured["summary"], "test_dice"), measured["summary"]["test_patients"]
     whose = "synthetic demo patients: it says nothing about real ones" if measured["synthetic"] else "held-out patients"
-    return f"Dice {dice:.3f} (95 % interval {low:.3f} to {high:.3f}) on {patients} {whose}. Research use only."
+    return f"Dice {dice} on {patients} {whose}. Research use only."
 
 
 def _registered(client, digest: str) -> str | None:
