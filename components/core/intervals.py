@@ -6,11 +6,12 @@ What each of them covers in simulation is in docs/evidence.md, section statistic
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from scipy import special
 
 FEWEST = 5
 """Below so many patients there is no interval."""
 DRAWS = 20_000
-"""Random weights or sign flips; always of one seed, so that the same values give the same interval."""
+"""Random weights, resamples or sign flips; always of one seed, so that the same values give the same interval."""
 ENUMERATED = 14
 """Up to so many patients every sign flip is tried."""
 MOST_VALUES = 4_000_000
@@ -44,14 +45,30 @@ def bounded_mean_interval(values: Sequence[float], confidence: float = 0.95) -> 
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Return the interval of the mean of values without bounds (volumes, counts); None below 5 patients."""
-    sample = np.asarray(values, float)
+    """Return the interval of the mean of values without bounds (volumes, counts); None below 5 patients.
+
+    The wider end of Student's t and of the studentised bootstrap (Efron 1979). Of values that are all 0 or more, the
+    lower end is 0 at least. What it holds the true mean in, meant 95 %: of volume differences like the lognormal ones
+    of docs/evidence.md 86 to 92 %, of counts 95 %. The rest are means that a rare huge value makes, which so few
+    patients did not show: no method that assumes no distribution holds there.
+    """
+    sample = np.sort(np.asarray(values, float))
     if len(sample) < FEWEST:
         return None
-    from scipy import stats
-
-    half = stats.t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample))
-    return float(sample.mean() - half), float(sample.mean() + half)
+    mean, spread, count = sample.mean(), sample.std(ddof=1), len(sample)
+    if spread <= 1e-9 * abs(mean):
+        return float(mean), float(mean)
+    rng, tail, parts = np.random.default_rng(0), (1 - confidence) / 2, []
+    for rows in _chunks(DRAWS, count):
+        drawn = sample[rng.integers(0, count, (rows, count))]
+        parts.append((drawn.mean(1) - mean, drawn.std(1, ddof=1)))
+    off, spreads = (np.concatenate(part) for part in zip(*parts, strict=True))
+    # a resample of one value alone has no spread: it counts with the least that another has
+    ratios = off / np.maximum(spreads, spreads[spreads > 1e-9 * spread].min())
+    student = special.stdtrit(count - 1, 1 - tail) / np.sqrt(count)
+    low = mean - spread * max(float(np.quantile(ratios, 1 - tail)), student)
+    high = mean - spread * min(float(np.quantile(ratios, tail)), -student)
+    return max(low, 0.0) if sample[0] >= 0 else low, high
 
 
 def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> Interval | None:
