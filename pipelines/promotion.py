@@ -4,7 +4,7 @@ import getpass
 from pathlib import Path
 
 from components.core import tracking
-from components.core.intervals import in_words
+from components.core.headline import in_words
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME

@@ -3,7 +3,7 @@
 What each of them covers in simulation is in docs/evidence.md, section statistics (`make evidence`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import special
@@ -92,15 +92,6 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> I
     # the flips of nobody, the observed one among them, are as large as observed whatever t is
     rank = int(np.floor((1 - confidence) / 2 * flips + 1e-9)) - (flips - len(means))
     return None if rank < 0 else (float(means[rank]), float(means[-1 - rank]))
-
-
-def in_words(numbers: Mapping[str, float], name: str, form: str = "{:.3f}") -> str:
-    """Return the mean `NAME_mean` of a summary with its interval: "0.700 (95 % interval 0.600 to 0.800)"."""
-    mean = form.format(numbers[f"{name}_mean"])
-    if f"{name}_ci_low" not in numbers:
-        return f"{mean} (no interval: fewer than {FEWEST} patients)"
-    low, high = (form.format(numbers[f"{name}_ci_{end}"]) for end in ("low", "high"))
-    return f"{mean} (95 % interval {low} to {high})"
 
 
 def _subsets(count: int) -> Iterator[np.ndarray]:

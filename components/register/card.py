@@ -131,6 +131,14 @@ class Metric(Strict):
     ci_high: float | None
 
 
+class OverPatients(Metric):
+    """The same with median and quartiles over patients."""
+
+    median: float | None
+    q1: float | None
+    q3: float | None
+
+
 class Stratum(Strict):
     patients: Count
     scans: Count
@@ -231,7 +239,7 @@ class Measured(Statement):
     training: Training
     """How it learnt."""
     threshold: float = Field(ge=0, le=1)
-    eval_metrics: dict[Text, Metric] = Field(min_length=1)
+    eval_metrics: dict[Text, OverPatients] = Field(min_length=1)
     """On the test patients, whole scans, native space."""
     test_patients: int = Field(ge=1)
     strata: dict[Text, dict[Text, Stratum]] = Field(min_length=1)

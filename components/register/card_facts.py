@@ -15,6 +15,7 @@ from components.register.card import (
     Card,
     LesionFree,
     Measured,
+    OverPatients,
     Review,
     Statement,
     Stratum,
@@ -214,7 +215,7 @@ def _training(facts: dict, history: list[dict]) -> dict:
 
 def _metrics(summary: dict) -> dict:
     names = [name for name in METRICS if f"{name}_mean" in summary]
-    return {name: {end: summary.get(f"{name}_{end}") for end in ("mean", "ci_low", "ci_high")} for name in names}
+    return {name: {end: summary.get(f"{name}_{end}") for end in OverPatients.model_fields} for name in names}
 
 
 def _declared(model: type, found: dict | None) -> dict | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.core.intervals import FEWEST, bounded_mean_interval, in_words, mean_interval, paired_interval
+from components.core.intervals import FEWEST, bounded_mean_interval, mean_interval, paired_interval
 
 RNG = np.random.default_rng
 METHODS = (bounded_mean_interval, mean_interval, paired_interval)
@@ -233,9 +233,3 @@ def test_the_interval_of_volumes_is_the_wider_of_t_and_a_studentised_bootstrap()
     expected = (max(0, min(low, t.low)), max(high, t.high))
     assert expected[1] > t.high + 1  # the bootstrap counts, or this compares nothing
     assert mean_interval(sample) == pytest.approx(expected, rel=0.04)
-
-
-def test_numbers_in_words_say_where_there_is_no_interval():
-    numbers = {"dice_mean": 0.7, "dice_ci_low": 0.6, "dice_ci_high": 0.81, "ml_mean": 2.345}
-    assert in_words(numbers, "dice") == "0.700 (95 % interval 0.600 to 0.810)"
-    assert in_words(numbers, "ml", "{:.1f} mL") == "2.3 mL (no interval: fewer than 5 patients)"
