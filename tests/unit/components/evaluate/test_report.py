@@ -12,6 +12,7 @@ from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
 from components.evaluate.strata import lesion_free, strata
+from components.evaluate.yardstick import yardstick
 from components.unet.calibration import reliability
 
 ALONE = {"champion": None, "model": None, "reason": "there was no champion to compare with"}
@@ -33,6 +34,9 @@ def measured(name: str, shift: int = 2, voxel_mm=(2.0, 2.0, 5.0), **more) -> dic
         "predicted_ml_low": None,
         "predicted_ml_high": None,
         "needs_review": [],
+        "rule_dice": 0.4,
+        "rule_lesion_f1": 0.6,
+        "rule_ml": 0.5,
         "slice_dice": slice_dice.tolist(),
         "slice_iou": slice_iou.tolist(),
         "slice_has_lesion": truth.any((0, 1)).tolist(),
@@ -57,7 +61,8 @@ def page_of(tmp_path):
             "review": review(cases),
         }
         found = {
-            "summary": summary(cases) | scalars(**trust), "threshold": 0.35, "synthetic": synthetic, "cases": cases,
+            "summary": summary(cases) | yardstick(cases) | scalars(**trust), "threshold": 0.35,
+            "synthetic": synthetic, "cases": cases,
             "strata": strata(cases), "lesion_free": lesion_free(cases), **trust,
         }  # fmt: skip
         write_page(found, facts, comparison, Pictures(list(samples), dict(failures)), tmp_path / "page.html")
@@ -93,7 +98,7 @@ def test_the_page_holds_every_scan_its_metrics_and_the_threshold(page_of):
     page = page_of([measured("P1", **interval, needs_review=["noisy", "5 slices"]), "P2"])
     rows = re.findall(r"<tr><td>(P\d)</td>(.*?)</tr>", page, re.DOTALL)
     assert [name for name, _ in rows] == ["P1", "P2"]
-    shown = ["0.500", "0.32", "0.32", "0.10 to 0.75", "1 of 1", "0", "1.000", "noisy; 5 slices"]
+    shown = ["0.500", "0.400", "0.32", "0.32", "0.10 to 0.75", "1 of 1", "0", "1.000", "1.000", "noisy; 5 slices"]
     assert re.findall(r">([^<>\n]+)</td>", rows[0][1]) == shown
     assert "threshold 0.35" in page
 
@@ -143,11 +148,11 @@ def test_the_page_says_that_few_patients_are_too_few(page_of):
 
 
 def test_every_stratum_says_how_many_it_holds_and_when_they_are_too_few(page_of):
-    scans = [measured(f"P{i}", site="Chiang Mai" if i else "Bangkok") for i in range(4)]
+    scans = [measured(f"P{i}", site="Chiang Mai" if i else "Bangkok") for i in range(6)]
     said = part(page_of(scans), "For whom it works")
-    assert re.search(r"<1 mL|&lt;1 mL 4 4 0\.500 0\.500 to 0\.500 1\.000 0\.00", said)
+    assert re.search(r"<1 mL|&lt;1 mL 6 6 0\.500 0\.\d+ to 0\.\d+ 1\.000 0\.00", said)
     assert "Bangkok 1 1 0.500 too few patients" in said
-    assert "Chiang Mai 3 3 0.500 0.500 to 0.500" in said
+    assert re.search(r"Chiang Mai 5 5 0\.500 0\.\d+ to 0\.\d+", said)
     assert "&gt;20 mL 0 0 – – – –" in said
     assert "The scanner is not known of any test scan with a lesion." in said
 
@@ -208,7 +213,7 @@ def test_the_page_sets_the_model_against_the_champion(page_of):
     page = page_of(["P1"], comparison={
         "champion": "3", "model": "m", "reason": "", "pairs": pairs, "differences": {"dice": difference},
     })  # fmt: skip
-    assert part(page, "Against the champion, version 3").endswith("Dice 2 -0.012 -0.031 to 0.006")
+    assert part(page, "Against the champion, version 3").endswith("Dice, all patients 2 -0.012 -0.031 to 0.006")
 
 
 def test_the_page_says_why_there_is_no_comparison(page_of):
