@@ -1,5 +1,6 @@
 """The page that people judge a model by."""
 
+import html
 import re
 
 import cv2
@@ -233,3 +234,43 @@ def test_plots_are_pictures_of_few_and_of_many(patients):
     voxels = reliability(rng.random(patients), rng.random(patients) < 0.5)
     for picture in (draw_agreement(pairs, volume), draw_reliability(calibration(voxels, voxels, {}))):
         assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] == 540
+
+
+def summary_part(page: str) -> str:
+    """The words before the first heading of a section."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page.split("<h2>")[0]).split())
+
+
+def test_the_page_begins_with_the_dice_where_there_is_a_lesion_and_the_false_alarms(page_of):
+    quiet = measured("Q") | {"lesions": 0, "false_lesions": 1, "truth_ml": 0.0, "dice": 0.0}
+    said = summary_part(page_of([*(f"P{i}" for i in range(5)), quiet]))
+    assert re.search(r"Where there is a lesion, Dice 0\.500 \(95 % interval 0\.\d+ to 0\.\d+\) ;", said)
+    assert "where there is none, a false alarm in 100 % of 1 patient." in said
+    assert "no test patient is free of lesions" in summary_part(page_of(["P1"]))
+    assert "Dice 0.500 (no interval: fewer than 5 patients)" in summary_part(page_of(["P1"]))
+    assert "No test patient has a lesion" in summary_part(page_of([quiet]))
+
+
+def test_a_model_that_is_not_better_than_the_rule_says_so_first(page_of):
+    said = "Not better than a threshold rule without a network: Dice 0.500 against 0.600."
+    worse = page_of([measured("P1", rule_dice=0.6)])
+    words = summary_part(worse)
+    assert words.index(said) < words.index("Where there is a lesion")
+    assert said in part(worse, "Beside a rule")
+    better = page_of([measured("P1", rule_dice=0.4)])
+    assert "Not better" not in better
+    assert "Better than a threshold rule without a network: Dice 0.500 against 0.400." in part(better, "Beside a rule")
+
+
+def test_the_page_sets_the_model_beside_the_rule(page_of):
+    said = part(page_of(["P1"]), "Beside a rule")
+    assert "1.8 times as bright as the median of the head, smoothed by 1.0 mm, in pieces of at least 0.1 mL" in said
+    assert "Dice, all patients 0.500 0.400" in said
+    assert "Lesion F1, any touch (ISLES'22) 1.000 0.600" in html.unescape(said)
+
+
+def test_the_summary_has_median_and_quartiles_and_no_interval_of_few(page_of):
+    shifts = {"P1": 0, "P2": 2, "P3": 3}  # Dice 1, 0.5, 0.25
+    said = part(page_of([measured(name, shift) for name, shift in shifts.items()]), "Summary over patients")
+    assert "Dice, all patients 0.583 0.312 – 0.500 0.375 to 0.750" in said
+    assert "No interval below 5 patients" in said
