@@ -1,5 +1,7 @@
 """Intervals of the mean that the pipeline does not use, or no longer: what its own are compared with."""
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import stats
 
@@ -56,4 +58,9 @@ def hall(sample: np.ndarray) -> Interval:
 
 
 def _resampled(sample: np.ndarray) -> np.ndarray:
-    return sample[np.random.default_rng(0).integers(0, len(sample), (RESAMPLES, len(sample)))]
+    return sample[_indices(len(sample))]
+
+
+@lru_cache(maxsize=1)
+def _indices(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))

@@ -15,9 +15,7 @@ def test_a_section_is_added_at_the_end_and_then_replaced_alone():
 
 def test_a_section_says_when_on_what_and_by_which_command_it_was_measured():
     said = updated("", "one", "")
-    assert re.search(
-        r"on \d\d \w+ \d{4} on \d+ CPU cores?.*, PyTorch [\d.]+: `make evidence ONLY=one`\.", said
-    )
+    assert re.search(r"on \d\d \w+ \d{4} on \d+ CPU cores?.*, PyTorch [\d.]+: `make evidence ONLY=one`\.", said)
 
 
 def test_a_table_is_markdown():
