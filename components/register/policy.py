@@ -1,4 +1,4 @@
-"""The promotion policy, `policy.yaml`, and what it says to a comparison with the champion."""
+"""The promotion policy, `policy.yaml`, and what it says to a version's own numbers and to its comparison."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,21 @@ class Test(Strict):
         return self
 
 
-class Policy(Strict):
-    """What a challenger must show: every test, on so many patients, at this confidence."""
+class Floors(Strict):
+    """What a version must reach on its own test patients, whoever is champion."""
 
+    minimum_patients: int = Field(ge=1)
+    """Test patients."""
+    better_than_rule: bool
+    """Its mean Dice is above that of the rule without a network on the same patients."""
+    false_volume_ml: float = Field(ge=0)
+    """Most mL predicted on a test scan without a lesion, on average."""
+
+
+class Policy(Strict):
+    """What a challenger must show: the floors, and every test on so many patients, at this confidence."""
+
+    floors: Floors
     minimum_patients: int = Field(ge=2)
     confidence: float = Field(ge=0.8, lt=1)
     metrics: dict[Metric, Test] = Field(min_length=1)
@@ -58,6 +70,35 @@ def load(path: Path = POLICY) -> Policy:
         StepError: it is not there, not YAML, or says something else than a policy.
     """
     return read(path, Policy, f"no metric. Metrics: {', '.join(MEASURES)}")
+
+
+def judge_floors(floors: Floors, summary: dict[str, float]) -> Verdict:
+    """Judge a version by its own numbers, the `summary` of `test_metrics.json`.
+
+    A false volume that no test scan without a lesion can show is said to be not tested, and does not fail.
+    """
+    numbers, met, failed = {}, [], []
+
+    def judge(name: str, passed: bool, said: str, **found: float | None) -> None:
+        numbers[name] = {**found, "passed": passed}
+        (met if passed else failed).append(said)
+
+    count, least = int(summary["test_patients"]), floors.minimum_patients
+    judge("minimum_patients", count >= least, f"{_patients(count)} of at least {least}", patients=count)
+    if floors.better_than_rule:
+        dice, rule = summary["test_dice_mean"], summary.get("test_rule_dice_mean")
+        better = bool(summary.get("test_better_than_rule"))
+        said = "the rule without a network was not evaluated beside it: run again"
+        if rule is not None:
+            said = f"Dice {dice:.3f}, {'' if better else 'not '}better than the rule without a network ({rule:.3f})"
+        judge("better_than_rule", better, said, dice=dice, rule=rule)
+    false, most = summary.get("test_false_positive_ml_lesion_free_mean"), floors.false_volume_ml
+    said = "false volume not tested, for want of a lesion-free test scan with a voxel size"
+    if false is not None:
+        limit = "at most" if false <= most else "more than"
+        said = f"{false:.2f} mL predicted on a lesion-free scan on average, {limit} {most:g} mL"
+    judge("false_volume_ml", false is None or false <= most, said, mean=false)
+    return Verdict(not failed, "; ".join(failed or met), numbers)
 
 
 def verdict(policy: Policy, comparison: dict) -> Verdict:
