@@ -104,9 +104,7 @@ def two(client, register):
     return first, register(2)
 
 
-def test_the_first_version_that_passes_the_floors_is_champion_without_a_comparison_and_that_is_on_record(
-    client, register
-):
+def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record(client, register):
     comparison = compared(0.5, 0.0)
     assert (comparison["champion"], comparison["reason"]) == (None, "there was no champion to compare with")
     assert settle(client, register(1), comparison) == FIRST_WORDS
