@@ -4,6 +4,7 @@ import getpass
 from pathlib import Path
 
 from components.core import tracking
+from components.core.headline import in_words
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
 from components.core.step import StepError
 from components.core.synthetic import WARNING, is_synthetic
@@ -12,8 +13,6 @@ from pipelines import registry
 
 EXAMPLE = f'make promote MODEL=models:/{MODEL_NAME}/3 REASON="..."'
 SHOWN = 5
-NUMBERS = ("Dice {test_dice_mean:.3f} (95 % {test_dice_ci_low:.3f} to {test_dice_ci_high:.3f}), "
-           "lesion-wise F1 {test_lesion_f1_mean:.3f}, {test_patients:.0f} test patients")  # fmt: skip
 
 
 def promote(model: str, reason: str, state: Path) -> None:
@@ -85,7 +84,7 @@ def _show(client, ledger: Ledger) -> int:
             print(f"  why      {_said(made[-1])}")
             print(f"  who      {_who_and_when(made[-1])}")
         try:
-            print(f"  numbers  {NUMBERS.format(**{k: float(v) for k, v in about(present)['metrics'].items()})}")
+            print(f"  numbers  {_numbers({k: float(v) for k, v in about(present)['metrics'].items()})}")
         except (KeyError, ValueError):
             print("  numbers  its registry entry does not hold them")
         for name, value in about(present)["lineage"].items():
@@ -104,6 +103,11 @@ def _show(client, ledger: Ledger) -> int:
     if not faults:
         print("The ledger is whole, and replays to what the registry says.")
     return 1 if faults else 0
+
+
+def _numbers(tags: dict[str, float]) -> str:
+    dice, f1, patients = in_words(tags, "test_dice"), tags["test_lesion_f1_mean"], tags["test_patients"]
+    return f"Dice {dice}, lesion-wise F1 {f1:.3f}, {patients:.0f} test patients"
 
 
 def _disagreement(present, stack: list[str]) -> str:

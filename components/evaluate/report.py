@@ -5,10 +5,10 @@ from pathlib import Path
 
 import cv2
 
+from components.core.intervals import FEWEST
 from components.core.page import embedded, render
 from components.evaluate.agreement import failed, volume_pairs
 from components.evaluate.plots import draw_agreement, draw_reliability
-from components.evaluate.strata import FEWEST
 from components.unet.calibration import COUNTED
 
 PAGE_LIMIT = 950_000
@@ -34,7 +34,7 @@ class Pictures:
 MACROS = """
 {% macro f(value, form='%.3f') %}{{ form|format(value) if value is not none else '–' }}{% endmacro %}
 {% macro span(low, high, form='%.3f') %}
-{%- if low is not none %}{{ form|format(low) }} to {{ form|format(high) }}{% else %}–{% endif %}{% endmacro %}
+{%- if low is none %}–{% else %}{{ form|format(low) }} to {{ form|format(high) }}{% endif %}{% endmacro %}
 {% macro many(n, what) %}{{ n }} {{ what }}{{ 's' if n != 1 }}{% endmacro %}
 """
 SUMMARY = """
@@ -47,8 +47,8 @@ patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything fro
 {% for name, label in rows %}{% if 'test_' ~ name ~ '_mean' in metrics %}<tr><td>{{ label }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_std']) }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_low']) }} to
-{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_high']) }}</td></tr>{% endif %}{% endfor %}</table>
+<td class="n">{{ span(metrics.get('test_' ~ name ~ '_ci_low'), metrics.get('test_' ~ name ~ '_ci_high'))
+}}</td></tr>{% endif %}{% endfor %}</table>
 <p>{{ many(metrics.test_patients, 'patient') }}, each the mean of their scans, lesion-free ones included.
 {% if unknown_ml %}Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.{% endif %}</p>
 <h2>Scans without a lesion</h2>
@@ -120,8 +120,8 @@ CHAMPION = """
 {% for name, label in rows %}{% if name in comparison.differences %}<tr><td>{{ label }}</td>
 <td class="n">{{ comparison.pairs[name]|length }}</td>
 <td class="n">{{ '%+.3f'|format(comparison.differences[name].mean) }}</td>
-<td class="n">{{ '%.3f'|format(comparison.differences[name].ci_low) }} to
-{{ '%.3f'|format(comparison.differences[name].ci_high) }}</td></tr>{% endif %}{% endfor %}</table>
+<td class="n">{{ span(comparison.differences[name].ci_low, comparison.differences[name].ci_high)
+}}</td></tr>{% endif %}{% endfor %}</table>
 {% endif %}
 """
 SCANS = """

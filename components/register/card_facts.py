@@ -15,12 +15,14 @@ from components.register.card import (
     Card,
     LesionFree,
     Measured,
+    OverPatients,
     Review,
     Statement,
     Stratum,
     Volume,
     checked,
 )  # fmt: skip
+from components.register.card_text import METRICS
 
 WORST = 5
 FEW, TOO_FEW = 30, 10
@@ -212,8 +214,8 @@ def _training(facts: dict, history: list[dict]) -> dict:
 
 
 def _metrics(summary: dict) -> dict:
-    names = [name.removesuffix("_ci_low") for name in summary if name.endswith("_ci_low")]
-    return {name: {end: summary[f"{name}_{end}"] for end in ("mean", "ci_low", "ci_high")} for name in names}
+    names = [name for name in METRICS if f"{name}_mean" in summary]
+    return {name: {end: summary.get(f"{name}_{end}") for end in OverPatients.model_fields} for name in names}
 
 
 def _declared(model: type, found: dict | None) -> dict | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.core.intervals import confidence_interval
+from components.core.intervals import paired_interval
 from components.register.strict import Strict, read
 
 POLICY = Path(__file__).with_name("policy.yaml")
@@ -117,7 +117,12 @@ def verdict(policy: Policy, comparison: dict) -> Verdict:
             numbers[metric] = {"patients": len(differences), "passed": False}
             continue
         mean = sum(differences) / len(differences)
-        low, high = confidence_interval(differences, confidence=policy.confidence)
+        interval = paired_interval(differences, confidence=policy.confidence)
+        if interval is None:
+            failed.append(f"{label} {mean:+.3f}{unit} has no interval: {_patients(len(differences))} are too few")
+            numbers[metric] = {"patients": len(differences), "mean": mean, "passed": False}
+            continue
+        low, high = interval
         superior = test.test == "superiority"
         passed = (low if better > 0 else -high) > (test.margin if superior else -test.margin)
         numbers[metric] = {

@@ -81,5 +81,6 @@ def _numbers(preset: dict) -> dict[str, float]:
         if found := preset["metrics"].get(metric):
             numbers[f"{metric}_mean"] = found["mean"]
             difference = found.get("difference") or {}
-            numbers |= {f"{metric}_difference_{n}": difference[n] for n in ("mean", "ci_low", "ci_high") if difference}
+            known = {n: difference.get(n) for n in ("mean", "ci_low", "ci_high")}
+            numbers |= {f"{metric}_difference_{n}": value for n, value in known.items() if value is not None}
     return numbers

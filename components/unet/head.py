@@ -1,0 +1,114 @@
+"""Where the head is in a scan: what the network sees is centred on it and measured against it.
+
+Otsu's threshold (1979) on a smoothed volume gives a first mask. The final border lies at a fixed level between the
+air close by and the tissue inside, so it does not depend on how much air is around the head, nor on what the air holds.
+Thin rims, such as a scalp, are left out: a scan with a skull and one without give nearly the same mask.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy import ndimage
+
+SMOOTHING_MM = 1.5
+OPENING_MM = 6.0
+"""Radius of the disc that a part of the head must hold in its plane."""
+NEAR_MM, FAR_MM = 4.0, 14.0
+"""Air close by: so far outside the mask."""
+LEVEL = 0.4
+"""Where the border lies between the median of the air close by (0) and that of the head (1)."""
+ROUNDS = 10
+UNKNOWN_PIXEL_MM = 1.8
+"""Taken for a scan without a voxel size."""
+LEAST_SHARE, MOST_SHARE = 0.002, 0.95
+"""Of the volume. Beyond these there is no head, or no air."""
+LEAST_CONTRAST = 1.5
+"""Median of the head less that of the air close by, over the sum of their interquartile ranges."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head in a scan (X, Y, S).
+
+    mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume.
+    """
+
+    mask: np.ndarray
+    found: bool = True
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The smallest box that holds the mask."""
+        return ndimage.find_objects(self.mask.astype(np.uint8))[0]
+
+
+def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> Head:
+    """Return the head of a scan (X, Y, S)."""
+    x, y = (float(mm) for mm in voxel_mm[:2]) if voxel_mm else (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
+    smooth = _smoothed(volume, x, y)
+    low, high = np.percentile(smooth, (1, 99.5))
+    mask = _part(smooth > _otsu(smooth.clip(low, high)), x, y)
+    for _ in range(ROUNDS):
+        if not mask.any():
+            break
+        air, tissue = (np.median(values) for values in _air_and_head(smooth, mask, x, y))
+        before, mask = mask, _part(smooth > air + LEVEL * (tissue - air), x, y)
+        if np.array_equal(before, mask):
+            break
+    whole = Head(np.ones(volume.shape, bool), found=False)
+    if not LEAST_SHARE < mask.mean() < MOST_SHARE:
+        return whole
+    return Head(mask) if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
+
+
+def _air_and_head(smooth: np.ndarray, mask: np.ndarray, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values of the air close by, and of the head; where no air is left, the darkest value stands for it."""
+    near = _morphed(cv2.dilate, mask, NEAR_MM, x, y)
+    air = smooth[_morphed(cv2.dilate, mask, FAR_MM, x, y) & ~near]
+    return air if air.size else smooth.min(keepdims=True), smooth[mask]
+
+
+def _contrast(air: np.ndarray, tissue: np.ndarray) -> float:
+    (a, air_median, b), (c, median, d) = (np.percentile(values, (25, 50, 75)) for values in (air, tissue))
+    return float((median - air_median) / max(b - a + d - c, 1e-12))
+
+
+def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:
+    """The largest connected part that is nowhere a thin rim, with its holes filled in each plane."""
+    opened = _morphed(cv2.dilate, _morphed(cv2.erode, bright, OPENING_MM, x, y), OPENING_MM, x, y) & bright
+    parts, count = ndimage.label(opened)
+    if not count:
+        return opened
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    largest = parts == sizes.argmax()
+    for s in np.flatnonzero(largest.any((0, 1))):
+        largest[:, :, s] = ndimage.binary_fill_holes(largest[:, :, s])
+    return largest
+
+
+def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
+    sigma = SMOOTHING_MM / x, SMOOTHING_MM / y
+    return np.stack(
+        [ndimage.gaussian_filter(volume[:, :, s], sigma, mode="nearest") for s in range(volume.shape[2])], -1
+    )
+
+
+def _morphed(operation, mask: np.ndarray, radius_mm: float, x: float, y: float) -> np.ndarray:
+    """The mask dilated or eroded in each plane by a disc, in mm."""
+    rows, columns = (2 * int(radius_mm / mm) + 1 for mm in (x, y))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (columns, rows))
+    return (
+        np.stack([operation(np.ascontiguousarray(mask[:, :, s], np.uint8), disc) for s in range(mask.shape[2])], -1) > 0
+    )
+
+
+def _otsu(values: np.ndarray) -> float:
+    """The level that parts dark values from bright ones best."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return high
+    grey = ((values - low) * (255 / (high - low))).astype(np.uint8).reshape(len(values), -1)
+    level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
+    return low + (level + 1) * (high - low) / 255
