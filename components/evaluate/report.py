@@ -17,6 +17,7 @@ ROWS = (
     ("dice", "Dice"),
     ("iou", "IoU"),
     ("absolute_volume_difference_ml", "Absolute volume difference (mL)"),
+    ("relative_volume_difference", "Relative volume difference"),
     ("lesion_count_difference", "Lesion count difference"),
     ("lesion_f1", "Lesion-wise F1"),
 )

@@ -15,16 +15,19 @@ MEASURES = {
     "iou": ("IoU", "", 1),
     "lesion_f1": ("lesion-wise F1", "", 1),
     "absolute_volume_difference_ml": ("volume difference", " mL", -1),
+    "relative_volume_difference": ("relative volume difference", "", -1),
     "lesion_count_difference": ("lesion count difference", "", -1),
 }
 """Metric to its name, its unit, and whether more (1) or less (-1) of it is better."""
-Metric = Literal["dice", "iou", "lesion_f1", "absolute_volume_difference_ml", "lesion_count_difference"]
+Metric = Literal[
+    "dice", "iou", "lesion_f1", "absolute_volume_difference_ml", "relative_volume_difference", "lesion_count_difference"
+]
 
 
 class Test(Strict):
     """How a metric's interval is judged; the margin is in the metric's own unit."""
 
-    test: Literal["superiority", "non-inferiority"]
+    test: Literal["superiority", "non-inferiority", "not-worse"]
     margin: float = Field(ge=0)
 
     @model_validator(mode="after")
@@ -123,19 +126,27 @@ def verdict(policy: Policy, comparison: dict) -> Verdict:
             numbers[metric] = {"patients": len(differences), "mean": mean, "passed": False}
             continue
         low, high = interval
-        superior = test.test == "superiority"
-        passed = (low if better > 0 else -high) > (test.margin if superior else -test.margin)
+        passed = _passes(test, *((low, high) if better > 0 else (-high, -low)))
         numbers[metric] = {
             "patients": len(differences), "mean": mean, "ci_low": low, "ci_high": high, "passed": passed,
         }  # fmt: skip
         said = f"{label} {mean:+.3f}{unit} ({100 * policy.confidence:g} % {low:.3f} to {high:.3f})"
-        if superior:
-            better_by = f"better by more than {test.margin:g}{unit}" if test.margin else "better"
-            said += f", {'' if passed else 'not shown to be '}{better_by}"
+        by = f" by more than {test.margin:g}{unit}" if test.margin else ""
+        if test.test == "superiority":
+            said += f", {'' if passed else 'not shown to be '}better{by}"
+        elif test.test == "not-worse":
+            said += f", {'not ' if passed else ''}shown to be worse{by}"
         else:
             said += f", margin {test.margin:g}{unit}{'' if passed else ' not'} met"
         (met if passed else failed).append(said)
     return Verdict(not failed, "; ".join(failed or met), numbers)
+
+
+def _passes(test: Test, low: float, high: float) -> bool:
+    """Judge the interval of a difference of which more is better; policy.yaml says what the tests mean."""
+    if test.test == "superiority":
+        return low > test.margin
+    return (low if test.test == "non-inferiority" else high) > -test.margin
 
 
 def _patients(count: int) -> str:
