@@ -37,14 +37,12 @@ def show(summary: dict) -> None:
     """The summary of a run that succeeded."""
     metrics, model = summary["metrics"], summary["model"]
     cached = [name for name, step in summary["steps"].items() if step["cached"]]
-    print()
+    print(f"\n{worse}" if (worse := not_better(metrics)) else "")
     looking = LOOKING | {"evaluate"} if "kfp_run_id" in summary else LOOKING
     if not summary["new_version"] and summary["steps"].keys() - cached <= looking:
         print(f"Nothing changed: every step came from cache, {model['name']} stays at version {model['version']}.")
     elif cached:
         print(f"From cache: {', '.join(cached)}.")
-    if worse := not_better(metrics):
-        print(worse)
     print(f"{model['name']} version {model['version']} ({model['aliases'].replace(',', ', ')})")
     print(f"  {summary['decision']}")
     count = metrics["test_patients"]

@@ -35,13 +35,10 @@ def sentence(numbers: Numbers, synthetic: bool) -> str:
     patients, free = numbers["test_patients"], numbers.get("test_patients_lesion_free", 0)
     whose = "synthetic demo patients" if synthetic else "held-out patients"
     if "test_lesion_dice_mean" in numbers:
-        dice, of = (
-            in_words(numbers, "test_lesion_dice"),
-            f"{patients - free:.0f} of {patients:.0f} {whose} with a lesion",
-        )
+        said = [f"Dice {in_words(numbers, 'test_lesion_dice')} on the {patients - free:.0f} {whose} with a lesion"]
     else:
-        dice, of = in_words(numbers, "test_dice"), f"{patients:.0f} {whose}"
-    said = [f"Dice {dice} on {of}{': it says nothing about real ones' if synthetic else ''}."]
+        said = [f"Dice {in_words(numbers, 'test_dice')} on {patients:.0f} {whose}"]
+    said[0] += ": it says nothing about real ones." if synthetic else "."
     if verdict := against_rule(numbers):
         said.insert(0 if not_better(numbers) else 1, verdict)
     return " ".join([*said, "Research use only."])

@@ -134,9 +134,9 @@ class Metric(Strict):
 class OverPatients(Metric):
     """The same with median and quartiles over patients."""
 
-    median: float | None
-    q1: float | None
-    q3: float | None
+    median: float
+    q1: float
+    q3: float
 
 
 class Stratum(Strict):

@@ -245,7 +245,7 @@ def _interval(measured, prefix: str = "") -> str:
 
 
 def _quartiles(measured) -> str:
-    return "–" if measured.q1 is None else f"{measured.q1:.3f} to {measured.q3:.3f}"
+    return f"{measured.q1:.3f} to {measured.q3:.3f}"
 
 
 def _percent(value: float | None) -> str:
@@ -271,6 +271,6 @@ TEMPLATES = jinja2.Environment(
     autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` sees to what comes from data
 )  # fmt: skip
 TEMPLATES.filters |= {
-    "own": _own, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent, "ranges": _ranges, "listed": _listed,
-    "packages": _packages,
+    "own": _own, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent,
+    "ranges": _ranges, "listed": _listed, "packages": _packages,
 }  # fmt: skip
