@@ -7,6 +7,7 @@ from components.core import tracking
 from components.core.headline import against_rule, in_words
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
 from components.core.step import StepError
+from components.core.synthetic import WARNING, is_synthetic
 from components.core.tracking import MODEL_NAME
 from pipelines import registry
 
@@ -69,12 +70,15 @@ def champion(state: Path) -> int:
 def _show(client, ledger: Ledger) -> int:
     entries, present = ledger.entries(), tracking.champion(client)
     stack, faults = champions(entries), list(ledger.faults)
-    if present is None and not entries:
-        print("There is no champion yet: make pipeline-run makes the first one.")
-        return 0
-    if present is not None:
+    if present is None:
+        print(registry.no_champion(client))
+        if not entries:
+            return 0
+    else:
         number = str(present.version)
-        print(f"{MODEL_NAME} version {number} is champion (models:/{MODEL_NAME}@champion)")
+        print(f"{MODEL_NAME} version {number} is champion ({registry.CHAMPION})")
+        if is_synthetic(present.tags):
+            print(f"  WARNING  it {WARNING}")
         made = [e for e in entries if e.facts["decision"] != REFUSED and e.facts["to"] == number]
         if made and stack[-1:] == [number]:
             print(f"  why      {_said(made[-1])}")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.core import synthetic
 from components.core.step import StepError
 from components.core.storage import file_sha256
 
@@ -239,7 +240,7 @@ def data_lineage(cases: Path, split: Path) -> dict[str, str]:
     lineage = {"data_version": facts["data_version"], "split_digest": parts["digest"]}
     if "lineage_digest" in parts:
         lineage["split_lineage"] = parts["lineage_digest"]
-    return lineage | ({"data": "synthetic demo scans, no patients"} if facts["synthetic"] else {})
+    return lineage | (synthetic.TAG if facts["synthetic"] else {})
 
 
 def data_params(cases: Path, split: Path) -> dict[str, Any]:

@@ -10,19 +10,23 @@ from components.core import tracking
 from components.core.intervals import paired_interval
 from components.core.step import StepError
 from components.core.storage import file_sha256
+from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.unet.inference import load_model
 
 
-def against_champion(results: list[dict], split: dict, measure: Callable[..., list[dict]]) -> dict:
+def against_champion(results: list[dict], split: dict, measure: Callable[..., list[dict]], synthetic: bool) -> dict:
     """The content of `comparison.json`. `measure(network, facts)` is what gave `results`, for another model.
+
+    `synthetic`: these are synthetic scans. A model of patients and one of synthetic scans alone are not compared.
 
     Returns:
         champion: its version, model: what that version holds, both None where there is no champion.
         reason: why this cannot support a promotion, "" where it can.
         pairs: metric to patient to [challenger, champion]. differences: metric to mean, ci_low, ci_high (95 %, None of
-        too few patients) of challenger less champion. Both are left out where the champion cannot be evaluated.
+        too few patients) of challenger less champion. Both are left out where the champion cannot be evaluated, and
+        empty where it is not to be.
     """
     import mlflow
 
@@ -31,8 +35,11 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
     if champion is None:
         return {"champion": None, "model": None, "reason": "there was no champion to compare with"}
     name = f"version {champion.version}"
-    logging.info("the champion, %s, on the same patients", name)
     out = {"champion": str(champion.version), "model": champion.source, "reason": ""}
+    if is_synthetic(champion.tags) != synthetic:
+        learnt = "patients, and these are synthetic scans" if synthetic else "synthetic scans alone"
+        return out | {"reason": f"{name} learnt from {learnt}", "pairs": {}, "differences": {}}
+    logging.info("the champion, %s, on the same patients", name)
     with tempfile.TemporaryDirectory() as folder:
         try:
             theirs = measure(*load_model(_weights(champion, Path(folder))))

@@ -11,6 +11,8 @@ from components.core.intervals import bounded_mean_interval, mean_interval
 from components.evaluate.matching import matched_f1
 from components.evaluate.surface import surface_distance_95
 
+LEAST_ML = 1.0
+"""What a volume is off by is divided by the true volume, and by no less than this."""
 TOUCHING = np.ones((3, 3, 3), bool)
 """Lesions are 26-connected components."""
 
@@ -27,6 +29,14 @@ def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
     return int((predicted & truth).sum()) / union if union else 1.0
 
 
+def relative_volume_difference(predicted_ml: float, truth_ml: float) -> float:
+    """Return |predicted - true| / max(true, 1 mL).
+
+    So a missed lesion counts 1 at most, a false one as many as it has mL.
+    """
+    return abs(predicted_ml - truth_ml) / max(truth_ml, LEAST_ML)
+
+
 def case_metrics(predicted: np.ndarray, truth: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> dict:
     """All metrics of one scan (X, Y, S). Those in mL are None where the voxel size is unknown.
 
@@ -41,12 +51,14 @@ def case_metrics(predicted: np.ndarray, truth: np.ndarray, voxel_mm: tuple[float
     missed = n_true - hit
     ml = None if voxel_mm is None else float(np.prod(voxel_mm)) / 1000
     volumes = (int(truth.sum()), int(predicted.sum()))
+    truth_ml, predicted_ml = (None, None) if ml is None else (v * ml for v in volumes)
     return {
         "dice": dice(predicted, truth),
         "iou": iou(predicted, truth),
-        "truth_ml": None if ml is None else volumes[0] * ml,
-        "predicted_ml": None if ml is None else volumes[1] * ml,
+        "truth_ml": truth_ml,
+        "predicted_ml": predicted_ml,
         "absolute_volume_difference_ml": None if ml is None else abs(volumes[0] - volumes[1]) * ml,
+        "relative_volume_difference": None if ml is None else relative_volume_difference(predicted_ml, truth_ml),
         "lesion_count_difference": abs(n_true - n_predicted),
         "lesion_f1": hit / (hit + (false + missed) / 2) if n_true + n_predicted else 1.0,
         "lesion_f1_matched": matched_f1(predicted_lesions, true_lesions),
@@ -66,8 +78,8 @@ def slice_dices(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, n
 
 
 SUMMARISED = (
-    "dice", "iou", "absolute_volume_difference_ml", "lesion_count_difference", "lesion_f1", "lesion_f1_matched",
-    "surface_distance_95_mm",
+    "dice", "iou", "absolute_volume_difference_ml", "relative_volume_difference", "lesion_count_difference",
+    "lesion_f1", "lesion_f1_matched", "surface_distance_95_mm",
 )  # fmt: skip
 BOUNDED = {"dice", "iou", "lesion_f1", "lesion_f1_matched"}
 """Metrics between 0 and 1."""

@@ -20,6 +20,7 @@ ROWS = (
     ("dice", "Dice, all patients"),
     ("iou", "IoU"),
     ("absolute_volume_difference_ml", "Absolute volume difference (mL)"),
+    ("relative_volume_difference", "Relative volume difference"),
     ("lesion_count_difference", "Lesion count difference"),
     ("lesion_f1", "Lesion F1, any touch (ISLES'22)"),
     ("lesion_f1_matched", "Lesion F1, matched one to one (IoU of 0.25 or more)"),

@@ -11,13 +11,13 @@ from components.core.machine import cpus
 from components.core.settings import checked
 from components.core.step import StepError, progress
 from components.core.storage import Storage, digest_of, scratch
+from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
 from components.core.volumes import BadVolume
 from components.ingest import participants
 from components.ingest.discover import Case, Found, discover
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
 
-DESCRIPTION, MOST_DESCRIPTION_BYTES = "dataset_description.json", 2**20
 ABOUT = {DESCRIPTION, participants.FILE}
 """What is read besides the scans."""
 
@@ -78,7 +78,7 @@ def check(found: Found, source: Path, target: Path, b_value: float = 0) -> dict:
         "refused": dict(sorted(refused.items())),
         "ignored": [key for key in found.ignored if key not in ABOUT],
         "notes": told.notes,
-        "synthetic": says_synthetic(source),
+        "synthetic": is_synthetic_set(source),
         "b_value": b_value,
     }
 
@@ -118,13 +118,12 @@ def require_enough(facts: dict) -> None:
         )
 
 
-def says_synthetic(source: Path) -> bool:
-    """Whether the set's own description (BIDS) names it so."""
+def is_synthetic_set(source: Path) -> bool:
+    """Return whether the data set in the folder `source` says of itself that it is synthetic."""
     path = source / DESCRIPTION
     if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_DESCRIPTION_BYTES:
         return False
     try:
-        name = json.loads(path.read_text())["Name"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return says_synthetic(path.read_bytes())
+    except OSError:
         return False
-    return "synthetic" in str(name).lower()

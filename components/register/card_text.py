@@ -17,6 +17,7 @@ METRICS = {
     "test_lesion_f1_matched": "Lesion F1, matched",
     "test_surface_distance_95_mm": "Surface distance, 95 %, mm",
     "test_absolute_volume_difference_ml": "Absolute volume difference, mL",
+    "test_relative_volume_difference": "Relative volume difference",
     "test_lesion_count_difference": "Lesion count difference",
 }
 MARKS = re.compile(

@@ -54,7 +54,7 @@ SHOWN_AS_TAGS = (
 def register(model: Path, evaluation: Path) -> dict[str, str]:
     """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
 
-    The first version becomes `champion` too; a later one where the policy lets it, which the ledger records.
+    It becomes `champion` too where the policy lets it, which the ledger records.
 
     Returns:
         name, version, aliases (comma-separated), run_id, decision (in words).
@@ -95,7 +95,8 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
     comparison = json.loads((evaluation / "comparison.json").read_text())
-    decision = decide(client, client.get_model_version(MODEL_NAME, version), comparison, policy, Ledger())
+    registered = client.get_model_version(MODEL_NAME, version)
+    decision = decide(client, registered, comparison, measured["summary"], policy, Ledger())
     aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
     run.tags({"decision": decision})
     run.finish()

@@ -37,12 +37,6 @@ def normalized_slices(volume: np.ndarray, normalization: str, head: Head | None 
         yield (image - np.float32(mean)) * np.float32(1 / std) if std else np.zeros_like(image)
 
 
-def to_model_grid(volume: np.ndarray, image_size: int, normalization: str) -> np.ndarray:
-    """Intensities (X, Y, S) to z-scores of the whole plane (S, image_size, image_size), float16; rows are Y."""
-    planes = normalized_slices(volume, normalization)
-    return np.stack([half(plane_to_model(plane, image_size)) for plane in planes])
-
-
 def plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
     """A whole plane (Y, X) resized to (image_size, image_size)."""
     return _resize(plane, (image_size, image_size))
@@ -51,18 +45,6 @@ def plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
 def half(image: np.ndarray) -> np.ndarray:
     """float16; torch rounds to it fifty times as fast as numpy."""
     return torch.from_numpy(np.ascontiguousarray(image)).half().numpy()
-
-
-def scaled_adc(adc, inside=None):
-    return (adc.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
-
-
-def adc_grid_slices(adc: np.ndarray, image_size: int, inside: np.ndarray | None = None) -> Iterator[np.ndarray]:
-    """ADC (X, Y, S) in 1e-3 mm²/s to slices (image_size, image_size), float16, one after the other: `scaled_adc`."""
-    for s in range(adc.shape[2]):
-        scaled = scaled_adc(adc[:, :, s : s + 1], None if inside is None else inside[:, :, s : s + 1])
-        image = np.ascontiguousarray(scaled[:, :, 0].T)
-        yield torch.from_numpy(_resize(image, (image_size, image_size))).half().numpy()
 
 
 def scaled_adc(adc: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
@@ -77,12 +59,6 @@ def scaled_adc(adc: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
     return np.where(measured, scaled, 0).astype(np.float32)
 
 
-def mask_to_model_grid(mask: np.ndarray, image_size: int) -> np.ndarray:
-    """Lesion mask (X, Y, S) to (S, image_size, image_size), uint8, of the whole plane."""
-    planes = (np.ascontiguousarray(mask[:, :, s].T, dtype=np.float32) for s in range(mask.shape[2]))
-    return np.stack([mask_plane_to_model(plane, image_size) for plane in planes])
-
-
 def mask_plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
     """A mask's whole plane (Y, X) on (image_size, image_size), uint8.
 
@@ -90,14 +66,6 @@ def mask_plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
     """
     size = (image_size, image_size)
     return (_nearest(_resize(plane, _smaller(plane, size)), size) >= 0.5).astype(np.uint8)
-
-
-def to_native_grid(probability: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Lesion probability (S, H, W) of whole planes on the model grid to the scan's (X, Y, S), float32."""
-    out = np.empty(shape, np.float32, order="F")
-    for s in range(shape[2]):
-        out[:, :, s] = plane_from_model(probability[s], (shape[1], shape[0])).T
-    return out
 
 
 def plane_from_model(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

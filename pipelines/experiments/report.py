@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+from components.core import synthetic
 from components.core.step import StepError
 from pipelines.experiments.compare import METRICS, Unlike
 from pipelines.experiments.outcomes import Outcome
@@ -63,7 +64,7 @@ def _logged(client, baseline: Outcome, comparison: dict, folder: Path) -> str:
         name = f"experiments {datetime.datetime.now():%Y-%m-%d %H:%M}"
         tags = {"experiments_digest": digest, "data_version": baseline.data_version}
         tags |= {"split_digest": baseline.split_digest, "over": comparison["over"]}
-        tags |= {"data": "synthetic demo scans, no patients"} if comparison["synthetic"] else {}
+        tags |= synthetic.TAG if comparison["synthetic"] else {}
         run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
     for preset, facts in comparison["presets"].items():
         for metric, value in _numbers(facts).items():

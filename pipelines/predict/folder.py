@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.core.step import StepError, progress
 from components.core.storage import local_path
+from components.core.synthetic import WARNING
 from components.core.volumes import BadVolume
 from components.ingest.discover import Case, Found
 from pipelines.files import write_bytes
@@ -37,10 +38,12 @@ def predict_folder(source: Path, target: Path, model: str, state: Path, probabil
         for folder in ("masks", "probabilities")[: 1 + probability]:
             (target / folder).mkdir(parents=True, exist_ok=True)
         rows, pictures = _segment_all(found, source.resolve(), target, segmenter, probability)
-        write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri))
+        write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
     except OSError as error:
         raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
     _say(rows, found, target)
+    if segmenter.synthetic:
+        logging.warning("%s %s", segmenter.uri, WARNING)
 
 
 def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, probability: bool):
@@ -75,7 +78,7 @@ def _segment(
         row = Row(case.name, case.image[0], str(reason))
         table.add(row)
         return row, None
-    row = Row.of(case.name, case.image[0], prediction, segmenter.uri)
+    row = Row.of(case.name, case.image[0], prediction, segmenter.named)
     outputs = dict(zip(("mask", "probability"), _outputs(case, probability), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)

@@ -10,6 +10,7 @@ import numpy as np
 
 from components.core.page import render, thumbnail
 from components.core.step import StepError
+from components.core.synthetic import WARNING
 from pipelines.predict.segmenter import Prediction
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
@@ -99,6 +100,7 @@ def _no_formula(text: str) -> str:
 
 BODY = """
 <p class="note"><b>Research use only.</b> Lesions as {{ model }} predicts them; nobody has looked at them yet.</p>
+{% if warning %}<p class="note bad"><b>This model {{ warning }}.</b></p>{% endif %}
 <p><b>{{ predicted|length }}</b> scans of {{ source }} were segmented{% if flagged %}, <b>{{ flagged|length }}</b> of
 them to be reviewed{% endif %}; in <b>{{ free }}</b> no lesion is predicted;
 <b{% if refused %} class="bad"{% endif %}>{{ refused|length }}</b> refused.</p>
@@ -126,11 +128,15 @@ predicted. Slices are counted from below. Radiological view: the patient's left 
 """
 
 
-def page(rows: list[Row], pictures: list[list[tuple[str, str]]], source: Path, model: str) -> bytes:
-    """The page; `pictures` are those of the first predicted cases, as `draw` made them."""
+def page(rows: list[Row], pictures: list[list[tuple[str, str]]], source: Path, model: str, synthetic: bool) -> bytes:
+    """The page; `pictures` are those of the first predicted cases, as `draw` made them.
+
+    `synthetic`: the model learnt from synthetic scans alone.
+    """
     predicted = [row for row in rows if not row.refused]
     return render(
-        BODY, title="Predicted lesions", model=model, source=str(source), predicted=predicted,
+        BODY, title="Predicted lesions", model=model, warning=WARNING if synthetic else "", source=str(source),
+        predicted=predicted,
         refused=[row for row in rows if row.refused], flagged=[row for row in predicted if row.reasons],
         free=sum(row.words.startswith("no lesion") for row in predicted),
         unknown=any(row.needs_review == "unknown" for row in predicted), noted=[row for row in predicted if row.noted],

@@ -13,6 +13,7 @@ from components.core.adc import from_b0
 from components.core.b_value import b_value
 from components.core.machine import sources_digest
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
+from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
 from components.register.seal import broken_seal
 
@@ -50,6 +51,8 @@ class Prediction:
 class Segmenter:
     """`Segmenter("models:/dwi-attention-unet@champion", state)`; `uri` is then that of the version behind the alias.
 
+    `synthetic`: it learnt from synthetic scans alone.
+
     Raises:
         StepError: there is no such model, or it is not what was registered: then none of its code ran.
     """
@@ -61,6 +64,10 @@ class Segmenter:
         import mlflow
         from mlflow.exceptions import MlflowException
 
+        from pipelines.registry import CHAMPION, no_champion
+
+        if uri == CHAMPION and (said := no_champion(mlflow.MlflowClient())):
+            raise StepError(said)
         self._folder = tempfile.TemporaryDirectory()
         try:
             self.uri = _version_behind(uri)
@@ -78,10 +85,16 @@ class Segmenter:
                 f"no model {uri}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
                 "MODEL=models:/dwi-attention-unet/1."
             ) from None
+        self.synthetic = is_synthetic(tags)
         _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()
         self.sees_adc = "adc" in self.columns
         self.b_value = _b_value_in_training(self.model)
+
+    @property
+    def named(self) -> str:
+        """The model's address, and whether it learnt from synthetic scans alone."""
+        return f"{self.uri} (learnt from SYNTHETIC scans alone)" if self.synthetic else self.uri
 
     def require_probabilities(self) -> None:
         """Raises StepError where the model was registered before it could give them."""

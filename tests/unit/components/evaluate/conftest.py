@@ -2,6 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
+from components.evaluate.metrics import relative_volume_difference
+
 
 @pytest.fixture(scope="session")
 def result() -> Callable[..., dict]:
@@ -20,7 +22,8 @@ def result() -> Callable[..., dict]:
         } | more  # fmt: skip
         unknown = known["truth_ml"] is None
         off = None if unknown else abs(known["predicted_ml"] - known["truth_ml"])
-        return {"absolute_volume_difference_ml": off} | known
+        relative = None if unknown else relative_volume_difference(known["predicted_ml"], known["truth_ml"])
+        return {"absolute_volume_difference_ml": off, "relative_volume_difference": relative} | known
 
     return make
 

@@ -11,7 +11,7 @@ from monai.metrics import DiceMetric, MeanIoU
 from skimage.measure import label
 
 from components.core.intervals import bounded_mean_interval, mean_interval
-from components.evaluate.metrics import case_metrics, dice, iou, slice_dices, summary
+from components.evaluate.metrics import case_metrics, dice, iou, relative_volume_difference, slice_dices, summary
 
 VOXEL_MM = (2.0, 2.0, 5.0)
 """20 mm³: fifty voxels are one millilitre."""
@@ -163,9 +163,29 @@ def test_the_volume_difference_has_no_sign():
     assert over["absolute_volume_difference_ml"] == under["absolute_volume_difference_ml"] == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize(
+    ("predicted_ml", "truth_ml", "off"),
+    [(30.0, 20.0, 0.5), (10.0, 20.0, 0.5), (0.0, 20.0, 1.0), (0.4, 0.5, 0.1), (0.0, 0.3, 0.3), (7.0, 0.0, 7.0),
+     (0.0, 0.0, 0.0)],
+)  # fmt: skip
+def test_what_a_volume_is_off_by_is_divided_by_the_true_one_and_by_no_less_than_a_millilitre(
+    predicted_ml, truth_ml, off
+):
+    assert relative_volume_difference(predicted_ml, truth_ml) == pytest.approx(off)
+
+
+def test_the_relative_volume_difference_of_a_scan_is_of_its_millilitres():
+    truth, predicted = np.zeros((20, 10, 1), bool), np.zeros((20, 10, 1), bool)
+    truth[:10], predicted[:15] = True, True
+    assert case_metrics(predicted, truth, VOXEL_MM)["relative_volume_difference"] == pytest.approx(0.5)
+
+
 def test_without_a_voxel_size_there_are_no_millilitres_and_all_else_is_there():
     known, unknown = (case_metrics(mask((0, 0, 0)), mask((0, 0, 0), (0, 0, 1)), mm) for mm in (VOXEL_MM, None))
-    in_ml = {"truth_ml", "predicted_ml", "absolute_volume_difference_ml", "surface_distance_95_mm"}
+    in_ml = {
+        "truth_ml", "predicted_ml", "absolute_volume_difference_ml", "relative_volume_difference",
+        "surface_distance_95_mm",
+    }  # fmt: skip
     assert {name for name, value in unknown.items() if value is None} == in_ml
     assert {k: v for k, v in unknown.items() if k not in in_ml} == {k: v for k, v in known.items() if k not in in_ml}
 
@@ -192,6 +212,7 @@ def result(patient: str, dice: float, **more) -> dict:
         "iou": dice / (2 - dice),
         "predicted_ml": 2.0,
         "absolute_volume_difference_ml": 0.5,
+        "relative_volume_difference": 0.2,
         "lesion_count_difference": 0,
         "lesion_f1": 1.0,
         "lesion_f1_matched": 1.0,
@@ -258,8 +279,8 @@ def test_two_sessions_of_one_patient_weigh_as_one():
 @pytest.mark.parametrize(
     "name",
     [
-        "dice", "iou", "absolute_volume_difference_ml", "lesion_count_difference", "lesion_f1", "lesion_f1_matched",
-        "surface_distance_95_mm",
+        "dice", "iou", "absolute_volume_difference_ml", "relative_volume_difference", "lesion_count_difference",
+        "lesion_f1", "lesion_f1_matched", "surface_distance_95_mm",
     ],
 )  # fmt: skip
 def test_every_metric_is_summarised(name):

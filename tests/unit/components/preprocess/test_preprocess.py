@@ -9,8 +9,8 @@ from components.ingest.ingest import check
 from components.preprocess import preprocess as module
 from components.preprocess.preprocess import preprocess
 from components.unet.bias import without_bias
-from components.unet.grid import adc_grid_slices, to_model_grid, to_native_grid
 from components.unet.placement import Placement
+from tests.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
 
 SIZE = 48
 
@@ -172,7 +172,7 @@ def test_with_adc_its_slices_come_after_those_of_the_dwi(tmp_path, make_scan, wr
         assert image.shape == (10, SIZE, SIZE) and mask.shape == (5, SIZE, SIZE)
         assert entry["neighbours"][0] == [0, 0, 1, 5, 5, 6] and len(entry["neighbours"]) == 5
         assert np.array_equal(image[:5], to_model_grid(dwi, SIZE, "slice"))
-        np.testing.assert_allclose(image[5:], np.stack(list(adc_grid_slices(adc, SIZE))), atol=2e-3)
+        np.testing.assert_allclose(image[5:], adc_to_model_grid(adc, SIZE), atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import yaml
 from components.core.step import StepError
 from components.register import card_text
 from components.register.card import STATEMENT, Card, Statement, checked, load
-from components.register.card_facts import make_card
+from components.register.card_facts import limits, make_card
 from tests import measured
 
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6"}
@@ -187,6 +187,7 @@ def test_the_failures_are_the_worst_scans_with_their_pictures_by_artifact_path(c
     [
         ({"cases": {"synthetic": True}}, "The scans are synthetic"),
         ({}, "12 test patients: the intervals are wide"),
+        ({}, "every run measures its model on them, and every promotion decides by them"),
         ({}, "No scanner is known"),
         ({}, "by lesion volume, too few to say anything of: <1 mL (0), >20 mL (0)"),
         ({}, "1 of 21 cases were refused"),
@@ -201,6 +202,27 @@ def test_the_failures_are_the_worst_scans_with_their_pictures_by_artifact_path(c
 )  # fmt: skip
 def test_the_limits_follow_from_the_numbers(card, change, said):
     assert any(said in line for line in card(**change).limits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"normalization": "slice"}, True),
+        ({"normalization": "slice", "pixel_mm": 0.0}, True),
+        ({"normalization": "slice", "pixel_mm": 1.5}, False),
+        ({"normalization": "volume", "pixel_mm": 0.0}, False),
+        ({"normalization": "head", "pixel_mm": 1.5}, False),
+    ],
+)
+def test_the_card_of_the_users_own_preparation_says_what_it_is(card, settings, told):
+    made = card()
+    made = made.model_copy(update={"training": made.training.model_copy(update={"settings": settings})})
+    assert ("each slice is z-scored with the air in it" in " ".join(limits(made))) is told
+
+
+def test_nothing_that_no_number_shows_is_claimed_of_where_lesions_are_missed():
+    risks = " ".join(load().known_risks)
+    assert "more often" not in risks and "has not been measured" in risks
 
 
 def test_a_limit_that_does_not_hold_is_not_said(card):

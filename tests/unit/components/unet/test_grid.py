@@ -6,14 +6,8 @@ from skimage.measure import block_reduce
 from skimage.transform import resize
 
 from components.core.volumes import read
-from components.unet.grid import (
-    adc_grid_slices,
-    mask_to_model_grid,
-    neighbours,
-    scaled_adc,
-    to_model_grid,
-    to_native_grid,
-)
+from components.unet.grid import neighbours, scaled_adc
+from tests.whole_plane import adc_to_model_grid, mask_to_model_grid, to_model_grid, to_native_grid
 
 HALF = {"rtol": 2e-3, "atol": 2e-3}
 """float16 keeps 11 bits."""
@@ -234,7 +228,7 @@ def test_a_second_channel_has_its_slices_after_those_of_the_first():
 def test_adc_is_scaled_the_same_in_every_scan_and_bounded_by_free_water():
     adc = np.zeros((32, 32, 3), np.float32)
     adc[:8], adc[8:16], adc[16:24], adc[24:] = 0.8, 0.4, 3.0, 50
-    (image, *_) = adc_grid_slices(adc, 32)
+    image = adc_to_model_grid(adc, 32)[0]
     np.testing.assert_allclose(image[0, [0, 8, 16, 24]].astype(float), [0, -1, 5.5, 6.75], atol=0.01)
 
 
@@ -248,15 +242,10 @@ def test_outside_the_head_adc_counts_as_healthy():
     adc = np.array([0.4, 0.4, 3.0, 3.0], np.float32).reshape(2, 2, 1)
     inside = np.array([True, False, True, False]).reshape(2, 2, 1)
     np.testing.assert_allclose(scaled_adc(adc, inside).ravel(), [-1, 0, 5.5, 0], atol=1e-5)
-    wide = np.repeat(np.repeat(np.repeat(adc, 16, 0), 16, 1), 2, 2)
-    head = np.repeat(np.repeat(np.repeat(inside, 16, 0), 16, 1), 2, 2)
-    head[:, :, 1] = False
-    first, second = adc_grid_slices(wide, 32, head)
-    assert first[0, 0] == -1 and first[31].max() == 0 and not second.any()  # rows are Y
 
 
 def test_adc_lies_on_the_model_grid_as_its_scan_does(volume):
     z = to_model_grid(volume, 48, "volume").astype(np.float32)
-    as_adc = np.stack(list(adc_grid_slices(volume / volume.max(), 48))).astype(np.float32)
+    as_adc = adc_to_model_grid(volume / volume.max(), 48).astype(np.float32)
     assert as_adc.shape == z.shape
     assert np.corrcoef(z.ravel(), as_adc.ravel())[0, 1] > 0.999
