@@ -14,7 +14,7 @@ WORDS = {
 }
 DARK = 0.2
 """Below this share of the 99th percentile is background."""
-SHARE_OF_RANGE, SHARE_OF_VALUE = 0.25, 0.1
+SHARE_OF_RANGE, SHARE_OF_VALUE = 0.5, 0.1
 """How far beyond what was seen is still like it: the larger of the two."""
 
 

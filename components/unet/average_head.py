@@ -76,28 +76,27 @@ def unlike_average(here: Portrait, learnt: dict) -> list[str]:
     upright, order, like = _fits(here.outline, darker, *average, front_back)
     said = []
     if upright < learnt["upright"]:
-        said.append("the scan looks upside-down: front and back of the head lie as in no training scan")
+        said.append("looks upside-down: its outline fits the training heads better with front and back swapped")
     if order < learnt["order"]:
-        said.append("the slices look reversed: top and bottom of the head lie as in no training scan")
-    if not like >= learnt["like"]:
+        said.append("its slices look reversed: its outline fits the training heads better with top and bottom swapped")
+    if not said and like < learnt["like"]:
         said.append(
-            f"does not look like a DWI; is it a b0 or an ADC map? (brightness correlates with training heads by "
-            f"{like:.2f}; usually at least {learnt['like']:.2f})"
+            f"does not look like a DWI (is it a b0 or an ADC map?): where it is bright correlates with the training "
+            f"heads by {like:.2f}, usually by {learnt['like']:.2f} or more"
         )
     return said
 
 
 def _fits(outline, darker, average_outline, average_darker, front_back: int) -> tuple[float, float, float]:
-    """How well a head fits an average, each -1 to 1: front and back, top and bottom, brightness.
+    """How well a head fits an average, from -1 to 1: front and back, top and bottom, brightness.
 
-    The first two are correlations of what changes its sign when the axis is flipped. So they change theirs exactly.
+    The first two are correlations of what a flip of the axis changes the sign of, so it changes theirs, and below 0
+    the flipped scan fits better. 0 where nothing can be compared.
     """
     upright, order = (_correlation(_odd(outline, axis), _odd(average_outline, axis)) for axis in (front_back, SLICES))
     known = np.isfinite(darker) & np.isfinite(average_darker)
-    here, there = (
-        values[known] - values[known].mean() if known.any() else np.zeros(1) for values in (darker, average_darker)
-    )
-    return upright, order, _correlation(here, there)
+    like = _correlation(*(_centred(cells[known]) for cells in (darker, average_darker)))
+    return upright, order, like
 
 
 def _odd(cells: np.ndarray, axis: int) -> np.ndarray:
@@ -105,6 +104,10 @@ def _odd(cells: np.ndarray, axis: int) -> np.ndarray:
     for other in {0, 1, 2} - {axis}:
         cells = (cells + np.flip(cells, other)) / 2
     return (cells - np.flip(cells, axis)) / 2
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    return values - values.mean() if values.size else values
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
