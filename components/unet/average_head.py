@@ -19,6 +19,8 @@ FEWEST = 5
 """Below so many training heads there is no average."""
 EXCEEDED = 0.005
 """Chance that a scan like those of training is taken for another, for each of the three limits."""
+ALIKE = 0.5
+"""A scan whose brightness fits this well is like the training scans, however alike they are themselves."""
 STEP, UNKNOWN = 100, 255
 """How the average is stored: a byte for a cell, in hundredths."""
 
@@ -64,7 +66,7 @@ def learn_average(portraits: list[Portrait], anatomical: bool) -> dict | None:
         "brightness": _packed(_mean(darker)),
         "upright": min(upright, 0.0),
         "order": min(order, 0.0),
-        "like": brightness,
+        "like": min(brightness, ALIKE),
     }
 
 
