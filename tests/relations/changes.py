@@ -318,7 +318,6 @@ OF_NIFTI = [
 OF_NPY = [Relation("in-plane axes swapped", axes_swapped, exact=False)]
 
 
-def relations(scan: Scan) -> list[Relation]:
-    """Those that a scan of its kind must hold: the exact ones first."""
-    every = OF_ANY_FILE + (OF_NPY if scan.affine is None else OF_NIFTI)
-    return sorted(every, key=lambda relation: not relation.exact)
+def relations(npy: bool) -> list[Relation]:
+    """Those that hold for a `.npy`, or for a NIfTI file: the exact ones first."""
+    return sorted(OF_ANY_FILE + (OF_NPY if npy else OF_NIFTI), key=lambda relation: not relation.exact)

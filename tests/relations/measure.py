@@ -1,7 +1,7 @@
 """How far a model's prediction of a scan moves when the scan changes in a way that should not matter.
 
-    for row in measure(Path("folder of best_model.pth and model.json"), scan):
-        print(row.relation, row.change_percent, row.dice, row.holds)
+for row in measure(Path("folder of best_model.pth and model.json"), scan):
+    print(row.relation, row.change_percent, row.dice, row.holds)
 """
 
 import gzip
@@ -80,9 +80,8 @@ class Model:
                 return self._predict_npy(path)
             scans = pd.DataFrame({"scan": [file_bytes(path)]})
         row = self.segmenter.predict(None, scans, params={"probability": True}).iloc[0]
-        mask, probability = (
-            np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(row[name])).dataobj) for name in ("mask", "probability")
-        )
+        files = (gzip.decompress(row[name]) for name in ("mask", "probability"))
+        mask, probability = (np.asarray(nib.Nifti1Image.from_bytes(file).dataobj) for file in files)
         return mask > 0, probability
 
     def _predict_npy(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +117,7 @@ class Model:
 def measure(model: Model | Path, scan: Scan) -> list[Row]:
     """Every relation on one scan, for a model or the folder of its weights."""
     model = model if isinstance(model, Model) else Model(model)
-    return [model.row(relation, scan) for relation in relations(scan)]
+    return [model.row(relation, scan) for relation in relations(npy=scan.affine is None)]
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:

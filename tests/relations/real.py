@@ -1,7 +1,6 @@
 """The real scans of ../shared/data, where they are: one `Scan` for each file, and its expert or borrowed mask."""
 
 from functools import cache
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
