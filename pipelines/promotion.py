@@ -4,15 +4,15 @@ import getpass
 from pathlib import Path
 
 from components.core import tracking
+from components.core.headline import against_rule, in_words
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
 from components.core.step import StepError
+from components.core.synthetic import WARNING, is_synthetic
 from components.core.tracking import MODEL_NAME
 from pipelines import registry
 
 EXAMPLE = f'make promote MODEL=models:/{MODEL_NAME}/3 REASON="..."'
 SHOWN = 5
-NUMBERS = ("Dice {test_dice_mean:.3f} (95 % {test_dice_ci_low:.3f} to {test_dice_ci_high:.3f}), "
-           "lesion-wise F1 {test_lesion_f1_mean:.3f}, {test_patients:.0f} test patients")  # fmt: skip
 
 
 def promote(model: str, reason: str, state: Path) -> None:
@@ -70,18 +70,21 @@ def champion(state: Path) -> int:
 def _show(client, ledger: Ledger) -> int:
     entries, present = ledger.entries(), tracking.champion(client)
     stack, faults = champions(entries), list(ledger.faults)
-    if present is None and not entries:
-        print("There is no champion yet: make pipeline-run makes the first one.")
-        return 0
-    if present is not None:
+    if present is None:
+        print(registry.no_champion(client))
+        if not entries:
+            return 0
+    else:
         number = str(present.version)
-        print(f"{MODEL_NAME} version {number} is champion (models:/{MODEL_NAME}@champion)")
+        print(f"{MODEL_NAME} version {number} is champion ({registry.CHAMPION})")
+        if is_synthetic(present.tags):
+            print(f"  WARNING  it {WARNING}")
         made = [e for e in entries if e.facts["decision"] != REFUSED and e.facts["to"] == number]
         if made and stack[-1:] == [number]:
             print(f"  why      {_said(made[-1])}")
             print(f"  who      {_who_and_when(made[-1])}")
         try:
-            print(f"  numbers  {NUMBERS.format(**{k: float(v) for k, v in about(present)['metrics'].items()})}")
+            print(f"  numbers  {_numbers({k: float(v) for k, v in about(present)['metrics'].items()})}")
         except (KeyError, ValueError):
             print("  numbers  its registry entry does not hold them")
         for name, value in about(present)["lineage"].items():
@@ -100,6 +103,12 @@ def _show(client, ledger: Ledger) -> int:
     if not faults:
         print("The ledger is whole, and replays to what the registry says.")
     return 1 if faults else 0
+
+
+def _numbers(tags: dict[str, float]) -> str:
+    dice, f1, patients = in_words(tags, "test_dice"), tags["test_lesion_f1_mean"], tags["test_patients"]
+    said = f"Dice {dice}, lesion F1 (any touch) {f1:.3f}, {patients:.0f} test patients"
+    return ". ".join(filter(None, (said, against_rule(tags))))
 
 
 def _disagreement(present, stack: list[str]) -> str:

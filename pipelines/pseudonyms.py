@@ -1,8 +1,8 @@
 """PSEUDONYM_KEY: a folder's scans under names that say nothing, before anything leaves the machine.
 
 What is uploaded, shown and logged from then on is a copy of the folder under `.local/pseudonyms/`: the scans alone,
-without header text, and of participants.tsv the sites and scanners. Which name is whose stands beside it, in a map
-that is never sent.
+without header text, of the files beside them the b-value, and of participants.tsv the sites and scanners. Which name
+is whose stands beside it, in a map that is never sent.
 """
 
 import fcntl
@@ -18,16 +18,19 @@ from pathlib import Path
 from components.core.machine import cpus
 from components.core.step import StepError, progress
 from components.core.storage import file_sha256
+from components.core.synthetic import DESCRIPTION
 from components.core.volumes import BadVolume
 from components.ingest import participants
 from components.ingest.discover import FLAT, SLICE, discover, look
-from components.ingest.ingest import DESCRIPTION, says_synthetic
+from components.ingest.ingest import is_synthetic_set
 from pipelines import bare
 from pipelines.files import write_bytes, write_json
 from pipelines.upload import files_of
 
 VARIABLE, SHORTEST = "PSEUDONYM_KEY", 32
-BIDS_KIND = re.compile(r"[_-](?:dwi|adc|b0|msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$", re.IGNORECASE)
+BIDS_KIND = re.compile(
+    r"[_-](?:(?:dwi|adc|b0|msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?|dwi\.(?:bval|json))$", re.IGNORECASE
+)
 PLAIN = {"derivatives", "dwi"}
 """Folders that the layout itself names."""
 
@@ -204,7 +207,7 @@ def _bare(path: Path, new: str, map_path: Path) -> bytes:
 def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
     """Write what is kept of the two tables beside the scans: where these were taken, and whether they are synthetic."""
     written = set()
-    if says_synthetic(folder):
+    if is_synthetic_set(folder):
         written.add(_ready(copy / DESCRIPTION))
         write_json(copy / DESCRIPTION, {"Name": "synthetic"})
     if (folder / participants.FILE).is_file():

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+from components.core import tracking
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME
 from pipelines.local.target import use_services
 
+CHAMPION = f"models:/{MODEL_NAME}@champion"
 MODEL = re.compile(rf"^models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
 
 
@@ -16,6 +18,26 @@ def connect(state: Path):
 
     use_services(state)
     return mlflow.MlflowClient()
+
+
+def no_champion(client) -> str:
+    """Say that no version is champion, why the newest is not, and how to name one; "" where one is.
+
+    Raises:
+        StepError: MLflow does not answer.
+    """
+    if tracking.champion(client) is not None:
+        return ""
+    versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
+    if not versions:
+        return "there is no champion: no model is registered. Make one: make pipeline-run DATA=folder"
+    newest = max(versions, key=lambda v: int(v.version))
+    why = newest.tags.get("decision") or "there is no champion"
+    return (
+        f"no version of {MODEL_NAME} is champion. Of version {newest.version} the policy said: {why}.\n"
+        f'Name one: make promote MODEL=models:/{MODEL_NAME}/{newest.version} REASON="...". '
+        f"Or use one as it is: MODEL=models:/{MODEL_NAME}/{newest.version}"
+    )
 
 
 def version(client, model: str, example: str):

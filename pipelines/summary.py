@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from components.core.headline import in_words, not_better
 from pipelines.files import write_json
 
 SHOWN = (
-    ("test_dice", "Dice", "{:.3f}"),
+    ("test_lesion_dice", "Dice with a lesion", "{:.3f}"),
+    ("test_dice", "Dice, all patients", "{:.3f}"),
     ("test_absolute_volume_difference_ml", "volume difference", "{:.2f} mL"),
-    ("test_lesion_f1", "lesion-wise F1", "{:.3f}"),
+    ("test_lesion_f1", "lesion F1, touched", "{:.3f}"),
+    ("test_lesion_f1_matched", "lesion F1, matched", "{:.3f}"),
 )
 LOOKING = {"fingerprint", "register"}
 """Steps that run anew only to see whether something changed; on a cluster evaluate too (is the champion another?)."""
@@ -34,7 +37,7 @@ def show(summary: dict) -> None:
     """The summary of a run that succeeded."""
     metrics, model = summary["metrics"], summary["model"]
     cached = [name for name, step in summary["steps"].items() if step["cached"]]
-    print()
+    print(f"\n{worse}" if (worse := not_better(metrics)) else "")
     looking = LOOKING | {"evaluate"} if "kfp_run_id" in summary else LOOKING
     if not summary["new_version"] and summary["steps"].keys() - cached <= looking:
         print(f"Nothing changed: every step came from cache, {model['name']} stays at version {model['version']}.")
@@ -46,8 +49,12 @@ def show(summary: dict) -> None:
     print(f"  on {count:g} held-out patient{'s' if count > 1 else ''}, whole scans, native space:")
     for name, label, form in SHOWN:
         if f"{name}_mean" in metrics:
-            mean, low, high = (form.format(metrics[f"{name}_{end}"]) for end in ("mean", "ci_low", "ci_high"))
-            print(f"  {label:<18} {mean}  (95 % interval {low} to {high})")
+            print(f"  {label:<18} {in_words(metrics, name, form)}")
+    if "test_lesion_free_false_alarm_rate" in metrics:
+        free, alarms = metrics["test_patients_lesion_free"], metrics["test_lesion_free_false_alarm_rate"]
+        print(f"  {'false alarms':<18} in {alarms * free:.0f} of {free:g} without a lesion")
+    if "test_rule_dice_mean" in metrics:
+        print(f"  {'rule, no network':<18} Dice {in_words(metrics, 'test_rule_dice')}")
     if count < 10:
         print("  So few patients are too few to conclude anything from.")
     if summary["synthetic"]:

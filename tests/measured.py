@@ -7,6 +7,11 @@ STRATUM = {
     "patients": 6, "scans": 6, "dice_mean": 0.7, "dice_ci_low": 0.6, "dice_ci_high": 0.8, "lesion_f1_mean": 0.75,
     "absolute_volume_difference_ml_mean": 0.9,
 }  # fmt: skip
+MEANS = {
+    "lesion_dice": 0.68, "dice": 0.7, "rule_dice": 0.47, "rule_lesion_dice": 0.45, "lesion_f1": 0.75,
+    "lesion_f1_matched": 0.65, "absolute_volume_difference_ml": 0.9, "surface_distance_95_mm": 6.0,
+}  # fmt: skip
+"""Test metric to its mean over patients."""
 NOTHING = {name: 0 if name in ("patients", "scans") else None for name in STRATUM}
 FOUND = {
     "strata": {
@@ -32,7 +37,9 @@ FOUND = {
 def case(number: int, dice: float = 0.7, **more) -> dict:
     return {
         "case": f"sub-{number:02d}", "patient": f"sub-{number:02d}", "dice": dice, "lesion_f1": dice, "truth_ml": 4.0,
-        "predicted_ml": 3.5, "lesions": 2, "lesions_found": 1, "false_lesions": 0, "needs_review": [], **more,
+        "predicted_ml": 3.5, "lesions": 2, "lesions_found": 1, "false_lesions": 0, "needs_review": [],
+        "lesion_f1_matched": dice - 0.1, "surface_distance_95_mm": 4.0, "rule_dice": 0.5, "rule_lesion_f1": 0.5,
+        "rule_ml": 3.0, **more,
     }  # fmt: skip
 
 
@@ -40,12 +47,19 @@ def metrics(**changes) -> dict:
     """`test_metrics.json`."""
     summary = {
         f"test_{name}_{end}": value
-        for name, mean in (("dice", 0.7), ("lesion_f1", 0.75), ("absolute_volume_difference_ml", 0.9))
-        for end, value in (("mean", mean), ("std", 0.1), ("ci_low", mean - 0.1), ("ci_high", mean + 0.1))
-    }
+        for name, mean in MEANS.items()
+        for end, value in (
+            ("mean", mean), ("std", 0.1), ("ci_low", mean - 0.1), ("ci_high", mean + 0.1), ("median", mean + 0.05),
+            ("q1", mean - 0.05), ("q3", mean + 0.08),
+        )
+    } | {
+        "test_rule_lesion_f1_mean": 0.5, "test_rule_false_positive_ml_lesion_free_mean": 0.3,
+        "test_better_than_rule": 1.0, "test_false_positive_ml_lesion_free_mean": 0.0,
+        "test_lesion_free_false_alarm_rate": 0.0, "test_patients": 12, "test_patients_lesion_free": 1,
+    }  # fmt: skip
     cases = [case(n, dice=0.3 + n / 20, needs_review=["darker than all it has seen"] * (n == 1)) for n in range(1, 13)]
     return {
-        "summary": summary | {"test_patients": 12}, "threshold": 0.45, "synthetic": False, "cases": cases,
+        "summary": summary, "threshold": 0.45, "synthetic": False, "cases": cases,
         **FOUND, **changes,
     }  # fmt: skip
 

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from components.core.machine import sources_digest
 from components.core.step import StepError
 from components.core.storage import Storage
+from components.core.synthetic import is_synthetic
 from components.core.tracking import MODEL_NAME, answering
 
 SPLIT = "split.json"
@@ -48,8 +49,11 @@ def lineage_digest(lineage: dict) -> str:
     return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
 
 
-def to_carry_on_from(data_uri: str, data_version: str, settings: dict) -> str:
+def to_carry_on_from(data_uri: str, data_version: str, settings: dict, synthetic: bool) -> str:
     """Digest of the lineage from which a split of these data is to be carried on; "" where nothing is registered.
+
+    A split of patients is carried on from versions that learnt from patients, one of `synthetic` scans from versions
+    that learnt from such scans alone: the others are passed over.
 
     Where the newest lineage was drawn for these very data, at this address, and settings, it is what that one was
     carried on from: the split step is asked the same again, and comes from cache.
@@ -60,7 +64,7 @@ def to_carry_on_from(data_uri: str, data_version: str, settings: dict) -> str:
         StepError: MLflow does not answer, or a registered split was altered.
     """
     newest = None
-    for known in _registered():
+    for known in _registered(synthetic=synthetic):
         if newest is None or known.carries:
             newest = known
         if newest.carries:
@@ -71,7 +75,7 @@ def to_carry_on_from(data_uri: str, data_version: str, settings: dict) -> str:
     asked = {"data_uri": Storage(data_uri).uri, "data_version": data_version, "settings": settings}
     if drawn and asked.items() <= drawn.items():
         before = drawn["lineage"]
-        if not before or any(known.digest == before for known in _registered(before)):
+        if not before or any(known.digest == before for known in _registered(before, synthetic)):
             return before
     logging.info("to be carried on from version %s: %d known patients", newest.version, len(newest.lineage["people"]))
     return newest.digest
@@ -92,14 +96,20 @@ def find(digest: str) -> Known:
     )
 
 
-def _registered(digest: str = "") -> Iterator[Known]:
-    """What the registered versions hold, the newest first; with a `digest` only those whose tag does not gainsay it."""
+def _registered(digest: str = "", synthetic: bool | None = None) -> Iterator[Known]:
+    """What the registered versions hold, the newest first.
+
+    With a `digest` only those whose tag is not another one; with `synthetic` only those that learnt from such scans
+    alone, or only the others.
+    """
     import mlflow
 
     client = mlflow.MlflowClient()
     with answering(" The patients of earlier splits are kept there."):
         versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
         for entry in sorted(versions, key=lambda v: int(v.version), reverse=True):
+            if synthetic not in (None, is_synthetic(entry.tags)):
+                continue
             tagged = entry.tags.get("split_lineage")
             if digest and tagged and tagged != digest:
                 continue

@@ -102,8 +102,8 @@ def champions(entries: list[Entry]) -> list[str]:
     """The ledger replayed: the champions' versions one upon the other, the present one last."""
     stack: list[str] = []
     for facts in (e.facts for e in entries):
-        if facts["decision"] == FIRST:  # of a new registry
-            stack = [facts["to"]]
+        if facts["decision"] == FIRST:  # of a new registry; champion of none where the policy's floors were missed
+            stack = [facts["to"]] if facts["to"] else []
         elif facts["decision"] == ROLLED_BACK:
             while stack and stack.pop() != facts["from"]:
                 pass

@@ -61,9 +61,13 @@ class Storage:
         """All objects under the prefix, sorted by key."""
         return sorted(self._patiently("", self._listed), key=lambda o: o.key)
 
-    def _listed(self) -> Listing:
-        found = []
-        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix):
+    def find(self, key: str) -> Object | None:
+        """Return the object of this key; None where there is none."""
+        return next((o for o in self._patiently(key, lambda: self._listed(key)) if o.key == key), None)
+
+    def _listed(self, start: str = "") -> Listing:
+        found, prefix = [], self.prefix + start
+        for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
             for entry in page.get("Contents", []):
                 key = entry["Key"][len(self.prefix) :]
                 if key and not key.endswith("/"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.core import synthetic
 from components.core.step import StepError
 from components.core.storage import file_sha256
 
@@ -239,13 +240,13 @@ def data_lineage(cases: Path, split: Path) -> dict[str, str]:
     lineage = {"data_version": facts["data_version"], "split_digest": parts["digest"]}
     if "lineage_digest" in parts:
         lineage["split_lineage"] = parts["lineage_digest"]
-    return lineage | ({"data": "synthetic demo scans, no patients"} if facts["synthetic"] else {})
+    return lineage | (synthetic.TAG if facts["synthetic"] else {})
 
 
 def data_params(cases: Path, split: Path) -> dict[str, Any]:
     """What the data are, as parameters: address, ratios, patients and scans per subset."""
-    parts = json.loads(split.read_text())
-    params: dict[str, Any] = {"data_uri": json.loads((cases / "cases.json").read_text())["data_uri"]}
+    parts, facts = json.loads(split.read_text()), json.loads((cases / "cases.json").read_text())
+    params: dict[str, Any] = {name: facts[name] for name in ("data_uri", "b_value") if name in facts}
     for subset, ratio in parts["ratios_asked"].items():
         params[f"{subset}_ratio"] = ratio
         params[f"{subset}_patients"] = len(parts["patients"][subset])

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from components.core.intervals import FEWEST
 from components.evaluate.metrics import patient_means
-from components.evaluate.strata import FEWEST
 from components.unet.calibration import expected_calibration_error
 
 ROUNDING_ML = 1e-6

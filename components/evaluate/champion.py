@@ -7,22 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.core import tracking
-from components.core.intervals import confidence_interval
+from components.core.intervals import paired_interval
 from components.core.step import StepError
 from components.core.storage import file_sha256
+from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.unet.inference import load_model
 
 
-def against_champion(results: list[dict], split: dict, measure: Callable[..., list[dict]]) -> dict:
+def against_champion(results: list[dict], split: dict, measure: Callable[..., list[dict]], synthetic: bool) -> dict:
     """The content of `comparison.json`. `measure(network, facts)` is what gave `results`, for another model.
+
+    `synthetic`: these are synthetic scans. A model of patients and one of synthetic scans alone are not compared.
 
     Returns:
         champion: its version, model: what that version holds, both None where there is no champion.
         reason: why this cannot support a promotion, "" where it can.
-        pairs: metric to patient to [challenger, champion]. differences: metric to mean, ci_low, ci_high (95 %) of
-        challenger less champion over these patients. Both are left out where the champion cannot be evaluated.
+        pairs: metric to patient to [challenger, champion]. differences: metric to mean, ci_low, ci_high (95 %, None of
+        too few patients) of challenger less champion. Both are left out where the champion cannot be evaluated, and
+        empty where it is not to be.
     """
     import mlflow
 
@@ -31,8 +35,11 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
     if champion is None:
         return {"champion": None, "model": None, "reason": "there was no champion to compare with"}
     name = f"version {champion.version}"
-    logging.info("the champion, %s, on the same patients", name)
     out = {"champion": str(champion.version), "model": champion.source, "reason": ""}
+    if is_synthetic(champion.tags) != synthetic:
+        learnt = "patients, and these are synthetic scans" if synthetic else "synthetic scans alone"
+        return out | {"reason": f"{name} learnt from {learnt}", "pairs": {}, "differences": {}}
+    logging.info("the champion, %s, on the same patients", name)
     with tempfile.TemporaryDirectory() as folder:
         try:
             theirs = measure(*load_model(_weights(champion, Path(folder))))
@@ -46,10 +53,9 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
         out["reason"] = why_not_frozen(name, split["patients"], _patients(champion, Path(folder)))
     out |= {"pairs": pairs, "differences": {metric: _difference(pairs[metric]) for metric in pairs}}
     dice = out["differences"]["dice"]
-    logging.info(
-        "Dice %+.3f (95 %% %.3f to %.3f) with the new model%s",
-        dice["mean"], dice["ci_low"], dice["ci_high"], out["reason"] and f"; but {out['reason']}",
-    )  # fmt: skip
+    between = "no interval" if dice["ci_low"] is None else f"95 % {dice['ci_low']:.3f} to {dice['ci_high']:.3f}"
+    but = out["reason"] and f"; but {out['reason']}"
+    logging.info("Dice %+.3f (%s) with the new model%s", dice["mean"], between, but)
     return out
 
 
@@ -78,9 +84,9 @@ def why_not_frozen(name: str, now: dict[str, list[str]], then: dict[str, list[st
     return ""
 
 
-def _difference(pairs: dict[str, tuple[float, float]]) -> dict[str, float]:
+def _difference(pairs: dict[str, tuple[float, float]]) -> dict[str, float | None]:
     values = [new - old for new, old in pairs.values()]
-    low, high = confidence_interval(values)
+    low, high = paired_interval(values) or (None, None)
     return {"mean": sum(values) / len(values), "ci_low": low, "ci_high": high}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from components.core.headline import against_rule, in_words
 from components.core.inventory import inventory
 from components.core.step import progress
 from components.core.tracking import (
@@ -26,6 +27,7 @@ from components.evaluate.figures import choose_samples, draw_failure, draw_sampl
 from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.report import Pictures, write_page
 from components.evaluate.strata import lesion_free, strata
+from components.evaluate.yardstick import measure_rule, yardstick
 from components.unet.calibration import COUNTED, calibrated, reliability
 from components.unet.findings import findings
 from components.unet.grid import CHANNELS
@@ -46,7 +48,7 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
         truth = read(cases / record["files"]["mask"])[0] > 0
         has_adc = "adc" in CHANNELS[facts.get("inputs", "dwi")] and "adc" in record["files"]
         adc = read(cases / record["files"]["adc"])[0] if has_adc else None
-        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc)
+        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc, record["voxel_mm"])
         predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:
             write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
@@ -94,14 +96,17 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     shutil.copy(split, evaluation / "split.json")
 
     results = measure(network, facts, cases, tested, evaluation / "masks")
-    comparison = against_champion(results, parts, lambda *champion: measure(*champion, cases, tested))
+    comparison = against_champion(
+        results, parts, lambda *champion: measure(*champion, cases, tested), listed["synthetic"]
+    )
+    results = [result | rule for result, rule in zip(results, measure_rule(cases, tested), strict=True)]
     before, after = np.sum([result.pop("reliability") for result in results], axis=0)
     trust = {
         "calibration": calibration(before, after, facts),
         "volume": volume_agreement(results, facts),
         "review": review(results),
     }
-    metrics = summary(results) | scalars(**trust)
+    metrics = summary(results) | yardstick(results) | scalars(**trust)
     measured = {
         "summary": metrics, "threshold": facts["threshold"], "threshold_chosen_on": "validation",
         "space": "native", "synthetic": listed["synthetic"],
@@ -138,10 +143,11 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     overlays = zip(sorted((evaluation / "test_predictions").iterdir()), choose_samples(results), strict=True)
     shown = {path.name: sample.case for path, sample in overlays}
     (evaluation / "pictures.json").write_text(json.dumps(shown, indent=1))
+    logging.info("%s", against_rule(metrics))
     logging.info(
-        "%d test patients: Dice %.3f (95 %% %.3f to %.3f), lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
-        metrics["test_patients"], metrics["test_dice_mean"], metrics["test_dice_ci_low"], metrics["test_dice_ci_high"],
-        metrics["test_lesion_f1_mean"], facts["threshold"], metrics["test_slice_dice_mean"],
+        "%d test patients: Dice %s, lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
+        metrics["test_patients"], in_words(metrics, "test_dice"), metrics["test_lesion_f1_mean"], facts["threshold"],
+        metrics["test_slice_dice_mean"],
     )  # fmt: skip
     return metrics
 

@@ -5,21 +5,34 @@ from pathlib import Path
 
 import cv2
 
+from components.core.headline import against_rule, in_words, not_better
+from components.core.intervals import FEWEST
 from components.core.page import embedded, render
 from components.evaluate.agreement import failed, volume_pairs
 from components.evaluate.plots import draw_agreement, draw_reliability
-from components.evaluate.strata import FEWEST
 from components.unet.calibration import COUNTED
+from components.unet.rule import FACTOR, SMALLEST_ML, SMOOTHING_MM
 
 PAGE_LIMIT = 950_000
 MOST_ROWS, MOST_FAILURES = 500, 50
 ROWS = (
-    ("dice", "Dice"),
+    ("lesion_dice", "Dice, patients with a lesion"),
+    ("dice", "Dice, all patients"),
     ("iou", "IoU"),
     ("absolute_volume_difference_ml", "Absolute volume difference (mL)"),
+    ("relative_volume_difference", "Relative volume difference"),
     ("lesion_count_difference", "Lesion count difference"),
-    ("lesion_f1", "Lesion-wise F1"),
+    ("lesion_f1", "Lesion F1, any touch (ISLES'22)"),
+    ("lesion_f1_matched", "Lesion F1, matched one to one (IoU of 0.25 or more)"),
+    ("surface_distance_95_mm", "Surface distance, 95th percentile (mm)"),
 )
+BESIDE_THE_RULE = (
+    ("dice_mean", "Dice, all patients"),
+    ("lesion_dice_mean", "Dice, patients with a lesion"),
+    ("lesion_f1_mean", "Lesion F1, any touch (ISLES'22)"),
+    ("false_positive_ml_lesion_free_mean", "False volume in a scan without a lesion (mL)"),
+)
+"""What the model and the rule without a network are both measured by."""
 FIELDS = (("lesion volume", "true lesion volume"), ("site", "site"), ("scanner", "scanner"))
 
 
@@ -34,23 +47,41 @@ class Pictures:
 MACROS = """
 {% macro f(value, form='%.3f') %}{{ form|format(value) if value is not none else '–' }}{% endmacro %}
 {% macro span(low, high, form='%.3f') %}
-{%- if low is not none %}{{ form|format(low) }} to {{ form|format(high) }}{% else %}–{% endif %}{% endmacro %}
+{%- if low is none %}–{% else %}{{ form|format(low) }} to {{ form|format(high) }}{% endif %}{% endmacro %}
 {% macro many(n, what) %}{{ n }} {{ what }}{{ 's' if n != 1 }}{% endmacro %}
 """
 SUMMARY = """
+{% if worse %}<p class="note"><b>{{ worse }}</b></p>{% endif %}
+<p>{% if headline %}Where there is a lesion, Dice <b>{{ headline }}</b>{% else
+%}No test patient has a lesion{% endif %}; {% if metrics.test_patients_lesion_free
+%}where there is none, a false alarm in <b>{{ '%.0f'|format(100 * metrics.test_lesion_free_false_alarm_rate) }} %</b>
+of {{ many(metrics.test_patients_lesion_free, 'patient') }}{% else %}no test patient is free of lesions{% endif %}.</p>
 <p>{{ many(scans, 'whole scan') }} of {{ many(metrics.test_patients, 'held-out patient') }}, in each scan's own space;
 threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.{% if smallest %} Found lesions smaller than
 {{ smallest }} are dropped, a size that the validation patients chose too.{% endif %}</p>
 {% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
 patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
-<h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th></tr>
+<h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th>
+<th>median</th><th>quartiles</th></tr>
 {% for name, label in rows %}{% if 'test_' ~ name ~ '_mean' in metrics %}<tr><td>{{ label }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_std']) }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_low']) }} to
-{{ '%.3f'|format(metrics['test_' ~ name ~ '_ci_high']) }}</td></tr>{% endif %}{% endfor %}</table>
-<p>{{ many(metrics.test_patients, 'patient') }}, each the mean of their scans, lesion-free ones included.
+<td class="n">{{ span(metrics.get('test_' ~ name ~ '_ci_low'), metrics.get('test_' ~ name ~ '_ci_high'))
+}}</td><td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_median']) }}</td>
+<td class="n">{{ span(metrics['test_' ~ name ~ '_q1'], metrics['test_' ~ name ~ '_q3']) }}</td></tr>{% endif %}{%
+endfor %}</table>
+<p>{{ many(metrics.test_patients, 'patient') }}, each the mean of their scans, lesion-free ones included but where it
+says otherwise. No interval below {{ fewest }} patients. Those of Dice, IoU and F1 hold the true mean in at least 95 %
+of simulations; those of volumes, where a rare huge error can decide the mean, in fewer. Every run and every promotion
+reads these same patients, so the numbers of a version that was chosen by them are a little too good.
 {% if unknown_ml %}Volumes in mL are missing for {{ unknown_ml }} scans: their files hold no voxel size.{% endif %}</p>
+{% if 'test_rule_dice_mean' in metrics %}<h2>Beside a rule without a network</h2>
+<p>{{ against_rule }} The rule calls lesion what is {{ factor }} times as bright as the median of the head, smoothed by
+{{ smoothing }} mm, in pieces of at least {{ smallest_ml }} mL.</p>
+<table><tr><th>metric, mean</th><th>this model</th><th>the rule</th></tr>
+{% for name, label in beside %}{% if 'test_rule_' ~ name in metrics %}<tr><td>{{ label }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_' ~ name]) }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_rule_' ~ name]) }}</td></tr>{% endif %}{% endfor %}</table>{% endif %}
 <h2>Scans without a lesion</h2>
 {% if free.scans %}<p>{{ many(free.scans, 'scan') }} of {{ many(free.patients, 'patient') }}: a lesion was found where
 none is in <b>{{ free.scans_with_false_lesion }} of {{ free.scans }}</b>{% if free.false_positive_ml_mean is not none
@@ -61,7 +92,7 @@ STRATA = """
 <h2>For whom it works: scans with a lesion</h2>
 {% for field, title in fields %}{% if strata[field].values()|sum('scans') %}
 <table><tr><th>{{ title }}</th><th>patients</th><th>scans</th>
-<th>Dice</th><th>95 % interval</th><th>lesion F1</th><th>volume off by (mL)</th></tr>
+<th>Dice</th><th>95 % interval</th><th>lesion F1, any touch</th><th>volume off by (mL)</th></tr>
 {% for name, row in strata[field].items() %}<tr><td>{{ name }}</td><td class="n">{{ row.patients }}</td>
 <td class="n">{{ row.scans }}</td><td class="n">{{ f(row.dice_mean) }}</td>
 <td class="n">{% if 0 < row.patients < fewest %}too few patients{% else %}{{ span(row.dice_ci_low, row.dice_ci_high)
@@ -120,21 +151,24 @@ CHAMPION = """
 {% for name, label in rows %}{% if name in comparison.differences %}<tr><td>{{ label }}</td>
 <td class="n">{{ comparison.pairs[name]|length }}</td>
 <td class="n">{{ '%+.3f'|format(comparison.differences[name].mean) }}</td>
-<td class="n">{{ '%.3f'|format(comparison.differences[name].ci_low) }} to
-{{ '%.3f'|format(comparison.differences[name].ci_high) }}</td></tr>{% endif %}{% endfor %}</table>
+<td class="n">{{ span(comparison.differences[name].ci_low, comparison.differences[name].ci_high)
+}}</td></tr>{% endif %}{% endfor %}</table>
 {% endif %}
 """
 SCANS = """
 <h2>Test scans</h2>
-<table><tr><th style="min-width:13rem">scan</th><th>Dice</th><th>truth (mL)</th><th>prediction (mL)</th>
-<th>interval (mL)</th><th>lesions found</th><th>false lesions</th><th>lesion F1</th><th>needs review</th></tr>
+<table><tr><th style="min-width:13rem">scan</th><th>Dice</th><th>rule's Dice</th><th>truth (mL)</th>
+<th>prediction (mL)</th><th>interval (mL)</th><th>lesions found</th><th>false lesions</th>
+<th>lesion F1, any touch</th><th>matched</th>
+<th>needs review</th></tr>
 {% for c in cases %}<tr><td>{{ c.case }}</td>
-<td class="n">{{ '%.3f'|format(c.dice) }}</td>
+<td class="n">{{ '%.3f'|format(c.dice) }}</td><td class="n">{{ f(c.rule_dice) }}</td>
 <td class="n">{{ '%.2f'|format(c.truth_ml) if c.truth_ml is not none else '?' }}</td>
 <td class="n">{{ '%.2f'|format(c.predicted_ml) if c.predicted_ml is not none else '?' }}</td>
 <td class="n">{{ span(c.predicted_ml_low, c.predicted_ml_high, '%.2f') }}</td>
 <td class="n">{{ c.lesions_found }} of {{ c.lesions }}</td><td class="n">{{ c.false_lesions }}</td>
-<td class="n">{{ '%.3f'|format(c.lesion_f1) }}</td><td>{{ c.needs_review|join('; ') }}</td></tr>{% endfor %}</table>
+<td class="n">{{ '%.3f'|format(c.lesion_f1) }}</td><td class="n">{{ '%.3f'|format(c.lesion_f1_matched) }}</td>
+<td>{{ c.needs_review|join('; ') }}</td></tr>{% endfor %}</table>
 {% if cases|length < scans %}<p>The first {{ cases|length }} of {{ scans }} scans; all are in test_metrics.json.</p>
 {% endif %}
 """
@@ -146,18 +180,20 @@ def write_page(measured: dict, facts: dict, comparison: dict, pictures: Pictures
 
     Samples become JPEG; what finds no room is left out, samples last.
     """
-    cases, pairs = measured["cases"], volume_pairs(measured["cases"])
+    cases, pairs, summary = measured["cases"], volume_pairs(measured["cases"]), measured["summary"]
     any_counted = measured["calibration"]["ece_before"] is not None
     values = {
         "title": "Evaluation on held-out patients", "cases": cases[:MOST_ROWS], "scans": len(cases),
-        "metrics": measured["summary"], "threshold": measured["threshold"], "synthetic": measured["synthetic"],
+        "metrics": summary, "threshold": measured["threshold"], "synthetic": measured["synthetic"],
         "smallest": _smallest(facts), "rows": ROWS, "fields": FIELDS, "fewest": FEWEST, "counted": COUNTED,
         "unknown_ml": sum(c["truth_ml"] is None for c in cases), "pairs": len(pairs),
         "failures": failed(cases)[:MOST_FAILURES], "comparison": {"differences": None, **comparison},
         "reliability": embedded(draw_reliability(measured["calibration"])) if any_counted else "",
         "agreement": embedded(draw_agreement(pairs, measured["volume"])) if pairs else "",
         **{name: measured[name] for name in ("strata", "calibration", "volume", "review")},
-        "free": measured["lesion_free"],
+        "free": measured["lesion_free"], "beside": BESIDE_THE_RULE, "factor": FACTOR, "smoothing": SMOOTHING_MM,
+        "smallest_ml": SMALLEST_ML, "worse": not_better(summary), "against_rule": against_rule(summary),
+        "headline": in_words(summary, "test_lesion_dice") if "test_lesion_dice_mean" in summary else "",
     }  # fmt: skip
     room = PAGE_LIMIT - len(render(BODY, pictures=[], shown={}, **values).encode())
     samples, room = _fitting({str(i): _jpeg(path) for i, path in enumerate(pictures.samples)}, room)

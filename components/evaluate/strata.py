@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from components.core.intervals import confidence_interval
+from components.core.intervals import bounded_mean_interval
 from components.evaluate.metrics import patient_means
 
 VOLUMES = ("<1 mL", "1-5 mL", "5-20 mL", ">20 mL")
 DIFFERENCE = "absolute_volume_difference_ml"
-FEWEST = 3
-"""Below so many patients there is no interval."""
 
 
 def strata(cases: list[dict]) -> dict[str, dict[str, dict]]:
@@ -53,7 +51,7 @@ def _rows(scans: list[dict], of: Callable[[dict], str | None], names: Sequence[s
 def _row(scans: list[dict]) -> dict:
     """Means over patients, each the mean of their scans of this stratum; None where nothing is known."""
     of = {name: list(patient_means(scans, name).values()) for name in ("dice", "lesion_f1", DIFFERENCE)}
-    low, high = confidence_interval(of["dice"]) if len(of["dice"]) >= FEWEST else (None, None)
+    low, high = bounded_mean_interval(of["dice"]) or (None, None)
     mean = {name: float(np.mean(values)) if values else None for name, values in of.items()}
     return {
         "patients": len(of["dice"]), "scans": len(scans),

@@ -5,6 +5,7 @@ import logging
 from components.core import known
 from components.core.step import StepError
 from components.core.storage import Storage, digest_of
+from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
 
 
 def fingerprint(data_uri: str) -> str:
@@ -28,6 +29,13 @@ def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float]
     """The digest of the registered lineage that this split is carried on from; "" where nothing is registered.
 
     Raises:
-        StepError: MLflow does not answer, or a registered split was altered.
+        StepError: MLflow or the storage does not answer, or a registered split was altered.
     """
-    return known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs))
+    synthetic = _is_synthetic_set(Storage(data_uri))
+    return known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs), synthetic)
+
+
+def _is_synthetic_set(storage: Storage) -> bool:
+    """Return whether the data set stored there says of itself that it is synthetic, as ingest will read it."""
+    about = storage.find(DESCRIPTION)
+    return about is not None and about.size <= MOST_DESCRIPTION_BYTES and says_synthetic(storage.get(DESCRIPTION))

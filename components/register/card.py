@@ -124,11 +124,19 @@ class Training(Strict):
 
 
 class Metric(Strict):
-    """Mean over patients and its bootstrap 95 % interval."""
+    """Mean over patients and its 95 % interval, None of too few patients."""
 
     mean: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
+
+
+class OverPatients(Metric):
+    """The same with median and quartiles over patients."""
+
+    median: float
+    q1: float
+    q3: float
 
 
 class Stratum(Strict):
@@ -231,7 +239,7 @@ class Measured(Statement):
     training: Training
     """How it learnt."""
     threshold: float = Field(ge=0, le=1)
-    eval_metrics: dict[Text, Metric] = Field(min_length=1)
+    eval_metrics: dict[Text, OverPatients] = Field(min_length=1)
     """On the test patients, whole scans, native space."""
     test_patients: int = Field(ge=1)
     strata: dict[Text, dict[Text, Stratum]] = Field(min_length=1)

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+from components.core.headline import LOOKED_AT
 from components.core.inventory import SUBSETS
 from components.core.settings import Settings
 from components.core.storage import file_sha256
@@ -15,12 +16,14 @@ from components.register.card import (
     Card,
     LesionFree,
     Measured,
+    OverPatients,
     Review,
     Statement,
     Stratum,
     Volume,
     checked,
 )  # fmt: skip
+from components.register.card_text import METRICS
 
 WORST = 5
 FEW, TOO_FEW = 30, 10
@@ -90,6 +93,7 @@ def limits(card: Measured) -> list[str]:
         said.append(f"{_count(test, 'test patient')}: too few to conclude anything from.")
     elif test < FEW:
         said.append(f"{_count(test, 'test patient')}: the intervals are wide, and rare failures may not have been met.")
+    said.append(LOOKED_AT)
     said.append("The test patients come from the same data set as those that were learnt from: another hospital, "
                 "scanner or protocol can be much worse, and has not been tried.")  # fmt: skip
     for what, known in (("site", data.sites), ("scanner", data.scanners)):
@@ -123,6 +127,11 @@ def limits(card: Measured) -> list[str]:
     if missed := review.failures - review.failures_flagged:
         said.append(f"{missed} of {_count(review.failures, 'failure')} "
                     f"{'was' if missed == 1 else 'were'} not marked for review.")  # fmt: skip
+    settings = card.training.settings
+    if settings.get("normalization") == "slice" and not settings.get("pixel_mm"):
+        said.append("Scans are prepared as in the user's own code (preset baseline), to be compared with: the whole "
+                    "plane is resized to the grid, and each slice is z-scored with the air in it. So air that is added "
+                    "around a head, or cut off, changes what the model sees and says.")  # fmt: skip
     if card.training.best_epoch == card.training.epochs:
         said.append("The last epoch was the best: a longer training may do better.")
     if comparison.champion is None:
@@ -212,8 +221,8 @@ def _training(facts: dict, history: list[dict]) -> dict:
 
 
 def _metrics(summary: dict) -> dict:
-    names = [name.removesuffix("_ci_low") for name in summary if name.endswith("_ci_low")]
-    return {name: {end: summary[f"{name}_{end}"] for end in ("mean", "ci_low", "ci_high")} for name in names}
+    names = [name for name in METRICS if f"{name}_mean" in summary]
+    return {name: {end: summary.get(f"{name}_{end}") for end in OverPatients.model_fields} for name in names}
 
 
 def _declared(model: type, found: dict | None) -> dict | None:

@@ -9,10 +9,15 @@ from components.register.card import Card
 DESCRIPTION_LIMIT = 5000
 """Characters of a version's description in MLflow's database (a PostgreSQL server refuses more)."""
 METRICS = {
-    "test_dice": "Dice",
+    "test_lesion_dice": "Dice, patients with a lesion",
+    "test_dice": "Dice, all patients",
+    "test_rule_dice": "Dice of the rule without a network",
     "test_iou": "IoU",
-    "test_lesion_f1": "Lesion-wise F1",
+    "test_lesion_f1": "Lesion F1, any touch",
+    "test_lesion_f1_matched": "Lesion F1, matched",
+    "test_surface_distance_95_mm": "Surface distance, 95 %, mm",
     "test_absolute_volume_difference_ml": "Absolute volume difference, mL",
+    "test_relative_volume_difference": "Relative volume difference",
     "test_lesion_count_difference": "Lesion count difference",
 }
 MARKS = re.compile(
@@ -44,13 +49,14 @@ TEMPLATE = """
 ## Metrics
 
 On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans, native
-space, mean over patients with bootstrap 95 % interval; threshold {{ "%.2f" | format(card.threshold) }}, chosen on
-validation patients.
+space, mean over patients and its 95 % interval (none below 5 patients); threshold
+{{ "%.2f" | format(card.threshold) }}, chosen on validation patients.
 
-| metric | mean | 95 % interval |
-|---|---:|---:|
+| metric | mean | 95 % interval | median | quartiles |
+|---|---:|---:|---:|---:|
 {% for name, m in card.eval_metrics.items() %}
-| {{ labels.get(name, name) }} | {{ m.mean | number }} | {{ m | interval }} |
+| {{ labels.get(name, name) }} | {{ m.mean | number }} | {{ m | interval }} | {{ m.median | number }} | \
+{{ m | quartiles }} |
 {% endfor %}
 
 ## Limits
@@ -238,6 +244,10 @@ def _interval(measured, prefix: str = "") -> str:
     return "–" if low is None else f"{low:.3f} to {high:.3f}"
 
 
+def _quartiles(measured) -> str:
+    return f"{measured.q1:.3f} to {measured.q3:.3f}"
+
+
 def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.0f} %"
 
@@ -261,6 +271,6 @@ TEMPLATES = jinja2.Environment(
     autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` sees to what comes from data
 )  # fmt: skip
 TEMPLATES.filters |= {
-    "own": _own, "number": _number, "interval": _interval, "percent": _percent, "ranges": _ranges, "listed": _listed,
-    "packages": _packages,
+    "own": _own, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent,
+    "ranges": _ranges, "listed": _listed, "packages": _packages,
 }  # fmt: skip

@@ -86,7 +86,7 @@ class LesionSegmenter(PythonModel):
         require_scan(volume)
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
-        probability = predict_volume(self.network, self.facts, volume, adc=adc)
+        probability = predict_volume(self.network, self.facts, volume, adc=adc, voxel_mm=geometry.voxel_mm)
         mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
         found = findings(probability, mask, volume, geometry.voxel_mm, self.facts)
 

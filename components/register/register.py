@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.core.headline import sentence
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
 from components.core.step import StepError
@@ -41,14 +42,19 @@ CARD = "model_card"
 RUNTIME = (
     "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "tqdm", "mlflow",
 )  # fmt: skip
-SHOWN_AS_TAGS = ("test_dice_mean", "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_patients")
+SHOWN_AS_TAGS = (
+    "test_lesion_dice_mean", "test_lesion_dice_ci_low", "test_lesion_dice_ci_high", "test_dice_mean",
+    "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_lesion_f1_matched_mean",
+    "test_lesion_free_false_alarm_rate", "test_rule_dice_mean", "test_better_than_rule", "test_patients",
+)  # fmt: skip
+"""Of the summary, where it holds them."""
 
 
 @answering()
 def register(model: Path, evaluation: Path) -> dict[str, str]:
     """Register the model as `dwi-attention-unet` once for this training and evaluation, alias `challenger`.
 
-    The first version becomes `champion` too; a later one where the policy lets it, which the ledger records.
+    It becomes `champion` too where the policy lets it, which the ledger records.
 
     Returns:
         name, version, aliases (comma-separated), run_id, decision (in words).
@@ -70,7 +76,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     client = run.client
     version = _registered(client, digest)
     if version is None:
-        first = _in_a_sentence(measured)
+        first = sentence(measured["summary"], measured["synthetic"])
         lineage = {
             **facts["lineage"],
             "training_digest": facts["training_digest"],
@@ -89,7 +95,8 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
     comparison = json.loads((evaluation / "comparison.json").read_text())
-    decision = decide(client, client.get_model_version(MODEL_NAME, version), comparison, policy, Ledger())
+    registered = client.get_model_version(MODEL_NAME, version)
+    decision = decide(client, registered, comparison, measured["summary"], policy, Ledger())
     aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
     run.tags({"decision": decision})
     run.finish()
@@ -151,13 +158,6 @@ def _address(run: Run) -> str:
     """Where the whole card is, as a link within MLflow's pages."""
     experiment = run.client.get_run(run.id).info.experiment_id
     return f"[{CARD}/{CARD}.md](#/experiments/{experiment}/runs/{run.id}/artifacts/{CARD}/{CARD}.md)"
-
-
-def _in_a_sentence(measured: dict) -> str:
-    dice, patients = (measured["summary"][k] for k in ("test_dice_mean", "test_patients"))
-    low, high = (measured["summary"][f"test_dice_ci_{end}"] for end in ("low", "high"))
-    whose = "synthetic demo patients: it says nothing about real ones" if measured["synthetic"] else "held-out patients"
-    return f"Dice {dice:.3f} (95 % interval {low:.3f} to {high:.3f}) on {patients} {whose}. Research use only."
 
 
 def _registered(client, digest: str) -> str | None:

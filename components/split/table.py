@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from components.core.headline import LOOKED_AT
 from components.core.page import render
 
 MOST_NAMES = 500
@@ -15,6 +16,7 @@ BODY = """
 <td class="n">{{ s.lesion_free }}</td><td class="n">{{ s.scans }}</td>
 <td class="n">{{ '%.1f'|format(100 * s.asked) }} %</td>
 <td class="n">{{ '%.1f'|format(100 * s.reached) }} %</td></tr>{% endfor %}</table>
+<p>{{ looked_at }}</p>
 {% if subsets[2].patients|length < 10 %}<p class="note">
 Fewer than 10 test patients are too few to conclude anything from.</p>{% endif %}
 {% if linked %}<h2>Kept together</h2><p>These share a byte-identical image.</p><ul>
@@ -26,7 +28,7 @@ patient's, give them one patient's name.</p><ul>
 {% for s in subsets %}<h2>{{ s.name }}</h2><p>{{ s.patients[:most]|join(', ') }}{% if s.patients|length > most %}
 … and {{ s.patients|length - most }} more, in the split artifact{% endif %}</p>{% endfor %}
 """
-PURPOSE = {"train": "learning", "val": "choosing weights and threshold", "test": "the test, once"}
+PURPOSE = {"train": "learning", "val": "choosing weights and threshold", "test": "the test of every run and promotion"}
 
 
 def write_table(facts: dict, synthetic: bool, page: Path) -> None:
@@ -40,7 +42,7 @@ def write_table(facts: dict, synthetic: bool, page: Path) -> None:
         for name, patients in facts["patients"].items()
     ]  # fmt: skip
     told = {key: facts[key] for key in ("random_seed", "digest", "linked", "alike")}
-    told["words"] = in_words(facts)
+    told |= {"words": in_words(facts), "looked_at": LOOKED_AT}
     page.write_text(
         render(BODY, title="Split by patient", synthetic=synthetic, subsets=subsets, most=MOST_NAMES, **told)
     )

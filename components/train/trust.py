@@ -35,7 +35,7 @@ def learn_trust(model: Path, cases: Path, validation: list[CaseSlices], training
     voxels, doubtful = [], []
     for case in validation:
         record, slices = records[case.case], np.load(case.image, mmap_mode="r")
-        probability = native_probability(network, facts, slices, case.order, case.native_shape)
+        probability = native_probability(network, facts, slices, case.order, case.placement)
         truth = read(cases / record["files"]["mask"])[0] > 0
         mask = lesion_mask(probability, facts, record["voxel_mm"])
         if record["voxel_mm"]:

@@ -16,6 +16,8 @@ OPENING_MM = 6.0
 """Radius of the disc that a part of the head must hold in its plane."""
 NEAR_MM, FAR_MM = 4.0, 14.0
 """Air close by: so far outside the mask."""
+BORDER_MM = 4.0
+"""How much wider than its mask the head is shown to the network: its edge and what lies on it."""
 LEVEL = 0.4
 """Where the border lies between the median of the air close by (0) and that of the head (1)."""
 ROUNDS = 10
@@ -31,10 +33,12 @@ LEAST_CONTRAST = 1.5
 class Head:
     """The head in a scan (X, Y, S).
 
-    mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume.
+    mask: bool (X, Y, S), holes filled. seen: what is shown of it to the network, a border of 4 mm wider. found: False
+    where no head stands out; both masks are then the whole volume.
     """
 
     mask: np.ndarray
+    seen: np.ndarray
     found: bool = True
 
     @property
@@ -56,10 +60,11 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
         before, mask = mask, _part(smooth > air + LEVEL * (tissue - air), x, y)
         if np.array_equal(before, mask):
             break
-    whole = Head(np.ones(volume.shape, bool), found=False)
+    whole = Head(np.ones(volume.shape, bool), np.ones(volume.shape, bool), found=False)
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
-    return Head(mask) if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
+    head = Head(mask, _morphed(cv2.dilate, mask, BORDER_MM, x, y))
+    return head if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
 
 
 def _air_and_head(smooth: np.ndarray, mask: np.ndarray, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:

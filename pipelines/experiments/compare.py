@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.core.intervals import confidence_interval
+from components.core.intervals import paired_interval
 from components.evaluate.metrics import patient_means
 from components.register.policy import MEASURES
 from pipelines.experiments.outcomes import Outcome
@@ -97,27 +97,28 @@ def over_seeds(values: dict[int, Means]) -> Means:
 
 
 def difference(preset: dict[int, Means], baseline: dict[int, Means], better: int, minimum: int) -> dict | None:
-    """Preset minus baseline: mean, ci_low, ci_high (paired bootstrap over patients, 95 %), patients, seeds, verdict.
+    """Preset minus baseline: mean, ci_low, ci_high (95 %, sign flips of patients), patients, seeds, verdict.
 
-    `better` is 1 where more is better, -1 where less is. None where they have no seed or no patient in common.
+    `better` is 1 where more is better, -1 where less is. None where they have no seed or no patient in common;
+    the ends are None of too few patients for an interval.
     """
     seeds = sorted(preset.keys() & baseline.keys())
     new, old = (over_seeds({seed: side[seed] for seed in seeds}) for side in (preset, baseline))
     patients = {patient: new[patient] - old[patient] for patient in new if patient in old}
     if not patients:
         return None
-    low, high = confidence_interval(list(patients.values()))
+    low, high = paired_interval(list(patients.values())) or (None, None)
     return {
         "mean": float(np.mean(list(patients.values()))), "ci_low": low, "ci_high": high, "patients": patients,
         "seeds": seeds, "verdict": verdict(low, high, len(patients), better, minimum),
     }  # fmt: skip
 
 
-def verdict(low: float, high: float, patients: int, better: int, minimum: int) -> str:
+def verdict(low: float | None, high: float | None, patients: int, better: int, minimum: int) -> str:
     """What a difference with this interval says, in words; nothing is called better on too few patients."""
-    if low <= 0 <= high:
+    if low is not None and low <= 0 <= high:
         return SAME
-    if patients < minimum:
+    if low is None or patients < minimum:
         return f"too few patients to tell ({patients} of {minimum})"
     return "better" if (low > 0) == (better > 0) else "worse"
 
@@ -125,11 +126,10 @@ def verdict(low: float, high: float, patients: int, better: int, minimum: int) -
 def notes(comparison: dict) -> list[str]:
     """What has to be known to read the numbers, in sentences."""
     count, least, presets = (comparison[name] for name in ("test_patients", "minimum_patients", "presets"))
-    out = [f"{_many(count, 'test patient')}; an interval of the difference is about patients (paired bootstrap, 95 %)."]
+    out = [f"{_many(count, 'test patient')}; an interval of the difference is about patients (sign flips, 95 %)."]
     if count < least:
         out.append(
-            f"So few can decide nothing: the promotion policy asks for {least}, and of fewer than that the intervals "
-            "themselves come out too narrow."
+            f"So few can decide nothing: the promotion policy asks for {least}. Of five or fewer there is no interval."
         )
     seeds = presets[BASELINE]["seeds"]
     if len(seeds) == 1:

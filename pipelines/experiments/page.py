@@ -23,7 +23,8 @@ patients: whole scans, native space.</p>
 {% for name, mean, spread, difference, verdict in rows %}<tr><td>{{ name }}</td><td class="n">{{ mean }}</td>
 <td>{{ spread }}</td><td class="n">{{ difference }}</td><td>{{ verdict }}</td></tr>{% endfor %}</table>{% endfor %}
 {% if forest %}<h2>Differences from baseline</h2>
-<p>A small dot is a patient (mean over seeds), the large one their mean, the line its interval.</p>
+<p>A small dot is a patient (mean over seeds), the large one their mean, the line its interval (none of five
+patients or fewer).</p>
 <img class="full" src="{{ forest }}" alt="differences from baseline, each patient and the mean with its interval">
 {% endif %}
 <h2>From seed to seed</h2><p>A dot is a seed: the mean over the test patients. The bar is the mean over the seeds.</p>
@@ -65,7 +66,8 @@ def _forest(presets: dict, shown: list[str]) -> str:
             if found := presets[name]["metrics"].get(metric, {}).get("difference"):
                 dots = list(found["patients"].values())
                 axis.plot(dots, [at + 0.22] * len(dots), "o", color=PATIENT, markersize=4, alpha=0.7)
-                axis.plot([found["ci_low"], found["ci_high"]], [at, at], color=MEAN, linewidth=2)
+                if found["ci_low"] is not None:
+                    axis.plot([found["ci_low"], found["ci_high"]], [at, at], color=MEAN, linewidth=2)
                 axis.plot(found["mean"], at, "o", color=MEAN, markersize=8)
         axis.set_xlabel("minus baseline")
     return _png(figure)

@@ -7,6 +7,7 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
+from components.core import synthetic
 from components.core.step import StepError
 from pipelines.experiments.compare import METRICS, Unlike
 from pipelines.experiments.outcomes import Outcome
@@ -63,7 +64,7 @@ def _logged(client, baseline: Outcome, comparison: dict, folder: Path) -> str:
         name = f"experiments {datetime.datetime.now():%Y-%m-%d %H:%M}"
         tags = {"experiments_digest": digest, "data_version": baseline.data_version}
         tags |= {"split_digest": baseline.split_digest, "over": comparison["over"]}
-        tags |= {"data": "synthetic demo scans, no patients"} if comparison["synthetic"] else {}
+        tags |= synthetic.TAG if comparison["synthetic"] else {}
         run_id = client.create_run(experiment, tags=tags, run_name=name).info.run_id
     for preset, facts in comparison["presets"].items():
         for metric, value in _numbers(facts).items():
@@ -80,5 +81,6 @@ def _numbers(preset: dict) -> dict[str, float]:
         if found := preset["metrics"].get(metric):
             numbers[f"{metric}_mean"] = found["mean"]
             difference = found.get("difference") or {}
-            numbers |= {f"{metric}_difference_{n}": difference[n] for n in ("mean", "ci_low", "ci_high") if difference}
+            known = {n: difference.get(n) for n in ("mean", "ci_low", "ci_high")}
+            numbers |= {f"{metric}_difference_{n}": value for n, value in known.items() if value is not None}
     return numbers

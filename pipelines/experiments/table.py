@@ -41,7 +41,8 @@ def cells(found: dict | None) -> tuple[str, str, str, str]:
     difference = found.get("difference")
     if not difference:
         return (f"{found['mean']:.3f}", spread, "", "")
-    between = f"({difference['ci_low']:+.3f} to {difference['ci_high']:+.3f})"
+    low, high = difference["ci_low"], difference["ci_high"]
+    between = "(no interval)" if low is None else f"({low:+.3f} to {high:+.3f})"
     return (f"{found['mean']:.3f}", spread, f"{difference['mean']:+.3f} {between}", difference["verdict"])
 
 

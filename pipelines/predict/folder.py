@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.core.step import StepError, progress
 from components.core.storage import local_path
+from components.core.synthetic import WARNING
 from components.core.volumes import BadVolume
 from components.ingest.discover import Case, Found
 from pipelines.files import write_bytes
@@ -37,10 +38,12 @@ def predict_folder(source: Path, target: Path, model: str, state: Path, probabil
         for folder in ("masks", "probabilities")[: 1 + probability]:
             (target / folder).mkdir(parents=True, exist_ok=True)
         rows, pictures = _segment_all(found, source.resolve(), target, segmenter, probability)
-        write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri))
+        write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
     except OSError as error:
         raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
     _say(rows, found, target)
+    if segmenter.synthetic:
+        logging.warning("%s %s", segmenter.uri, WARNING)
 
 
 def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, probability: bool):
@@ -69,12 +72,13 @@ def _segment(
 ):
     files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
     try:
-        prediction = segmenter.segment(source / case.image[0], **files, probability=probability)
+        b_values = [source / key for key in case.b_values]
+        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, probability=probability)
     except BadVolume as reason:
         row = Row(case.name, case.image[0], str(reason))
         table.add(row)
         return row, None
-    row = Row.of(case.name, case.image[0], prediction, segmenter.uri)
+    row = Row.of(case.name, case.image[0], prediction, segmenter.named)
     outputs = dict(zip(("mask", "probability"), _outputs(case, probability), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)
@@ -120,6 +124,8 @@ def _say(rows: list[Row], found: Found, target: Path) -> None:
     for row in refused:
         logging.info("refused    %s: %s", row.case, row.refused)
     for row in rows:
+        for line in row.noted:
+            logging.info("noted      %s: %s", row.case, line)
         if row.reasons:
             logging.info("review     %s: %s", row.case, row.reasons)
     if found.ignored:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from components.core.step import StepError
+from components.core.synthetic import WARNING
 from components.core.volumes import BadVolume
 from pipelines.files import write_bytes
 from pipelines.predict.segmenter import Segmenter
@@ -56,5 +57,7 @@ def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state
         raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
     run = segmenter.model.metadata.run_id
     print(f"{target}: {found.volume} ({segmenter.uri}, MLflow run {run}). Research use only.")
+    if segmenter.synthetic:
+        print(f"This model {WARNING}.")
     if found.review:
         print(f"Needs review: {found.review}.")

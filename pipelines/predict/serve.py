@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from components.core.step import StepError
+from components.core.synthetic import WARNING
 from pipelines.local.services import HOST, is_free
 from pipelines.predict.segmenter import Segmenter
 
@@ -26,6 +27,8 @@ def serve(model: str, port: str, state: Path) -> None:
     url = f"http://{HOST}:{number}"
     print(f"{segmenter.uri} answers at {url}; Ctrl-C stops it. Research use only. A request:\n")
     print(request(url, segmenter.columns), flush=True)
+    if segmenter.synthetic:
+        print(f"This model {WARNING}.", flush=True)
     app = guarded(scoring_server.init(segmenter.model))
     uvicorn.run(app, host=HOST, port=number, log_level="warning")
     print("stopped", flush=True)

@@ -156,7 +156,7 @@ def split(content: bytes) -> str:
     text = content.decode(errors="replace")
     with patch("mlflow.MlflowClient", lambda: client), patch("mlflow.artifacts.load_text", lambda _: text):
         try:
-            assert len(known.to_carry_on_from("s3://b/data", "v", {})) == 64
+            assert len(known.to_carry_on_from("s3://b/data", "v", {}, False)) == 64
         except StepError as reason:
             return kind(reason)
     return TAKEN

@@ -8,13 +8,14 @@ import pytest
 from components.core import known
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
+from components.core.synthetic import DESCRIPTION
 from components.core.tracking import MODEL_NAME, Run, data_lineage, record_inputs
 from components.fingerprint.fingerprint import lineage
 from components.split.split import split
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
-RATIOS, URI = (0.6, 0.2, 0.2), "s3://bucket/scans"
+RATIOS, URI = (0.6, 0.2, 0.2), f"s3://{work_bucket()}/data/known"
 
 
 class Pipeline:
@@ -22,6 +23,13 @@ class Pipeline:
 
     def __init__(self, client, folder: Path):
         self.client, self.folder = client, folder
+        self.synthetic_scans(False)
+
+    def synthetic_scans(self, synthetic: bool) -> None:
+        """From now on the bucket holds such scans, or a patients' set."""
+        self.synthetic = synthetic
+        name = "SYNTHETIC demo" if synthetic else "stroke patients"
+        Storage(URI).put(DESCRIPTION, json.dumps({"Name": name}).encode())
 
     def lineage(self, patients: int, seed: int = 42) -> str:
         """What fingerprint tells the split of that many patients."""
@@ -36,7 +44,7 @@ class Pipeline:
             }
             for i in range(1, patients + 1)
         ]  # fmt: skip
-        facts = {"cases": cases, "synthetic": False, "data_uri": URI, "data_version": f"data of {patients}"}
+        facts = {"cases": cases, "synthetic": self.synthetic, "data_uri": URI, "data_version": f"data of {patients}"}
         (self.folder / "cases.json").write_text(json.dumps(facts))
         given = self.lineage(patients, seed) if lineage is None else lineage
         split(self.folder, self.folder / "split.json", self.folder / "split.html", RATIOS, seed, "dwi", given, carry)
@@ -186,4 +194,28 @@ def test_a_version_registered_by_hand_is_passed_over(pipeline, versionless):
 
 def test_the_same_data_at_another_address_are_carried_on_and_not_drawn_anew(pipeline):
     pipeline.run(12)
-    assert lineage("s3://another/place", "data of 12", RATIOS, 42, "dwi") == pipeline.lineage(14)
+    assert lineage(f"{URI}-moved", "data of 12", RATIOS, 42, "dwi") == pipeline.lineage(14)
+
+
+def test_patients_and_synthetic_scans_are_carried_on_each_from_their_own_versions(pipeline):
+    pipeline.synthetic_scans(True)
+    synthetic = pipeline.run(12)
+    pipeline.synthetic_scans(False)
+    assert pipeline.lineage(12) == ""
+    patients = pipeline.run(14)
+    assert patients["carried_from"] is None
+    assert pipeline.lineage(22) == patients["lineage_digest"]
+    pipeline.synthetic_scans(True)
+    assert pipeline.lineage(12) == ""
+    assert pipeline.lineage(22) == synthetic["lineage_digest"]
+
+
+def test_patients_who_were_carried_on_from_synthetic_scans_by_an_earlier_release_keep_their_subsets(pipeline):
+    pipeline.synthetic_scans(True)
+    pipeline.run(12)
+    pipeline.synthetic_scans(False)
+    patients = pipeline.split(22, lineage=known.lineage_digest(pipeline.split(12, lineage="")["lineage"]))
+    assert patients["carried_from"]["version"] == "1"
+    pipeline.register()
+    assert pipeline.lineage(22) == patients["lineage_digest"]
+    assert subsets(pipeline.split(22)) == subsets(patients)

@@ -7,9 +7,10 @@ import mlflow
 import pytest
 import torch
 
-from components.core.ledger import BY_PERSON, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
+from components.core.ledger import BY_PERSON, BY_POLICY, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
+from components.core.synthetic import TAG
 from components.core.tracking import MODEL_NAME, Run
 from components.evaluate.champion import against_champion
 from components.register import register as step
@@ -17,13 +18,24 @@ from components.register.decision import decide
 from components.register.policy import Policy, load
 from components.unet.network import AttentionUNet
 from pipelines import promotion
+from pipelines.predict.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
 TEST = [f"T{i}" for i in range(12)]
 PATIENTS = {"train": ["A", "B"], "val": ["C"], "test": TEST}
 NON_INFERIOR = Policy.model_validate(
-    {"minimum_patients": 10, "confidence": 0.95, "metrics": {"dice": {"test": "non-inferiority", "margin": 0.01}}}
+    {
+        "floors": {"minimum_patients": 10, "better_than_rule": True, "false_volume_ml": 1},
+        "minimum_patients": 10, "confidence": 0.95, "metrics": {"dice": {"test": "non-inferiority", "margin": 0.01}},
+    }
+)  # fmt: skip
+SUMMARY = {"test_patients": 12, "test_dice_mean": 0.6, "test_rule_dice_mean": 0.37, "test_better_than_rule": 1.0,
+           "test_false_positive_ml_lesion_free_mean": 0.2}  # fmt: skip
+WORSE_THAN_RULE = SUMMARY | {"test_dice_mean": 0.24, "test_better_than_rule": 0.0}
+FIRST_WORDS = (
+    "the first champion, without a comparison: 12 test patients of at least 10; Dice 0.600, better than the rule "
+    "without a network (0.370); 0.20 mL predicted on a lesion-free scan on average, at most 1 mL"
 )
 
 
@@ -39,7 +51,7 @@ def client(versionless):
 def register(client, tmp_path):
     """register(seed) -> a version as the register step leaves it, of a tiny network."""
 
-    def make(seed: int, patients: dict = PATIENTS, **facts):
+    def make(seed: int, patients: dict = PATIENTS, synthetic: bool = False, **facts):
         torch.manual_seed(seed)
         weights = tmp_path / f"weights-{seed}"
         weights.mkdir(exist_ok=True)
@@ -51,7 +63,7 @@ def register(client, tmp_path):
         tags = {
             "weights_sha256": file_sha256(weights / "best_model.pth"), "split_digest": "d", "git_commit": "abc",
             "test_dice_mean": "0.6", "test_dice_ci_low": "0.5", "test_dice_ci_high": "0.7",
-            "test_lesion_f1_mean": "0.8", "test_patients": "12",
+            "test_lesion_f1_mean": "0.8", "test_patients": "12", **(TAG if synthetic else {}),
         }  # fmt: skip
         source = f"{run.info.artifact_uri}/model"
         return client.create_model_version(MODEL_NAME, source, run.info.run_id, tags)
@@ -61,19 +73,20 @@ def register(client, tmp_path):
 
 def measured(dice: float) -> list[dict]:
     """What evaluate finds on the test patients; no two of them are alike."""
-    known = {"absolute_volume_difference_ml": 1.0, "lesion_count_difference": 0, "lesion_f1": 0.8}
+    known = {"absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.2, "lesion_count_difference": 0,
+             "lesion_f1": 0.8, "lesion_f1_matched": 0.7, "surface_distance_95_mm": 3.0}  # fmt: skip
     return [{"patient": p, "dice": dice + i / 100, "iou": dice / 2, **known} for i, p in enumerate(TEST)]
 
 
-def compared(ours: float, theirs: float, patients: dict = PATIENTS) -> dict:
+def compared(ours: float, theirs: float, patients: dict = PATIENTS, synthetic: bool = False) -> dict:
     """`comparison.json` of a model with the Dice `ours`, where the champion gets `theirs`."""
-    return against_champion(measured(ours), {"patients": patients}, lambda network, facts: measured(theirs))
+    return against_champion(measured(ours), {"patients": patients}, lambda network, facts: measured(theirs), synthetic)
 
 
-def settle(client, version, comparison: dict, policy: Policy | None = None) -> str:
-    """The register step's decision about a version, looked up anew as the step does."""
+def settle(client, version, comparison: dict, policy: Policy | None = None, summary: dict = SUMMARY) -> str:
+    """The register step's decision about a version, looked up again as the step does."""
     version = client.get_model_version(MODEL_NAME, version.version)
-    return decide(client, version, comparison, policy or load(), Ledger())
+    return decide(client, version, comparison, summary, policy or load(), Ledger())
 
 
 def champion(client) -> str | None:
@@ -92,11 +105,121 @@ def two(client, register):
     return first, register(2)
 
 
-def test_the_first_version_is_champion_without_a_comparison_and_that_is_on_record(client, register):
+def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record(client, register):
     comparison = compared(0.5, 0.0)
     assert (comparison["champion"], comparison["reason"]) == (None, "there was no champion to compare with")
-    assert settle(client, register(1), comparison) == "the first one is champion without a comparison"
+    assert settle(client, register(1), comparison) == FIRST_WORDS
     assert (champion(client), decisions()) == ("1", [FIRST])
+    assert Ledger().entries()[0].facts["evidence"]["floors"] == {
+        "minimum_patients": {"patients": 12, "passed": True},
+        "better_than_rule": {"dice": 0.6, "rule": 0.37, "passed": True},
+        "false_volume_ml": {"mean": 0.2, "passed": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("short", "said"),
+    [
+        ({"test_patients": 5}, "5 test patients of at least 10"),
+        (WORSE_THAN_RULE, "Dice 0.240, not better than the rule without a network (0.370)"),
+        ({"test_false_positive_ml_lesion_free_mean": 2.5},
+         "2.50 mL predicted on a lesion-free scan on average, more than 1 mL"),
+    ],
+    ids=["patients", "rule", "false volume"],
+)  # fmt: skip
+def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_to_name_one(
+    client, register, tmp_path, capsys, short, said
+):
+    words = settle(client, register(1), compared(0.5, 0.0), summary=SUMMARY | short)
+    assert words == f"there is no champion: {said}"
+    assert (champion(client), decisions()) == (None, [FIRST])
+    assert promotion.champion(tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert f"no version of {MODEL_NAME} is champion. Of version 1 the policy said: {words}" in shown
+    assert "The ledger is whole, and replays to what the registry says." in shown
+    with pytest.raises(StepError, match=rf"make promote MODEL=models:/{MODEL_NAME}/1 REASON="):
+        Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
+    promotion.promote(f"models:/{MODEL_NAME}/1", "seen by us", tmp_path)
+    assert champion(client) == "1"
+
+
+def test_after_a_first_version_below_the_floors_the_next_is_judged_by_them_too(client, register):
+    for seed in (1, 2):
+        settle(client, register(seed), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
+    assert champion(client) is None
+    assert settle(client, register(3), compared(0.5, 0.0)) == FIRST_WORDS
+    assert champion(client) == "3" == champions(Ledger().entries())[-1]
+    assert decisions() == [FIRST, REFUSED, BY_POLICY]
+
+
+def test_a_better_challenger_below_a_floor_is_refused(client, two):
+    said = settle(client, two[1], compared(0.56, 0.5), summary=WORSE_THAN_RULE)
+    assert said == "champion stays version 1: Dice 0.240, not better than the rule without a network (0.370)"
+    assert champion(client) == "1"
+
+
+class TestSyntheticVersions:
+    """They keep `make predict` working after the demo, and stand before no version from patients."""
+
+    @pytest.fixture
+    def demo(self, client, register):
+        """Version 1, from synthetic scans alone, with no better numbers than any."""
+        version = register(1, synthetic=True)
+        settle(client, version, compared(0.2, 0.0, synthetic=True), summary=WORSE_THAN_RULE)
+        return version
+
+    def test_the_first_is_champion_whatever_its_numbers_and_every_command_says_what_it_is(
+        self, client, demo, tmp_path, capsys
+    ):
+        assert champion(client) == "1"
+        assert "gives way to the first from patients" in Ledger().entries()[0].facts["words"]
+        assert promotion.champion(tmp_path) == 0
+        assert "WARNING  it learnt from SYNTHETIC scans alone" in capsys.readouterr().out
+
+    def test_the_first_from_patients_that_passes_the_floors_replaces_it_without_a_comparison(
+        self, client, demo, register
+    ):
+        comparison = compared(0.2, 0.9)
+        assert comparison["reason"] == "version 1 learnt from synthetic scans alone" and comparison["pairs"] == {}
+        said = settle(client, register(2), comparison)
+        assert said.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
+        assert champion(client) == "2" and decisions() == [FIRST, BY_POLICY]
+
+    def test_one_from_patients_below_the_floors_does_not(self, client, demo, register):
+        said = settle(client, register(2), compared(0.2, 0.9), summary=WORSE_THAN_RULE)
+        assert said.startswith("champion stays version 1: Dice 0.240, not better") and champion(client) == "1"
+        settle(client, register(3), compared(0.2, 0.9))
+        assert champion(client) == "3"
+
+    def test_it_never_replaces_one_that_learnt_from_patients(self, client, two, register):
+        comparison = compared(0.99, 0.5, synthetic=True)
+        assert comparison["reason"] == "version 1 learnt from patients, and these are synthetic scans"
+        said = settle(client, register(3, synthetic=True), comparison)
+        assert said == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
+        assert champion(client) == "1"
+
+    def test_it_does_not_become_champion_where_one_from_patients_is_none(self, client, register):
+        settle(client, register(1), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
+        said = settle(client, register(2, synthetic=True), compared(0.9, 0.0, synthetic=True))
+        assert said.startswith("there is no champion: it learnt from synthetic scans alone, and there are versions")
+        assert champion(client) is None
+
+    def test_two_of_them_are_compared_by_the_policy_and_not_by_the_floors(self, client, demo, register):
+        settle(client, register(2, synthetic=True), compared(0.56, 0.5, synthetic=True), summary=WORSE_THAN_RULE)
+        assert champion(client) == "2"
+
+    def test_what_a_person_rolled_back_to_it_only_a_person_makes_champion_again(self, client, demo, register, tmp_path):
+        second = register(2)
+        settle(client, second, compared(0.5, 0.0))
+        promotion.rollback("wrong scanner", tmp_path)
+        assert champion(client) == "1"
+        assert "rolled this one back" in settle(client, second, compared(0.5, 0.0), NON_INFERIOR)
+        assert champion(client) == "1"
+
+    def test_where_it_lost_its_alias_the_floors_decide(self, client, demo, register):
+        client.delete_registered_model_alias(MODEL_NAME, "champion")
+        settle(client, register(2), compared(0.5, 0.0))
+        assert champion(client) == "2"
 
 
 class Overtaken(mlflow.MlflowClient):
@@ -160,7 +283,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
         seen.update(facts, first=next(network.parameters()).flatten()[0].item())
         return measured(0.5)
 
-    against_champion(measured(0.5), {"patients": PATIENTS}, measure)
+    against_champion(measured(0.5), {"patients": PATIENTS}, measure, False)
     torch.manual_seed(1)
     assert seen["seed"] == 1
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
@@ -212,11 +335,15 @@ def test_a_decision_that_a_kill_cut_short_is_carried_out_by_the_retry(client, tw
     assert champion(client) == "2" and len(decisions()) == 2
 
 
-def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(client, two):
+def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(client, two, tmp_path):
     client.delete_registered_model_alias(MODEL_NAME, "champion")
     said = settle(client, two[1], compared(0.9, 0.5))
-    assert "none is champion. Name one: make promote" in said
+    assert said == "there is no champion: version 1 is champion no more, and none was named in its place"
     assert champion(client) is None
+    settle(client, two[1], compared(0.91, 0.5))
+    assert champion(client) is None
+    with pytest.raises(StepError, match=rf"make promote MODEL=models:/{MODEL_NAME}/2"):
+        Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
 
 
 def test_a_new_registry_beside_an_old_ledger_begins_anew(client, two, register):
@@ -308,4 +435,4 @@ def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp
 
 def test_without_a_champion_the_command_says_how_one_comes_about(client, tmp_path, capsys):
     assert promotion.champion(tmp_path) == 0
-    assert "There is no champion yet: make pipeline-run" in capsys.readouterr().out
+    assert "there is no champion: no model is registered. Make one: make pipeline-run" in capsys.readouterr().out

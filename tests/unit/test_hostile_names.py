@@ -77,7 +77,7 @@ def split_table(name: str, folder: Path) -> str:
 
 def predictions(name: str, folder: Path) -> str:
     rows = [Row(name, name, reasons=name, words=name, needs_review="yes"), Row(name, name, refused=name)]
-    return page(rows, [[("1 of 3", "data:image/jpeg;base64,")]], Path(name.replace("\0", "")), name).decode()
+    return page(rows, [[("1 of 3", "data:image/jpeg;base64,")]], Path(name.replace("\0", "")), name, False).decode()
 
 
 def experiments(name: str, folder: Path) -> str:

@@ -63,8 +63,22 @@ def test_what_is_appended_is_read_back_in_order_and_whole(ledger):
         ([(FIRST, None, "1"), (BY_PERSON, "1", "1")], ["1"]),
         ([(FIRST, None, "1"), (BY_POLICY, "1", "2"), (FIRST, None, "1")], ["1"]),
         ([(FIRST, None, "1"), (REFUSED, "7", "7")], ["1"]),
+        ([(FIRST, None, "1"), (FIRST, None, None)], []),
+        ([(FIRST, None, None), (REFUSED, None, None), (BY_POLICY, None, "3")], ["3"]),
     ],
-    ids=["none", "first", "refused", "promoted", "back", "to and fro", "on record", "a new registry", "moved by hand"],
+    ids=[
+        "none",
+        "first",
+        "refused",
+        "promoted",
+        "back",
+        "to and fro",
+        "on record",
+        "a new registry",
+        "moved by hand",
+        "below the floors",
+        "a later one above them",
+    ],
 )
 def test_who_is_champion_by_the_ledger(ledger, decisions, stack):
     told(ledger, *decisions)

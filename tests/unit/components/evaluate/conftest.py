@@ -2,6 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
+from components.evaluate.metrics import relative_volume_difference
+
 
 @pytest.fixture(scope="session")
 def result() -> Callable[..., dict]:
@@ -10,7 +12,8 @@ def result() -> Callable[..., dict]:
     def make(patient: str, **more) -> dict:
         known = {
             "case": patient, "patient": patient, "site": None, "scanner": None,
-            "dice": 0.7, "iou": 0.55, "lesion_f1": 1.0, "lesion_count_difference": 0,
+            "dice": 0.7, "iou": 0.55, "lesion_f1": 1.0, "lesion_count_difference": 0, "lesion_f1_matched": 1.0,
+            "surface_distance_95_mm": 2.0, "rule_dice": 0.5, "rule_lesion_f1": 0.5, "rule_ml": 3.0,
             "lesions": 1, "lesions_found": 1, "false_lesions": 0,
             "truth_ml": 2.0, "predicted_ml": 1.5, "truth_voxels": 100, "predicted_voxels": 75,
             "predicted_ml_low": None, "predicted_ml_high": None, "needs_review": [],
@@ -19,7 +22,8 @@ def result() -> Callable[..., dict]:
         } | more  # fmt: skip
         unknown = known["truth_ml"] is None
         off = None if unknown else abs(known["predicted_ml"] - known["truth_ml"])
-        return {"absolute_volume_difference_ml": off} | known
+        relative = None if unknown else relative_volume_difference(known["predicted_ml"], known["truth_ml"])
+        return {"absolute_volume_difference_ml": off, "relative_volume_difference": relative} | known
 
     return make
 

@@ -17,8 +17,8 @@ def volumes(result, *pairs: tuple[float, float]) -> list[dict]:
 
 
 def test_bias_and_limits_of_a_hand_worked_case(result):
-    """Differences 1, 2 and 3: mean 2, standard deviation 1."""
-    found = volume_agreement(volumes(result, (1, 2), (10, 12), (20, 23)), {})
+    """Differences 1, 1, 2, 3 and 3: mean 2, standard deviation 1."""
+    found = volume_agreement(volumes(result, (1, 2), (10, 12), (20, 23), (5, 6), (7, 10)), {})
     assert found["bias_ml"] == pytest.approx(2)
     assert (found["agreement_low_ml"], found["agreement_high_ml"]) == pytest.approx((2 - 1.96, 2 + 1.96))
 
@@ -38,8 +38,8 @@ def test_a_patient_counts_once(result):
     assert volume_agreement(scans, {})["bias_ml"] == pytest.approx((2 + 0) / 2)
 
 
-def test_two_patients_have_no_limits(result):
-    found = volume_agreement(volumes(result, (1, 2), (10, 12)), {})
+def test_four_patients_have_no_limits(result):
+    found = volume_agreement(volumes(result, (1, 2), (10, 12), (1, 2), (10, 12)), {})
     assert (found["bias_ml"], found["agreement_low_ml"], found["agreement_high_ml"]) == (1.5, None, None)
 
 

@@ -10,8 +10,8 @@ import torch
 from monai.metrics import DiceMetric, MeanIoU
 from skimage.measure import label
 
-from components.core.intervals import confidence_interval
-from components.evaluate.metrics import case_metrics, dice, iou, slice_dices, summary
+from components.core.intervals import bounded_mean_interval, mean_interval
+from components.evaluate.metrics import case_metrics, dice, iou, relative_volume_difference, slice_dices, summary
 
 VOXEL_MM = (2.0, 2.0, 5.0)
 """20 mm³: fifty voxels are one millilitre."""
@@ -163,9 +163,29 @@ def test_the_volume_difference_has_no_sign():
     assert over["absolute_volume_difference_ml"] == under["absolute_volume_difference_ml"] == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize(
+    ("predicted_ml", "truth_ml", "off"),
+    [(30.0, 20.0, 0.5), (10.0, 20.0, 0.5), (0.0, 20.0, 1.0), (0.4, 0.5, 0.1), (0.0, 0.3, 0.3), (7.0, 0.0, 7.0),
+     (0.0, 0.0, 0.0)],
+)  # fmt: skip
+def test_what_a_volume_is_off_by_is_divided_by_the_true_one_and_by_no_less_than_a_millilitre(
+    predicted_ml, truth_ml, off
+):
+    assert relative_volume_difference(predicted_ml, truth_ml) == pytest.approx(off)
+
+
+def test_the_relative_volume_difference_of_a_scan_is_of_its_millilitres():
+    truth, predicted = np.zeros((20, 10, 1), bool), np.zeros((20, 10, 1), bool)
+    truth[:10], predicted[:15] = True, True
+    assert case_metrics(predicted, truth, VOXEL_MM)["relative_volume_difference"] == pytest.approx(0.5)
+
+
 def test_without_a_voxel_size_there_are_no_millilitres_and_all_else_is_there():
     known, unknown = (case_metrics(mask((0, 0, 0)), mask((0, 0, 0), (0, 0, 1)), mm) for mm in (VOXEL_MM, None))
-    in_ml = {"truth_ml", "predicted_ml", "absolute_volume_difference_ml"}
+    in_ml = {
+        "truth_ml", "predicted_ml", "absolute_volume_difference_ml", "relative_volume_difference",
+        "surface_distance_95_mm",
+    }  # fmt: skip
     assert {name for name, value in unknown.items() if value is None} == in_ml
     assert {k: v for k, v in unknown.items() if k not in in_ml} == {k: v for k, v in known.items() if k not in in_ml}
 
@@ -192,10 +212,14 @@ def result(patient: str, dice: float, **more) -> dict:
         "iou": dice / (2 - dice),
         "predicted_ml": 2.0,
         "absolute_volume_difference_ml": 0.5,
+        "relative_volume_difference": 0.2,
         "lesion_count_difference": 0,
         "lesion_f1": 1.0,
+        "lesion_f1_matched": 1.0,
+        "surface_distance_95_mm": 2.0,
         "lesions": 1,
         "lesions_found": 1,
+        "false_lesions": 0,
         "slice_dice": [dice, 1.0],
         "slice_iou": [dice / (2 - dice), 1.0],
         "slice_has_lesion": [True, False],
@@ -207,7 +231,42 @@ def test_mean_and_standard_deviation_are_over_patients():
     facts = summary([result("A", 0.2), result("B", 0.4), result("C", 0.9)])
     assert facts["test_dice_mean"] == pytest.approx(0.5)
     assert facts["test_dice_std"] == pytest.approx(math.sqrt((0.3**2 + 0.1**2 + 0.4**2) / 3))
-    assert (facts["test_dice_ci_low"], facts["test_dice_ci_high"]) == confidence_interval([0.2, 0.4, 0.9])
+
+
+FIVE = [0.2, 0.4, 0.5, 0.8, 0.9]
+
+
+def test_median_and_quartiles_are_over_patients():
+    facts = summary([result("A", 0.0), *(result(str(dice), dice) for dice in FIVE), result("A", 1.0)])
+    for name in ("dice", "lesion_dice"):
+        found = [facts[f"test_{name}_{end}"] for end in ("q1", "median", "q3")]
+        assert found == pytest.approx([0.425, 0.5, 0.725])  # of 0.2, 0.4, 0.5, 0.5, 0.8, 0.9
+
+
+def test_the_interval_is_of_dice_as_a_share_and_of_volumes_as_an_amount():
+    scans = [result(str(dice), dice, absolute_volume_difference_ml=30 * dice) for dice in FIVE]
+    facts, ends = summary(scans), ("ci_low", "ci_high")
+    assert [facts[f"test_dice_{end}"] for end in ends] == [*bounded_mean_interval(FIVE)]
+    volumes = [facts[f"test_absolute_volume_difference_ml_{end}"] for end in ends]
+    assert volumes == [*mean_interval([30 * dice for dice in FIVE])]
+
+
+def test_four_patients_have_no_interval():
+    facts = summary([result(str(dice), dice) for dice in FIVE[:4]])
+    assert not [name for name in facts if "_ci_" in name]
+
+
+def test_the_headline_is_of_scans_with_a_lesion_and_false_alarms_stand_apart():
+    """Patient A has one scan of either kind; B to D have no lesion, and of D one scan of two has a false one."""
+    free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
+    scans = [
+        result("A", 0.4), result("A", 0.0, **free | {"false_lesions": 3}), result("B", 1.0, **free),
+        result("C", 1.0, **free), result("D", 1.0, **free), result("D", 0.0, **free | {"false_lesions": 1}),
+    ]  # fmt: skip
+    facts = summary(scans)
+    assert facts["test_lesion_dice_mean"] == pytest.approx(0.4)
+    assert facts["test_dice_mean"] == pytest.approx((0.2 + 1 + 1 + 0.5) / 4)
+    assert facts["test_lesion_free_false_alarm_rate"] == pytest.approx(1 / 3)
 
 
 def test_two_sessions_of_one_patient_weigh_as_one():
@@ -218,13 +277,16 @@ def test_two_sessions_of_one_patient_weigh_as_one():
 
 
 @pytest.mark.parametrize(
-    "name", ["dice", "iou", "absolute_volume_difference_ml", "lesion_count_difference", "lesion_f1"]
-)
-def test_every_metric_of_the_challenge_is_summarised(name):
+    "name",
+    [
+        "dice", "iou", "absolute_volume_difference_ml", "relative_volume_difference", "lesion_count_difference",
+        "lesion_f1", "lesion_f1_matched", "surface_distance_95_mm",
+    ],
+)  # fmt: skip
+def test_every_metric_is_summarised(name):
     facts = summary([result("A", 0.9) | {name: 1.0}, result("B", 0.9) | {name: 0.5}])
     assert facts[f"test_{name}_mean"] == 0.75
     assert facts[f"test_{name}_std"] == 0.25
-    assert facts[f"test_{name}_ci_low"] <= 0.75 <= facts[f"test_{name}_ci_high"]
 
 
 def test_a_scan_without_millilitres_is_left_out_of_their_mean_alone():
@@ -277,8 +339,10 @@ def test_a_patient_with_a_lesion_in_one_session_is_not_lesion_free():
 def test_what_has_nothing_to_be_measured_on_is_left_out():
     free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
     without_lesions, without_free = summary([result("A", 1.0, **free)]), summary([result("A", 1.0)])
-    assert not without_lesions.keys() & {"test_lesion_sensitivity", "test_lesion_slice_dice_mean"}
-    assert "test_false_positive_ml_lesion_free_mean" not in without_free
+    of_lesions = {"test_lesion_sensitivity", "test_lesion_slice_dice_mean", "test_lesion_dice_mean"}
+    assert not without_lesions.keys() & of_lesions
+    of_free = {"test_false_positive_ml_lesion_free_mean", "test_lesion_free_false_alarm_rate"}
+    assert not without_free.keys() & of_free
 
 
 def test_the_summary_holds_plain_finite_numbers():

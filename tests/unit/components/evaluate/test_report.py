@@ -1,5 +1,6 @@
 """The page that people judge a model by."""
 
+import html
 import re
 
 import cv2
@@ -12,6 +13,7 @@ from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
 from components.evaluate.strata import lesion_free, strata
+from components.evaluate.yardstick import yardstick
 from components.unet.calibration import reliability
 
 ALONE = {"champion": None, "model": None, "reason": "there was no champion to compare with"}
@@ -33,6 +35,9 @@ def measured(name: str, shift: int = 2, voxel_mm=(2.0, 2.0, 5.0), **more) -> dic
         "predicted_ml_low": None,
         "predicted_ml_high": None,
         "needs_review": [],
+        "rule_dice": 0.4,
+        "rule_lesion_f1": 0.6,
+        "rule_ml": 0.5,
         "slice_dice": slice_dice.tolist(),
         "slice_iou": slice_iou.tolist(),
         "slice_has_lesion": truth.any((0, 1)).tolist(),
@@ -57,7 +62,8 @@ def page_of(tmp_path):
             "review": review(cases),
         }
         found = {
-            "summary": summary(cases) | scalars(**trust), "threshold": 0.35, "synthetic": synthetic, "cases": cases,
+            "summary": summary(cases) | yardstick(cases) | scalars(**trust), "threshold": 0.35,
+            "synthetic": synthetic, "cases": cases,
             "strata": strata(cases), "lesion_free": lesion_free(cases), **trust,
         }  # fmt: skip
         write_page(found, facts, comparison, Pictures(list(samples), dict(failures)), tmp_path / "page.html")
@@ -93,7 +99,7 @@ def test_the_page_holds_every_scan_its_metrics_and_the_threshold(page_of):
     page = page_of([measured("P1", **interval, needs_review=["noisy", "5 slices"]), "P2"])
     rows = re.findall(r"<tr><td>(P\d)</td>(.*?)</tr>", page, re.DOTALL)
     assert [name for name, _ in rows] == ["P1", "P2"]
-    shown = ["0.500", "0.32", "0.32", "0.10 to 0.75", "1 of 1", "0", "1.000", "noisy; 5 slices"]
+    shown = ["0.500", "0.400", "0.32", "0.32", "0.10 to 0.75", "1 of 1", "0", "1.000", "1.000", "noisy; 5 slices"]
     assert re.findall(r">([^<>\n]+)</td>", rows[0][1]) == shown
     assert "threshold 0.35" in page
 
@@ -143,11 +149,11 @@ def test_the_page_says_that_few_patients_are_too_few(page_of):
 
 
 def test_every_stratum_says_how_many_it_holds_and_when_they_are_too_few(page_of):
-    scans = [measured(f"P{i}", site="Chiang Mai" if i else "Bangkok") for i in range(4)]
+    scans = [measured(f"P{i}", site="Chiang Mai" if i else "Bangkok") for i in range(6)]
     said = part(page_of(scans), "For whom it works")
-    assert re.search(r"<1 mL|&lt;1 mL 4 4 0\.500 0\.500 to 0\.500 1\.000 0\.00", said)
+    assert re.search(r"<1 mL|&lt;1 mL 6 6 0\.500 0\.\d+ to 0\.\d+ 1\.000 0\.00", said)
     assert "Bangkok 1 1 0.500 too few patients" in said
-    assert "Chiang Mai 3 3 0.500 0.500 to 0.500" in said
+    assert re.search(r"Chiang Mai 5 5 0\.500 0\.\d+ to 0\.\d+", said)
     assert "&gt;20 mL 0 0 – – – –" in said
     assert "The scanner is not known of any test scan with a lesion." in said
 
@@ -208,7 +214,7 @@ def test_the_page_sets_the_model_against_the_champion(page_of):
     page = page_of(["P1"], comparison={
         "champion": "3", "model": "m", "reason": "", "pairs": pairs, "differences": {"dice": difference},
     })  # fmt: skip
-    assert part(page, "Against the champion, version 3").endswith("Dice 2 -0.012 -0.031 to 0.006")
+    assert part(page, "Against the champion, version 3").endswith("Dice, all patients 2 -0.012 -0.031 to 0.006")
 
 
 def test_the_page_says_why_there_is_no_comparison(page_of):
@@ -228,3 +234,43 @@ def test_plots_are_pictures_of_few_and_of_many(patients):
     voxels = reliability(rng.random(patients), rng.random(patients) < 0.5)
     for picture in (draw_agreement(pairs, volume), draw_reliability(calibration(voxels, voxels, {}))):
         assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] == 540
+
+
+def summary_part(page: str) -> str:
+    """The words before the first heading of a section."""
+    return " ".join(re.sub(r"<[^>]+>", " ", page.split("<h2>")[0]).split())
+
+
+def test_the_page_begins_with_the_dice_where_there_is_a_lesion_and_the_false_alarms(page_of):
+    quiet = measured("Q") | {"lesions": 0, "false_lesions": 1, "truth_ml": 0.0, "dice": 0.0}
+    said = summary_part(page_of([*(f"P{i}" for i in range(5)), quiet]))
+    assert re.search(r"Where there is a lesion, Dice 0\.500 \(95 % interval 0\.\d+ to 0\.\d+\) ;", said)
+    assert "where there is none, a false alarm in 100 % of 1 patient." in said
+    assert "no test patient is free of lesions" in summary_part(page_of(["P1"]))
+    assert "Dice 0.500 (no interval: fewer than 5 patients)" in summary_part(page_of(["P1"]))
+    assert "No test patient has a lesion" in summary_part(page_of([quiet]))
+
+
+def test_a_model_that_is_not_better_than_the_rule_says_so_first(page_of):
+    said = "Not better than a threshold rule without a network: Dice 0.500 against 0.600."
+    worse = page_of([measured("P1", rule_dice=0.6)])
+    words = summary_part(worse)
+    assert words.index(said) < words.index("Where there is a lesion")
+    assert said in part(worse, "Beside a rule")
+    better = page_of([measured("P1", rule_dice=0.4)])
+    assert "Not better" not in better
+    assert "Better than a threshold rule without a network: Dice 0.500 against 0.400." in part(better, "Beside a rule")
+
+
+def test_the_page_sets_the_model_beside_the_rule(page_of):
+    said = part(page_of(["P1"]), "Beside a rule")
+    assert "1.8 times as bright as the median of the head, smoothed by 1.0 mm, in pieces of at least 0.1 mL" in said
+    assert "Dice, all patients 0.500 0.400" in said
+    assert "Lesion F1, any touch (ISLES'22) 1.000 0.600" in html.unescape(said)
+
+
+def test_the_summary_has_median_and_quartiles_and_no_interval_of_few(page_of):
+    shifts = {"P1": 0, "P2": 2, "P3": 3}  # Dice 1, 0.5, 0.25
+    said = part(page_of([measured(name, shift) for name, shift in shifts.items()]), "Summary over patients")
+    assert "Dice, all patients 0.583 0.312 – 0.500 0.375 to 0.750" in said
+    assert "No interval below 5 patients" in said

@@ -6,9 +6,13 @@ import pytest
 import yaml
 
 from components.core.step import StepError
-from components.register.policy import Policy, load, verdict
+from components.register.policy import Floors, Policy, judge_floors, load, verdict
+from tests.evidence.policy import LINES, WORSE, passes, rate, superior
 
-EQUAL = {"dice": 0.0, "lesion_f1": 0.0, "absolute_volume_difference_ml": 0.0}
+EQUAL = {"dice": 0.0, "lesion_f1": 0.0, "relative_volume_difference": 0.0}
+FLOORS = {"minimum_patients": 10, "better_than_rule": True, "false_volume_ml": 1}
+SUMMARY = {"test_patients": 12, "test_dice_mean": 0.6, "test_rule_dice_mean": 0.37, "test_better_than_rule": 1.0,
+           "test_false_positive_ml_lesion_free_mean": 0.2}  # fmt: skip
 SPREAD = (-0.002, -0.001, 0.0, 0.001, 0.002)
 
 
@@ -23,14 +27,14 @@ def comparison(patients: int = 20, reason: str = "", **differences: float) -> di
 
 def policy(**metrics: tuple[str, float]) -> Policy:
     tests = {name: {"test": test, "margin": margin} for name, (test, margin) in metrics.items()}
-    return Policy.model_validate({"minimum_patients": 10, "confidence": 0.95, "metrics": tests})
+    return Policy.model_validate({"floors": FLOORS, "minimum_patients": 10, "confidence": 0.95, "metrics": tests})
 
 
 def test_a_better_challenger_passes_the_policy_that_is_there_with_every_number_said():
-    found = verdict(load(), comparison(dice=0.03, lesion_f1=0.01, absolute_volume_difference_ml=-0.5))
+    found = verdict(load(), comparison(dice=0.03, lesion_f1=0.01, relative_volume_difference=-0.05))
     assert found.passed
     assert re.match(r"Dice \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion-wise F1 \+0\.010 ", found.words)
-    assert "volume difference -0.500 mL (95 % -0.501 to -0.499), margin 1 mL met" in found.words
+    assert "relative volume difference -0.050 (95 % -0.051 to -0.049), not shown to be worse" in found.words
     assert found.numbers["dice"]["patients"] == 20
 
 
@@ -48,11 +52,11 @@ def test_an_equal_challenger_is_refused_where_superiority_is_asked_and_passes_wh
 
 
 def test_a_gain_in_dice_does_not_pay_for_lost_lesions_or_wrong_volumes():
-    for loss in ({"lesion_f1": -0.06}, {"absolute_volume_difference_ml": 1.2}):
+    for loss in ({"lesion_f1": -0.06}, {"relative_volume_difference": 0.05}):
         found = verdict(load(), comparison(dice=0.1, **loss))
         assert not found.passed
         assert "Dice" not in found.words
-    assert "volume difference +1.200 mL (95 % 1.199 to 1.201), margin 1 mL not met" in found.words
+    assert found.words == "relative volume difference +0.050 (95 % 0.049 to 0.051), shown to be worse"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,11 @@ def test_a_gain_in_dice_does_not_pay_for_lost_lesions_or_wrong_volumes():
         ("absolute_volume_difference_ml", "superiority", 0, 0.01, False),
         ("absolute_volume_difference_ml", "non-inferiority", 0.5, 0.49, True),
         ("absolute_volume_difference_ml", "non-inferiority", 0.5, 0.51, False),
+        ("relative_volume_difference", "not-worse", 0, 0.0005, True),
+        ("relative_volume_difference", "not-worse", 0, 0.01, False),
+        ("relative_volume_difference", "not-worse", 0.02, 0.02, True),
+        ("dice", "not-worse", 0, -0.0005, True),
+        ("dice", "not-worse", 0, -0.01, False),
     ],
 )
 def test_less_is_better_of_a_volume_difference_and_more_of_dice(metric, test, margin, difference, passes):
@@ -91,6 +100,30 @@ def test_a_higher_confidence_asks_for_more():
     assert low == sorted(low, reverse=True) and len(set(low)) == 3
 
 
+VOLUMES = LINES["relative, not worse (the policy's)"]
+
+
+def test_what_is_simulated_are_the_policys_lines():
+    metrics = load().metrics
+    metric, test, margin = VOLUMES
+    assert (metrics[metric].test, metrics[metric].margin) == (test, margin)
+    assert (metrics["dice"].test, metrics["dice"].margin) == ("superiority", 0)
+
+
+@pytest.mark.parametrize(("patients", "repeats"), [(10, 400), (20, 200), (50, 100)])
+def test_two_equal_models_pass_the_volume_line_in_at_least_95_of_100_simulations(patients, repeats):
+    assert rate(passes, VOLUMES, patients, 1.0, repeats=repeats) >= 0.95
+
+
+def test_many_patients_hold_back_most_models_whose_volumes_are_off_half_as_much_again():
+    assert rate(passes, VOLUMES, 50, WORSE, repeats=60) < 0.5
+
+
+@pytest.mark.parametrize("missed", [0.0, 0.05, 0.1])
+def test_of_two_equal_models_one_is_called_better_in_at_most_3_of_100_simulations_of_10_patients(missed):
+    assert rate(superior, 10, missed, repeats=1500) <= 0.03
+
+
 def test_too_few_patients_decide_nothing_however_good_they_look():
     found = verdict(load(), comparison(patients=9, dice=0.2))
     assert not found.passed
@@ -100,10 +133,10 @@ def test_too_few_patients_decide_nothing_however_good_they_look():
 
 def test_a_metric_that_too_few_patients_have_is_named():
     few = comparison(dice=0.1)
-    few["pairs"]["absolute_volume_difference_ml"] = {"P1": [1, 1]}
-    assert verdict(load(), few).words == "volume difference is known for 1 test patient only"
-    del few["pairs"]["absolute_volume_difference_ml"]
-    assert verdict(load(), few).words == "volume difference is known for 0 test patients only"
+    few["pairs"]["relative_volume_difference"] = {"P1": [1, 1]}
+    assert verdict(load(), few).words == "relative volume difference is known for 1 test patient only"
+    del few["pairs"]["relative_volume_difference"]
+    assert verdict(load(), few).words == "relative volume difference is known for 0 test patients only"
 
 
 def test_a_comparison_that_is_no_fair_one_is_refused_whatever_its_numbers():
@@ -114,7 +147,52 @@ def test_a_comparison_that_is_no_fair_one_is_refused_whatever_its_numbers():
     assert "trained or tuned on 2 of these 20" in found.words
 
 
-GOOD = {"minimum_patients": 10, "confidence": 0.95, "metrics": {"dice": {"test": "superiority", "margin": 0}}}
+def test_a_version_above_every_floor_passes_with_each_number_said():
+    found = judge_floors(load().floors, SUMMARY)
+    assert found.passed
+    assert found.words == (
+        "12 test patients of at least 10; Dice 0.600, better than the rule without a network (0.370); "
+        "0.20 mL predicted on a lesion-free scan on average, at most 1 mL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("short", "floor", "said"),
+    [
+        ({"test_patients": 9}, "minimum_patients", "9 test patients of at least 10"),
+        ({"test_patients": 1}, "minimum_patients", "1 test patient of at least 10"),
+        ({"test_dice_mean": 0.24, "test_better_than_rule": 0.0}, "better_than_rule",
+         "Dice 0.240, not better than the rule without a network (0.370)"),
+        ({"test_rule_dice_mean": None, "test_better_than_rule": None}, "better_than_rule",
+         "the rule without a network was not evaluated beside it: run again"),
+        ({"test_false_positive_ml_lesion_free_mean": 1.01}, "false_volume_ml",
+         "1.01 mL predicted on a lesion-free scan on average, more than 1 mL"),
+    ],
+)  # fmt: skip
+def test_a_version_below_one_floor_fails_by_that_one_alone(short, floor, said):
+    summary = {name: value for name, value in (SUMMARY | short).items() if value is not None}
+    found = judge_floors(load().floors, summary)
+    assert (found.passed, found.words) == (False, said)
+    assert [name for name, numbers in found.numbers.items() if not numbers["passed"]] == [floor]
+
+
+def test_a_false_volume_that_nothing_can_show_is_said_to_be_not_tested_and_holds_nothing_up():
+    summary = {k: v for k, v in SUMMARY.items() if k != "test_false_positive_ml_lesion_free_mean"}
+    found = judge_floors(load().floors, summary)
+    assert found.passed and "false volume not tested, for want of a lesion-free test scan" in found.words
+
+
+def test_the_rule_is_no_floor_where_the_policy_does_not_ask_for_it():
+    floors = Floors(minimum_patients=1, better_than_rule=False, false_volume_ml=1)
+    assert judge_floors(floors, {"test_patients": 1, "test_dice_mean": 0.1}).passed
+
+
+GOOD = {
+    "floors": FLOORS,
+    "minimum_patients": 10,
+    "confidence": 0.95,
+    "metrics": {"dice": {"test": "superiority", "margin": 0}},
+}
 
 
 @pytest.mark.parametrize(
@@ -131,6 +209,9 @@ GOOD = {"minimum_patients": 10, "confidence": 0.95, "metrics": {"dice": {"test":
         ({"minimum_patients": 1}, "minimum_patients: .*not 1"),
         ({"minimum_patients": True}, "minimum_patients: .*not True"),
         ({"margin": 0.1}, "margin is not known there"),
+        ({"floors": FLOORS | {"better_than_rule": 1}}, "floors.better_than_rule: .*not 1"),
+        ({"floors": FLOORS | {"false_volume_ml": -1}}, "floors.false_volume_ml: .*not -1"),
+        ({"floors": {}}, "floors.minimum_patients: Field required"),
     ],
 )
 def test_a_policy_that_is_none_is_refused_in_words(tmp_path, change, said):

@@ -38,8 +38,14 @@ def test_each_subset_has_its_patients_lesion_free_ones_scans_and_shares(page_of)
     assert rows(page_of()) == [
         ["train", "learning", "3", "1", "4", "60.0 %", "60.0 %"],
         ["val", "choosing weights and threshold", "1", "0", "1", "20.0 %", "20.0 %"],
-        ["test", "the test, once", "1", "0", "1", "20.0 %", "20.0 %"],
+        ["test", "the test of every run and promotion", "1", "0", "1", "20.0 %", "20.0 %"],
     ]
+
+
+def test_the_page_says_that_the_test_is_looked_at_by_every_run_and_what_follows(page_of):
+    page = page_of()
+    assert "every run measures its model on them, and every promotion decides by them" in page
+    assert "keep patients apart whom no run has seen" in page
 
 
 def test_demo_scans_are_called_synthetic(page_of):

@@ -34,7 +34,7 @@ def test_a_run_shows_each_step_and_ends_with_the_summary(kind_run, kubeflow, cap
     at = [out.index(f"[{n}/7] {step}\n      succeeded in 12.0 s\n") for n, step in enumerate(ALL, start=1)]
     assert at == sorted(at)
     assert "dwi-attention-unet version 1 (challenger)\n  champion stays, says now\n  on 5 held-out patients" in out
-    assert "Dice               0.500  (95 % interval 0.500 to 0.500)" in out
+    assert "Dice, all patients 0.500 (95 % interval 0.500 to 0.500)" in out
     assert f"{kubeflow.url}/#/runs/details/{RUN_ID}" in out and "these numbers say nothing about patients" in out
     summary = last_run()
     assert summary["status"] == "succeeded" and summary["target"] == "kind" and summary["preset"] == "demo"

@@ -62,7 +62,7 @@ def test_it_ends_with_a_table_a_page_the_numbers_and_a_run_in_mlflow(run, pipeli
     pipeline.effect = {"demo+n4": 0.25}
     run()
     out = capsys.readouterr().out
-    assert "n4                   0.800  0.800 to 0.800  +0.250 (+0.250 to +0.250)" in out
+    assert "n4                   0.800  0.800 to 0.800  +0.250 (no interval)" in out
     assert "too few patients to tell (2 of 10)" in out and "better" not in out.replace("is better", "")
     comparison, page = left()
     assert comparison["presets"]["n4"]["metrics"]["dice"]["difference"]["mean"] == pytest.approx(0.25)

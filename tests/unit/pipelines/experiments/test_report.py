@@ -14,7 +14,7 @@ LONG = "failed: " + "a reason that goes on and on " * 12
 @pytest.fixture
 def comparison(outcome):
     names = ("baseline", "n4", "deep-supervision")
-    runs = [outcome(n, s, {f"p{i}": 0.5 + i / 20 for i in range(5)}) for s in (1, 2) for n in names]
+    runs = [outcome(n, s, {f"p{i}": 0.5 + i / 20 for i in range(7)}) for s in (1, 2) for n in names]
     return compare(runs, 10)[0]
 
 
@@ -28,8 +28,8 @@ def test_the_table_fits_and_is_aligned(comparison):
 
 def test_the_table_has_every_preset_its_spread_and_its_cost(comparison):
     text = table(comparison, [])
-    assert re.search(r"baseline +0\.600 +0\.600 to 0\.600\n", text)
-    assert re.search(r"n4 +0\.600 +0\.600 to 0\.600 +\+0\.000 \(\+0\.000 to \+0\.000\) +no evidence", text)
+    assert re.search(r"baseline +0\.650 +0\.650 to 0\.650\n", text)
+    assert re.search(r"n4 +0\.650 +0\.650 to 0\.650 +\+0\.000 \(\+0\.000 to \+0\.000\) +no evidence", text)
     assert re.search(r"deep-supervision +10 +30\n", text)
     assert text.startswith("SYNTHETIC scans")
 
@@ -49,7 +49,7 @@ def test_without_voxel_sizes_the_volume_difference_is_said_to_be_unknown(outcome
 def test_the_page_holds_the_numbers_the_notes_and_three_pictures_and_loads_nothing(comparison):
     html = page(comparison, [], "demo")
     assert html.count("data:image/png;base64,") == 3
-    assert "no evidence of a difference" in html and "5 test patients" in html and "n4-2" in html
+    assert "no evidence of a difference" in html and "7 test patients" in html and "n4-2" in html
     assert "Synthetic demo scans" in html and "The preset demo is <b>baseline</b> here" in html
     assert not re.search(r'(src|href)="(?!data:)', html)
 

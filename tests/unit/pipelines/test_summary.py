@@ -1,0 +1,48 @@
+"""What a run says in the terminal."""
+
+import pytest
+
+from pipelines.summary import show
+from tests import measured
+
+
+@pytest.fixture
+def shown(capsys):
+    """shown(test_dice_mean=0.4, ...): the lines about a version with these numbers changed."""
+
+    def run(**changes) -> list[str]:
+        numbers = measured.metrics()["summary"] | changes
+        show({
+            "metrics": {name: value for name, value in numbers.items() if value is not None},
+            "model": {"name": "m", "version": "3", "aliases": "challenger"}, "decision": "the champion stays",
+            "steps": {"train": {"cached": False}}, "new_version": True, "synthetic": False, "wall_seconds": 61,
+            "links": {},
+        })  # fmt: skip
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_the_headline_is_of_patients_with_a_lesion_and_the_rule_has_a_line(shown):
+    lines = shown()
+    dice = lines.index("  Dice with a lesion 0.680 (95 % interval 0.580 to 0.780)")
+    assert dice < lines.index("  Dice, all patients 0.700 (95 % interval 0.600 to 0.800)")
+    assert "  rule, no network   Dice 0.470 (95 % interval 0.370 to 0.570)" in lines
+    assert "  lesion F1, matched 0.650 (95 % interval 0.550 to 0.750)" in lines
+    assert "  false alarms       in 0 of 1 without a lesion" in lines
+
+
+def test_a_model_that_is_not_better_than_the_rule_says_so_in_the_first_line(shown):
+    first = next(filter(None, shown(test_dice_mean=0.41, test_better_than_rule=0.0)))
+    assert first == "Not better than a threshold rule without a network: Dice 0.410 against 0.470."
+    assert "Not better" not in " ".join(shown())
+
+
+def test_of_few_patients_no_interval_is_shown(shown):
+    lines = shown(test_lesion_dice_ci_low=None, test_lesion_dice_ci_high=None)
+    assert "  Dice with a lesion 0.680 (no interval: fewer than 5 patients)" in lines
+
+
+def test_an_older_run_without_the_rule_is_shown_all_the_same(shown):
+    old = dict.fromkeys(("test_rule_dice_mean", "test_better_than_rule", "test_lesion_free_false_alarm_rate"))
+    assert not [line for line in shown(**old) if "rule" in line or "alarm" in line]
