@@ -129,9 +129,9 @@ def limits(card: Measured) -> list[str]:
                     f"{'was' if missed == 1 else 'were'} not marked for review.")  # fmt: skip
     settings = card.training.settings
     if settings.get("normalization") == "slice" and not settings.get("pixel_mm"):
-        said.append("Scans are prepared as in the user's own code (preset baseline), to be compared with: the whole plane "
-                    "is resized to the grid, and each slice is z-scored with the air in it. So air that is added around "
-                    "a head, or cut off, changes what the model sees and says.")  # fmt: skip
+        said.append("Scans are prepared as in the user's own code (preset baseline), to be compared with: the whole "
+                    "plane is resized to the grid, and each slice is z-scored with the air in it. So air that is added "
+                    "around a head, or cut off, changes what the model sees and says.")  # fmt: skip
     if card.training.best_epoch == card.training.epochs:
         said.append("The last epoch was the best: a longer training may do better.")
     if comparison.champion is None:
