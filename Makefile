@@ -36,7 +36,7 @@ IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import so
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers torture lint audit sbom bench install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers torture lint audit sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
@@ -130,6 +130,9 @@ sbom: $(DEV_INSTALLED) ## the bill of materials (CycloneDX): build/sbom.json, bu
 
 bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes)
 	@$(PYTHON) -m tests.benchmarks
+
+evidence: $(DEV_INSTALLED) ## make the tables of docs/evidence.md (minutes) [ONLY="statistics ..."]
+	@$(PYTHON) -m tests.evidence $$ONLY
 
 install: $(INSTALLED) ## install the pinned dependencies into .venv
 

@@ -4,7 +4,7 @@ import getpass
 from pathlib import Path
 
 from components.core import tracking
-from components.core.headline import in_words
+from components.core.headline import against_rule, in_words
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
 from components.core.step import StepError
 from components.core.synthetic import WARNING, is_synthetic
@@ -107,7 +107,8 @@ def _show(client, ledger: Ledger) -> int:
 
 def _numbers(tags: dict[str, float]) -> str:
     dice, f1, patients = in_words(tags, "test_dice"), tags["test_lesion_f1_mean"], tags["test_patients"]
-    return f"Dice {dice}, lesion-wise F1 {f1:.3f}, {patients:.0f} test patients"
+    said = f"Dice {dice}, lesion F1 (any touch) {f1:.3f}, {patients:.0f} test patients"
+    return ". ".join(filter(None, (said, against_rule(tags))))
 
 
 def _disagreement(present, stack: list[str]) -> str:

@@ -3,7 +3,8 @@
 What each of them covers in simulation is in docs/evidence.md, section statistics (`make evidence`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import special
@@ -17,6 +18,8 @@ ENUMERATED = 14
 MOST_VALUES = 4_000_000
 """Random numbers held in memory at a time."""
 Interval = tuple[float, float]
+Make = Callable[[np.random.Generator, int, int], np.ndarray]
+"""Random rows from a generator, their number and their length."""
 
 
 def bounded_mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
@@ -34,10 +37,8 @@ def bounded_mean_interval(values: Sequence[float], confidence: float = 0.95) -> 
         raise ValueError(f"a value outside [0, 1] has no bounded interval: {sample.min():g} to {sample.max():g}")
     if len(sample) < FEWEST:
         return None
-    rng, tail, parts = np.random.default_rng(0), (1 - confidence) / 2, []
-    for rows in _chunks(DRAWS, len(sample) + 1):
-        weights = rng.standard_exponential((rows, len(sample) + 1))
-        weights /= weights.sum(1, keepdims=True)
+    tail, parts = (1 - confidence) / 2, []
+    for weights in _drawn(_weights, len(sample) + 1):
         within = weights[:, :-1] @ sample
         parts.append((within, within + weights[:, -1]))
     low, high = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -48,9 +49,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     """Return the interval of the mean of values without bounds (volumes, counts); None below 5 patients.
 
     The wider end of Student's t and of the studentised bootstrap (Efron 1979). Of values that are all 0 or more, the
-    lower end is 0 at least. What it holds the true mean in, meant 95 %: of volume differences like the lognormal ones
-    of docs/evidence.md 86 to 92 %, of counts 95 %. The rest are means that a rare huge value makes, which so few
-    patients did not show: no method that assumes no distribution holds there.
+    lower end is at least 0. It holds the true mean, meant 95 %, in 84 to 94 % of simulations with 5 to 20 lognormal
+    volume differences, in 93 to 96 % with counts, and in 78 % with 5 values most of which are 0: no interval can know
+    of a rare huge value that so few patients did not show.
     """
     sample = np.sort(np.asarray(values, float))
     if len(sample) < FEWEST:
@@ -58,13 +59,14 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean, spread, count = sample.mean(), sample.std(ddof=1), len(sample)
     if spread <= 1e-9 * abs(mean):
         return float(mean), float(mean)
-    rng, tail, parts = np.random.default_rng(0), (1 - confidence) / 2, []
-    for rows in _chunks(DRAWS, count):
-        drawn = sample[rng.integers(0, count, (rows, count))]
-        parts.append((drawn.mean(1) - mean, drawn.std(1, ddof=1)))
+    tail, parts, centred = (1 - confidence) / 2, [], sample - mean
+    for times in _drawn(_times, count):
+        off = times @ centred / count
+        squares = times @ centred**2 / count - off**2
+        parts.append((off, np.sqrt(squares.clip(0) * count / (count - 1))))
     off, spreads = (np.concatenate(part) for part in zip(*parts, strict=True))
     # a resample of one value alone has no spread: it counts with the least that another has
-    ratios = off / np.maximum(spreads, spreads[spreads > 1e-9 * spread].min())
+    ratios = off / np.maximum(spreads, spreads[spreads > 1e-6 * spread].min())
     student = special.stdtrit(count - 1, 1 - tail) / np.sqrt(count)
     low = mean - spread * max(float(np.quantile(ratios, 1 - tail)), student)
     high = mean - spread * min(float(np.quantile(ratios, tail)), -student)
@@ -83,30 +85,48 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> I
     sample = np.sort(np.asarray(differences, float))
     if len(sample) < FEWEST:
         return None
+    subsets = [_every(len(sample))] if len(sample) <= ENUMERATED else _drawn(_subsets, len(sample))
     parts, flips = [], 1
-    for subsets in _subsets(len(sample)):
-        sizes = subsets.sum(1)
-        parts.append((subsets @ sample)[sizes > 0] / sizes[sizes > 0])
-        flips += len(subsets)
+    for flipped in subsets:
+        sizes = flipped.sum(1)
+        parts.append((flipped @ sample)[sizes > 0] / sizes[sizes > 0])
+        flips += len(flipped)
     means = np.sort(np.round(np.concatenate(parts), 12))
     # the flips of nobody, the observed one among them, are as large as observed whatever t is
     rank = int(np.floor((1 - confidence) / 2 * flips + 1e-9)) - (flips - len(means))
     return None if rank < 0 else (float(means[rank]), float(means[-1 - rank]))
 
 
-def _subsets(count: int) -> Iterator[np.ndarray]:
-    """Subsets of so many patients as rows of 0 and 1: each but the empty one once, or `DRAWS` - 1 at random."""
-    if count <= ENUMERATED:
-        yield (np.arange(1, 2**count)[:, None] >> np.arange(count) & 1).astype(float)
-        return
-    rng = np.random.default_rng(0)
-    for rows in _chunks(DRAWS - 1, count):
-        yield rng.integers(0, 2, (rows, count), np.int8).astype(float)
+def _weights(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
+    """Uniform over the simplex."""
+    weights = rng.standard_exponential((rows, count))
+    return weights / weights.sum(1, keepdims=True)
 
 
-def _chunks(rows: int, columns: int) -> Iterator[int]:
-    """Numbers of rows, together `rows`, none of which is too many to hold at once."""
-    at_once = max(1, MOST_VALUES // columns)
-    while rows > 0:
-        yield min(rows, at_once)
-        rows -= at_once
+def _times(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
+    """How often each value is in a resample."""
+    return rng.multinomial(count, np.full(count, 1 / count), rows).astype(float)
+
+
+def _subsets(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
+    """Whose signs are flipped, 1 or 0."""
+    return rng.integers(0, 2, (rows, count), np.int8).astype(float)
+
+
+@lru_cache(maxsize=1)
+def _every(count: int) -> np.ndarray:
+    """All subsets but the empty one."""
+    return (np.arange(1, 2**count)[:, None] >> np.arange(count) & 1).astype(float)
+
+
+def _drawn(make: Make, count: int) -> Iterable[np.ndarray]:
+    """`DRAWS` rows in blocks that memory holds; where it is one, it is kept for the next interval."""
+    if DRAWS * count <= MOST_VALUES:
+        return [_kept(make, count)]
+    rng, at_once = np.random.default_rng(0), max(1, MOST_VALUES // count)
+    return (make(rng, min(at_once, DRAWS - done), count) for done in range(0, DRAWS, at_once))
+
+
+@lru_cache(maxsize=3)
+def _kept(make: Make, count: int) -> np.ndarray:
+    return make(np.random.default_rng(0), DRAWS, count)

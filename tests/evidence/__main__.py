@@ -1,0 +1,30 @@
+"""make evidence: measure, and write the tables of docs/evidence.md.
+
+python -m tests.evidence [section ...]
+"""
+
+import sys
+from collections.abc import Callable
+
+from tests.evidence import policy, statistics
+from tests.evidence.page import PAGE, updated
+
+SECTIONS: dict[str, Callable[[], str]] = {"statistics": statistics.section, "policy": policy.section}
+"""Name to what measures it and returns markdown, without a heading of the first two levels."""
+
+
+def main(names: list[str]) -> int:
+    """Make these sections of the page again, or all."""
+    if unknown := [name for name in names if name not in SECTIONS]:
+        print(f"There is no section {', '.join(unknown)}. Sections: {', '.join(SECTIONS)}.")
+        return 1
+    for name in names or SECTIONS:
+        print(f"measuring {name}", flush=True)
+        body = SECTIONS[name]()
+        PAGE.write_text(updated(PAGE.read_text() if PAGE.exists() else "", name, body))
+        print(f"wrote {name} to {PAGE}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
