@@ -6,10 +6,10 @@ python -m tests.evidence [section ...]
 import sys
 from collections.abc import Callable
 
-from tests.evidence import statistics
+from tests.evidence import policy, statistics
 from tests.evidence.page import PAGE, updated
 
-SECTIONS: dict[str, Callable[[], str]] = {"statistics": statistics.section}
+SECTIONS: dict[str, Callable[[], str]] = {"statistics": statistics.section, "policy": policy.section}
 """Name to what measures it and returns markdown, without a heading of the first two levels."""
 
 
