@@ -78,6 +78,7 @@ class LesionSegmenter(PythonModel):
         from components.unet.findings import findings
         from components.unet.inference import predict_volume
         from components.unet.lesions import lesion_mask
+        from components.unet.placement import head_for
 
         for file in (blob,) if adc is None else (blob, adc):
             if not isinstance(file, bytes | bytearray | memoryview):
@@ -86,9 +87,11 @@ class LesionSegmenter(PythonModel):
         require_scan(volume)
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
-        probability = predict_volume(self.network, self.facts, volume, adc=adc, voxel_mm=geometry.voxel_mm)
-        mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
-        found = findings(probability, mask, volume, geometry.voxel_mm, self.facts)
+        voxel_mm = geometry.voxel_mm
+        head = head_for(self.facts, volume, voxel_mm)
+        probability = predict_volume(self.network, self.facts, volume, adc=adc, voxel_mm=voxel_mm, head=head)
+        mask = lesion_mask(probability, self.facts, voxel_mm)
+        found = findings(probability, mask, volume, voxel_mm, self.facts, head)
 
         def stored(data: np.ndarray) -> bytes:
             return nifti_bytes(geometry.native(data), geometry.affine)
