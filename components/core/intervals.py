@@ -49,9 +49,9 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     """Return the interval of the mean of values without bounds (volumes, counts); None below 5 patients.
 
     The wider end of Student's t and of the studentised bootstrap (Efron 1979). Of values that are all 0 or more, the
-    lower end is 0 at least. What it holds the true mean in, meant 95 %: of volume differences like the lognormal ones
-    of docs/evidence.md 86 to 92 %, of counts 95 %. The rest are means that a rare huge value makes, which so few
-    patients did not show: no method that assumes no distribution holds there.
+    lower end is at least 0. It holds the true mean, meant 95 %, in 84 to 94 % of simulations with 5 to 20 lognormal
+    volume differences, in 93 to 96 % with counts, and in 78 % with 5 values most of which are 0: no interval can know
+    of a rare huge value that so few patients did not show.
     """
     sample = np.sort(np.asarray(values, float))
     if len(sample) < FEWEST:

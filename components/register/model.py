@@ -76,9 +76,9 @@ class LesionSegmenter(PythonModel):
         from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
         from components.unet.calibration import calibrated
         from components.unet.findings import findings
+        from components.unet.head import find_head
         from components.unet.inference import predict_volume
         from components.unet.lesions import lesion_mask
-        from components.unet.placement import head_for
 
         for file in (blob,) if adc is None else (blob, adc):
             if not isinstance(file, bytes | bytearray | memoryview):
@@ -87,11 +87,10 @@ class LesionSegmenter(PythonModel):
         require_scan(volume)
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
-        voxel_mm = geometry.voxel_mm
-        head = head_for(self.facts, volume, voxel_mm)
-        probability = predict_volume(self.network, self.facts, volume, adc=adc, voxel_mm=voxel_mm, head=head)
-        mask = lesion_mask(probability, self.facts, voxel_mm)
-        found = findings(probability, mask, volume, voxel_mm, self.facts, head)
+        head = find_head(volume, geometry.voxel_mm)
+        probability = predict_volume(self.network, self.facts, volume, None, adc, geometry.voxel_mm, head)
+        mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
+        found = findings(probability, mask, volume, geometry.voxel_mm, self.facts, head)
 
         def stored(data: np.ndarray) -> bytes:
             return nifti_bytes(geometry.native(data), geometry.affine)

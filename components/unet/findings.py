@@ -9,6 +9,7 @@ from components.unet.appearance import appearance, unlike
 from components.unet.average_head import portrait, unlike_average
 from components.unet.calibration import MIDDLES, histogram
 from components.unet.head import Head, find_head
+from components.unet.placement import Placement, place
 from components.unet.plausibility import implausible, measures
 
 WIDE_ABOVE_ML = 5.0
@@ -48,8 +49,11 @@ def findings(
     ml = None if voxel_mm is None else float(mask.sum() * np.prod(voxel_mm) / 1000)
     low, high, level = volume_interval(ml, facts.get("volume_interval"))
     review = unlike(appearance(volume, voxel_mm), facts["seen"]) if "seen" in facts else []
+    head = head or find_head(volume, voxel_mm)
     if "heads" in facts:
-        review += head_reasons(mask, volume, voxel_mm, facts["heads"], head or find_head(volume, voxel_mm))
+        review += head_reasons(mask, volume, voxel_mm, facts["heads"], head)
+    if facts.get("pixel_mm"):
+        review += scaled_down(place(volume, voxel_mm, facts["image_size"], facts["pixel_mm"], head))
     review += wide_interval(ml, low, high, facts.get("volume_interval"))
     if "uncertainty" in facts:
         inside, outside = histogram(probability[mask]), histogram(probability[~mask])
@@ -77,6 +81,12 @@ def wide_interval(ml: float | None, low: float | None, high: float | None, learn
     if low is None or ml <= WIDE_ABOVE_ML or high - low <= ml or learnt.get("wide", 0) > SELDOM:
         return []
     return [f"the volume's interval, {low:.1f} to {high:.1f} mL, is wider than the volume, {ml:.1f} mL"]
+
+
+def scaled_down(placement: Placement) -> list[str]:
+    if placement.shrunk == 1:
+        return []
+    return [f"the head is larger than the model's grid, and was scaled down to {placement.shrunk:.0%}"]
 
 
 def head_reasons(

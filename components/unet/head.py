@@ -1,6 +1,7 @@
 """Where the head is in a scan: what the network sees is centred on it and measured against it.
 
-Otsu's threshold (1979) on a smoothed volume gives a first mask. The final border lies at a fixed level between the
+Otsu's threshold (1979) on a smoothed volume gives a first mask, a generous one, for a large bright lesion draws that
+threshold up above the brain. The final border lies at a fixed level between the
 air close by and the tissue inside, so it does not depend on how much air is around the head, nor on what the air holds.
 Thin rims, such as a scalp, are left out: a scan with a skull and one without give nearly the same mask.
 """
@@ -26,20 +27,24 @@ UNKNOWN_PIXEL_MM = 1.8
 LEAST_SHARE, MOST_SHARE = 0.002, 0.95
 """Of the volume. Beyond these there is no head, or no air."""
 LEAST_CONTRAST = 1.5
-"""Median of the head less that of the air close by, over the sum of their interquartile ranges."""
+"""Median of the head less that of the air close by, over the spread of both (`_contrast`)."""
 
 
 @dataclass(frozen=True)
 class Head:
     """The head in a scan (X, Y, S).
 
-    mask: bool (X, Y, S), holes filled. seen: what is shown of it to the network, a border of 4 mm wider. found: False
-    where no head stands out; both masks are then the whole volume.
+    mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume. seen:
+    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given.
     """
 
     mask: np.ndarray
-    seen: np.ndarray
     found: bool = True
+    seen: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.seen is None:
+            object.__setattr__(self, "seen", self.mask)
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -52,7 +57,9 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
     x, y = (float(mm) for mm in voxel_mm[:2]) if voxel_mm else (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
     smooth = _smoothed(volume, x, y)
     low, high = np.percentile(smooth, (1, 99.5))
-    mask = _part(smooth > _otsu(smooth.clip(low, high)), x, y)
+    otsu = _otsu(smooth.clip(low, high))
+    dark = np.median(smooth[smooth <= otsu])
+    mask = _part(smooth > dark + LEVEL * (otsu - dark), x, y)
     for _ in range(ROUNDS):
         if not mask.any():
             break
@@ -60,10 +67,10 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
         before, mask = mask, _part(smooth > air + LEVEL * (tissue - air), x, y)
         if np.array_equal(before, mask):
             break
-    whole = Head(np.ones(volume.shape, bool), np.ones(volume.shape, bool), found=False)
+    whole = Head(np.ones(volume.shape, bool), found=False)
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
-    head = Head(mask, _morphed(cv2.dilate, mask, BORDER_MM, x, y))
+    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y))
     return head if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
 
 
@@ -75,8 +82,9 @@ def _air_and_head(smooth: np.ndarray, mask: np.ndarray, x: float, y: float) -> t
 
 
 def _contrast(air: np.ndarray, tissue: np.ndarray) -> float:
-    (a, air_median, b), (c, median, d) = (np.percentile(values, (25, 50, 75)) for values in (air, tissue))
-    return float((median - air_median) / max(b - a + d - c, 1e-12))
+    """Of the head the spread below its median counts: a large lesion makes it wide above."""
+    (low, air_median, high), (quarter, median) = np.percentile(air, (25, 50, 75)), np.percentile(tissue, (25, 50))
+    return float((median - air_median) / max(high - low + 2 * (median - quarter), 1e-12))
 
 
 def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -89,7 +89,6 @@ class Segmenter:
         _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()
         self.sees_adc = "adc" in self.columns
-        self.b_value = _b_value_in_training(self.model)
 
     @property
     def named(self) -> str:
@@ -154,7 +153,7 @@ class Segmenter:
             return file_bytes(adc), ()
         if not b0:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
-        b = b_value(b_values, self.b_value)
+        b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
         return nifti_bytes(geometry.native(computed), geometry.affine), (*b.said, f"ADC computed from b0, {b.origin}")
 

@@ -40,7 +40,7 @@ def section() -> str:
 Share of intervals that hold the true mean, and their mean width, where Dice is drawn from Beta(5, 2) with a share of
 patients at 0, whose lesion was missed.
 
-{_coverage(DICE_METHODS, _dices)}
+{_coverage(DICE_METHODS, _dices, lambda widths, mean: widths.mean())}
 
 ### Intervals of volumes and counts
 
@@ -48,7 +48,7 @@ The same for what has no upper end; the width is the median one, as a share of t
 of lognormal volume (median 8 mL, standard deviation of the logarithm 1.2), predicted with a lognormal factor (0.9,
 0.4). None of these methods holds where a rare huge error decides the mean: so few patients have not shown it.
 
-{_coverage(VOLUME_METHODS, _volumes)}
+{_coverage(VOLUME_METHODS, _volumes, lambda widths, mean: np.median(widths) / mean)}
 
 ### Promotion
 
@@ -67,7 +67,8 @@ How often a better model is called better, by the size of its mean gain in Dice 
 """
 
 
-def _coverage(methods: dict[str, Callable], distributions: Callable[[np.random.Generator, int], dict]) -> str:
+def _coverage(methods: dict[str, Callable], distributions: Callable, width: Callable) -> str:
+    """`distributions(rng, n)` is name to samples, `width(widths, true mean)` what is shown of the intervals' widths."""
     rows = []
     for count in COUNTS:
         for name, (samples, mean) in distributions(np.random.default_rng(count), count).items():
@@ -75,8 +76,7 @@ def _coverage(methods: dict[str, Callable], distributions: Callable[[np.random.G
             for method in methods.values():
                 low, high = np.array([method(sample) for sample in samples]).T
                 held = np.mean((low <= mean + 1e-12) & (mean <= high + 1e-12))
-                width = np.mean(high - low) if mean < 1 else np.median(high - low) / mean
-                cells.append(f"{held:.3f} ({width:.2f})")
+                cells.append(f"{held:.3f} ({width(high - low, mean):.2f})")
             rows.append([name, str(count), *cells])
     return table(["drawn from", "patients", *methods], rows)
 

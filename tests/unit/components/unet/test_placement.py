@@ -44,7 +44,7 @@ def test_the_middle_of_the_head_is_the_middle_of_the_grid():
 
 
 def test_pixels_are_of_one_size_in_mm_whatever_the_voxels():
-    placement = place(scan(), (1.0, 0.5, 5.0), 96, 1.5, Head(*(ellipse((96, 100, 9), (46, 52, 4), (33, 41, 5)),) * 2))
+    placement = place(scan(), (1.0, 0.5, 5.0), 96, 1.5, Head(ellipse((96, 100, 9), (46, 52, 4), (33, 41, 5))))
     assert placement.step == (1.5, 3.0)
 
 
