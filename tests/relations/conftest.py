@@ -9,14 +9,19 @@ from tests.relations.phantoms import train
 PHANTOMS = 12
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Networks this small are slowed down by threads, the more so beside other work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory, write_case) -> Model:
     """A network that has learnt phantoms."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    weights = train(tmp_path_factory.mktemp("phantoms"), write_case, PHANTOMS, image_size=64, normalization="volume")
-    torch.set_num_threads(threads)
-    return Model(weights)
+    return Model(train(tmp_path_factory.mktemp("phantoms"), write_case, PHANTOMS))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from tests.relations.changes import Scan
 
 SHAPE = (96, 112, 12)
 LAS_2X2X5_MM = nib.affines.from_matvec(np.diag([-2.0, 2.0, 5.0]), [95, -111, -27])
-BATCH, STEPS, LEARNING_RATE = 12, 80, 4e-3
+GRID = {"image_size": 64, "pixel_mm": 3.2, "normalization": "head"}
+BASE_CHANNELS, BATCH, STEPS, LEARNING_RATE = 4, 12, 60, 6e-3
 
 
 def phantom(seed: int) -> tuple[Scan, np.ndarray, np.ndarray]:
@@ -43,8 +44,8 @@ def phantom(seed: int) -> tuple[Scan, np.ndarray, np.ndarray]:
     return Scan(f"phantom-{seed}", voxels.astype(np.float32), LAS_2X2X5_MM), lesion, head
 
 
-def train(folder: Path, write_case, phantoms: int, **grid) -> Path:
-    """Write the weights folder of a network that learnt so many phantoms; `grid` is for `preprocess`."""
+def train(folder: Path, write_case, phantoms: int) -> Path:
+    """Write the weights folder of a network that learnt so many phantoms."""
     scans, cases, slices, weights = (folder / name for name in ("scans", "cases", "slices", "weights"))
     for seed in range(phantoms):
         scan, lesion, _ = phantom(seed)
@@ -52,12 +53,12 @@ def train(folder: Path, write_case, phantoms: int, **grid) -> Path:
     found = discover(path.relative_to(scans).as_posix() for path in scans.rglob("*.nii.gz"))
     facts = check(found, scans, cases)
     (cases / "cases.json").write_text(json.dumps(facts))
-    preprocess(cases, slices, **grid)
+    preprocess(cases, slices, **GRID)
     network = learnt(slices, [case["case"] for case in facts["cases"]])
     weights.mkdir()
     torch.save(network.state_dict(), weights / "best_model.pth")
     index = json.loads((slices / "index.json").read_text())
-    known = {"base_channels": 8, "precision": "float32", "threshold": 0.5}
+    known = {"base_channels": BASE_CHANNELS, "precision": "float32", "threshold": 0.5, "tta": True}
     (weights / "model.json").write_text(json.dumps({k: v for k, v in index.items() if k != "cases"} | known))
     return weights
 
@@ -72,7 +73,7 @@ def learnt(slices: Path, names: list[str]) -> AttentionUNet:
         masks.append(torch.from_numpy(np.load(case.mask)).float())
     x_NCHW, y_N1HW = torch.cat(stacks), torch.cat(masks)[:, None]
     with_lesion = y_N1HW.flatten(1).any(1).double() + 0.5
-    network = AttentionUNet(8).train()
+    network = AttentionUNet(BASE_CHANNELS).train()
     optimiser = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     for _ in range(STEPS):
         rows = torch.multinomial(with_lesion, BATCH)
