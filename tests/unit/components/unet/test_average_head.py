@@ -10,6 +10,7 @@ from components.unet.average_head import CELLS, Portrait, learn_average, portrai
 from components.unet.head import Head
 
 SHAPE = (48, 60, 16)
+MM = (3.5, 3.5, 9.0)
 UPSIDE_DOWN = ["looks upside-down: its outline fits the training heads better with front and back swapped"]
 REVERSED = ["its slices look reversed: its outline fits the training heads better with top and bottom swapped"]
 
@@ -26,16 +27,17 @@ def scan(seed: int, lesion: bool = False) -> tuple[np.ndarray, Head]:
     volume[fluid] *= 0.4
     if lesion:
         volume[((x - 0.35) / 0.3) ** 2 + ((y - 0.2) / 0.4) ** 2 + (s / 0.6) ** 2 < 1] = 300
-    return volume.astype(np.float32), Head(head)
+    return volume.astype(np.float32), Head(head, head)
 
 
-def of(volume: np.ndarray, head: Head, flipped: tuple[int, ...] = ()) -> Portrait:
-    return portrait(np.flip(volume, flipped), Head(np.flip(head.mask, flipped)))
+def of(volume: np.ndarray, head: Head, flipped: tuple[int, ...] = (), voxel_mm=MM) -> Portrait:
+    mask = np.flip(head.mask, flipped)
+    return portrait(np.flip(volume, flipped), voxel_mm, Head(mask, mask))
 
 
 @pytest.fixture(scope="module")
 def learnt() -> dict:
-    return learn_average([of(*scan(seed)) for seed in range(8)], anatomical=True)
+    return learn_average([of(*scan(seed)) for seed in range(8)])
 
 
 def test_a_portrait_is_of_the_head_and_its_box():
@@ -43,7 +45,7 @@ def test_a_portrait_is_of_the_head_and_its_box():
     volume = np.zeros((40, 30, 10), np.float32)
     volume[10:34, 9:21, 1:9] = 50
     volume[10, 9:21, 1:9] = 200
-    here = portrait(volume, Head(volume > 0))
+    here = portrait(volume, MM, Head(volume > 0, volume > 0))
     assert here.outline == pytest.approx(np.ones(CELLS))
     assert here.brightness[0] == pytest.approx(np.full(CELLS[1:], 2.5))
     assert here.brightness[1:] == pytest.approx(np.ones((11, 12, 8)))
@@ -54,7 +56,7 @@ def test_voxels_across_a_border_count_for_both_cells():
     mask = np.zeros((18, 12, 8), bool)
     mask[::2] = True
     mask[17, 0, 0] = True
-    outline = portrait(mask.astype(np.float32), Head(mask)).outline
+    outline = portrait(mask.astype(np.float32), MM, Head(mask, mask)).outline
     assert outline[:3, 5, 5] == pytest.approx([1 / 1.5, 1 / 1.5, 0.5 / 1.5])
 
 
@@ -100,23 +102,20 @@ def test_a_head_without_contrast_is_like_none(learnt):
     assert re.search(r"correlates with the training heads by -?0\.00, usually by 0\.50 or more", said)
 
 
-@pytest.mark.parametrize("front_back", [0, 1])
-def test_without_anatomy_front_and_back_are_where_the_heads_differ(front_back):
-    def turned(seed: int, *flipped: int) -> Portrait:
-        volume, head = scan(seed)
-        if front_back == 0:
-            volume, head = volume.swapaxes(0, 1), Head(head.mask.swapaxes(0, 1))
-        return of(volume, head, flipped)
-
-    learnt = learn_average([turned(seed) for seed in range(8)], anatomical=False)
-    assert learnt["front_back"] == front_back
-    assert unlike_average(turned(20, 1 - front_back), learnt) == []
-    assert unlike_average(turned(20, front_back), learnt) == UPSIDE_DOWN
+@pytest.mark.parametrize("swapped", [False, True])
+def test_without_a_voxel_size_left_right_is_found_by_symmetry(learnt, swapped):
+    volume, head = scan(20)
+    flips = {0: [], 1: UPSIDE_DOWN, 2: REVERSED}
+    if swapped:
+        volume, head = volume.swapaxes(0, 1), Head(head.mask.swapaxes(0, 1), head.seen)
+        flips = {0: UPSIDE_DOWN, 1: [], 2: REVERSED}
+    for axis, said in flips.items():
+        assert unlike_average(of(volume, head, (axis,), voxel_mm=None), learnt) == said
 
 
 def test_where_training_scans_lie_either_way_nothing_is_said():
     """Half of them have their slices reversed: their order says nothing, their front and back still do."""
-    mixed = learn_average([of(*scan(seed), (2,) * (seed % 2)) for seed in range(8)], anatomical=True)
+    mixed = learn_average([of(*scan(seed), (2,) * (seed % 2)) for seed in range(8)])
     for flipped in ((), (2,)):
         assert unlike_average(of(*scan(20), flipped), mixed) == []
     assert unlike_average(of(*scan(20), (1,)), mixed) == UPSIDE_DOWN
@@ -124,8 +123,8 @@ def test_where_training_scans_lie_either_way_nothing_is_said():
 
 def test_of_fewer_than_five_heads_there_is_no_average():
     portraits = [of(*scan(seed)) for seed in range(5)]
-    assert learn_average(portraits[:4], anatomical=True) is None
-    assert learn_average(portraits, anatomical=True) is not None
+    assert learn_average(portraits[:4]) is None
+    assert learn_average(portraits) is not None
 
 
 def test_what_is_learnt_is_small_and_can_be_written_as_json(learnt):

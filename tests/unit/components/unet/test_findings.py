@@ -148,7 +148,7 @@ def lying_head(seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def heads() -> dict:
     scans = [lying_head(seed) for seed in range(6)]
-    average = learn_average([portrait(s, find_head(s, VOXEL_MM)) for s in scans], anatomical=True)
+    average = learn_average([portrait(s, VOXEL_MM, find_head(s, VOXEL_MM)) for s in scans])
     return {"not_found": 0.0, "average": average, "limits": LIMITS}
 
 
@@ -189,7 +189,8 @@ def test_unless_training_scans_had_none_either(heads):
 
 
 def test_a_head_that_is_known_already_is_not_sought_again(heads):
-    nowhere = Head(np.ones(HEAD_SHAPE, bool), found=False)
+    everything = np.ones(HEAD_SHAPE, bool)
+    nowhere = Head(everything, everything, found=False)
     assert said_of(lying_head(10), heads, head=nowhere) == ["no head found in the scan"]
 
 

@@ -17,7 +17,8 @@ def box(x: slice, y: slice, s: slice) -> np.ndarray:
     return out
 
 
-HEAD = Head(box(slice(5, 15), slice(5, 15), slice(0, 10)))
+INSIDE = box(slice(5, 15), slice(5, 15), slice(0, 10))
+HEAD = Head(INSIDE, INSIDE)
 
 
 def test_what_is_measured_by_hand():
