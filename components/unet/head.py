@@ -67,6 +67,7 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
         before, mask = mask, _part(smooth > air + LEVEL * (tissue - air), x, y)
         if np.array_equal(before, mask):
             break
+    mask = _filled(mask)
     whole = Head(np.ones(volume.shape, bool), found=False)
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
@@ -88,17 +89,24 @@ def _contrast(air: np.ndarray, tissue: np.ndarray) -> float:
 
 
 def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The largest connected part that is nowhere a thin rim, with its holes filled in each plane."""
+    """The largest connected part that is nowhere a thin rim."""
     opened = _morphed(cv2.dilate, _morphed(cv2.erode, bright, OPENING_MM, x, y), OPENING_MM, x, y) & bright
     parts, count = ndimage.label(opened)
     if not count:
         return opened
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    largest = parts == sizes.argmax()
-    for s in np.flatnonzero(largest.any((0, 1))):
-        largest[:, :, s] = ndimage.binary_fill_holes(largest[:, :, s])
-    return largest
+    return parts == sizes.argmax()
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """The mask with the holes in each plane: what is not connected to the plane's border."""
+    out = mask.copy()
+    for s in np.flatnonzero(mask.any((0, 1))):
+        outside, _ = ndimage.label(~mask[:, :, s])
+        border = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
+        out[:, :, s] = ~np.isin(outside, np.setdiff1d(border, [0]))
+    return out
 
 
 def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
