@@ -22,6 +22,8 @@ BORDER_MM = 4.0
 LEVEL = 0.4
 """Where the border lies between the median of the air close by (0) and that of the head (1)."""
 ROUNDS = 10
+ROUNDING = 0.45
+"""Radii are rounded to voxels, up from .55 on: a hair in a usual voxel size then makes no other disc."""
 UNKNOWN_PIXEL_MM = 1.8
 """Taken for a scan without a voxel size."""
 LEAST_SHARE, MOST_SHARE = 0.002, 0.95
@@ -118,7 +120,7 @@ def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
 
 def _morphed(operation, mask: np.ndarray, radius_mm: float, x: float, y: float) -> np.ndarray:
     """The mask dilated or eroded in each plane by a disc, in mm."""
-    rows, columns = (2 * int(radius_mm / mm) + 1 for mm in (x, y))
+    rows, columns = (2 * int(radius_mm / mm + ROUNDING) + 1 for mm in (x, y))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (columns, rows))
     return (
         np.stack([operation(np.ascontiguousarray(mask[:, :, s], np.uint8), disc) for s in range(mask.shape[2])], -1) > 0
