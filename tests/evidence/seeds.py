@@ -31,7 +31,7 @@ def section() -> str:
         body.append([word, *(f"{v:.3f}" for v in of), ""])
     patients = runs[42]["metrics"]["test_patients"]
     return f"""`make pipeline-run` on the synthetic demo scans, with other seeds of the weights and the sampling, and the
-same {patients:.0f} test patients. Digits repeat on one machine alone: another processor or PyTorch gives others.
+same {patients:.0f} test patients. Digits repeat on one machine alone: another processor gives others.
 
 {table(["seed", *FIGURES.values(), "seconds in all"], body)}"""
 
