@@ -22,6 +22,8 @@ HEAD_MM = 170.0
 """Length of a head, taken where a file has no voxel size."""
 EDGE = 0.001
 """Share of the head beyond each edge that counts for nothing: a nose or a spike does not move the middle."""
+NEARLY = 0.01
+"""Pixels so much larger than voxels are as large."""
 NO_HEAD = "no head was found: the whole plane is taken for it"
 
 
@@ -81,8 +83,8 @@ class Placement:
     def home(self, probability: np.ndarray) -> np.ndarray:
         """Lesion probability (slices, size, size) on the scan's own grid (X, Y, S), float32; 0 beyond the grid.
 
-        A voxel takes the pixel at its centre where pixels are smaller, so a mask comes home exactly; else what lies
-        between the pixels around it.
+        A voxel takes what lies between the pixels around its centre. So a mask comes home exactly where pixels are at
+        most half as large as voxels, and a shift of the grid by a hair changes nothing but a hair.
         """
         out = np.zeros(self.shape, np.float32, order="F")
         if self.centre is not None:
@@ -104,8 +106,8 @@ class Placement:
         return Placement(**facts | pairs)
 
     def _positions(self, axis: int) -> np.ndarray:
-        """The voxel, in fractions, that each pixel's centre lies at; rounded, so that ties are ties both ways."""
-        return np.round(self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis], 9)
+        """The voxel, in fractions, that each pixel's centre lies at."""
+        return self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis]
 
     def _weights(self, axis: int) -> np.ndarray:
         """How much each voxel (columns) counts in each pixel (rows): linear, reaching wider where pixels are larger.
@@ -115,15 +117,15 @@ class Placement:
         return _tent(self._positions(axis), self.shape[axis], max(1.0, self.step[axis]))
 
     def _nearest_or_weights(self, axis: int) -> np.ndarray:
-        if self.step[axis] > 1:
+        if self.step[axis] > 1 + NEARLY:
             return self._weights(axis)
         return _pick(np.ceil(self._positions(axis) - 0.5), self.shape[axis])
 
     def _home_weights(self, axis: int) -> np.ndarray:
         """How much each pixel (columns) counts in each voxel (rows)."""
         voxels = np.arange(self.shape[axis])
-        at = np.round((voxels - self.centre[axis]) / self.step[axis] + (self.size - 1) / 2, 9)
-        return _tent(at, self.size, 1.0) if self.step[axis] > 1 else _pick(np.floor(at + 0.5), self.size)
+        at = (voxels - self.centre[axis]) / self.step[axis] + (self.size - 1) / 2
+        return _tent(at, self.size, 1.0)
 
 
 def place(
