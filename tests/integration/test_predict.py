@@ -116,9 +116,8 @@ class TestAModelThatLearntFromSyntheticScansAlone:
         champion(bias=100.0)
         predict_scan(put(tmp_path / "in" / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
         segment(tmp_path / "in")
-        assert (
-            "synthetic" not in (capsys.readouterr().out + (tmp_path / "out" / "predictions.html").read_text()).lower()
-        )
+        page = (tmp_path / "out" / "predictions.html").read_text()
+        assert "synthetic" not in (capsys.readouterr().out + page).lower()
 
 
 class TestFolder:
