@@ -36,7 +36,7 @@ IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import so
 export PYTHONPATH := $(CURDIR)
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers torture lint audit sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
@@ -59,8 +59,8 @@ test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not 
 test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 	@$(PYTHON) -m pytest -m "slow or not slow"
 
-check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why
-	@exec $(PYTHON) -m pipelines check-data --data "$$DATA"
+check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"]
+	@exec $(PYTHON) -m pipelines check-data --data "$$DATA" --preset "$$PRESET" --set "$$SET"
 
 predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1]
 	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL" --probability "$$PROBABILITY"
@@ -115,6 +115,9 @@ test-containers: images ## run all with each step in its container: [DATA=...] [
 
 torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1]
 	@$(PYTHON) -m pytest -m torture -s -k "$$ONLY" tests/torture
+
+relations: $(DEV_INSTALLED) ## the relations that must hold, on the demo's champion and real scans (minutes) [RELATIONS_MODEL=folder of weights]
+	@$(PYTHON) -m pytest -m relations tests/relations
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

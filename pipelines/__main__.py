@@ -128,11 +128,13 @@ def _demo_data(a) -> None:
 
 
 def _check_data(a) -> int:
+    from pipelines import presets
     from pipelines.check_data import check_data
 
     if not a.data:
         raise StepError("Which scans? make check-data DATA=folder, or DATA=s3://bucket/prefix.")
-    return check_data(_data(a), STATE)
+    settings = presets.load(a.preset, a.set)
+    return check_data(_data(a), STATE, settings.b_value)
 
 
 def _predict(a) -> None:
@@ -226,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--folder", type=Path, default=STATE / "demo-scans")
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")
     checking.add_argument("--data", required=True)
+    checking.add_argument("--preset", default="demo")
+    checking.add_argument("--set", default="", help='of the settings b_value counts here: "b_value=800"')
     predicting = command("predict", _predict, "segment a scan, or a folder of them, with a registered model")
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)

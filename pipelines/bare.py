@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from components.core.b_value import KINDS, as_file, in_file
 from components.core.volumes import GZIP, read
 
 KEPT = (
@@ -19,11 +20,22 @@ KEPT = (
 def bare(path: Path) -> bytes:
     """The content of a file of the same format with the same voxels, to the bit; the same bytes every time.
 
+    Of a file beside the scan that may hold its b-value, that number alone; nothing where it holds none.
+
     Raises:
         BadVolume: it is no scan, so what stands in it cannot be told from what may be kept.
     """
+    if path.suffix in KINDS:
+        return _b_value(path)
     read(path)
     return _npy(path) if path.name.lower().endswith(".npy") else _nifti(path.read_bytes(), path.name)
+
+
+def _b_value(path: Path) -> bytes:
+    try:
+        return as_file(path.suffix, in_file(path))
+    except ValueError:
+        return b""
 
 
 def _npy(path: Path) -> bytes:

@@ -29,6 +29,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
     def dwi_stroke_segmentation(
         data_uri: str,
         image_size: int = DEFAULT.image_size,
+        pixel_mm: float = DEFAULT.pixel_mm,
         normalization: str = DEFAULT.normalization,
         train_ratio: float = DEFAULT.train_ratio,
         val_ratio: float = DEFAULT.val_ratio,
@@ -40,6 +41,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         weight_decay: float = DEFAULT.weight_decay,
         loss: str = DEFAULT.loss,
         early_stop_patience: int = DEFAULT.early_stop_patience,
+        selection: str = DEFAULT.selection,
         lesion_free_ratio: float = DEFAULT.lesion_free_ratio,
         aug_hflip_prob: float = DEFAULT.aug_hflip_prob,
         aug_rotate_prob: float = DEFAULT.aug_rotate_prob,
@@ -50,6 +52,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         deep_supervision: bool = DEFAULT.deep_supervision,
         n4_bias_correction: bool = DEFAULT.n4_bias_correction,
         inputs: str = DEFAULT.inputs,
+        b_value: float = DEFAULT.b_value,
         carry_split: bool = DEFAULT.carry_split,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
@@ -64,7 +67,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             carry_split=carry_split,
         )
         looked.set_caching_options(False)
-        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"])
+        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], b_value=b_value)
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
         sliced = preprocess_step(
             cases=cases,
@@ -72,6 +75,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             normalization=normalization,
             n4_bias_correction=n4_bias_correction,
             inputs=inputs,
+            pixel_mm=pixel_mm,
         )
         parts = split_step(
             cases=cases,
@@ -96,6 +100,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             weight_decay=weight_decay,
             loss=loss,
             early_stop_patience=early_stop_patience,
+            selection=selection,
             lesion_free_ratio=lesion_free_ratio,
             aug_hflip_prob=aug_hflip_prob,
             aug_rotate_prob=aug_rotate_prob,

@@ -1,8 +1,8 @@
 """PSEUDONYM_KEY: a folder's scans under names that say nothing, before anything leaves the machine.
 
 What is uploaded, shown and logged from then on is a copy of the folder under `.local/pseudonyms/`: the scans alone,
-without header text, and of participants.tsv the sites and scanners. Which name is whose stands beside it, in a map
-that is never sent.
+without header text, of the files beside them the b-value, and of participants.tsv the sites and scanners. Which name
+is whose stands beside it, in a map that is never sent.
 """
 
 import fcntl
@@ -28,7 +28,9 @@ from pipelines.files import write_bytes, write_json
 from pipelines.upload import files_of
 
 VARIABLE, SHORTEST = "PSEUDONYM_KEY", 32
-BIDS_KIND = re.compile(r"[_-](?:dwi|adc|b0|msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$", re.IGNORECASE)
+BIDS_KIND = re.compile(
+    r"[_-](?:(?:dwi|adc|b0|msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?|dwi\.(?:bval|json))$", re.IGNORECASE
+)
 PLAIN = {"derivatives", "dwi"}
 """Folders that the layout itself names."""
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from components.core.b_value import UNKNOWN
 from components.core.volumes import BadVolume, Geometry, require_same_grid
 
 UNITS = {"mm2/s": 1e3, "1e-3 mm2/s": 1.0, "1e-6 mm2/s": 1e-3}
@@ -9,8 +10,6 @@ UNITS = {"mm2/s": 1e3, "1e-3 mm2/s": 1.0, "1e-6 mm2/s": 1e-3}
 KEPT = "1e-3 mm2/s"
 TYPICAL = 0.9
 """Between grey and white matter (0.7-0.8) and CSF (3.0), in 1e-3 mm²/s."""
-B_VALUE = 1000
-"""s/mm²: that of ISLES'22 and of clinical stroke protocols."""
 
 
 def in_kept_unit(adc: np.ndarray, adc_geometry: Geometry, dwi: np.ndarray, geometry: Geometry):
@@ -30,8 +29,12 @@ def in_kept_unit(adc: np.ndarray, adc_geometry: Geometry, dwi: np.ndarray, geome
     return adc, unit
 
 
-def from_b0(b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """ln(S0 / S) / b with b = 1000 s/mm², in 1e-3 mm²/s; 0 where either shows nothing.
+def from_b0(
+    b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Geometry, b_value: float = UNKNOWN
+) -> np.ndarray:
+    """ln(S0 / S) / b, in 1e-3 mm²/s, for a DWI S with b = `b_value` s/mm²; 0 where either shows nothing.
+
+    The b0 S0 was taken without diffusion weighting (Stejskal and Tanner 1965).
 
     Raises:
         BadVolume: it lies on another grid than its DWI, or what comes out is not the ADC of tissue.
@@ -39,9 +42,12 @@ def from_b0(b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Ge
     require_same_grid("b0 scan", b0, b0_geometry, dwi, geometry)
     shown = (b0 > 0) & (dwi > 0) & np.isfinite(b0)
     adc = np.zeros_like(dwi)
-    adc[shown] = (np.log(b0[shown]) - np.log(dwi[shown])) * np.float32(1e3 / B_VALUE)  # their ratio may overflow
+    adc[shown] = (np.log(b0[shown]) - np.log(dwi[shown])) * np.float32(1e3 / b_value)  # their ratio may overflow
     if (unit := adc_unit(adc, dwi)) != KEPT:
-        raise BadVolume(f"with b = {B_VALUE} s/mm² the ADC comes out as if it were in {unit}: are b0 and DWI one scan?")
+        raise BadVolume(
+            f"with b = {b_value:g} s/mm² the ADC comes out as if it were in {unit}: "
+            "are b0 and DWI one scan, and is b right?"
+        )
     return adc
 
 

@@ -18,10 +18,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    image_size: int = Field(384, ge=32, le=1024, multiple_of=16)
+    image_size: int = Field(192, ge=32, le=1024, multiple_of=16)
     """Side of the square model grid, pixels."""
-    normalization: Literal["slice", "volume"] = "volume"
-    """Z-score over each slice, or over the whole volume."""
+    pixel_mm: float = Field(1.0, ge=0, le=10)
+    """Side of a pixel of the model grid, mm, centred on the head; 0 resizes the whole plane to the grid."""
+    normalization: Literal["slice", "volume", "head"] = "head"
+    """Intensities as z-scores over each slice or the whole volume, or measured against the head, clipped there and 0
+    outside it."""
     train_ratio: float = Field(0.80, gt=0, lt=1)
     """Share of the patients to learn from."""
     val_ratio: float = Field(0.15, gt=0, lt=1)
@@ -42,6 +45,8 @@ class Settings(BaseModel):
     """Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more."""
     early_stop_patience: int = Field(20, ge=1, le=10_000)
     """Epochs without a better validation Dice before training stops."""
+    selection: Literal["dice", "patients"] = "patients"
+    """What chooses weights and threshold: the best Dice, or what holds over patients and epochs."""
     lesion_free_ratio: float = Field(1.0, ge=0, le=1000)
     """Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch."""
     aug_hflip_prob: float = Field(0.3, ge=0, le=1)
@@ -52,7 +57,7 @@ class Settings(BaseModel):
     """Probability of a brightness shift by up to 0.1 standard deviations."""
     random_seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the weights, the sampling, the augmentation, and the split of patients that are not known yet."""
-    tta: bool = False
+    tta: bool = True
     """Predict the mean of the scan and its mirror image (test-time augmentation)."""
     cca: bool = False
     """Drop what is smaller than the smallest lesion worth keeping, a size that the validation patients choose."""
@@ -62,6 +67,8 @@ class Settings(BaseModel):
     """Divide each scan by its estimated coil shading (N4) before anything else."""
     inputs: Literal["dwi", "dwi+adc"] = "dwi"
     """What the network sees: three slices of the DWI, or of the DWI and of the ADC map."""
+    b_value: float = Field(0.0, ge=0, le=10_000)
+    """b-value of a DWI that has a b0 but no .bval file or sidecar that says it, s/mm²; 0 takes 1000 and says so."""
     carry_split: bool = Field(
         True,
         description="Keep every patient of earlier registered runs in its subset; false draws all anew, and no fair "

@@ -2,7 +2,7 @@
 
 A volume is an array (X, Y, S): two in-plane axes and the slices. From NIfTI it is brought to RAS+
 (the closest permutation and flip of the stored axes: no voxel is resampled). A `.npy` has no geometry:
-its (H, W, S) is taken as it stands and its voxel size is unknown.
+its (X, Y, S) is taken as it stands and its voxel size is unknown.
 """
 
 import gzip
@@ -287,7 +287,7 @@ def require_scan(image: np.ndarray) -> None:
     if bad := int(image.size - np.isfinite(image).sum()):
         raise BadVolume(f"the image holds {bad} voxels that are NaN or infinite")
     if image.shape[2] < MIN_SLICES:
-        raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (H, W, slices))")
+        raise BadVolume(f"{image.shape[2]} slices, at least {MIN_SLICES} are needed (a volume is (X, Y, slices))")
     if min(image.shape[:2]) < MIN_IN_PLANE:
         raise BadVolume(f"in-plane size {image.shape[:2]} is below {MIN_IN_PLANE} pixels")
     low, high = float(image.min()), float(image.max())

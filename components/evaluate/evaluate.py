@@ -31,6 +31,7 @@ from components.evaluate.yardstick import measure_rule, yardstick
 from components.unet.calibration import COUNTED, calibrated, reliability
 from components.unet.findings import findings
 from components.unet.grid import CHANNELS
+from components.unet.head import find_head
 from components.unet.inference import load_model, predict_volume
 from components.unet.lesions import lesion_mask
 
@@ -48,11 +49,12 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
         truth = read(cases / record["files"]["mask"])[0] > 0
         has_adc = "adc" in CHANNELS[facts.get("inputs", "dwi")] and "adc" in record["files"]
         adc = read(cases / record["files"]["adc"])[0] if has_adc else None
-        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc)
+        head = find_head(volume, record["voxel_mm"])
+        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc, record["voxel_mm"], head)
         predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:
             write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
-        found = findings(probability, predicted, volume, record["voxel_mm"], facts)
+        found = findings(probability, predicted, volume, record["voxel_mm"], facts, head)
         counted = probability >= COUNTED
         both = (probability[counted], calibrated(probability[counted], facts))
         slice_dice, slice_iou = slice_dices(predicted, truth)

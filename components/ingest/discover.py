@@ -3,9 +3,10 @@
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
+from components.core.b_value import BVAL, SIDECAR
 from components.core.step import StepError
 from components.core.words import can_be_shown, shown
 
@@ -39,7 +40,8 @@ EXPECTED = (
 class Case:
     """One scan session of one patient and the keys it is made of.
 
-    image and mask hold one key, or one per slice in the order of `slice_numbers`. b0 is of use where there is no adc.
+    image and mask hold one key, or one per slice in the order of `slice_numbers`. b0 is of use where there is no adc,
+    b_values (a `.bval` file, a JSON sidecar) where there is a b0 of use.
     """
 
     name: str
@@ -50,10 +52,17 @@ class Case:
     adc: str | None = None
     slice_numbers: list[int] | None = None
     b0: str | None = None
+    b_values: list[str] = field(default_factory=list)
 
     @property
     def keys(self) -> list[str]:
-        return [*self.image, *self.mask, *filter(None, [self.adc or self.b0])]
+        return [*self.image, *self.mask, *filter(None, [self.adc or self.b0]), *self.b_values]
+
+    def find_b_values(self, keys: Container[str]) -> None:
+        """Take from `keys` the files beside the DWI, of its own name, that may hold its b-value."""
+        if self.b0 and not self.adc and self.image:
+            stem = SCAN_ENDING.sub("", self.image[0])
+            self.b_values = [stem + ending for ending in (BVAL, SIDECAR) if stem + ending in keys]
 
 
 @dataclass
@@ -211,6 +220,7 @@ def _bids(keys: list[str], scans: list[str]) -> Found:
     cases: dict[str, Case] = {}
     refused: dict[str, str] = {}
     used: set[str] = set()
+    known = set(keys)
 
     def case_of(subject: str, session: str | None) -> Case:
         name = f"{subject}_{session}" if session else subject
@@ -239,7 +249,8 @@ def _bids(keys: list[str], scans: list[str]) -> Found:
             case = cases.get("_".join(filter(None, match.groups())))
             if case and not case.adc and not case.b0:
                 case.b0 = key
-                used.add(key)
+                case.find_b_values(known)
+                used.update([key, *case.b_values])
     for name, case in cases.items():
         if not case.image:
             refused[name] = "ADC map without a DWI scan"

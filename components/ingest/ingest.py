@@ -8,6 +8,7 @@ from pathlib import Path
 
 from components.core.cases import LESION_PATIENTS_NEEDED
 from components.core.machine import cpus
+from components.core.settings import checked
 from components.core.step import StepError, progress
 from components.core.storage import Storage, digest_of, scratch
 from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
@@ -21,14 +22,17 @@ ABOUT = {DESCRIPTION, participants.FILE}
 """What is read besides the scans."""
 
 
-def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
+def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: float = 0) -> None:
     """Download, validate and keep every case under `data_uri`.
 
+    `b_value`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
     Writes `cases/cases.json`, the canonical volumes beside it, and the report `page` (HTML).
 
     Raises:
-        StepError: the bucket changed since `data_version`, or too few patients with a lesion are left.
+        StepError: an impossible setting, the bucket changed since `data_version`, or too few patients with a lesion
+            are left.
     """
+    checked({"b_value": b_value})
     storage = Storage(data_uri)
     objects = storage.list_until(lambda listed: digest_of(listed) == data_version)
     if digest_of(objects) != data_version:
@@ -37,7 +41,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
     wanted = {key for case in found.cases for key in case.keys} | ABOUT
     downloads = scratch() / f"ingest-{data_version[:16]}"
     storage.download([o for o in objects if o.key in wanted], downloads)
-    facts = check(found, downloads, cases) | {"data_uri": data_uri, "data_version": data_version}
+    facts = check(found, downloads, cases, b_value) | {"data_uri": data_uri, "data_version": data_version}
     (downloads / participants.FILE).unlink(missing_ok=True)  # ages and names may stand in it
     (cases / "cases.json").write_text(json.dumps(facts, indent=1))
     write_report(facts, cases, page)
@@ -46,7 +50,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path) -> None:
     require_enough(facts)
 
 
-def check(found: Found, source: Path, target: Path) -> dict:
+def check(found: Found, source: Path, target: Path, b_value: float = 0) -> dict:
     """Validate the found cases from `source` into `target`, in parallel; the content of `cases.json`."""
     target.mkdir(parents=True, exist_ok=True)
     refused = dict(found.refused)
@@ -54,7 +58,7 @@ def check(found: Found, source: Path, target: Path) -> dict:
 
     def attempt(case: Case) -> Record | str:
         try:
-            return validate(case, source, target)
+            return validate(case, source, target, b_value)
         except BadVolume as reason:
             return str(reason)
 
@@ -75,6 +79,7 @@ def check(found: Found, source: Path, target: Path) -> dict:
         "ignored": [key for key in found.ignored if key not in ABOUT],
         "notes": told.notes,
         "synthetic": is_synthetic_set(source),
+        "b_value": b_value,
     }
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.adc import B_VALUE, KEPT, from_b0, in_kept_unit
+from components.core.adc import KEPT, from_b0, in_kept_unit
+from components.core.b_value import b_value
 from components.core.likeness import portrait
 from components.core.storage import file_sha256, local_path
 from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
 from components.ingest.discover import Case
+from components.unet.head import find_head
+from components.unet.symmetry import left_right_axis
 
 BINARY_TOLERANCE = 1e-3
 MOST_LESION = 0.5
@@ -44,18 +47,20 @@ class Record:
         return asdict(self)
 
 
-def validate(case: Case, source: Path, target: Path) -> Record:
+def validate(case: Case, source: Path, target: Path, b_value_set: float = 0) -> Record:
     """Check one downloaded case, write its canonical, de-identified volumes to `target`, and describe it.
+
+    `b_value_set`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
 
     Raises:
         BadVolume: the reason why the case is refused.
     """
     image, geometry = _assemble(case.image, source)
-    repairs = [*geometry.repairs, *_check_image(image, case)]
     voxel_mm = geometry.voxel_mm
+    repairs = [*geometry.repairs, *_check_image(image, case), *_about_head(image, voxel_mm)]
     volumes, adc_unit = {"dwi": image}, None
     if case.adc or case.b0:
-        adc, adc_unit, said = _adc(case, source, image, geometry)
+        adc, adc_unit, said = _adc(case, source, image, geometry, b_value_set)
         repairs += said
         if adc is not None:
             volumes["adc"] = adc
@@ -121,9 +126,9 @@ def _assemble(keys: list[str], source: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def _check_image(image: np.ndarray, case: Case) -> list[str]:
-    height, width, slices = image.shape
-    if case.image[0].lower().endswith(".npy") and width == slices and height < width:
-        raise BadVolume(f"shape {image.shape} looks like (slices, H, W): a .npy volume is (H, W, slices)")
+    x, y, slices = image.shape
+    if case.image[0].lower().endswith(".npy") and y == slices and x < y:
+        raise BadVolume(f"shape {image.shape} looks like (slices, X, Y): a .npy volume is (X, Y, slices)")
     require_scan(image)
     numbers = case.slice_numbers
     if numbers and len(numbers) != image.shape[2]:
@@ -131,6 +136,21 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
     if numbers and (gaps := int((np.diff(numbers) > 1).sum())):
         return [f"{gaps} gap{'s' if gaps > 1 else ''} in the slice numbers {numbers[0]}-{numbers[-1]}"]
     return []
+
+
+def _about_head(image: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> list[str]:
+    """What is assumed of the head, for want of an orientation and of millimetres, or of a head."""
+    head = find_head(image, voxel_mm)
+    said = [] if head.found else ["no head found: the whole plane is taken"]
+    if voxel_mm is None and head.found:
+        axis = ("first", "second")[left_right_axis(head.mask)]
+        said += [
+            f"left-right is the {axis} axis, found by symmetry",
+            "no voxel size: the head's own length sets the scale",
+        ]
+    elif voxel_mm is None:
+        said.append("left-right is taken to be the first axis")
+    return said
 
 
 def _mask(case: Case, source: Path, image: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, list[str]]:
@@ -151,16 +171,19 @@ def _mask(case: Case, source: Path, image: np.ndarray, geometry: Geometry) -> tu
     return rounded.astype(np.uint8), [*said, *mask_geometry.repairs]
 
 
-def _adc(case: Case, source: Path, image: np.ndarray, geometry: Geometry):
+def _adc(case: Case, source: Path, image: np.ndarray, geometry: Geometry, b_value_set: float):
     """The ADC map in 1e-3 mm²/s, the unit it came in, and what to say of it; a bad map is left out, not the case."""
+    said = []
     try:
         if not case.adc:
-            adc = from_b0(*read(local_path(source, case.b0)), image, geometry)
-            return adc, None, [f"ADC computed from b0, taking b = {B_VALUE} s/mm²"]
+            b = b_value([local_path(source, key) for key in case.b_values], b_value_set)
+            said = [*b.said]
+            adc = from_b0(*read(local_path(source, case.b0)), image, geometry, b.value)
+            return adc, None, [*said, f"ADC computed from b0, {b.origin}"]
         adc, adc_geometry = read(local_path(source, case.adc))
         adc, unit = in_kept_unit(adc, adc_geometry, image, geometry)
     except BadVolume as reason:
-        return None, None, [f"ADC map left out: {reason}"]
+        return None, None, [*said, f"ADC map left out: {reason}"]
     said = [] if unit == KEPT else [f"ADC converted from {unit} to {KEPT}"]
     if adc_geometry.orientation != geometry.orientation:
         said.append(f"ADC stored as {adc_geometry.orientation}, the DWI as {geometry.orientation}: both made RAS")

@@ -9,6 +9,7 @@ def preprocess(
     normalization: str,
     n4_bias_correction: bool,
     inputs: str,
+    pixel_mm: float,
     slices: Output[Dataset],
 ):
     """Resize and normalise every labelled volume onto the model's grid.
@@ -16,9 +17,10 @@ def preprocess(
     Args:
         cases: From ingest.
         image_size: Side of the square model grid, pixels.
-        normalization: Z-score per "slice" or per "volume".
+        normalization: Z-score per "slice", per "volume", or measured against the "head".
         n4_bias_correction: Divide each scan by its estimated coil shading (N4) before anything else.
         inputs: What the network sees: three slices of the DWI, or of the DWI and of the ADC map.
+        pixel_mm: Side of a pixel in millimetres, centred on the head; 0 resizes the whole plane.
         slices: Memory-mappable arrays per case, and index.json.
     """
     from pathlib import Path
@@ -27,4 +29,4 @@ def preprocess(
     from components.preprocess.preprocess import preprocess as run
 
     with step("preprocess"):
-        run(Path(cases.path), Path(slices.path), image_size, normalization, n4_bias_correction, inputs)
+        run(Path(cases.path), Path(slices.path), image_size, normalization, n4_bias_correction, inputs, pixel_mm)

@@ -76,6 +76,7 @@ class LesionSegmenter(PythonModel):
         from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
         from components.unet.calibration import calibrated
         from components.unet.findings import findings
+        from components.unet.head import find_head
         from components.unet.inference import predict_volume
         from components.unet.lesions import lesion_mask
 
@@ -86,9 +87,10 @@ class LesionSegmenter(PythonModel):
         require_scan(volume)
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
-        probability = predict_volume(self.network, self.facts, volume, adc=adc)
+        head = find_head(volume, geometry.voxel_mm)
+        probability = predict_volume(self.network, self.facts, volume, None, adc, geometry.voxel_mm, head)
         mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
-        found = findings(probability, mask, volume, geometry.voxel_mm, self.facts)
+        found = findings(probability, mask, volume, geometry.voxel_mm, self.facts, head)
 
         def stored(data: np.ndarray) -> bytes:
             return nifti_bytes(geometry.native(data), geometry.affine)

@@ -15,6 +15,7 @@ def train(
     weight_decay: float,
     loss: str,
     early_stop_patience: int,
+    selection: str,
     lesion_free_ratio: float,
     aug_hflip_prob: float,
     aug_rotate_prob: float,
@@ -42,6 +43,7 @@ def train(
         weight_decay: Adam's L2 penalty.
         loss: Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more.
         early_stop_patience: Epochs without a better validation Dice before training stops.
+        selection: What chooses weights and threshold: the best Dice, or what holds over patients and epochs.
         lesion_free_ratio: Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch.
         aug_hflip_prob: Probability of a left-right flip.
         aug_rotate_prob: Probability of a rotation by up to 10 degrees.
@@ -71,6 +73,7 @@ def train(
                 "weight_decay": weight_decay,
                 "loss": loss,
                 "early_stop_patience": early_stop_patience,
+                "selection": selection,
                 "lesion_free_ratio": lesion_free_ratio,
                 "aug_hflip_prob": aug_hflip_prob,
                 "aug_rotate_prob": aug_rotate_prob,

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from components.core.step import StepError
+from components.unet.placement import Placement
 
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
@@ -31,15 +32,21 @@ cv2.setNumThreads(0)
 
 @dataclass(frozen=True)
 class CaseSlices:
-    """One case on the model grid: paths of its arrays and what `index.json` says of it."""
+    """One case on the model grid: paths of its arrays and what `index.json` says of it. native_ml: of a voxel, mL."""
 
     image: Path
     mask: Path
     order: np.ndarray
     lesion_pixels: np.ndarray
-    native_shape: tuple[int, int, int]
+    placement: Placement
+    native_ml: float
     patient: str
     case: str
+
+    @property
+    def pixel_ml(self) -> float:
+        """Volume of a pixel of the model grid, mL."""
+        return self.native_ml * self.placement.voxels_per_pixel
 
 
 def read_index(slices: Path, names: list[str]) -> list[CaseSlices]:
@@ -51,7 +58,8 @@ def read_index(slices: Path, names: list[str]) -> list[CaseSlices]:
             slices / e["mask"],
             np.asarray(e["neighbours"]),
             np.asarray(e["lesion_pixels"]),
-            tuple(e["native_shape"]),
+            Placement.from_dict(e["placement"]),
+            e["voxel_ml"],
             e["patient"],
             e["case"],
         )

@@ -27,15 +27,16 @@ from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
 from components.train.preemption import Preempted, between_items
-from components.train.score import choose_cut, dice, validate
+from components.train.score import SMOOTHED_EPOCHS, Score, choose_cut, dice, patient_mean, validate
 from components.train.speed import MEMORY_FORMATS, choose
 from components.train.trust import learn_trust
+from components.unet.grid import CHANNELS
 from components.unet.inference import autocast, device
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
 from components.unet.supervision import DeeplySupervised, loss_over_levels
 
-GRID = ("image_size", "normalization", "n4_bias_correction", "inputs")
+GRID = ("image_size", "pixel_mm", "normalization", "n4_bias_correction", "inputs")
 """What preprocess did, and a prediction has to do again."""
 CUTTING = {"tta", "cca"}
 """Settings that do not decide the weights: with other values the same checkpoint gives another cut, at no training."""
@@ -115,7 +116,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
 
     history: list[dict[str, float]] = []
     losses, counts, seconds = _nothing_yet(where)
-    best = {"val_dice": -1.0, "epoch": 0, "weights": network.state_dict()}
+    best = {"worth": -1.0, "val_dice": 0.0, "epoch": 0, "weights": network.state_dict()}
     if state:
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
@@ -154,18 +155,19 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
                 train_seconds = time.perf_counter() - start
                 share = watched(validation[ranks.rank() :: ranks.count()])
                 scores = ranks.of_all(validate(network, share, settings.loss, precision))
-                val_loss, val_dice = np.mean(scores, axis=0).tolist()
+                val_loss, val_dice = (float(np.mean([getattr(s, name) for s in scores])) for name in ("loss", "dice"))
                 scheduler.step(val_loss)
                 row = {
                     "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
-                    "val_loss": val_loss, "val_dice": val_dice, "learning_rate": learning_rate,
-                    "seconds": time.perf_counter() - start,
+                    "val_loss": val_loss, "val_dice": val_dice, "val_worth": _worth(scores),
+                    "learning_rate": learning_rate, "seconds": time.perf_counter() - start,
                 }  # fmt: skip
                 history.append(row)
                 losses, counts, seconds = _nothing_yet(where)
-                if val_dice > best["val_dice"]:
+                now = _selected_by(history, settings.selection)
+                if now > best["worth"]:
                     weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
-                    best = {"val_dice": val_dice, "epoch": epoch, "weights": weights}
+                    best = {"worth": now, "val_dice": val_dice, "epoch": epoch, "weights": weights}
                 if ranks.first():
                     keep()
                     _log_epochs(run, history)
@@ -193,7 +195,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     facts = {
         **{name: index[name] for name in GRID},
         "base_channels": settings.base_channels, "precision": precision,
-        "tta": settings.tta, "cca": settings.cca, "threshold": 0.5,
+        "tta": settings.tta, "cca": settings.cca, "selection": settings.selection, "threshold": 0.5,
         "weights_sha256": file_sha256(model / "best_model.pth"),
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
         "decides": decides,
@@ -261,11 +263,24 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch, los
     return mean, dice(*counts.tolist())
 
 
+def _worth(scores: list[Score]) -> float:
+    """Mean over the validation patients."""
+    return float(patient_mean([s.patient for s in scores], [s.worth for s in scores]).mean())
+
+
+def _selected_by(history: list[dict[str, float]], selection: str) -> float:
+    """The number by which the last epoch's weights are kept: its Dice, or the worth of the last epochs."""
+    if selection == "dice":
+        return history[-1]["val_dice"]
+    return float(np.mean([row["val_worth"] for row in history[-SMOOTHED_EPOCHS:]]))
+
+
 def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple[dict, dict]:
     """All that determines the weights (data, grid, split, settings, code), and all that determines the model."""
-    given = _given(settings)
+    given, facts = _given(settings), json.loads((cases / "cases.json").read_text())
     weights = {
-        "data": json.loads((cases / "cases.json").read_text())["data_version"],
+        "data": facts["data_version"],
+        "b_value": facts.get("b_value", 0) if "adc" in CHANNELS[index["inputs"]] else None,
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
         "settings": {name: value for name, value in given.items() if name not in CUTTING},

@@ -14,8 +14,10 @@ WORDS = {
 }
 DARK = 0.2
 """Below this share of the 99th percentile is background."""
-SHARE_OF_RANGE, SHARE_OF_VALUE = 0.25, 0.1
-"""How far beyond what was seen is still like it: the larger of the two."""
+OF_THE_PATIENT = ("background", "spread", "bright", "noise")
+"""What differs from patient to patient on one scanner; all else is how it was set."""
+SHARE_OF_RANGE, SHARE_OF_PATIENTS_RANGE, SHARE_OF_VALUE = 0.25, 0.5, 0.1
+"""How far beyond what was seen is still like it: the larger of the share of its range, and of the value."""
 
 
 def appearance(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> dict[str, float]:
@@ -40,7 +42,7 @@ def unlike(here: dict[str, float], seen: dict[str, list[float]]) -> list[str]:
     """In words, what lies outside the ranges `seen` ([lowest, highest] by name) by more than the margin."""
     reasons = []
     for name, (low, high) in seen.items():
-        margin = SHARE_OF_RANGE * (high - low)
+        margin = (SHARE_OF_PATIENTS_RANGE if name in OF_THE_PATIENT else SHARE_OF_RANGE) * (high - low)
         if name in here and not (
             low - max(margin, SHARE_OF_VALUE * abs(low)) <= here[name] <= high + max(margin, SHARE_OF_VALUE * abs(high))
         ):

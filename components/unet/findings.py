@@ -6,7 +6,16 @@ import numpy as np
 from scipy.special import expit
 
 from components.unet.appearance import appearance, unlike
+from components.unet.average_head import portrait, unlike_average
 from components.unet.calibration import MIDDLES, histogram
+from components.unet.head import Head, find_head
+from components.unet.placement import Placement, place
+from components.unet.plausibility import implausible, measures
+
+WIDE_ABOVE_ML = 5.0
+"""Of smaller volumes an interval is always wide."""
+SELDOM = 0.05
+"""Share of training and validation scans up to which something is unusual."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +39,22 @@ def findings(
     volume: np.ndarray,
     voxel_mm: tuple[float, float, float] | None,
     facts: dict,
+    head: Head | None = None,
 ) -> Findings:
     """Of one scan (X, Y, S): the network's probabilities, uncalibrated, the mask made of them, the scan itself.
 
-    What `model.json` does not hold, as those of older models, is not said.
+    `head` is that of the scan where it is known already. What `model.json` does not hold, as those of older models, is
+    not said.
     """
     ml = None if voxel_mm is None else float(mask.sum() * np.prod(voxel_mm) / 1000)
     low, high, level = volume_interval(ml, facts.get("volume_interval"))
     review = unlike(appearance(volume, voxel_mm), facts["seen"]) if "seen" in facts else []
+    head = head or find_head(volume, voxel_mm)
+    if "heads" in facts:
+        review += head_reasons(mask, volume, voxel_mm, facts["heads"], head)
+    if facts.get("pixel_mm"):
+        review += scaled_down(place(volume, voxel_mm, facts["image_size"], facts["pixel_mm"], head))
+    review += wide_interval(ml, low, high, facts.get("volume_interval"))
     if "uncertainty" in facts:
         inside, outside = histogram(probability[mask]), histogram(probability[~mask])
         review += doubts(inside, outside, facts)
@@ -54,6 +71,32 @@ def volume_interval(ml: float | None, learnt: dict | None) -> tuple[float | None
         return None, None, None
     root, error = np.cbrt(ml), learnt["cube_root_ml"]
     return float(max(root - error, 0) ** 3), float((root + error) ** 3), learnt["level"]
+
+
+def wide_interval(ml: float | None, low: float | None, high: float | None, learnt: dict | None) -> list[str]:
+    """Why the volume in mL says little: its interval is wider than itself.
+
+    Not said where that is usual, as of a model whose volumes were far off in validation: it tells no scan from another.
+    """
+    if low is None or ml <= WIDE_ABOVE_ML or high - low <= ml or learnt.get("wide", 0) > SELDOM:
+        return []
+    return [f"the volume's interval, {low:.1f} to {high:.1f} mL, is wider than the volume, {ml:.1f} mL"]
+
+
+def scaled_down(placement: Placement) -> list[str]:
+    if placement.shrunk == 1:
+        return []
+    return [f"the head is larger than the model's grid, and was scaled down to {placement.shrunk:.0%}"]
+
+
+def head_reasons(
+    mask: np.ndarray, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, learnt: dict, head: Head
+) -> list[str]:
+    """Why a person should look, of what can be measured against the head; `learnt` is `heads` in `model.json`."""
+    if not head.found:
+        return ["no head found in the scan"] if learnt["not_found"] <= SELDOM else []
+    said = unlike_average(portrait(volume, voxel_mm, head), learnt["average"]) if learnt["average"] else []
+    return said + (implausible(measures(mask, volume, voxel_mm, head), learnt["limits"]) if learnt["limits"] else [])
 
 
 def uncertainty(inside: np.ndarray, outside: np.ndarray, temperature: float) -> float:

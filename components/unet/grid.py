@@ -10,70 +10,72 @@ import cv2
 import numpy as np
 import torch
 
+from components.unet.head import Head
+
 CHANNELS = {"dwi": ("dwi",), "dwi+adc": ("dwi", "adc")}
 """What each choice of `inputs` shows to the network: three slices of each."""
 HEALTHY_ADC, INFARCT_ADC, MOST_ADC = 0.8, 0.4, 3.5
 """1e-3 mm²/s."""
+CLIP = 0.1, 99.99
+"""Percentiles of the head. What is beyond is a spike; a lesion of 0.2 mL is not."""
 
 
-def to_model_grid(volume: np.ndarray, image_size: int, normalization: str) -> np.ndarray:
-    """Intensities (X, Y, S) to z-scores (S, image_size, image_size), float16; rows are Y, columns X.
+def normalized_slices(volume: np.ndarray, normalization: str, head: Head | None = None) -> Iterator[np.ndarray]:
+    """The slices of a scan (X, Y, S) as z-scores (Y, X), float32, one after the other.
 
-    `normalization` "slice" takes mean and standard deviation of each slice, "volume" those of all voxels.
-    A constant slice becomes zero.
+    `normalization` "slice" takes mean and standard deviation of each slice, "volume" those of all voxels; a constant
+    slice becomes zero. "head" takes median and interquartile range of the head, clips at percentiles of the head, and
+    is 0 outside it.
     """
-    return np.stack(list(model_grid_slices(volume, image_size, normalization)))
-
-
-def model_grid_slices(volume: np.ndarray, image_size: int, normalization: str) -> Iterator[np.ndarray]:
-    """The slices of `to_model_grid`, one after the other."""
+    if normalization == "head":
+        yield from _head_slices(volume, head)
+        return
     whole = _mean_std(volume.ravel(order="K")) if normalization == "volume" else None
     for s in range(volume.shape[2]):
         image = np.ascontiguousarray(volume[:, :, s].T, dtype=np.float32)
         mean, std = whole or _mean_std(image)
-        z = (image - np.float32(mean)) * np.float32(1 / std) if std else np.zeros_like(image)
-        # torch rounds to float16 fifty times as fast as numpy
-        yield torch.from_numpy(_resize(z, (image_size, image_size))).half().numpy()
+        yield (image - np.float32(mean)) * np.float32(1 / std) if std else np.zeros_like(image)
 
 
-def adc_grid_slices(adc: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
-    """ADC (X, Y, S) in 1e-3 mm²/s to slices (image_size, image_size), float16, one after the other.
+def plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
+    """A whole plane (Y, X) resized to (image_size, image_size)."""
+    return _resize(plane, (image_size, image_size))
 
-    By a fixed scale, for ADC is a measure: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF. Beyond
-    free water there is only noise.
+
+def half(image: np.ndarray) -> np.ndarray:
+    """float16; torch rounds to it fifty times as fast as numpy."""
+    return torch.from_numpy(np.ascontiguousarray(image)).half().numpy()
+
+
+def scaled_adc(adc: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
+    """Return an ADC map (X, Y, S) in 1e-3 mm²/s on a fixed scale, float32.
+
+    ADC is a measure, so the scale is that of no scan: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF.
+    Beyond free water there is only noise. Background is 0: voxels outside `inside` (the head, bool, where it is
+    known), and those that are not above 0, where nothing was measured.
     """
-    for s in range(adc.shape[2]):
-        image = np.ascontiguousarray(adc[:, :, s].T, dtype=np.float32)
-        scaled = (image.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
-        yield torch.from_numpy(_resize(scaled, (image_size, image_size))).half().numpy()
+    measured = adc > 0 if inside is None else (adc > 0) & inside
+    scaled = (adc.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
+    return np.where(measured, scaled, 0).astype(np.float32)
 
 
-def mask_to_model_grid(mask: np.ndarray, image_size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """Lesion mask (X, Y, S) to (S, image_size, image_size), uint8.
+def mask_plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
+    """A mask's whole plane (Y, X) on (image_size, image_size), uint8.
 
     Lesion where the voxel at the pixel's centre is; where pixels are larger than voxels, where half of the pixel is.
-    Written to `out`, which must be zero, where it is given.
     """
-    if out is None:
-        out = np.zeros((mask.shape[2], image_size, image_size), np.uint8)
     size = (image_size, image_size)
-    for s in np.flatnonzero(mask.any((0, 1))):
-        image = np.ascontiguousarray(mask[:, :, s].T, dtype=np.float32)
-        out[s] = _nearest(_resize(image, _smaller(image, size)), size) >= 0.5
-    return out
+    return (_nearest(_resize(plane, _smaller(plane, size)), size) >= 0.5).astype(np.uint8)
 
 
-def to_native_grid(probability: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Lesion probability (S, H, W) on the model grid to the scan's (X, Y, S), float32.
+def plane_from_model(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Probabilities (H, W) of a whole plane on the scan's own (Y, X).
 
     A voxel takes the pixel at its centre where pixels are smaller, so a mask comes home exactly. An average of
     pixels would lose small lesions: at 256 -> 384 -> 256 one of a single voxel.
     """
-    out, size = np.empty(shape, np.float32, order="F"), (shape[1], shape[0])
-    for s in range(shape[2]):
-        pixels = np.ascontiguousarray(probability[s], dtype=np.float32)
-        out[:, :, s] = _resize(_nearest(pixels, _smaller(pixels, size)), size).T
-    return out
+    pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+    return _resize(_nearest(pixels, _smaller(pixels, size)), size)
 
 
 def neighbours(slice_numbers: list[int] | None, slices: int, channels: int = 1) -> np.ndarray:
@@ -89,6 +91,20 @@ def neighbours(slice_numbers: list[int] | None, slices: int, channels: int = 1) 
     following = current + np.concatenate([joined, [False]])
     stack = np.stack([previous, current, following], axis=1)
     return np.concatenate([stack + channel * slices for channel in range(channels)], axis=1)
+
+
+def _head_slices(volume: np.ndarray, head: Head) -> Iterator[np.ndarray]:
+    tissue = volume[head.mask]
+    low, quarter, median, three_quarters, high = (
+        float(v) for v in np.percentile(tissue, (CLIP[0], 25, 50, 75, CLIP[1]))
+    )
+    scale = three_quarters - quarter
+    for s in range(volume.shape[2]):
+        if not head.seen[:, :, s].any() or not scale > 1e-6 * abs(median):
+            yield np.zeros(volume.shape[1::-1], np.float32)
+            continue
+        z = (volume[:, :, s].clip(low, high) - np.float32(median)) / np.float32(scale)
+        yield np.ascontiguousarray(np.where(head.seen[:, :, s], z, 0).T, dtype=np.float32)
 
 
 def _mean_std(values: np.ndarray) -> tuple[float, float]:

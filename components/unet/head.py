@@ -1,6 +1,7 @@
 """Where the head is in a scan: what the network sees is centred on it and measured against it.
 
-Otsu's threshold (1979) on a smoothed volume gives a first mask. The final border lies at a fixed level between the
+Otsu's threshold (1979) on a smoothed volume gives a first mask, a generous one, for a large bright lesion draws that
+threshold up above the brain. The final border lies at a fixed level between the
 air close by and the tissue inside, so it does not depend on how much air is around the head, nor on what the air holds.
 Thin rims, such as a scalp, are left out: a scan with a skull and one without give nearly the same mask.
 """
@@ -16,26 +17,36 @@ OPENING_MM = 6.0
 """Radius of the disc that a part of the head must hold in its plane."""
 NEAR_MM, FAR_MM = 4.0, 14.0
 """Air close by: so far outside the mask."""
+BORDER_MM = 4.0
+"""How much wider than its mask the head is shown to the network: its edge and what lies on it."""
 LEVEL = 0.4
 """Where the border lies between the median of the air close by (0) and that of the head (1)."""
 ROUNDS = 10
+ROUNDING = 0.45
+"""Radii are rounded to voxels, up from .55 on: a hair in a usual voxel size then makes no other disc."""
 UNKNOWN_PIXEL_MM = 1.8
 """Taken for a scan without a voxel size."""
 LEAST_SHARE, MOST_SHARE = 0.002, 0.95
 """Of the volume. Beyond these there is no head, or no air."""
 LEAST_CONTRAST = 1.5
-"""Median of the head less that of the air close by, over the sum of their interquartile ranges."""
+"""Median of the head less that of the air close by, over the spread of both (`_contrast`)."""
 
 
 @dataclass(frozen=True)
 class Head:
     """The head in a scan (X, Y, S).
 
-    mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume.
+    mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume. seen:
+    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given.
     """
 
     mask: np.ndarray
     found: bool = True
+    seen: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.seen is None:
+            object.__setattr__(self, "seen", self.mask)
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -48,7 +59,9 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
     x, y = (float(mm) for mm in voxel_mm[:2]) if voxel_mm else (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
     smooth = _smoothed(volume, x, y)
     low, high = np.percentile(smooth, (1, 99.5))
-    mask = _part(smooth > _otsu(smooth.clip(low, high)), x, y)
+    otsu = _otsu(smooth.clip(low, high))
+    dark = np.median(smooth[smooth <= otsu])
+    mask = _part(smooth > dark + LEVEL * (otsu - dark), x, y)
     for _ in range(ROUNDS):
         if not mask.any():
             break
@@ -56,10 +69,12 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
         before, mask = mask, _part(smooth > air + LEVEL * (tissue - air), x, y)
         if np.array_equal(before, mask):
             break
+    mask = _filled(mask)
     whole = Head(np.ones(volume.shape, bool), found=False)
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
-    return Head(mask) if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
+    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y))
+    return head if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
 
 
 def _air_and_head(smooth: np.ndarray, mask: np.ndarray, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
@@ -70,22 +85,30 @@ def _air_and_head(smooth: np.ndarray, mask: np.ndarray, x: float, y: float) -> t
 
 
 def _contrast(air: np.ndarray, tissue: np.ndarray) -> float:
-    (a, air_median, b), (c, median, d) = (np.percentile(values, (25, 50, 75)) for values in (air, tissue))
-    return float((median - air_median) / max(b - a + d - c, 1e-12))
+    """Of the head the spread below its median counts: a large lesion makes it wide above."""
+    (low, air_median, high), (quarter, median) = np.percentile(air, (25, 50, 75)), np.percentile(tissue, (25, 50))
+    return float((median - air_median) / max(high - low + 2 * (median - quarter), 1e-12))
 
 
 def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The largest connected part that is nowhere a thin rim, with its holes filled in each plane."""
+    """The largest connected part that is nowhere a thin rim."""
     opened = _morphed(cv2.dilate, _morphed(cv2.erode, bright, OPENING_MM, x, y), OPENING_MM, x, y) & bright
     parts, count = ndimage.label(opened)
     if not count:
         return opened
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    largest = parts == sizes.argmax()
-    for s in np.flatnonzero(largest.any((0, 1))):
-        largest[:, :, s] = ndimage.binary_fill_holes(largest[:, :, s])
-    return largest
+    return parts == sizes.argmax()
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """The mask with the holes in each plane: what is not connected to the plane's border."""
+    out = mask.copy()
+    for s in np.flatnonzero(mask.any((0, 1))):
+        outside, _ = ndimage.label(~mask[:, :, s])
+        border = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
+        out[:, :, s] = ~np.isin(outside, np.setdiff1d(border, [0]))
+    return out
 
 
 def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -97,7 +120,7 @@ def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
 
 def _morphed(operation, mask: np.ndarray, radius_mm: float, x: float, y: float) -> np.ndarray:
     """The mask dilated or eroded in each plane by a disc, in mm."""
-    rows, columns = (2 * int(radius_mm / mm) + 1 for mm in (x, y))
+    rows, columns = (2 * int(radius_mm / mm + ROUNDING) + 1 for mm in (x, y))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (columns, rows))
     return (
         np.stack([operation(np.ascontiguousarray(mask[:, :, s], np.uint8), disc) for s in range(mask.shape[2])], -1) > 0

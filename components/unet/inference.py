@@ -13,8 +13,10 @@ from scipy.special import expit
 from components.core.step import StepError
 from components.core.volumes import BadVolume
 from components.unet.bias import without_bias
-from components.unet.grid import CHANNELS, adc_grid_slices, neighbours, to_model_grid, to_native_grid
+from components.unet.grid import CHANNELS, neighbours
+from components.unet.head import Head
 from components.unet.network import AttentionUNet
+from components.unet.placement import Placement, adc_slices, head_for, image_slices, place
 
 BATCH = 16
 MIRRORED = ((), (-1,))
@@ -81,34 +83,44 @@ def stack_logits(
 
 
 def native_probability(
-    network: AttentionUNet, facts: dict, slices: np.ndarray, order: np.ndarray, shape: tuple[int, int, int]
+    network: AttentionUNet, facts: dict, slices: np.ndarray, order: np.ndarray, placement: Placement
 ) -> np.ndarray:
-    """Lesion probability (X, Y, S) on the scan's own grid `shape`, from its slices on the model's grid.
+    """Lesion probability (X, Y, S) on the scan's own grid, from its slices on the model's grid, placed as told.
 
     With `tta` in the facts the mean over all `MIRRORED` slices. A flip leaves each slice between its neighbours.
     """
     flips = MIRRORED if facts.get("tta") else MIRRORED[:1]
     probability = sum(expit(stack_logits(network, slices, order, facts["precision"], flip)) for flip in flips)
-    return to_native_grid(probability / len(flips), shape)
+    return placement.home(probability / len(flips))
 
 
 def predict_volume(
-    network: AttentionUNet, facts: dict, volume: np.ndarray, slice_numbers=None, adc: np.ndarray | None = None
+    network: AttentionUNet,
+    facts: dict,
+    volume: np.ndarray,
+    slice_numbers=None,
+    adc: np.ndarray | None = None,
+    voxel_mm: tuple[float, float, float] | None = None,
+    head: Head | None = None,
 ) -> np.ndarray:
     """Lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid.
 
-    `adc` (X, Y, S), in 1e-3 mm²/s, is for a model that learnt from it; another leaves it aside.
+    `head` saves finding it again; a model that looks at the whole plane needs none. `adc` (X, Y, S), in 1e-3 mm²/s, is
+    for a model that learnt from it; another leaves it aside.
 
     Raises:
         BadVolume: the model needs an ADC map, and there is none.
     """
     channels = CHANNELS[facts.get("inputs", "dwi")]
+    if "adc" in channels and adc is None:
+        raise BadVolume("the model sees the ADC map too, and none was given")
+    head = head or head_for(facts, volume, voxel_mm)
     if facts.get("n4_bias_correction"):
         volume = without_bias(volume)
-    slices = to_model_grid(volume, facts["image_size"], facts["normalization"])
+    placement = place(volume, voxel_mm, facts["image_size"], facts.get("pixel_mm", 0), head)
+    images = [*image_slices(volume, placement, facts["normalization"], head)]
     if "adc" in channels:
-        if adc is None:
-            raise BadVolume("the model sees the ADC map too, and none was given")
-        slices = np.concatenate([slices, np.stack(list(adc_grid_slices(adc, facts["image_size"])))])
-    order = neighbours(slice_numbers, volume.shape[2], len(channels))
-    return native_probability(network, facts, slices, order, volume.shape)
+        images += adc_slices(adc, placement, head)
+    numbers = None if slice_numbers is None else slice_numbers[placement.first : placement.stop]
+    order = neighbours(numbers, placement.slices, len(channels))
+    return native_probability(network, facts, np.stack(images), order, placement)

@@ -24,10 +24,17 @@ def smallest_voxels(facts: dict, voxel_mm: tuple[float, float, float] | None) ->
 
 
 def without_small(mask: np.ndarray, voxels: float) -> np.ndarray:
-    """The mask (X, Y, S) without its components of fewer than so many voxels."""
-    if voxels <= 1:
+    """The mask (X, Y, S) without its components of fewer than so many voxels; the largest always stays."""
+    if voxels <= 1 or not mask.any():
         return mask
     components, _ = ndimage.label(mask, TOUCHING)
-    kept = np.bincount(components.ravel()) >= voxels
-    kept[0] = False
-    return kept[components]
+    kept = kept_components(np.bincount(components.ravel())[1:], voxels)
+    return np.concatenate([[False], kept])[components]
+
+
+def kept_components(sizes: np.ndarray, voxels: float) -> np.ndarray:
+    """Which components of these sizes (voxels) are kept: those of at least so many voxels, or else the largest."""
+    kept = sizes >= voxels
+    if len(sizes) and not kept.any():
+        kept[sizes.argmax()] = True
+    return kept

@@ -67,5 +67,8 @@ def _as_they_lie(keys: list[str]) -> Found:
             setattr(case, kind, key)
         elif kind == "adc":
             refused[key] = "ADC map without a DWI scan"
+    everything = set(keys)
+    for case in cases.values():
+        case.find_b_values(everything)
     used = {key for case in cases.values() for key in case.keys} | refused.keys()
     return Found("as they lie", [cases[s] for s in sorted(cases)], refused, [k for k in keys if k not in used])

@@ -72,7 +72,8 @@ def _segment(
 ):
     files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
     try:
-        prediction = segmenter.segment(source / case.image[0], **files, probability=probability)
+        b_values = [source / key for key in case.b_values]
+        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, probability=probability)
     except BadVolume as reason:
         row = Row(case.name, case.image[0], str(reason))
         table.add(row)
@@ -123,6 +124,8 @@ def _say(rows: list[Row], found: Found, target: Path) -> None:
     for row in refused:
         logging.info("refused    %s: %s", row.case, row.refused)
     for row in rows:
+        for line in row.noted:
+            logging.info("noted      %s: %s", row.case, line)
         if row.reasons:
             logging.info("review     %s: %s", row.case, row.reasons)
     if found.ignored:

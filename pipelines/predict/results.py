@@ -37,6 +37,7 @@ class Row:
     mask: str = ""
     probability: str = ""
     words: str = field(default="", repr=False)
+    noted: tuple[str, ...] = field(default=(), repr=False)
 
     @staticmethod
     def of(case: str, file: str, found: Prediction, model: str) -> "Row":
@@ -47,11 +48,11 @@ class Row:
             case, file, "", number(found.lesion_ml), number(found.lesion_ml_low), number(found.lesion_ml_high),
             "" if found.level is None else f"{found.level:g}",
             "unknown" if found.review is None else "yes" if found.review else "no",
-            found.review or "", model, words=found.volume,
+            found.review or "", model, words=found.volume, noted=found.noted,
         )  # fmt: skip
 
 
-COLUMNS = [f.name for f in fields(Row) if f.name != "words"]
+COLUMNS = [f.name for f in fields(Row) if f.name not in ("words", "noted")]
 
 
 class Table:
@@ -114,6 +115,9 @@ unknown.</p>{% endif %}
 {% endfor %}</table>
 {% if predicted|length > most %}<p>The first {{ most }} of {{ predicted|length }}; all are in predictions.csv.</p>
 {% endif %}
+{% if noted %}<h2>Noted</h2><table><tr><th>case</th><th>what was assumed</th></tr>
+{% for r in noted[:most] %}<tr><td>{{ r.case }}</td><td>{{ r.noted|join('; ') }}</td></tr>{% endfor %}
+</table>{% endif %}
 <h2>Pictures</h2><p>The slices with most of the predicted lesion, outlined in orange; a middle one where none is
 predicted. Slices are counted from below. Radiological view: the patient's left is on the right.</p>
 {% for r, pictures in drawn %}<h3>{{ r.case }}</h3><p>{{ r.words }}{% if r.reasons %}.
@@ -135,7 +139,7 @@ def page(rows: list[Row], pictures: list[list[tuple[str, str]]], source: Path, m
         predicted=predicted,
         refused=[row for row in rows if row.refused], flagged=[row for row in predicted if row.reasons],
         free=sum(row.words.startswith("no lesion") for row in predicted),
-        unknown=any(row.needs_review == "unknown" for row in predicted),
+        unknown=any(row.needs_review == "unknown" for row in predicted), noted=[row for row in predicted if row.noted],
         drawn=list(zip(predicted, pictures, strict=False)), most=MOST_ROWS, side=SIDE,
     ).encode(errors="backslashreplace")  # fmt: skip
 

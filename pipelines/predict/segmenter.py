@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from components.core.adc import from_b0
+from components.core.b_value import b_value
 from components.core.machine import sources_digest
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
 from components.core.synthetic import is_synthetic
-from components.core.volumes import BadVolume, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
 from components.register.seal import broken_seal
 
 
@@ -24,6 +25,7 @@ class Prediction:
     mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it, ""
     where nothing is unusual.
     image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, to be drawn.
+    noted: what was assumed of the scan, a line each.
     """
 
     mask: bytes
@@ -35,6 +37,7 @@ class Prediction:
     review: str | None
     image: np.ndarray
     lesion: np.ndarray
+    noted: tuple[str, ...] = ()
 
     @property
     def volume(self) -> str:
@@ -100,9 +103,17 @@ class Segmenter:
             )
 
     def segment(
-        self, scan: Path, adc: Path | None = None, b0: Path | None = None, probability: bool = False
+        self,
+        scan: Path,
+        adc: Path | None = None,
+        b0: Path | None = None,
+        b_values: list[Path] | None = None,
+        probability: bool = False,
     ) -> Prediction:
         """The scan of a NIfTI file; from `b0` the ADC map is computed where there is none.
+
+        `b_values` are the files beside the scan that may hold its b-value; without one, that which the model was
+        trained with counts.
 
         Raises:
             BadVolume: it breaks the input contract, with the reason.
@@ -113,9 +124,10 @@ class Segmenter:
             blob = file_bytes(scan)
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
-            columns = {"scan": [blob]}
+            columns, noted = {"scan": [blob]}, ()
             if self.sees_adc:
-                columns["adc"] = [self._adc(adc, b0, image, geometry)]
+                adc_blob, noted = self._adc(adc, b0, b_values or [], image, geometry)
+                columns["adc"] = [adc_blob]
             asked = {"probability": True} if probability else None
             row = self.model.predict(pd.DataFrame(columns), params=asked).iloc[0]
         except OSError as error:
@@ -130,16 +142,20 @@ class Segmenter:
         lesion, _ = read_nifti_bytes(row["mask"])
         return Prediction(
             row["mask"], row.get("probability"), float(row["lesion_ml"]), low, high, level,
-            row.get("needs_review"), image, lesion > 0,
+            row.get("needs_review"), image, lesion > 0, noted,
         )  # fmt: skip
 
-    def _adc(self, adc: Path | None, b0: Path | None, image: np.ndarray, geometry) -> bytes:
+    def _adc(
+        self, adc: Path | None, b0: Path | None, b_values: list[Path], image: np.ndarray, geometry: Geometry
+    ) -> tuple[bytes, tuple[str, ...]]:
+        """The ADC map as a file, and what to say of it."""
         if adc:
-            return file_bytes(adc)
+            return file_bytes(adc), ()
         if not b0:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
-        computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry)
-        return nifti_bytes(geometry.native(computed), geometry.affine)
+        b = b_value(b_values, _b_value_in_training(self.model))
+        computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
+        return nifti_bytes(geometry.native(computed), geometry.affine), (*b.said, f"ADC computed from b0, {b.origin}")
 
 
 def _version_behind(uri: str) -> str:
@@ -169,6 +185,12 @@ def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
             "%s was registered with other code than this checkout's, which segments here: masks may differ from those "
             "it was measured by. make lineage names the commit.", uri,
         )  # fmt: skip
+
+
+def _b_value_in_training(model) -> float:
+    """The setting b_value of the model's training, s/mm²; 0 where it is unknown."""
+    facts = getattr(model.unwrap_python_model(), "facts", {})
+    return float(facts.get("params", {}).get("b_value", 0))
 
 
 def _number(value) -> float | None:

@@ -173,7 +173,7 @@ ARRAYS = [
     File("five axes", lambda: npy(DWI[..., None, None]), "not a 3-D volume"),
     File("an axis without length", lambda: npy(DWI[:, :0]), f"{NOT_BRAIN}|{NO_NPY}"),
     File("one slice", lambda: npy(DWI[:, :, 0]), "at least 3"),
-    File("slices first", lambda: npy(np.zeros((5, 32, 32), np.float32)), r"looks like \(slices, H, W\)"),
+    File("slices first", lambda: npy(np.zeros((5, 32, 32), np.float32)), r"looks like \(slices, X, Y\)"),
     File("complex numbers", lambda: npy(DWI.astype(np.complex64)), "no intensity"),
     File("records", lambda: npy(np.zeros(SHAPE, [("a", "f4"), ("b", "f4")])), "no intensity"),
     File("words", lambda: npy(np.full(SHAPE, "abc")), "no intensity"),

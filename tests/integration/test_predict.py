@@ -249,6 +249,26 @@ class TestFolder:
         assert "grid" in rows["bad_dwi"]["refused"]
         assert len(rows) == 4
 
+    def test_the_b_value_is_the_scans_own_else_that_of_the_models_training_and_it_is_said(
+        self, champion, put, segment, make_scan, tmp_path, caplog
+    ):
+        champion(inputs="dwi+adc", params={"b_value": 700.0})
+        dwi, adc, _ = make_scan()
+        for name in ("own", "other"):
+            put(tmp_path / "in" / f"{name}_dwi.nii.gz", dwi)
+            put(tmp_path / "in" / f"{name}_b0.nii.gz", dwi * np.exp(adc))
+        (tmp_path / "in" / "own_dwi.bval").write_text("0 1200\n")
+        with caplog.at_level("INFO"):
+            segment(tmp_path / "in")
+        for line in (
+            "own_dwi: ADC computed from b0, b = 1200 s/mm² as in the .bval file",
+            "other_dwi: ADC computed from b0, b = 700 s/mm² as set by b_value",
+        ):
+            case, _, words = line.partition(": ")
+            assert f"noted      {line}" in caplog.text
+            assert f"<td>{case}</td><td>{words}</td>" in (tmp_path / "out" / "predictions.html").read_text()
+        assert "left alone" not in caplog.text
+
     def test_a_model_that_sees_the_dwi_alone_leaves_the_adc_aside(self, champion, put, segment, make_scan, tmp_path):
         champion()
         put(tmp_path / "in" / "a_dwi.nii.gz")

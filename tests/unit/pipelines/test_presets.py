@@ -6,9 +6,11 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from pipelines import presets
 
+WHAT_BEST_ADDS = {"image_size": 192, "pixel_mm": 1.0, "normalization": "head", "selection": "patients", "tta": True}
 
-def test_baseline_is_the_defaults_to_the_digit_but_for_the_users_own_normalization():
-    assert presets.load("baseline").model_dump() == Settings().model_dump() | {"normalization": "slice"}
+
+def test_the_defaults_are_best():
+    assert presets.load("best") == Settings()
 
 
 def test_baseline_writes_down_the_numbers_that_the_user_gave():
@@ -16,6 +18,7 @@ def test_baseline_writes_down_the_numbers_that_the_user_gave():
         "image_size": 384, "train_ratio": 0.80, "val_ratio": 0.15, "test_ratio": 0.05, "base_channels": 64,
         "epochs": 100, "batch_size": 16, "learning_rate": 1e-4, "weight_decay": 1e-5, "early_stop_patience": 20,
         "aug_hflip_prob": 0.3, "aug_rotate_prob": 0.25, "aug_brightness_prob": 0.2, "random_seed": 42, "loss": "dice",
+        "pixel_mm": 0.0, "normalization": "slice", "selection": "dice", "tta": False,
     }  # fmt: skip
     assert presets.load("baseline").model_dump(include=set(given)) == given
 
@@ -34,7 +37,10 @@ IMPROVEMENTS = {
     "tta": {"tta": True},
     "cca": {"cca": True},
     "tta-cca": {"tta": True, "cca": True},
-    "best": {"normalization": "volume"},
+    "head": {"normalization": "head"},
+    "millimetres": {"image_size": 192, "pixel_mm": 1.0},
+    "selection": {"selection": "patients"},
+    "best": WHAT_BEST_ADDS,
 }
 
 

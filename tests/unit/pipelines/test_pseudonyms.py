@@ -56,7 +56,8 @@ def shape_of(keys):
     """What discover makes of keys, names aside: the cases of each patient, by what they are made of."""
     found, patients = discover(keys), {}
     for case in found.cases:
-        made = (bool(case.session), len(case.image), len(case.mask), bool(case.adc), bool(case.b0), case.slice_numbers)
+        made = (bool(case.session), len(case.image), len(case.mask), bool(case.adc), bool(case.b0), len(case.b_values),
+                case.slice_numbers)  # fmt: skip
         patients.setdefault(case.patient, []).append(made)
     return found.layout, sorted(sorted(map(str, made)) for made in patients.values()), len(found.refused)
 
@@ -83,6 +84,7 @@ LAYOUTS = [
     ["sub-A/dwi/A_adc.nii.gz", "derivatives/sub-C/C_msk.nii.gz", "sub-B/dwi/sub-B_dwi.nii.gz"],
     ["sub-A/dwi/A_dwi.nii.gz", "derivatives/sub-A/A_brain_mask.nii.gz", "Derivatives/derivatives/SUB-A/A_MSK.NII.GZ"],
     ["sub-A/sub-B/dwi/x_dwi.nii.gz", "sub-A/dwi/x_dwi.nii.gz"],
+    [f"sub-Somchai/ses-1/dwi/Jaidee_{end}" for end in ("dwi.nii.gz", "b0.nii.gz", "dwi.bval", "dwi.json", "b0.json")],
 ]  # fmt: skip
 
 
@@ -128,6 +130,30 @@ def test_a_scan_is_ingested_as_it_would_be_under_its_own_name(tmp_path, clinic, 
         for name in ("shape", "voxel_mm", "lesion_ml", "site", "scanner", "repairs", "orientation_found", "labelled"):
             assert same[name] == case[name]
     assert other["synthetic"] is own["synthetic"] is True and other["ignored"] == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "sent", "line"),
+    [
+        (".bval", "0 800 # Jaidee", "", "the .bval file was passed over: it holds no b-values"),
+        (".bval", "0 800\n", "800\n", "b = 800 s/mm² as in the .bval file"),
+        (".json", '{"Name": "Jaidee", "bval": 800}', '{"DiffusionBValue": 800.0}', "as in the JSON sidecar"),
+        (".json", '{"Name": "Jaidee"}', "{}", "b-value unknown"),
+    ],
+    ids=["no .bval", ".bval", "sidecar", "sidecar without it"],
+)  # fmt: skip
+def test_of_the_files_beside_a_scan_the_b_value_alone_is_sent(
+    tmp_path, make_scan, write_case, copied, keys_of, ending, content, sent, line
+):
+    dwi, adc, _ = make_scan()
+    folder = write_case(tmp_path / NAME, "sub-Somchai", "ses-20240131", dwi=dwi, b0=dwi * np.exp(0.8 * adc))
+    (folder / f"sub-Somchai/ses-20240131/dwi/sub-Somchai_ses-20240131_dwi{ending}").write_text(content)
+    copy, _ = copied(folder)
+    (file,) = copy.rglob(f"*_dwi{ending}")
+    assert file.read_text() == sent
+    assert planted.found(copy, ["Somchai", "Jaidee", "20240131"]) == []
+    ours, theirs = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}")["cases"][0] for f in (folder, copy))
+    assert ours["repairs"] == theirs["repairs"] and any(line in repair for repair in ours["repairs"])
 
 
 def test_a_patient_stays_one_under_one_key_and_not_under_another(clinic, copied):

@@ -21,6 +21,11 @@ def test_adc_from_b0_is_the_log_ratio_over_b(scan):
     np.testing.assert_allclose(from_b0(b0, geometry, dwi, geometry), adc, atol=1e-5)
 
 
+def test_with_another_b_value_it_is_over_that(scan):
+    dwi, adc, b0, geometry = scan
+    np.testing.assert_allclose(from_b0(b0, geometry, dwi, geometry, 800), adc * 1.25, atol=1e-5)
+
+
 def test_where_either_shows_nothing_adc_is_zero(scan):
     dwi, _, b0, geometry = scan
     b0[16, 12, 2], dwi[15, 12, 2], b0[14, 12, 2], b0[13, 12, 2] = 0, 0, -3, np.nan

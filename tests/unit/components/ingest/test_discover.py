@@ -175,6 +175,22 @@ def test_a_b0_is_taken_where_there_is_no_adc_map():
     assert with_adc.b0 is None and b0 not in with_adc.keys
 
 
+def test_the_b_value_of_a_dwi_with_a_b0_is_in_the_files_of_its_name():
+    stem = "sub-1/ses-0001/dwi/sub-1_ses-0001"
+    others = [f"{stem}_b0.bval", f"{stem}_dwi.bvec", "sub-2/ses-0001/dwi/sub-2_ses-0001_dwi.json"]
+    beside = [f"{stem}_dwi.bval", f"{stem}_dwi.json"]
+    found = discover([*bids("sub-1", kinds=["dwi", "b0"], mask=False), *beside, *others])
+    (case,) = found.cases
+    assert case.keys == [f"{stem}_dwi.nii.gz", f"{stem}_b0.nii.gz", *beside] and found.ignored == sorted(others)
+
+
+def test_a_b_value_is_of_no_use_without_a_b0_or_beside_an_adc_map():
+    bval = "sub-1/ses-0001/dwi/sub-1_ses-0001_dwi.bval"
+    for kinds in (["dwi"], ["dwi", "adc"], ["dwi", "adc", "b0"]):
+        found = discover([*bids("sub-1", kinds=kinds), bval])
+        assert bval in found.ignored and bval not in found.cases[0].keys
+
+
 def test_an_adc_map_without_its_scan_is_refused():
     assert only_refusal(bids("sub-1", kinds=["adc"], mask=False)) == ("sub-1_ses-0001", "ADC map without a DWI scan")
 

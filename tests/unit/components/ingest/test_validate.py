@@ -20,13 +20,13 @@ AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 
 @pytest.fixture
 def validated(tmp_path, keys_of):
-    """validated(folder) -> the record of the only case in it, and its volumes by kind as they were written."""
+    """validated(folder, b_value=0) -> the record of the only case in it, and its volumes by kind as written."""
 
-    def run(folder):
+    def run(folder, b_value=0):
         (case,) = discover(keys_of(folder)).cases
         target = tmp_path / "validated"
         target.mkdir(exist_ok=True)
-        record = validate(case, folder, target)
+        record = validate(case, folder, target, b_value)
         return record, {kind: nib.load(target / name) for kind, name in record.files.items()}
 
     return run
@@ -101,7 +101,27 @@ def test_single_slices_are_stacked_in_order_and_gaps_are_said(tmp_path, scan, wr
         write_npy(tmp_path / "set", f"P_1_Slice_{number}", scan["dwi"][:, :, s], scan["mask"][:, :, s])
     record, volumes = validated(tmp_path / "set")
     assert np.array_equal(volumes["dwi"].dataobj, scan["dwi"]) and np.array_equal(volumes["mask"].dataobj, scan["mask"])
-    assert record.slice_numbers == numbers and record.repairs == ["2 gaps in the slice numbers 8-20"]
+    assert record.slice_numbers == numbers and record.repairs[0] == "2 gaps in the slice numbers 8-20"
+
+
+@pytest.mark.parametrize(("axes", "named"), [((0, 1, 2), "second"), ((1, 0, 2), "first")])
+def test_of_an_array_it_is_said_which_axis_is_left_right_and_what_sets_the_scale(
+    tmp_path, scan, write_npy, validated, axes, named
+):  # the head of 32 x 24 is longer front to back
+    record, _ = validated(
+        write_npy(tmp_path / "set", "P", scan["dwi"].transpose(axes))
+    )  # 32 x 24, longer front to back
+    assert record.repairs == [
+        f"left-right is the {named} axis, found by symmetry", "no voxel size: the head's own length sets the scale",
+    ]  # fmt: skip
+
+
+def test_where_no_head_is_found_it_is_said_in_any_format(tmp_path, write_case, write_npy, validated):
+    noise = np.random.default_rng(0).normal(50, 5, (32, 24, 5)).astype(np.float32)
+    line = "no head found: the whole plane is taken"
+    assert validated(write_case(tmp_path / "nifti", "sub-1", dwi=noise))[0].repairs == [line]
+    record, _ = validated(write_npy(tmp_path / "array", "P", noise))
+    assert record.repairs == [line, "left-right is taken to be the first axis"]
 
 
 def test_every_source_file_is_named_with_its_digest(tmp_path, scan, write_case, validated):
@@ -153,8 +173,55 @@ def test_adc_is_computed_from_b0_where_only_that_is_given(tmp_path, scan, write_
     record, volumes = validated(write_case(tmp_path / "set", "sub-1", **scan, b0=scan["dwi"] * np.exp(adc)))
     np.testing.assert_allclose(volumes["adc"].dataobj, adc, atol=1e-5)
     assert record.adc_unit_found is None
-    assert record.repairs == ["ADC computed from b0, taking b = 1000 s/mm²"]
+    assert record.repairs == ["ADC computed from b0, b-value unknown: 1000 s/mm² taken"]
     assert record.sources[-1]["key"].endswith("_b0.nii.gz")
+
+
+@pytest.fixture
+def of_b_800(tmp_path, scan, write_case):
+    """of_b_800({".bval": "0 800"}) -> a folder with a DWI of b = 800 s/mm², its b0, and such files beside it."""
+
+    def write(beside: dict[str, str]):
+        b0 = scan["dwi"] * np.exp(0.8 * scan["adc"])
+        folder = write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"], b0=b0)
+        for ending, content in beside.items():
+            (folder / f"sub-1/ses-0001/dwi/sub-1_ses-0001_dwi{ending}").write_text(content)
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("beside", "setting", "lines"),
+    [
+        ({".bval": "0 800", ".json": '{"bval": 700}'}, 0, ["ADC computed from b0, b = 800 s/mm² as in the .bval file"]),
+        ({".json": '{"DiffusionBValue": 800}'}, 900, ["ADC computed from b0, b = 800 s/mm² as in the JSON sidecar"]),
+        ({}, 800, ["ADC computed from b0, b = 800 s/mm² as set by b_value"]),
+        (
+            {".bval": "b800", ".json": "{"}, 800,
+            [
+                "the .bval file was passed over: it holds no b-values, which are numbers",
+                "the JSON sidecar was passed over: it is not JSON",
+                "ADC computed from b0, b = 800 s/mm² as set by b_value",
+            ],
+        ),
+    ],
+    ids=["bval", "sidecar", "setting", "files of no use"],
+)  # fmt: skip
+def test_adc_from_b0_takes_the_scans_own_b_value_and_says_where_it_is_from(
+    scan, of_b_800, validated, beside, setting, lines
+):
+    record, volumes = validated(of_b_800(beside), setting)
+    np.testing.assert_allclose(volumes["adc"].dataobj, scan["adc"], atol=1e-5)
+    assert record.repairs == lines
+    assert [s["key"].partition("_dwi")[2] for s in record.sources[2:]] == list(beside)
+
+
+def test_an_unusual_b_value_is_said_also_where_no_adc_comes_of_it(of_b_800, validated):
+    record, volumes = validated(of_b_800({".bval": "5"}))
+    assert "adc" not in volumes and len(record.repairs) == 2
+    assert record.repairs[0] == "b = 5 s/mm² is unusual for a DWI in stroke (300 to 5000)"
+    assert record.repairs[1].startswith("ADC map left out: ")
 
 
 def test_a_b0_of_no_use_is_left_out_and_the_case_kept(tmp_path, scan, write_case, validated):

@@ -9,7 +9,8 @@ from components.ingest.ingest import check
 from components.preprocess import preprocess as module
 from components.preprocess.preprocess import preprocess
 from components.unet.bias import without_bias
-from components.unet.grid import adc_grid_slices, to_model_grid, to_native_grid
+from components.unet.placement import Placement
+from tests.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
 
 SIZE = 48
 
@@ -66,7 +67,7 @@ def test_the_index_says_what_the_slices_were_made_with(index):
 def test_arrays_are_square_slices_of_the_types_promised_and_can_be_memory_mapped(slices, index):
     for entry in index["cases"]:
         image, mask = arrays(slices, entry)
-        shape = (entry["native_shape"][2], SIZE, SIZE)
+        shape = (entry["placement"]["shape"][2], SIZE, SIZE)
         assert (image.shape, image.dtype, mask.shape, mask.dtype) == (shape, np.float16, shape, np.uint8)
 
 
@@ -84,10 +85,10 @@ def test_the_brain_is_where_it_was_rows_along_y(slices, index, scans):
     assert np.corrcoef(back.ravel(), scans["sub-a"][0].ravel())[0, 1] > 0.95
 
 
-def test_native_shape_is_the_way_back_to_the_very_mask(slices, index, scans):
+def test_the_placement_is_the_way_back_to_the_very_mask(slices, index, scans):
     entry = index["cases"][0]
     _, mask = arrays(slices, entry)
-    assert np.array_equal(to_native_grid(mask, tuple(entry["native_shape"])) >= 0.5, scans["sub-a"][2])
+    assert np.array_equal(Placement.from_dict(entry["placement"]).home(mask) >= 0.5, scans["sub-a"][2])
 
 
 def test_lesion_pixels_are_counted_per_slice(slices, index):
@@ -171,7 +172,7 @@ def test_with_adc_its_slices_come_after_those_of_the_dwi(tmp_path, make_scan, wr
         assert image.shape == (10, SIZE, SIZE) and mask.shape == (5, SIZE, SIZE)
         assert entry["neighbours"][0] == [0, 0, 1, 5, 5, 6] and len(entry["neighbours"]) == 5
         assert np.array_equal(image[:5], to_model_grid(dwi, SIZE, "slice"))
-        np.testing.assert_allclose(image[5:], np.stack(list(adc_grid_slices(adc, SIZE))), atol=2e-3)
+        np.testing.assert_allclose(image[5:], adc_to_model_grid(adc, SIZE), atol=2e-3)
 
 
 @pytest.mark.parametrize(

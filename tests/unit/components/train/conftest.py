@@ -9,6 +9,7 @@ from components.core.volumes import write
 from components.train.data import CaseSlices, read_index
 from components.unet.grid import neighbours
 from components.unet.network import AttentionUNet
+from components.unet.placement import Placement
 
 
 class Slices:
@@ -29,7 +30,8 @@ class Slices:
                 "patient": name,
                 "image": f"{name}.image.npy",
                 "mask": f"{name}.mask.npy",
-                "native_shape": to_native(lesion).shape,
+                "placement": Placement(to_native(lesion).shape, lesion.shape[1], stop=len(lesion)).as_dict(),
+                "voxel_ml": float(np.prod(voxel_mm)) / 1000 if voxel_mm else 0.016,
                 "neighbours": neighbours(numbers, len(image)).tolist(),
                 "lesion_pixels": lesion.sum((1, 2)).tolist(),
             }

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from components.train.trust import attained, learn_trust
 
@@ -62,7 +62,20 @@ def test_the_temperature_is_of_the_voxels_of_all_patients(slices, learn):
 def test_the_interval_is_how_far_cube_roots_of_volumes_were_off(slices, learn):
     """64 of 125 mm³ voxels of 8 mL found, 27 mL true: cube roots 2 and 3. One patient gives a level of one half."""
     slices.add("A", shown(block((8, 8))), block((12, 18)), voxel_mm=(5, 5, 5))
-    assert learn()["volume_interval"] == {"cube_root_ml": pytest.approx(1.0), "level": 0.5, "patients": 1}
+    learnt = learn()["volume_interval"]
+    assert learnt == {"cube_root_ml": pytest.approx(1.0), "level": 0.5, "patients": 1, "wide": 1.0}
+
+
+def test_how_usual_an_interval_wider_than_the_volume_is(slices, learn):
+    """Cube roots 0.17 off: of 15 mL the interval is 12.2 to 18.4 mL, of 5.25 mL 3.9 to 7.0, of 3.4 mL not asked."""
+    slices.add("A", shown(block((10, 12))), block((10, 14)), voxel_mm=(5, 5, 5))
+    slices.add("B", shown(block((6, 7))), block((6, 7)), voxel_mm=(5, 5, 5))
+    slices.add("C", shown(block((3, 9))), block((3, 9)), voxel_mm=(5, 5, 5))
+    learnt = learn()["volume_interval"]
+    assert learnt["cube_root_ml"] == pytest.approx(17.5 ** (1 / 3) - 15 ** (1 / 3))
+    assert learnt["wide"] == 0.0
+    slices.add("D", shown(block((2, 7))), block((8, 7)), voxel_mm=(5, 5, 5))  # 1.75 mL found of 7: roots 0.71 off
+    assert learn()["volume_interval"]["wide"] == pytest.approx(3 / 3)
 
 
 def test_a_patient_counts_once_with_the_scan_that_was_farthest_off(slices, learn):
@@ -79,16 +92,79 @@ def test_without_voxel_sizes_there_is_no_interval(slices, learn):
 
 
 def test_doubt_is_told_apart_for_masks_and_for_empty_ones(slices, learn):
-    slices.add("sure", shown(block((20, 20)), logit(0.8)), block((16, 20)))
-    slices.add("nothing", shown(block((3, 3)), logit(0.3)), block((0, 0)))
+    """Two logits of doubt each; one more is above the bound with 0.025: their mean and 12.706 s sqrt(1.5)."""
+    for name, sure in (("sure", 0.95), ("less sure", 0.94)):
+        slices.add(name, shown(block((20, 20)), logit(sure)), block((19, 20)))
+    for name, sure in (("nothing", 0.1), ("hardly anything", 0.11)):
+        slices.add(name, shown(block((3, 3)), logit(sure)), block((0, 0)))
     facts = learn()
-    assert 0.1 < facts["uncertainty"]["mask"] < 0.4  # Dice expected at 0.8 a voxel: 2 * 0.8 / 1.8
-    assert facts["uncertainty"]["empty"] == pytest.approx(0.3, abs=0.1)
+
+    def bound(*doubts: float) -> float:
+        values = logit(np.array(doubts))
+        return expit(values.mean() + 12.706 * values.std(ddof=1) * np.sqrt(1.5))
+
+    def cooled(p: float) -> float:
+        return expit(logit(p) / facts["temperature"])
+
+    masks = [1 - 2 * cooled(p) / (1 + cooled(p)) for p in (0.95, 0.94)]  # of a mask as sure everywhere
+    assert facts["uncertainty"]["mask"] == pytest.approx(bound(*masks), rel=0.3)
+    assert facts["uncertainty"]["empty"] == pytest.approx(bound(cooled(0.1), cooled(0.11)), rel=0.3)
 
 
-def test_where_every_scan_got_a_mask_nothing_is_known_of_empty_ones(slices, learn):
+def test_of_a_single_scan_no_doubt_is_too_large(slices, learn):
+    slices.add("A", shown(block((20, 20)), logit(0.8)), block((16, 20)))
+    assert learn()["uncertainty"]["mask"] == 1.0
+
+
+def test_where_every_scan_has_a_lesion_and_got_a_mask_nothing_is_known_of_empty_ones(slices, learn):
     slices.add("A", shown(block((8, 8))), block((8, 8)))
     assert learn()["uncertainty"]["empty"] is None
+
+
+def test_where_a_training_scan_has_no_lesion_an_empty_mask_is_nothing_unusual(slices, learn):
+    slices.add("A", shown(block((8, 8))), block((8, 8)))
+    slices.add("T", shown(block((8, 8))), block((0, 0)))
+    assert learn(train=("T",))["uncertainty"]["empty"] == 1.0
+
+
+def head_with(lesion: np.ndarray, seed: int = 0, bright: float = 8.0) -> np.ndarray:
+    """Slices of a square head of 26 x 26 pixels at a logit of -3, in dark air, with a lesion in its corner."""
+    head = np.zeros_like(lesion, float)
+    head[:, 3:29, 3:29] = 3.0
+    head += np.random.default_rng(seed).uniform(0, 0.01, head.shape)
+    return np.where(lesion, bright, head)
+
+
+def corner(*areas: tuple[int, int]) -> np.ndarray:
+    return np.roll(block(*areas), (3, 3), (1, 2))
+
+
+def test_the_share_of_the_head_is_that_of_true_lesions(slices, learn):
+    """6 x 13 and 13 x 13 of 676 pixels, in all slices, are 3/26 and 1/4; Student's t of one degree: 63.657."""
+    for name, rows in (("T", 6), ("V", 13)):
+        lesion = corner(*[(rows, 13)] * 3)
+        slices.add(name, head_with(lesion, bright=4.5), lesion, voxel_mm=(5, 5, 5))
+    limits = learn(train=("T",))["heads"]["limits"]
+    roots = np.cbrt([3 / 26, 1 / 4])
+    assert limits["most_share"] == pytest.approx(1 / 4, rel=0.02)  # a voxel at each corner is no head
+    assert limits["share_root"] == pytest.approx(roots.mean() + 63.657 * roots.std(ddof=1) * np.sqrt(1.5), rel=0.02)
+
+
+def test_heads_are_learnt_from_training_and_validation_scans(slices, learn):
+    for name in "ABCDE":
+        lesion = corner((6, 7), (6, 7), (6, 7))
+        slices.add(name, head_with(lesion, ord(name)), lesion, voxel_mm=(5, 5, 5))
+    assert learn(train=("A", "B", "C"))["heads"]["average"] is not None
+    slices.entries.pop()
+    assert learn(train=("A", "B", "C"))["heads"]["average"] is None
+
+
+def test_scans_without_a_head_are_counted(slices, learn):
+    lesion = corner((6, 7), (6, 7), (6, 7))
+    slices.add("head", head_with(lesion), lesion)
+    slices.add("noise", np.random.default_rng(0).uniform(3, 4, lesion.shape), lesion)
+    heads = learn(train=("noise",))["heads"]
+    assert heads == {"not_found": 0.5, "average": None, "limits": None}
 
 
 def test_what_was_seen_is_of_training_and_validation_scans(slices, learn):

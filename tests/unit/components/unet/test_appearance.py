@@ -68,6 +68,12 @@ def test_a_quarter_of_the_range_or_a_tenth_of_the_value_beyond_is_still_like():
     assert unlike({"slice_mm": 4.4}, {"slice_mm": [5.0, 5.0]}) != []
 
 
+def test_of_what_differs_from_patient_to_patient_half_the_range_beyond_is_still_like():
+    """The largest of a few patients is soon exceeded."""
+    assert unlike({"bright": 2.45}, {"bright": [1.5, 2.1]}) != []
+    assert unlike({"bright": 2.35}, {"bright": [1.5, 2.1]}) == []
+
+
 def test_what_a_scan_lacks_is_not_held_against_it():
     assert unlike({"slices": 20}, {"slices": [18, 24], "slice_mm": [5, 5]}) == []
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from components.unet.average_head import learn_average, portrait
 from components.unet.calibration import histogram
-from components.unet.findings import doubts, findings, uncertainty, volume_interval
+from components.unet.findings import doubts, findings, uncertainty, volume_interval, wide_interval
+from components.unet.head import Head, find_head
 
 VOXEL_MM = (2.0, 2.0, 5.0)
 LEARNT = {"level": 0.9, "cube_root_ml": 0.5}
@@ -106,3 +108,92 @@ def test_a_scan_unlike_those_of_training_is_to_be_looked_at(scan):
     facts = {"seen": {"slice_mm": [1.0, 3.0], "slices": [5, 7]}}
     said = findings(probability, probability > 0.5, scan, VOXEL_MM, facts).review
     assert said == ["slices 5.0 mm thick; learnt from 1.0 to 3.0 mm"]
+
+
+def test_above_5_ml_an_interval_wider_than_the_volume_is_to_be_looked_at():
+    assert wide_interval(5.1, 2.0, 7.2, {}) == [
+        "the volume's interval, 2.0 to 7.2 mL, is wider than the volume, 5.1 mL"
+    ]
+    assert wide_interval(5.1, 2.0, 7.0, {}) == []
+    assert wide_interval(4.9, 0.0, 20.0, {}) == []
+    assert wide_interval(None, None, None, None) == []
+
+
+def test_a_wide_interval_is_not_said_of_a_model_of_which_it_is_usual():
+    assert wide_interval(5.1, 2.0, 7.2, {"wide": 0.05}) != []
+    assert wide_interval(5.1, 2.0, 7.2, {"wide": 0.06}) == []
+
+
+def test_the_interval_of_a_scan_goes_the_same_way(scan):
+    """7 x 7 x 2 x 10 voxels of 20 mm³ are 9.8 mL, cube root 2.14: with 0.5 off its interval is 4.4 to 18.4."""
+    large = np.full((32, 24, 6), 0.001, np.float32)
+    large[4:11, 4:18, 0:5] = 0.9
+    [said] = findings(large, large > 0.5, scan, VOXEL_MM, {"volume_interval": LEARNT}).review
+    assert said == "the volume's interval, 4.4 to 18.4 mL, is wider than the volume, 9.8 mL"
+
+
+HEAD_SHAPE = (48, 60, 12)
+LIMITS = {"most_share": 0.1, "share_root": 0.5, "unconfirmed_root": 0.3, "overlooked_root": 0.2}
+
+
+def lying_head(seed: int = 0) -> np.ndarray:
+    """A scan of a head that is narrow in front and at the top, with dark fluid in the middle."""
+    rng = np.random.default_rng(seed)
+    x, y, s = np.meshgrid(*(np.linspace(-1, 1, n) for n in HEAD_SHAPE), indexing="ij")
+    head = (x / (0.7 + 0.12 * y + rng.normal(0, 0.02))) ** 2 + (y / 0.8) ** 2 < 0.8 - 0.2 * s
+    fluid = (x / 0.2) ** 2 + (y / 0.35) ** 2 + (s / 0.7) ** 2 < 1
+    return np.where(head, np.where(fluid, 40, 100), 2) + rng.normal(0, 1, HEAD_SHAPE)
+
+
+@pytest.fixture(scope="module")
+def heads() -> dict:
+    scans = [lying_head(seed) for seed in range(6)]
+    average = learn_average([portrait(s, VOXEL_MM, find_head(s, VOXEL_MM)) for s in scans])
+    return {"not_found": 0.0, "average": average, "limits": LIMITS}
+
+
+def said_of(volume: np.ndarray, heads: dict, mask: np.ndarray | None = None, head: Head | None = None) -> list[str]:
+    probability = np.zeros(HEAD_SHAPE, np.float32) if mask is None else mask.astype(np.float32)
+    return findings(probability, probability > 0.5, volume, VOXEL_MM, {"heads": heads}, head).review
+
+
+def test_a_head_that_lies_as_in_training_is_nothing_unusual(heads):
+    assert said_of(lying_head(10), heads) == []
+
+
+@pytest.mark.parametrize(("axis", "said"), [(1, "looks upside-down"), (2, "its slices look reversed")])
+def test_a_head_that_lies_otherwise_is_to_be_looked_at(heads, axis, said):
+    [reason] = said_of(np.flip(lying_head(10), axis), heads)
+    assert reason.startswith(said)
+
+
+def test_a_mask_beyond_what_is_plausible_is_to_be_looked_at(heads):
+    """A block of 1,176 voxels is a tenth of the head, and none of it is bright."""
+    block = np.zeros(HEAD_SHAPE, bool)
+    block[17:31, 20:41, 3:7] = True
+    share = block.sum() / find_head(lying_head(10), VOXEL_MM).mask.sum()
+    assert said_of(lying_head(10), heads, block) == [
+        f"predicted {share:.1%} of the head; the rule without a network confirms 0.0%"
+    ]
+
+
+def test_a_scan_in_which_no_head_is_found_is_to_be_looked_at(heads):
+    noise = np.random.default_rng(0).normal(100, 10, HEAD_SHAPE)
+    assert said_of(noise, heads) == ["no head found in the scan"]
+
+
+def test_unless_training_scans_had_none_either(heads):
+    noise = np.random.default_rng(0).normal(100, 10, HEAD_SHAPE)
+    assert said_of(noise, heads | {"not_found": 0.05}) != []
+    assert said_of(noise, heads | {"not_found": 0.06}) == []
+
+
+def test_a_head_that_is_known_already_is_not_sought_again(heads):
+    everything = np.ones(HEAD_SHAPE, bool)
+    nowhere = Head(everything, everything, found=False)
+    assert said_of(lying_head(10), heads, head=nowhere) == ["no head found in the scan"]
+
+
+def test_what_could_not_be_learnt_is_not_said(heads):
+    unknown = heads | {"average": None, "limits": None}
+    assert said_of(np.flip(lying_head(10), 1), unknown, np.ones(HEAD_SHAPE, bool)) == []

@@ -6,7 +6,8 @@ from skimage.measure import block_reduce
 from skimage.transform import resize
 
 from components.core.volumes import read
-from components.unet.grid import adc_grid_slices, mask_to_model_grid, neighbours, to_model_grid, to_native_grid
+from components.unet.grid import neighbours, scaled_adc
+from tests.whole_plane import adc_to_model_grid, mask_to_model_grid, to_model_grid, to_native_grid
 
 HALF = {"rtol": 2e-3, "atol": 2e-3}
 """float16 keeps 11 bits."""
@@ -227,14 +228,24 @@ def test_a_second_channel_has_its_slices_after_those_of_the_first():
 def test_adc_is_scaled_the_same_in_every_scan_and_bounded_by_free_water():
     adc = np.zeros((32, 32, 3), np.float32)
     adc[:8], adc[8:16], adc[16:24], adc[24:] = 0.8, 0.4, 3.0, 50
-    (image, *_) = adc_grid_slices(adc, 32)
+    image = adc_to_model_grid(adc, 32)[0]
     np.testing.assert_allclose(image[0, [0, 8, 16, 24]].astype(float), [0, -1, 5.5, 6.75], atol=0.01)
-    noise = adc - 10 * (adc == 0.4)
-    assert next(adc_grid_slices(noise, 32)).min() == -2
+
+
+def test_where_no_adc_was_measured_it_counts_as_healthy_and_in_tissue_the_scale_stays():
+    adc = np.array([0.0, -0.3, 1e-6, 0.4, 0.8, 1.2], np.float32).reshape(3, 2, 1)
+    np.testing.assert_allclose(scaled_adc(adc).ravel(), [0, 0, -2, -1, 0, 1], atol=1e-5)
+    assert scaled_adc(adc).dtype == np.float32 and scaled_adc(adc).shape == (3, 2, 1)
+
+
+def test_outside_the_head_adc_counts_as_healthy():
+    adc = np.array([0.4, 0.4, 3.0, 3.0], np.float32).reshape(2, 2, 1)
+    inside = np.array([True, False, True, False]).reshape(2, 2, 1)
+    np.testing.assert_allclose(scaled_adc(adc, inside).ravel(), [-1, 0, 5.5, 0], atol=1e-5)
 
 
 def test_adc_lies_on_the_model_grid_as_its_scan_does(volume):
     z = to_model_grid(volume, 48, "volume").astype(np.float32)
-    as_adc = np.stack(list(adc_grid_slices(volume / volume.max(), 48))).astype(np.float32)
+    as_adc = adc_to_model_grid(volume / volume.max(), 48).astype(np.float32)
     assert as_adc.shape == z.shape
     assert np.corrcoef(z.ravel(), as_adc.ravel())[0, 1] > 0.999

@@ -40,6 +40,13 @@ def test_a_thin_scalp_is_no_part_of_it(scan):
     assert overlap(find_head(np.where(scalp, 70, scan).astype(np.float32), MM).mask, find_head(scan, MM).mask) > 0.99
 
 
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_large_bright_lesion_is_not_taken_for_the_head(scan, factor):
+    lesion = ball(centre=(30, 52, 6), radii=(17, 30, 4)) & ball()
+    assert 0.2 < lesion.sum() / ball().sum() < 0.3
+    assert overlap(find_head(np.where(lesion, factor * scan, scan), MM).mask, find_head(scan, MM).mask) > 0.97
+
+
 def test_a_smaller_bright_thing_beside_it_is_no_part_of_it(scan):
     beside = scan.copy()
     beside[2:10, 2:12, 2:5] = 400

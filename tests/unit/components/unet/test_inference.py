@@ -10,9 +10,10 @@ from components.core.step import StepError
 from components.core.volumes import BadVolume
 from components.unet import inference
 from components.unet.bias import without_bias
-from components.unet.grid import adc_grid_slices, neighbours, to_model_grid, to_native_grid
+from components.unet.grid import neighbours
 from components.unet.inference import BATCH, load_model, predict_volume, stack_logits
 from components.unet.network import AttentionUNet
+from tests.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
 
 FACTS = {"image_size": 32, "normalization": "slice", "precision": "float32", "base_channels": 4}
 
@@ -198,7 +199,7 @@ def six_channels(tmp_path):
 def test_channels_are_those_of_the_dwi_and_then_those_of_the_adc(six_channels, volume):
     adc = np.random.default_rng(1).uniform(0, 3, volume.shape).astype(np.float32)
     dwi_slices = to_model_grid(volume, 32, "slice").astype(np.float32)[3:6]
-    adc_slices = np.stack(list(adc_grid_slices(adc, 32))).astype(np.float32)[3:6]
+    adc_slices = adc_to_model_grid(adc, 32).astype(np.float32)[3:6]
     with torch.no_grad():
         stack = torch.from_numpy(np.concatenate([dwi_slices, adc_slices]))[None]
         expected = torch.sigmoid(six_channels(stack))[0].numpy()

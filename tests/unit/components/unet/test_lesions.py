@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from skimage.measure import label
 from skimage.morphology import remove_small_objects
 
 from components.unet.lesions import lesion_mask, smallest_voxels, without_small
@@ -18,8 +19,8 @@ def three():
     return volume
 
 
-@pytest.mark.parametrize(("voxels", "left"), [(0, 11), (1, 11), (1.5, 10), (4, 10), (4.1, 6), (6, 6), (7, 0)])
-def test_components_of_fewer_voxels_are_dropped_and_no_other(three, voxels, left):
+@pytest.mark.parametrize(("voxels", "left"), [(0, 11), (1, 11), (1.5, 10), (4, 10), (4.1, 6), (6, 6), (7, 6)])
+def test_components_of_fewer_voxels_are_dropped_but_never_the_largest(three, voxels, left):
     out = without_small(three, voxels)
     assert out.dtype == bool and out.sum() == left
     assert not (out & ~three).any()
@@ -31,7 +32,8 @@ def test_on_random_masks_it_is_scikit_images(voxels):
     for density in (0.01, 0.03, 0.06, 0.5, 1):
         mask = rng.random((20, 21, 9)) < density
         theirs = remove_small_objects(mask, max_size=voxels - 1, connectivity=3)
-        assert np.array_equal(without_small(mask, voxels), theirs)
+        ours = without_small(mask, voxels)
+        assert np.array_equal(ours, theirs) if theirs.any() else label(ours, connectivity=3).max() == 1
 
 
 def test_an_empty_mask_stays_empty():

@@ -34,6 +34,15 @@ def test_adc_and_b0_belong_to_the_scan_of_their_name(found, scan):
     assert (case.image, case.adc, case.b0) == ([scan], "x_adc.nii.gz", "x_b0.nii")
 
 
+@pytest.mark.parametrize("scan", ["x_dwi.nii.gz", "x.nii"])
+def test_the_b_value_belongs_to_the_scan_of_its_name_where_there_is_only_a_b0(found, scan):
+    stem = scan.partition(".")[0]
+    beside = [f"{stem}.bval", f"{stem}.json"]
+    one = found(scan, "x_b0.nii", "x_b0.json", *beside)
+    assert one.cases[0].b_values == beside and one.ignored == ["x_b0.json"]
+    assert found("x_adc.nii").cases[0].b_values == []
+
+
 def test_an_adc_map_without_its_scan_is_refused_as_ingest_does(found):
     assert found("a.nii", "b_adc.nii").refused == {"b_adc.nii": "ADC map without a DWI scan"}
 
