@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 
 from components.core.step import StepError
-from tests.evidence import relations, statistics
+from tests.evidence import flags, relations, statistics
 from tests.evidence.page import PAGE, updated
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "statistics": statistics.section,
     "relations": relations.of_champion(relations.relations),
     "real-scans": relations.of_champion(relations.real_scans),
+    "flags": relations.of_champion(flags.flags),
 }
 """Name to what measures it and returns markdown, without a heading of the first two levels."""
 
