@@ -157,9 +157,16 @@ def voxel_ml(voxel_mm: tuple[float, float, float] | None) -> float:
     return float(np.prod(voxel_mm or (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM, UNKNOWN_SLICE_MM))) / 1000
 
 
-def head_for(facts: dict, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> Head | None:
-    """The head of a scan (X, Y, S), where a model with these facts (`model.json`) needs to know it."""
-    return find_head(volume, voxel_mm) if facts.get("pixel_mm") or facts["normalization"] == "head" else None
+def head_for(
+    facts: dict, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, known: Head | None = None
+) -> Head | None:
+    """The head of a scan (X, Y, S), where a model with these facts (`model.json`) looks at it; else None.
+
+    `known` is that head where it was found before.
+    """
+    if not (facts.get("pixel_mm") or facts["normalization"] == "head"):
+        return None
+    return known or find_head(volume, voxel_mm)
 
 
 def image_slices(
