@@ -179,7 +179,7 @@ def _interval_in_words(learnt: dict) -> str:
     said = f"; cube roots of volumes within {how['cube_root_ml']:.2f} (mL) for {how['level']:.0%} of patients"
     if how["wide"] > SELDOM:
         said += (
-            f"; above {WIDE_ABOVE_ML:g} mL the interval is wider than the volume for {how['wide']:.0%} of the scans, so "
-            "no scan is flagged for that"
+            f"; above {WIDE_ABOVE_ML:g} mL the interval is wider than the volume for {how['wide']:.0%} of scans, so no "
+            "scan is flagged for that"
         )
     return said
