@@ -20,7 +20,7 @@ from components.train.data import CaseSlices
 from components.unet.appearance import appearance
 from components.unet.average_head import Portrait, learn_average, portrait
 from components.unet.calibration import fitted_temperature, histogram
-from components.unet.findings import WIDE_ABOVE_ML, uncertainty, volume_interval
+from components.unet.findings import SELDOM, WIDE_ABOVE_ML, uncertainty, volume_interval
 from components.unet.head import find_head
 from components.unet.inference import load_model, native_probability
 from components.unet.lesions import lesion_mask
@@ -176,4 +176,10 @@ def _interval_in_words(learnt: dict) -> str:
     if "volume_interval" not in learnt:
         return "; no voxel size is known, so no volume interval either"
     how = learnt["volume_interval"]
-    return f"; cube roots of volumes within {how['cube_root_ml']:.2f} (mL) for {how['level']:.0%} of patients"
+    said = f"; cube roots of volumes within {how['cube_root_ml']:.2f} (mL) for {how['level']:.0%} of patients"
+    if how["wide"] > SELDOM:
+        said += (
+            f"; above {WIDE_ABOVE_ML:g} mL the interval is wider than the volume for {how['wide']:.0%} of scans, so no "
+            "scan is flagged for that"
+        )
+    return said

@@ -78,6 +78,13 @@ def test_how_usual_an_interval_wider_than_the_volume_is(slices, learn):
     assert learn()["volume_interval"]["wide"] == pytest.approx(3 / 3)
 
 
+def test_a_model_whose_intervals_are_wide_says_so_once_in_the_log(slices, learn, caplog):
+    slices.add("A", shown(block((8, 8))), block((12, 18)), voxel_mm=(5, 5, 5))
+    with caplog.at_level("INFO"):
+        learn()
+    assert "above 5 mL the interval is wider than the volume for 100% of scans" in caplog.text
+
+
 def test_a_patient_counts_once_with_the_scan_that_was_farthest_off(slices, learn):
     slices.add("A", shown(block((8, 8))), block((12, 18)), voxel_mm=(5, 5, 5))
     slices.add("A again", shown(block((8, 8))), block((8, 8)), voxel_mm=(5, 5, 5))
