@@ -37,16 +37,22 @@ class Head:
     """The head in a scan (X, Y, S).
 
     mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume. seen:
-    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given.
+    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given. sides_mm: of a voxel in
+    the plane, mm.
     """
 
     mask: np.ndarray
     found: bool = True
     seen: np.ndarray | None = None
+    sides_mm: tuple[float, float] = (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
 
     def __post_init__(self):
         if self.seen is None:
             object.__setattr__(self, "seen", self.mask)
+
+    def smooth_quartiles(self, volume: np.ndarray) -> list[float]:
+        """Quartiles of the head in a scan (X, Y, S) that is smoothed, so that noise and sharpness hardly count."""
+        return [float(v) for v in np.percentile(_smoothed(volume, *self.sides_mm)[self.mask], (25, 50, 75))]
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -70,10 +76,10 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
         if np.array_equal(before, mask):
             break
     mask = _filled(mask)
-    whole = Head(np.ones(volume.shape, bool), found=False)
+    whole = Head(np.ones(volume.shape, bool), found=False, sides_mm=(x, y))
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
-    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y))
+    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y), sides_mm=(x, y))
     return head if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
 
 

@@ -114,7 +114,7 @@ def predict_volume(
     channels = CHANNELS[facts.get("inputs", "dwi")]
     if "adc" in channels and adc is None:
         raise BadVolume("the model sees the ADC map too, and none was given")
-    head = head or head_for(facts, volume, voxel_mm)
+    head = head_for(facts, volume, voxel_mm, head)
     if facts.get("n4_bias_correction"):
         volume = without_bias(volume)
     placement = place(volume, voxel_mm, facts["image_size"], facts.get("pixel_mm", 0), head)

@@ -22,6 +22,8 @@ HEAD_MM = 170.0
 """Length of a head, taken where a file has no voxel size."""
 EDGE = 0.001
 """Share of the head beyond each edge that counts for nothing: a nose or a spike does not move the middle."""
+REACH = 1.5
+"""How far a pixel reaches, in pixels. Sharper ones would tell a scan that was resampled from one that was not."""
 NEARLY = 0.01
 """Pixels so much larger than voxels are as large."""
 NO_HEAD = "no head was found: the whole plane is taken for it"
@@ -60,7 +62,7 @@ class Placement:
         """A plane (Y, X) on the grid (size, size), float32; `outside` stands where the grid is larger than the scan."""
         if self.centre is None:
             return plane_to_model(plane_YX, self.size)
-        rows, columns = (self._weights(axis) for axis in (1, 0))
+        rows, columns = (self._weights(axis, REACH) for axis in (1, 0))
         out = rows @ (plane_YX - np.float32(outside)) @ columns.T + np.float32(outside)
         return out.T if self.swapped else out
 
@@ -109,16 +111,16 @@ class Placement:
         """The voxel, in fractions, that each pixel's centre lies at."""
         return self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis]
 
-    def _weights(self, axis: int) -> np.ndarray:
-        """How much each voxel (columns) counts in each pixel (rows): linear, reaching wider where pixels are larger.
+    def _weights(self, axis: int, reach: float) -> np.ndarray:
+        """How much each voxel (columns) counts in each pixel (rows): linear, `reach` pixels far or a voxel at least.
 
         A row sums to less than 1 where its pixel reaches beyond the scan.
         """
-        return _tent(self._positions(axis), self.shape[axis], max(1.0, self.step[axis]))
+        return _tent(self._positions(axis), self.shape[axis], max(1.0, reach * self.step[axis]))
 
     def _nearest_or_weights(self, axis: int) -> np.ndarray:
         if self.step[axis] > 1 + NEARLY:
-            return self._weights(axis)
+            return self._weights(axis, 1)
         return _pick(np.ceil(self._positions(axis) - 0.5), self.shape[axis])
 
     def _home_weights(self, axis: int) -> np.ndarray:
@@ -157,9 +159,16 @@ def voxel_ml(voxel_mm: tuple[float, float, float] | None) -> float:
     return float(np.prod(voxel_mm or (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM, UNKNOWN_SLICE_MM))) / 1000
 
 
-def head_for(facts: dict, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> Head | None:
-    """The head of a scan (X, Y, S), where a model with these facts (`model.json`) needs to know it."""
-    return find_head(volume, voxel_mm) if facts.get("pixel_mm") or facts["normalization"] == "head" else None
+def head_for(
+    facts: dict, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, known: Head | None = None
+) -> Head | None:
+    """The head of a scan (X, Y, S), where a model with these facts (`model.json`) looks at it; else None.
+
+    `known` is that head where it was found before.
+    """
+    if not (facts.get("pixel_mm") or facts["normalization"] == "head"):
+        return None
+    return known or find_head(volume, voxel_mm)
 
 
 def image_slices(

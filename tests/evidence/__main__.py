@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from components.core.step import StepError
 from pipelines.local.services import ServiceError
-from tests.evidence import policy, relations, resolution, seeds, statistics
+from tests.evidence import flags, policy, relations, resolution, seeds, statistics
 from tests.evidence.page import PAGE, updated
 
 SECTIONS: dict[str, Callable[[], str]] = {
     "seeds": seeds.section,
     "relations": relations.of_champion(relations.relations),
     "real-scans": relations.of_champion(relations.real_scans),
+    "flags": relations.of_champion(flags.flags),
     "resolution": resolution.section,
     "statistics": statistics.section,
     "policy": policy.section,

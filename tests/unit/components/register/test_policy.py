@@ -121,7 +121,7 @@ def test_many_patients_hold_back_most_models_whose_volumes_are_off_half_as_much_
 
 
 def called_better(rng, missed: float) -> bool:
-    """Whether the first of two equal models is called better: Dice of 10 patients, Beta(5, 2) with a share at 0."""
+    """Whether one of two equal models is called better: 10 patients, Beta(5, 2) with a share at 0."""
     patients = rng.beta(5, 2, 10)
     pair = [np.where(rng.random(10) < missed, 0, (patients + rng.beta(5, 2, 10)) / 2) for _ in range(2)]
     return judged("dice", "superiority", 0, *pair)

@@ -11,6 +11,7 @@ from components.core.volumes import BadVolume
 from components.unet import inference
 from components.unet.bias import without_bias
 from components.unet.grid import neighbours
+from components.unet.head import Head
 from components.unet.inference import BATCH, load_model, predict_volume, stack_logits
 from components.unet.network import AttentionUNet
 from tests.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
@@ -207,6 +208,15 @@ def test_channels_are_those_of_the_dwi_and_then_those_of_the_adc(six_channels, v
     ours = predict_volume(six_channels, WITH_ADC, volume, adc=adc)
     assert ours.shape == volume.shape
     np.testing.assert_allclose(ours[:, :, 4], native, atol=1e-5)
+
+
+def test_a_model_of_the_whole_plane_looks_at_no_head_that_others_found(six_channels, volume):
+    """It learnt from an ADC map that no head was cut out of."""
+    adc = np.random.default_rng(1).uniform(0, 3, volume.shape).astype(np.float32)
+    mask = np.zeros(volume.shape, bool)
+    mask[10:20, 10:20] = True
+    unaware = predict_volume(six_channels, WITH_ADC, volume, adc=adc)
+    assert np.array_equal(predict_volume(six_channels, WITH_ADC, volume, adc=adc, head=Head(mask, mask)), unaware)
 
 
 def test_a_model_that_sees_adc_says_so_where_there_is_none(six_channels, volume):
