@@ -62,7 +62,7 @@ class Model:
     """
 
     def __init__(self, weights: Path):
-        self.segmenter = LesionSegmenter()
+        self.weights, self.segmenter = weights, LesionSegmenter()
         self.segmenter.load_context(SimpleNamespace(artifacts={"weights": str(weights)}))
         self.network, self.facts = self.segmenter.network, self.segmenter.facts
         self.before = cache(self._before)

@@ -4,11 +4,14 @@
 scan of ../shared/data.
 """
 
+import json
+import shutil
+
 import pytest
 
 from tests.relations import real
 from tests.relations.changes import Scan, relations
-from tests.relations.measure import dice
+from tests.relations.measure import dice, measure
 from tests.relations.phantoms import phantom
 
 PHANTOM, LESION, _ = phantom(seed=100)
@@ -31,6 +34,17 @@ def test_it_holds_for_a_small_network(name, relation, small_model):
 @pytest.mark.parametrize("name", PHANTOMS)
 def test_the_small_network_finds_the_lesion_of_a_phantom_that_it_has_not_seen(name, small_model):
     assert dice(small_model.before(PHANTOMS[name]), LESION) > 0.7
+
+
+def test_padding_shows_a_model_that_measures_intensities_against_the_air(small_model, tmp_path):
+    """As before the head was found: the same weights, the whole plane resized, intensities of all voxels."""
+    shutil.copytree(small_model.weights, tmp_path / "weights")
+    path = tmp_path / "weights/model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pixel_mm": 0, "normalization": "volume"}))
+    rows = {row.relation: row for row in measure(tmp_path / "weights", PHANTOM)}
+    assert not rows["padded by a sixth, all sides"].holds
+    assert not rows["cropped, all sides"].holds
+    assert rows["renamed"].holds
 
 
 @pytest.mark.relations
