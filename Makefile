@@ -1,7 +1,7 @@
 # The one index of what a person can do here: make help.
 DATA ?=
 PRESET ?= demo
-PRESETS ?= baseline n4 deep-supervision tta-cca loss
+PRESETS ?= baseline n4 deep-supervision cca loss
 SEEDS ?= 3
 SET ?=
 TARGET ?= local

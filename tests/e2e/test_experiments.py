@@ -20,14 +20,14 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(demo_scans):
-    what = ("--data", str(demo_scans), "--presets", "tta-cca", "--seeds", "1", "--set", SMALL)
+    what = ("--data", str(demo_scans), "--presets", "cca", "--seeds", "1", "--set", SMALL)
     return ("experiments", *what)
 
 
 def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_comparison(checkout, command):
     process = checkout.start(*command)
     for line in process.stdout:
-        if "2 of 2: tta-cca, seed 42" in line:
+        if "2 of 2: cca, seed 42" in line:
             break
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=15)
@@ -35,16 +35,16 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_comparison(che
     assert "Run the same command again to go on from here." in out
 
     out = checkout.python(*command)
-    assert "2 of 2: tta-cca, seed 42" in out and "going on after epoch 2 of 2, from the checkpoint" in out
+    assert "2 of 2: cca, seed 42" in out and "going on after epoch 2 of 2, from the checkpoint" in out
     assert "SYNTHETIC scans: these numbers say nothing about patients." in out
     (folder,) = (checkout.state / "experiments").iterdir()
     assert "Differences from baseline" in (folder / "page.html").read_text()
     presets = json.loads((folder / "comparison.json").read_text())["presets"]
-    assert presets["tta-cca"]["training_seconds"] == presets["baseline"]["training_seconds"] > 0
-    assert presets["tta-cca"]["runs"] != presets["baseline"]["runs"]
+    assert presets["cca"]["training_seconds"] == presets["baseline"]["training_seconds"] > 0
+    assert presets["cca"]["runs"] != presets["baseline"]["runs"]
 
 
 def test_once_finished_it_takes_seconds_and_trains_nothing(checkout, command):
     out = checkout.python(*command)
-    assert "2 of 2: tta-cca, seed 42\n      finished before, in run " in out
+    assert "2 of 2: cca, seed 42\n      finished before, in run " in out
     assert "train loss" not in out and "from the checkpoint" not in out

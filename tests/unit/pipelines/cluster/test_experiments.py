@@ -17,7 +17,7 @@ def experiments(cluster, tracking):
     patients = {"train": ["t1"], "val": ["v1"], "test": ["p1"]}
     client.log_dict(run.info.run_id, {"cases": [case], "synthetic": True}, "test_metrics.json")
     client.log_dict(run.info.run_id, {"digest": "s1", "patients": patients}, "split.json")
-    what = ("--target", "kind", "--data", "s3://dwi-stroke/scans", "--presets", "n4 tta")
+    what = ("--target", "kind", "--data", "s3://dwi-stroke/scans", "--presets", "n4 cca")
     return lambda: cluster("experiments", *what, "--seeds", "1")
 
 
@@ -26,11 +26,11 @@ def test_each_run_goes_through_the_cluster_and_the_comparison_into_its_mlflow(
 ):
     assert experiments() == 0
     given = [run.runtime_config["parameters"] for run in kubeflow.runs]
-    assert [(p["n4_bias_correction"], p["tta"], p["random_seed"]) for p in given] == [
+    assert [(p["n4_bias_correction"], p["cca"], p["random_seed"]) for p in given] == [
         (False, False, 42), (True, False, 42), (False, True, 42),
     ]  # fmt: skip
     out = capsys.readouterr().out
-    assert "3 of 3: tta, seed 42" in out and "+0.000 (+0.000 to +0.000)    no evidence of a difference" in out
+    assert "3 of 3: cca, seed 42" in out and "+0.000 (+0.000 to +0.000)    no evidence of a difference" in out
     (folder,) = (tmp_path / ".local" / "experiments").iterdir()
     assert json.loads((folder / "comparison.json").read_text())["presets"]["n4"]["run_seconds"] == 7 * 12
     names = [run.info.run_name for run in mlflow.MlflowClient(tracking).search_runs(["1"])]
