@@ -25,7 +25,11 @@ ROUNDS = 10
 ROUNDING = 0.45
 """Radii are rounded to voxels, up from .55 on: a hair in a usual voxel size then makes no other disc."""
 UNKNOWN_PIXEL_MM = 1.8
-"""Taken for a scan without a voxel size."""
+"""Taken for a scan without a voxel size, until its head is found."""
+HEAD_MM = 170.0
+"""Length of a head, taken where a file has no voxel size."""
+EDGE = 0.001
+"""Share of the head beyond each edge that counts for nothing: a nose or a spike does not move the middle."""
 LEAST_SHARE, MOST_SHARE = 0.002, 0.95
 """Of the volume. Beyond these there is no head, or no air."""
 LEAST_CONTRAST = 1.5
@@ -54,6 +58,13 @@ class Head:
         """Quartiles of the head in a scan (X, Y, S) that is smoothed, so that noise and sharpness hardly count."""
         return [float(v) for v in np.percentile(_smoothed(volume, *self.sides_mm)[self.mask], (25, 50, 75))]
 
+    def edges(self, axis: int) -> tuple[float, float]:
+        """Where the head begins and ends along an axis, in voxels, without the outermost 0.1 % on either side."""
+        along = self.mask.sum(tuple(a for a in range(3) if a != axis))
+        share = np.concatenate([[0], np.cumsum(along)]) / along.sum()
+        low, high = np.interp([EDGE, 1 - EDGE], share, np.arange(len(share)) - 0.5)
+        return float(low), float(high)
+
     @property
     def box(self) -> tuple[slice, slice, slice]:
         """The smallest box that holds the mask."""
@@ -61,8 +72,21 @@ class Head:
 
 
 def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> Head:
-    """Return the head of a scan (X, Y, S)."""
-    x, y = (float(mm) for mm in voxel_mm[:2]) if voxel_mm else (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
+    """Return the head of a scan (X, Y, S).
+
+    Without a voxel size it is found twice: first with common pixels, then with those that make it 170 mm long.
+    """
+    if voxel_mm:
+        return _find(volume, float(voxel_mm[0]), float(voxel_mm[1]))
+    head = _find(volume, UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
+    if not head.found:
+        return head
+    side = HEAD_MM / max(high - low for low, high in (head.edges(0), head.edges(1)))
+    return _find(volume, side, side)
+
+
+def _find(volume: np.ndarray, x: float, y: float) -> Head:
+    """The head, with voxels of x times y mm in the plane."""
     smooth = _smoothed(volume, x, y)
     low, high = np.percentile(smooth, (1, 99.5))
     otsu = _otsu(smooth.clip(low, high))

@@ -14,14 +14,10 @@ from components.unet.grid import (
     plane_to_model,
     scaled_adc,
 )
-from components.unet.head import UNKNOWN_PIXEL_MM, Head, find_head
+from components.unet.head import HEAD_MM, UNKNOWN_PIXEL_MM, Head, find_head
 from components.unet.rule import UNKNOWN_SLICE_MM
 from components.unet.symmetry import left_right_axis
 
-HEAD_MM = 170.0
-"""Length of a head, taken where a file has no voxel size."""
-EDGE = 0.001
-"""Share of the head beyond each edge that counts for nothing: a nose or a spike does not move the middle."""
 REACH = 1.5
 """How far a pixel reaches, in pixels. Sharper ones would tell a scan that was resampled from one that was not."""
 NEARLY = 0.01
@@ -141,7 +137,7 @@ def place(
     shape = tuple(int(n) for n in volume.shape)
     if not pixel_mm:
         return Placement(shape, size, stop=shape[2])
-    edges = [_edges(head.mask, axis) for axis in (0, 1)]
+    edges = [head.edges(axis) for axis in (0, 1)]
     centre = tuple((low + high) / 2 for low, high in edges)
     extents = tuple(high - low for low, high in edges)
     mm = voxel_mm[:2] if voxel_mm else (HEAD_MM / max(extents),) * 2
@@ -185,14 +181,6 @@ def adc_slices(adc: np.ndarray, placement: Placement, head: Head | None) -> Iter
     scaled = scaled_adc(adc, None if head is None else head.seen)
     for s in range(placement.first, placement.stop):
         yield half(placement.image(np.ascontiguousarray(scaled[:, :, s].T)))
-
-
-def _edges(mask: np.ndarray, axis: int) -> tuple[float, float]:
-    """Where the head begins and ends along an axis, in voxels, without the outermost 0.1 % on either side."""
-    along = mask.sum(tuple(a for a in range(3) if a != axis))
-    share = np.concatenate([[0], np.cumsum(along)]) / along.sum()
-    low, high = np.interp([EDGE, 1 - EDGE], share, np.arange(len(share)) - 0.5)
-    return float(low), float(high)
 
 
 def _tent(positions: np.ndarray, length: int, reach: float) -> np.ndarray:

@@ -166,7 +166,7 @@ def _reframed(scan: Scan, before, after) -> Changed:
 
 def intensities(scale: float = 1.0, offset: float = 0.0) -> Callable[[Scan], Changed]:
     def change(scan: Scan) -> Changed:
-        return Changed(*stored(scan, (scan.voxels * scale + offset).astype(np.float32)), as_it_is)
+        return Changed(*stored(scan, (scan.voxels.astype(float) * scale + offset).astype(np.float32)), as_it_is)
 
     return change
 
