@@ -146,7 +146,7 @@ def _passes(test: Test, low: float, high: float) -> bool:
     """Judge the interval of a difference of which more is better; policy.yaml says what the tests mean."""
     if test.test == "superiority":
         return low > test.margin
-    return (low if test.test == "non-inferiority" else high) > -test.margin
+    return low > -test.margin if test.test == "non-inferiority" else high >= -test.margin
 
 
 def _patients(count: int) -> str:

@@ -46,10 +46,11 @@ def test_a_worse_challenger_is_refused_with_the_number_that_refuses_it():
     assert {metric for metric, n in found.numbers.items() if n["passed"]} == set(EQUAL) - {"dice"}
 
 
-def test_an_equal_challenger_is_refused_where_superiority_is_asked_and_passes_where_non_inferiority_is():
+def test_an_equal_challenger_is_refused_where_superiority_is_asked_and_passes_the_other_tests():
     for equal in (comparison(), {**comparison(), "pairs": {"dice": {f"P{i}": [0.6, 0.6] for i in range(20)}}}):
         assert not verdict(policy(dice=("superiority", 0)), equal).passed
         assert verdict(policy(dice=("non-inferiority", 0.01)), equal).passed
+        assert verdict(policy(dice=("not-worse", 0)), equal).passed
 
 
 def test_a_gain_in_dice_does_not_pay_for_lost_lesions_or_wrong_volumes():
