@@ -23,8 +23,7 @@ class Settings(BaseModel):
     pixel_mm: float = Field(1.0, ge=0, le=10)
     """Side of a pixel of the model grid, mm, centred on the head; 0 resizes the whole plane to the grid."""
     normalization: Literal["slice", "volume", "head"] = "head"
-    """Intensities as z-scores over each slice or the whole volume, or measured against the head, clipped there and 0
-    outside it."""
+    """Z-score over each slice or the whole volume, or against the head: clipped there, 0 outside it."""
     train_ratio: float = Field(0.80, gt=0, lt=1)
     """Share of the patients to learn from."""
     val_ratio: float = Field(0.15, gt=0, lt=1)

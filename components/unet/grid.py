@@ -94,10 +94,8 @@ def neighbours(slice_numbers: list[int] | None, slices: int, channels: int = 1) 
 
 
 def _head_slices(volume: np.ndarray, head: Head) -> Iterator[np.ndarray]:
-    tissue = volume[head.mask]
-    low, quarter, median, three_quarters, high = (
-        float(v) for v in np.percentile(tissue, (CLIP[0], 25, 50, 75, CLIP[1]))
-    )
+    low, high = (float(v) for v in np.percentile(volume[head.mask], CLIP))
+    quarter, median, three_quarters = head.smooth_quartiles(volume)
     scale = three_quarters - quarter
     for s in range(volume.shape[2]):
         if not head.seen[:, :, s].any() or not scale > 1e-6 * abs(median):

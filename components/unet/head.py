@@ -22,6 +22,8 @@ BORDER_MM = 4.0
 LEVEL = 0.4
 """Where the border lies between the median of the air close by (0) and that of the head (1)."""
 ROUNDS = 10
+ROUNDING = 0.45
+"""Radii are rounded to voxels, up from .55 on: a hair in a usual voxel size then makes no other disc."""
 UNKNOWN_PIXEL_MM = 1.8
 """Taken for a scan without a voxel size."""
 LEAST_SHARE, MOST_SHARE = 0.002, 0.95
@@ -35,16 +37,22 @@ class Head:
     """The head in a scan (X, Y, S).
 
     mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume. seen:
-    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given.
+    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given. sides_mm: of a voxel in
+    the plane, mm.
     """
 
     mask: np.ndarray
     found: bool = True
     seen: np.ndarray | None = None
+    sides_mm: tuple[float, float] = (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
 
     def __post_init__(self):
         if self.seen is None:
             object.__setattr__(self, "seen", self.mask)
+
+    def smooth_quartiles(self, volume: np.ndarray) -> list[float]:
+        """Quartiles of the head in a scan (X, Y, S) that is smoothed, so that noise and sharpness hardly count."""
+        return [float(v) for v in np.percentile(_smoothed(volume, *self.sides_mm)[self.mask], (25, 50, 75))]
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -67,10 +75,11 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
         before, mask = mask, _part(smooth > air + LEVEL * (tissue - air), x, y)
         if np.array_equal(before, mask):
             break
-    whole = Head(np.ones(volume.shape, bool), found=False)
+    mask = _filled(mask)
+    whole = Head(np.ones(volume.shape, bool), found=False, sides_mm=(x, y))
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
-    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y))
+    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y), sides_mm=(x, y))
     return head if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
 
 
@@ -88,17 +97,24 @@ def _contrast(air: np.ndarray, tissue: np.ndarray) -> float:
 
 
 def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The largest connected part that is nowhere a thin rim, with its holes filled in each plane."""
+    """The largest connected part that is nowhere a thin rim."""
     opened = _morphed(cv2.dilate, _morphed(cv2.erode, bright, OPENING_MM, x, y), OPENING_MM, x, y) & bright
     parts, count = ndimage.label(opened)
     if not count:
         return opened
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
-    largest = parts == sizes.argmax()
-    for s in np.flatnonzero(largest.any((0, 1))):
-        largest[:, :, s] = ndimage.binary_fill_holes(largest[:, :, s])
-    return largest
+    return parts == sizes.argmax()
+
+
+def _filled(mask: np.ndarray) -> np.ndarray:
+    """The mask with the holes in each plane: what is not connected to the plane's border."""
+    out = mask.copy()
+    for s in np.flatnonzero(mask.any((0, 1))):
+        outside, _ = ndimage.label(~mask[:, :, s])
+        border = np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]])
+        out[:, :, s] = ~np.isin(outside, np.setdiff1d(border, [0]))
+    return out
 
 
 def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
@@ -110,7 +126,7 @@ def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
 
 def _morphed(operation, mask: np.ndarray, radius_mm: float, x: float, y: float) -> np.ndarray:
     """The mask dilated or eroded in each plane by a disc, in mm."""
-    rows, columns = (2 * int(radius_mm / mm) + 1 for mm in (x, y))
+    rows, columns = (2 * int(radius_mm / mm + ROUNDING) + 1 for mm in (x, y))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (columns, rows))
     return (
         np.stack([operation(np.ascontiguousarray(mask[:, :, s], np.uint8), disc) for s in range(mask.shape[2])], -1) > 0

@@ -22,6 +22,10 @@ HEAD_MM = 170.0
 """Length of a head, taken where a file has no voxel size."""
 EDGE = 0.001
 """Share of the head beyond each edge that counts for nothing: a nose or a spike does not move the middle."""
+REACH = 1.5
+"""How far a pixel reaches, in pixels. Sharper ones would tell a scan that was resampled from one that was not."""
+NEARLY = 0.01
+"""Pixels so much larger than voxels are as large."""
 NO_HEAD = "no head was found: the whole plane is taken for it"
 
 
@@ -58,7 +62,7 @@ class Placement:
         """A plane (Y, X) on the grid (size, size), float32; `outside` stands where the grid is larger than the scan."""
         if self.centre is None:
             return plane_to_model(plane_YX, self.size)
-        rows, columns = (self._weights(axis) for axis in (1, 0))
+        rows, columns = (self._weights(axis, REACH) for axis in (1, 0))
         out = rows @ (plane_YX - np.float32(outside)) @ columns.T + np.float32(outside)
         return out.T if self.swapped else out
 
@@ -81,8 +85,8 @@ class Placement:
     def home(self, probability: np.ndarray) -> np.ndarray:
         """Lesion probability (slices, size, size) on the scan's own grid (X, Y, S), float32; 0 beyond the grid.
 
-        A voxel takes the pixel at its centre where pixels are smaller, so a mask comes home exactly; else what lies
-        between the pixels around it.
+        A voxel takes what lies between the pixels around its centre. So a mask comes home exactly where pixels are at
+        most half as large as voxels, and a shift of the grid by a hair changes nothing but a hair.
         """
         out = np.zeros(self.shape, np.float32, order="F")
         if self.centre is not None:
@@ -104,26 +108,26 @@ class Placement:
         return Placement(**facts | pairs)
 
     def _positions(self, axis: int) -> np.ndarray:
-        """The voxel, in fractions, that each pixel's centre lies at; rounded, so that ties are ties both ways."""
-        return np.round(self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis], 9)
+        """The voxel, in fractions, that each pixel's centre lies at."""
+        return self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis]
 
-    def _weights(self, axis: int) -> np.ndarray:
-        """How much each voxel (columns) counts in each pixel (rows): linear, reaching wider where pixels are larger.
+    def _weights(self, axis: int, reach: float) -> np.ndarray:
+        """How much each voxel (columns) counts in each pixel (rows): linear, `reach` pixels far or a voxel at least.
 
         A row sums to less than 1 where its pixel reaches beyond the scan.
         """
-        return _tent(self._positions(axis), self.shape[axis], max(1.0, self.step[axis]))
+        return _tent(self._positions(axis), self.shape[axis], max(1.0, reach * self.step[axis]))
 
     def _nearest_or_weights(self, axis: int) -> np.ndarray:
-        if self.step[axis] > 1:
-            return self._weights(axis)
+        if self.step[axis] > 1 + NEARLY:
+            return self._weights(axis, 1)
         return _pick(np.ceil(self._positions(axis) - 0.5), self.shape[axis])
 
     def _home_weights(self, axis: int) -> np.ndarray:
         """How much each pixel (columns) counts in each voxel (rows)."""
         voxels = np.arange(self.shape[axis])
-        at = np.round((voxels - self.centre[axis]) / self.step[axis] + (self.size - 1) / 2, 9)
-        return _tent(at, self.size, 1.0) if self.step[axis] > 1 else _pick(np.floor(at + 0.5), self.size)
+        at = (voxels - self.centre[axis]) / self.step[axis] + (self.size - 1) / 2
+        return _tent(at, self.size, 1.0)
 
 
 def place(

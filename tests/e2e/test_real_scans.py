@@ -35,7 +35,10 @@ def test_the_isles_layout_ends_with_a_registered_model(checkout, said):
 
 def test_predict_on_the_unlabelled_scan_keeps_its_shape_and_affine(checkout, said, tmp_path):
     shutil.copy(UNLABELLED, tmp_path / "scan.nii.gz")
-    checkout.python("predict", "--input", str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "mask.nii.gz"))
+    predict = ("predict", "--input", str(tmp_path / "scan.nii.gz"), "--output", str(tmp_path / "mask.nii.gz"))
+    assert "no version of dwi-attention-unet is champion" in checkout.python(*predict, check=False)
+    checkout.python("promote", "--model", "models:/dwi-attention-unet/1", "--reason", "to see its masks")
+    checkout.python(*predict)
     scan, mask = nib.load(tmp_path / "scan.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     assert mask.shape == scan.shape
     np.testing.assert_allclose(mask.affine, scan.affine, atol=1e-5)

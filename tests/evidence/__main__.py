@@ -7,14 +7,17 @@ import sys
 from collections.abc import Callable
 
 from components.core.step import StepError
-from tests.evidence import flags, relations, statistics
+from tests.evidence import flags, policy, relations, resolution, seeds, statistics
 from tests.evidence.page import PAGE, updated
 
 SECTIONS: dict[str, Callable[[], str]] = {
-    "statistics": statistics.section,
+    "seeds": seeds.section,
     "relations": relations.of_champion(relations.relations),
     "real-scans": relations.of_champion(relations.real_scans),
     "flags": relations.of_champion(flags.flags),
+    "resolution": resolution.section,
+    "statistics": statistics.section,
+    "policy": policy.section,
 }
 """Name to what measures it and returns markdown, without a heading of the first two levels."""
 

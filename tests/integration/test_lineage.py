@@ -31,7 +31,7 @@ SETTINGS = {
     "early_stop_patience": 20, "lesion_free_ratio": 1.0, "aug_hflip_prob": 0.0, "aug_rotate_prob": 0.0,
     "aug_brightness_prob": 0.0, "random_seed": 3, "precision": "auto", "memory_format": "contiguous",
 }  # fmt: skip
-CHAMPION = f"models:/{MODEL_NAME}@champion"
+NEWEST = f"models:/{MODEL_NAME}@challenger"
 SCANS = f"s3://{work_bucket()}/data/lineage"
 
 
@@ -77,7 +77,7 @@ def put(scans: Path) -> None:
 
 @pytest.fixture(scope="module")
 def version(servers, artifacts):
-    """Of a registry that holds nothing else, beside an empty ledger; champion as the first."""
+    """Of a registry that holds nothing else, beside an empty ledger; one test patient makes no champion."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in servers.items():
             patch.setenv(name, value)
@@ -101,7 +101,7 @@ def here(servers_here, monkeypatch, version):
 def trace(here, tmp_path, capsys):
     """trace(model) -> what `make lineage` returns and prints."""
 
-    def run(model: str = CHAMPION) -> tuple[int, str]:
+    def run(model: str = NEWEST) -> tuple[int, str]:
         capsys.readouterr()
         return lineage(model, tmp_path), capsys.readouterr().out
 
@@ -140,7 +140,7 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
     for path in scans.rglob("*.nii.gz"):
         assert f"OK           {file_sha256(path)}  {path.relative_to(scans).as_posix()}" in out
     for told in (
-        f"{CHAMPION} is version {version.version} of {MODEL_NAME}", version.run_id, SCANS, image("train"),
+        f"{NEWEST} is version {version.version} of {MODEL_NAME}", version.run_id, SCANS, image("train"),
         f"OK           best_model.pth      {version.tags['weights_sha256']}", "OK           model.json",
         "OK           its code",
         "OK           model card", "OK           ledger entry        decision 1", "OK           training_digest",

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import html
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import pytest
 
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
+from components.core.synthetic import TAG, WARNING
 from components.core.tracking import MODEL_NAME
 from components.register.seal import seal
 from components.unet.findings import Findings
@@ -88,6 +90,34 @@ class TestOneScan:
     def test_a_model_that_is_not_there_is_named(self, put, tmp_path):
         with pytest.raises(StepError, match="no model models:/nix@champion"):
             predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", "models:/nix@champion", tmp_path, False)
+
+
+class TestAModelThatLearntFromSyntheticScansAlone:
+    @pytest.fixture
+    def version(self, champion, registry):
+        number = champion(bias=100.0)
+        for tag, value in TAG.items():
+            registry.set_model_version_tag(MODEL_NAME, number, tag, value)
+        return number
+
+    def test_is_called_so_beside_each_mask(self, version, put, tmp_path, capsys):
+        predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
+        assert f"This model {WARNING}." in capsys.readouterr().out
+
+    def test_is_called_so_on_the_page_in_the_table_and_in_the_log(self, version, put, segment, tmp_path, caplog):
+        put(tmp_path / "in" / "a.nii.gz")
+        uri = f"models:/{MODEL_NAME}/{version}"
+        assert segment(tmp_path / "in")["a"]["model"] == f"{uri} (learnt from SYNTHETIC scans alone)"
+        assert f"{uri} {WARNING}" in caplog.text
+        page = (tmp_path / "out" / "predictions.html").read_text()
+        assert WARNING in html.unescape(page) and "Synthetic demo scans" not in page
+
+    def test_one_from_patients_is_not_called_so(self, champion, put, segment, tmp_path, capsys):
+        champion(bias=100.0)
+        predict_scan(put(tmp_path / "in" / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
+        segment(tmp_path / "in")
+        page = (tmp_path / "out" / "predictions.html").read_text()
+        assert "synthetic" not in (capsys.readouterr().out + page).lower()
 
 
 class TestFolder:

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from components.core.step import StepError
+from components.core.synthetic import TAG, WARNING
 from components.core.tracking import MODEL_NAME
 from pipelines.predict.serve import request, serve
 
@@ -110,7 +111,16 @@ def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sente
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert f"models:/{MODEL_NAME}/{version} answers at {url}" in out and request(url, ["scan"]) in out
-    assert out.endswith("stopped\n") and "Traceback" not in out
+    assert out.endswith("stopped\n") and "Traceback" not in out and "SYNTHETIC" not in out
+
+
+def test_a_champion_that_learnt_from_synthetic_scans_alone_is_called_so(servers, champion, registry, start, free_port):
+    version, port = champion(), free_port()
+    for tag, value in TAG.items():
+        registry.set_model_version_tag(MODEL_NAME, version, tag, value)
+    process = start([sys.executable, "-m", "pipelines", "serve", "--port", port], f"http://127.0.0.1:{port}", **servers)
+    os.killpg(process.pid, signal.SIGINT)
+    assert f"This model {WARNING}." in process.communicate(timeout=60)[0]
 
 
 def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):

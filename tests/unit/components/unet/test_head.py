@@ -76,3 +76,11 @@ def test_the_unit_of_intensity_changes_nothing(scan, factor, offset):
 def test_without_a_head_the_whole_volume_is_taken_and_it_says_so(nothing):
     head = find_head(nothing.astype(np.float32), MM)
     assert not head.found and head.mask.all()
+
+
+def test_quartiles_are_those_of_tissue_and_not_of_its_noise(scan):
+    head, noise = find_head(scan, MM), np.random.default_rng(1).normal(0, 8, scan.shape).astype(np.float32)
+    quiet, noisy = head.smooth_quartiles(scan), head.smooth_quartiles(scan + noise)
+    assert quiet[1] == pytest.approx(100, abs=1) and noisy[1] == pytest.approx(100, abs=1)
+    spread = np.subtract(*np.percentile((scan + noise)[head.mask], (75, 25)))
+    assert noisy[2] - noisy[0] < 0.6 * spread

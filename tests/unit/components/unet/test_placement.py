@@ -112,11 +112,11 @@ def test_a_mirrored_head_is_the_mirrored_picture():
 def test_intensities_are_measured_against_the_head_and_nothing_is_outside():
     volume = scan()
     head, placement = find_head(volume, MM), placed(volume)
-    low, median, high = np.percentile(volume[head.mask], (25, 50, 75))
+    low, median, high = head.smooth_quartiles(volume)
     got = placement.home(shown(volume))
     block = np.s_[26:66, 32:72, 4]
     assert got[block].mean() == pytest.approx((volume[block].mean() - median) / (high - low), abs=0.05)
-    assert not got[~ndimage.binary_dilation(head.seen, np.ones((3, 3, 1)))].any()
+    assert not got[~ndimage.binary_dilation(head.seen, np.ones((5, 5, 1)))].any()
 
 
 def test_a_spike_is_clipped_and_a_small_lesion_is_not():
@@ -132,10 +132,10 @@ def test_a_spike_is_clipped_and_a_small_lesion_is_not():
 
 
 @pytest.mark.parametrize("lesion", ["one voxel", "scattered voxels", "blobs"])
-@pytest.mark.parametrize(("mm", "pixel_mm"), [((2.0, 2.0, 5.0), 2.0), ((2.0, 2.1, 5.0), 1.9), ((2.0, 2.0, 2.0), 0.9)])
-def test_a_mask_comes_home_exactly_from_pixels_at_most_as_large_as_voxels(mm, pixel_mm, lesion):
+@pytest.mark.parametrize(("mm", "pixel_mm"), [((2.0, 2.0, 5.0), 1.0), ((2.0, 2.1, 5.0), 0.9), ((2.0, 2.0, 2.0), 0.7)])
+def test_a_mask_comes_home_exactly_from_pixels_at_most_half_as_large_as_voxels(mm, pixel_mm, lesion):
     volume, rng = scan(), np.random.default_rng(1)
-    placement = placed(volume, mm, size=256, pixel_mm=pixel_mm)
+    placement = placed(volume, mm, size=384, pixel_mm=pixel_mm)
     mask = np.zeros(volume.shape, bool)
     if lesion == "one voxel":
         mask[40, 50, 3] = True
@@ -144,6 +144,16 @@ def test_a_mask_comes_home_exactly_from_pixels_at_most_as_large_as_voxels(mm, pi
     else:
         mask = ellipse(volume.shape, (40, 60, 4), (7, 5, 2))
     assert np.array_equal(placement.home(placement.mask(mask)) >= 0.5, mask)
+
+
+def test_a_hair_in_the_voxel_size_changes_no_more_than_a_hair():
+    """A quaternion in the header gives 2.0000001 mm where a matrix gives 2."""
+    volume = scan()
+    lesion = ellipse(volume.shape, (50, 40, 4), (9, 6, 2)).astype(np.float32)
+    one, other = placed(volume), placed(volume, (2.0000001, 2.0, 5.0))
+    pixels = np.stack([one.image(lesion[:, :, s].T) for s in range(one.first, one.stop)])
+    np.testing.assert_allclose(one.home(pixels), other.home(pixels), atol=1e-4)
+    np.testing.assert_allclose(shown(volume), shown(volume, (2.0000001, 2.0, 5.0)), atol=0.01)
 
 
 def test_with_larger_pixels_a_lesion_comes_home_nearly():

@@ -1,0 +1,45 @@
+"""How much the demo's numbers differ from seed to seed: section seeds of `make evidence`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from components.core.step import StepError
+from tests.evidence.page import table
+
+SEEDS = (44, 43, 42)
+"""The demo's own last, so that its run stays the newest."""
+FIGURES = {
+    "test_dice_mean": "Dice",
+    "test_lesion_dice_mean": "Dice, patients with a lesion",
+    "test_rule_dice_mean": "rule: Dice",
+    "test_lesion_f1_mean": "lesion-wise F1",
+    "test_absolute_volume_difference_ml_mean": "volume difference, mL",
+}
+
+
+def section() -> str:
+    """Run the demo with each seed; the patients stay in their subsets."""
+    runs = {seed: _run(seed) for seed in SEEDS}
+    figures = {seed: [run["metrics"][name] for name in FIGURES] for seed, run in runs.items()}
+    body = [
+        [str(seed), *(f"{v:.3f}" for v in figures[seed]), f"{runs[seed]['wall_seconds']:.0f}"] for seed in sorted(runs)
+    ]
+    values = np.array([*figures.values()])
+    for word, of in (("mean", values.mean(0)), ("standard deviation", values.std(0, ddof=1))):
+        body.append([word, *(f"{v:.3f}" for v in of), ""])
+    patients = runs[42]["metrics"]["test_patients"]
+    return f"""`make pipeline-run` on the synthetic demo scans, with other seeds of weights and sampling, and the
+same {patients:.0f} test patients. Digits repeat on one machine alone: another processor gives others.
+
+{table(["seed", *FIGURES.values(), "seconds in all"], body)}"""
+
+
+def _run(seed: int) -> dict:
+    command = [sys.executable, "-m", "pipelines", "run", "--preset", "demo", "--set", f"random_seed={seed}"]
+    if subprocess.run(command).returncode:
+        raise StepError(f"the demo did not end well with seed {seed}: see above")
+    return json.loads(Path(".local/last-run.json").read_text())
