@@ -110,7 +110,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     }
     metrics = summary(results) | yardstick(results) | scalars(**trust)
     measured = {
-        "summary": metrics, "threshold": facts["threshold"], "threshold_chosen_on": "validation",
+        "summary": metrics, "threshold": facts["threshold"],
         "space": "native", "synthetic": listed["synthetic"],
         "strata": strata(results), "lesion_free": lesion_free(results), **trust, "cases": results,
     }  # fmt: skip

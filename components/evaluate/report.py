@@ -57,7 +57,7 @@ SUMMARY = """
 %}where there is none, a false alarm in <b>{{ '%.0f'|format(100 * metrics.test_lesion_free_false_alarm_rate) }} %</b>
 of {{ many(metrics.test_patients_lesion_free, 'patient') }}{% else %}no test patient is free of lesions{% endif %}.</p>
 <p>{{ many(scans, 'whole scan') }} of {{ many(metrics.test_patients, 'held-out patient') }}, in each scan's own space;
-threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.{% if smallest %} Found lesions smaller than
+threshold {{ '%.2f'|format(threshold) }}, which they did not choose.{% if smallest %} Found lesions smaller than
 {{ smallest }} are dropped, a size that the validation patients chose too.{% endif %}</p>
 {% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
 patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}

@@ -50,7 +50,7 @@ TEMPLATE = """
 
 On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans, native
 space, mean over patients and its 95 % interval (none below 5 patients); threshold
-{{ "%.2f" | format(card.threshold) }}, chosen on validation patients.
+{{ "%.2f" | format(card.threshold) }}, which these patients did not choose.
 
 | metric | mean | 95 % interval | median | quartiles |
 |---|---:|---:|---:|---:|

@@ -11,8 +11,8 @@ from components.core.page import embedded, render
 
 BODY = """
 <p>Best epoch {{ best_epoch }}: validation Dice <b>{{ '%.3f'|format(best_val_dice) }}</b> on the model's grid;
-<b>{{ '%.3f'|format(native_dice) }}</b> in the scans' own space at the threshold {{ '%.2f'|format(threshold) }}, which
-these same patients chose. What the model is worth is for the test patients to say: see evaluate.</p>
+<b>{{ '%.3f'|format(native_dice) }}</b> in the scans' own space at the threshold {{ '%.2f'|format(threshold) }}. These
+patients chose the weights. What the model is worth is for the test patients to say: see evaluate.</p>
 <img class="full" src="{{ picture }}" alt="training curve">
 <h2>Settings</h2><table>{% for name, value in params.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table>
