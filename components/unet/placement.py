@@ -22,7 +22,6 @@ REACH = 1.5
 """How far a pixel reaches, in pixels. Sharper ones would tell a scan that was resampled from one that was not."""
 NEARLY = 0.01
 """Pixels so much larger than voxels are as large."""
-NO_HEAD = "no head was found: the whole plane is taken for it"
 
 
 @dataclass(frozen=True)
