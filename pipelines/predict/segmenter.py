@@ -45,7 +45,7 @@ class Prediction:
         said = f"{self.lesion_ml:.2f} mL of lesion" if self.lesion.any() else "no lesion predicted, 0.00 mL of lesion"
         if None in (self.level, self.lesion_ml_low, self.lesion_ml_high):
             return said
-        return f"{said} ({100 * self.level:g} % interval {self.lesion_ml_low:.2f} to {self.lesion_ml_high:.2f})"
+        return f"{said} ({100 * self.level:.0f} % interval {self.lesion_ml_low:.2f} to {self.lesion_ml_high:.2f})"
 
 
 class Segmenter:
