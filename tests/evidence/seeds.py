@@ -10,8 +10,8 @@ import numpy as np
 from components.core.step import StepError
 from tests.evidence.page import table
 
-SEEDS = (44, 43, 42)
-"""The demo's own last, so that its run stays the newest."""
+SEEDS = (42, 43, 44)
+"""The demo's own first: in a fresh checkout its model becomes champion."""
 FIGURES = {
     "test_dice_mean": "Dice",
     "test_lesion_dice_mean": "Dice, patients with a lesion",

@@ -99,27 +99,29 @@ def test_without_voxel_sizes_there_is_no_interval(slices, learn):
 
 
 def test_doubt_is_told_apart_for_masks_and_for_empty_ones(slices, learn):
-    """Two logits of doubt each; one more is above the bound with 0.025: their mean and 12.706 s sqrt(1.5)."""
-    for name, sure in (("sure", 0.95), ("less sure", 0.94)):
-        slices.add(name, shown(block((20, 20)), logit(sure)), block((19, 20)))
-    for name, sure in (("nothing", 0.1), ("hardly anything", 0.11)):
-        slices.add(name, shown(block((3, 3)), logit(sure)), block((0, 0)))
+    """Ten logits of doubt each; one more is above the bound with 0.025: their mean and 2.262 s sqrt(1.1)."""
+    sure, unsure = np.linspace(0.95, 0.94, 10), np.linspace(0.1, 0.11, 10)
+    for number, p in enumerate(sure):
+        slices.add(f"mask {number}", shown(block((20, 20)), logit(p)), block((19, 20)))
+    for number, p in enumerate(unsure):
+        slices.add(f"empty {number}", shown(block((3, 3)), logit(p)), block((0, 0)))
     facts = learn()
 
-    def bound(*doubts: float) -> float:
-        values = logit(np.array(doubts))
-        return expit(values.mean() + 12.706 * values.std(ddof=1) * np.sqrt(1.5))
+    def bound(doubts: np.ndarray) -> float:
+        values = logit(doubts)
+        return expit(values.mean() + 2.262 * values.std(ddof=1) * np.sqrt(1.1))
 
-    def cooled(p: float) -> float:
+    def cooled(p: np.ndarray) -> np.ndarray:
         return expit(logit(p) / facts["temperature"])
 
-    masks = [1 - 2 * cooled(p) / (1 + cooled(p)) for p in (0.95, 0.94)]  # of a mask as sure everywhere
-    assert facts["uncertainty"]["mask"] == pytest.approx(bound(*masks), rel=0.3)
-    assert facts["uncertainty"]["empty"] == pytest.approx(bound(cooled(0.1), cooled(0.11)), rel=0.3)
+    masks = 1 - 2 * cooled(sure) / (1 + cooled(sure))  # of a mask as sure everywhere
+    assert facts["uncertainty"]["mask"] == pytest.approx(bound(masks), rel=0.1)
+    assert facts["uncertainty"]["empty"] == pytest.approx(bound(cooled(unsure)), rel=0.1)
 
 
-def test_of_a_single_scan_no_doubt_is_too_large(slices, learn):
-    slices.add("A", shown(block((20, 20)), logit(0.8)), block((16, 20)))
+def test_of_fewer_than_ten_scans_no_doubt_is_too_large(slices, learn):
+    for number in range(9):
+        slices.add(f"P{number}", shown(block((20, 20)), logit(0.8)), block((16, 20)))
     assert learn()["uncertainty"]["mask"] == 1.0
 
 
