@@ -34,7 +34,7 @@ def no_champion(client) -> str:
     newest = max(versions, key=lambda v: int(v.version))
     why = newest.tags.get("decision") or "there is no champion"
     return (
-        f"no version of {MODEL_NAME} is champion. Of version {newest.version} the policy said: {why}.\n"
+        f"no version of {MODEL_NAME} is champion. Version {newest.version}: {why}.\n"
         f'Name one: make promote MODEL=models:/{MODEL_NAME}/{newest.version} REASON="...". '
         f"Or use one as it is: MODEL=models:/{MODEL_NAME}/{newest.version}"
     )

@@ -13,7 +13,7 @@ def learnable(cases: Path, inputs: str) -> list[dict]:
     """The labelled cases of `cases/cases.json` that have all that the network is to see (`inputs`).
 
     Raises:
-        StepError: too few patients with a lesion are left, for want of ADC maps.
+        StepError: too few patients with a lesion and an ADC map are left.
     """
     labelled = [c for c in json.loads((cases / "cases.json").read_text())["cases"] if c["labelled"]]
     if inputs == "dwi":

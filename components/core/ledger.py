@@ -102,7 +102,7 @@ def champions(entries: list[Entry]) -> list[str]:
     """The ledger replayed: the champions' versions one upon the other, the present one last."""
     stack: list[str] = []
     for facts in (e.facts for e in entries):
-        if facts["decision"] == FIRST:  # of a new registry; champion of none where the policy's floors were missed
+        if facts["decision"] == FIRST:  # of a new registry; no champion where it missed the policy's floors
             stack = [facts["to"]] if facts["to"] else []
         elif facts["decision"] == ROLLED_BACK:
             while stack and stack.pop() != facts["from"]:

@@ -14,7 +14,7 @@ MOST_SHOWN = 80
 
 
 class Settings(BaseModel):
-    """The pipeline's parameters with the user's own defaults (preset `baseline`)."""
+    """The pipeline's parameters with the defaults of preset `best`; the user's own are preset `baseline`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -43,7 +43,7 @@ class Settings(BaseModel):
     loss: Literal["dice", "dice+bce", "focal_tversky"] = "dice"
     """Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more."""
     early_stop_patience: int = Field(20, ge=1, le=10_000)
-    """Epochs without a better validation Dice before training stops."""
+    """Epochs without a better validation score before training stops."""
     selection: Literal["dice", "patients"] = "patients"
     """What chooses weights and threshold: the best Dice, or what holds over patients and epochs."""
     lesion_free_ratio: float = Field(1.0, ge=0, le=1000)

@@ -58,7 +58,7 @@ SUMMARY = """
 of {{ many(metrics.test_patients_lesion_free, 'patient') }}{% else %}no test patient is free of lesions{% endif %}.</p>
 <p>{{ many(scans, 'whole scan') }} of {{ many(metrics.test_patients, 'held-out patient') }}, in each scan's own space;
 threshold {{ '%.2f'|format(threshold) }}, which they did not choose.{% if smallest %} Found lesions smaller than
-{{ smallest }} are dropped, a size that the validation patients chose too.{% endif %}</p>
+{{ smallest }} are dropped, a size that the validation patients chose.{% endif %}</p>
 {% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
 patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
 <h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th>

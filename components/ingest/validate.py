@@ -139,7 +139,7 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
 
 
 def _about_head(image: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> list[str]:
-    """What is assumed of the head, for want of an orientation and of millimetres, or of a head."""
+    """What is assumed of the head where the file has no orientation and no millimetres, or no head is found."""
     head = find_head(image, voxel_mm)
     said = [] if head.found else ["no head found: the whole plane is taken"]
     if voxel_mm is None and head.found:

@@ -81,7 +81,8 @@ def preprocess(
         index = list(progress(pool.map(one, labelled), total=len(labelled), what="preprocessed"))
     for case in index:
         if (shrunk := case["placement"]["shrunk"]) < 1:
-            logging.info("noted      %s: its head is larger than the grid, and is scaled by %.2f", case["case"], shrunk)
+            logging.info("noted      %s: its head, or its plane where no head was found, is larger than the grid and "
+                         "is scaled by %.2f", case["case"], shrunk)  # fmt: skip
     (slices / "index.json").write_text(json.dumps({**facts, "cases": index}))
     total = sum(len(c["lesion_pixels"]) for c in index)
     with_lesion = sum(p > 0 for c in index for p in c["lesion_pixels"])

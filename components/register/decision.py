@@ -74,7 +74,7 @@ def _without_champion(version, versions: dict, floors: Verdict, known: list[Entr
 
     withdrawn = versions.get(next(iter(champions(known)[-1:]), ""))
     if withdrawn is not None and not is_synthetic(withdrawn.tags):
-        return no(f"version {withdrawn.version} is champion no more, and none was named in its place")
+        return no(f"version {withdrawn.version} is no longer champion, and no other was named")
     if rolled_back := _rolled_back(version, known):
         return no(rolled_back)
     if is_synthetic(version.tags):

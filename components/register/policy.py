@@ -96,7 +96,7 @@ def judge_floors(floors: Floors, summary: dict[str, float]) -> Verdict:
             said = f"Dice {dice:.3f}, {'' if better else 'not '}better than the rule without a network ({rule:.3f})"
         judge("better_than_rule", better, said, dice=dice, rule=rule)
     false, most = summary.get("test_false_positive_ml_lesion_free_mean"), floors.false_volume_ml
-    said = "false volume not tested, for want of a lesion-free test scan with a voxel size"
+    said = "false volume not tested, without a lesion-free test scan with a voxel size"
     if false is not None:
         limit = "at most" if false <= most else "more than"
         said = f"{false:.2f} mL predicted on a lesion-free scan on average, {limit} {most:g} mL"

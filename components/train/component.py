@@ -42,7 +42,7 @@ def train(
         learning_rate: Adam's learning rate at the start.
         weight_decay: Adam's L2 penalty.
         loss: Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more.
-        early_stop_patience: Epochs without a better validation Dice before training stops.
+        early_stop_patience: Epochs without a better validation score before training stops.
         selection: What chooses weights and threshold: the best Dice, or what holds over patients and epochs.
         lesion_free_ratio: Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch.
         aug_hflip_prob: Probability of a left-right flip.

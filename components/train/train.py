@@ -145,7 +145,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         with between_items() as watched:
             for epoch in range(len(history) + 1, settings.epochs + 1):
                 if epoch - best["epoch"] > settings.early_stop_patience and history:
-                    logging.info("no better validation Dice for %d epochs: stopping", settings.early_stop_patience)
+                    logging.info("no better validation score for %d epochs: stopping", settings.early_stop_patience)
                     break
                 batches.epoch, batches.done, start = epoch, len(losses), time.perf_counter() - seconds
                 learning_rate = optimizer.param_groups[0]["lr"]

@@ -144,6 +144,12 @@ def _unsure(doubtful: list, temperature: float, observed: list[Observed]) -> dic
     return limits
 
 
+def _share_limit(shares: list[float]) -> float | None:
+    """Cube root of the share of a head beyond which it is unusual; no training scan is."""
+    bound = prediction_bound(np.cbrt(shares), LARGER)
+    return None if bound is None else max(bound, float(np.cbrt(max(shares))))
+
+
 def _heads(observed: list[Observed]) -> dict:
     """What is usual of heads and of the lesions in them.
 
@@ -153,7 +159,7 @@ def _heads(observed: list[Observed]) -> dict:
     heads = [scan for scan in observed if scan.portrait]
     shares = [scan.share for scan in heads]
     roots = {
-        "share_root": prediction_bound(np.cbrt(shares), LARGER),
+        "share_root": _share_limit(shares),
         "unconfirmed_root": prediction_bound([unconfirmed_root(scan.masked) for scan in heads], DISAGREED),
         "overlooked_root": prediction_bound([overlooked_root(scan.masked) for scan in heads], DISAGREED),
     }

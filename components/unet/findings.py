@@ -52,7 +52,7 @@ def findings(
     head = head or find_head(volume, voxel_mm)
     if "heads" in facts:
         review += head_reasons(mask, volume, voxel_mm, facts["heads"], head)
-    if facts.get("pixel_mm"):
+    if facts.get("pixel_mm") and head.found:
         review += scaled_down(place(volume, voxel_mm, facts["image_size"], facts["pixel_mm"], head))
     review += wide_interval(ml, low, high, facts.get("volume_interval"))
     if "uncertainty" in facts:
@@ -76,7 +76,7 @@ def volume_interval(ml: float | None, learnt: dict | None) -> tuple[float | None
 def wide_interval(ml: float | None, low: float | None, high: float | None, learnt: dict | None) -> list[str]:
     """Why the volume in mL says little: its interval is wider than itself.
 
-    Not said where that is usual, as of a model whose volumes were far off in validation: it tells no scan from another.
+    Not said where that is usual, as of a model whose volumes were far off in validation: it says nothing of this scan.
     """
     if low is None or ml <= WIDE_ABOVE_ML or high - low <= ml or learnt.get("wide", 0) > SELDOM:
         return []

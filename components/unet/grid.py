@@ -1,7 +1,7 @@
 """From a scan's own in-plane grid to the model's square one, and back.
 
-The only place where intensities are normalised and slices resized: preprocess, evaluate and the
-registered model all call it, so what was tested is what predicts.
+Intensities are normalised here and whole planes resized; `placement` does the same in millimetres around the head.
+Preprocess, evaluate and the registered model all call them, so what was tested is what predicts.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ CHANNELS = {"dwi": ("dwi",), "dwi+adc": ("dwi", "adc")}
 """What each choice of `inputs` shows to the network: three slices of each."""
 HEALTHY_ADC, INFARCT_ADC, MOST_ADC = 0.8, 0.4, 3.5
 """1e-3 mm²/s."""
+MOST_Z = 100.0
+"""What half precision holds, and far more than tissue reaches."""
 CLIP = 0.1, 99.99
 """Percentiles of the head. What is beyond is a spike; a lesion of 0.2 mL is not."""
 
@@ -101,7 +103,7 @@ def _head_slices(volume: np.ndarray, head: Head) -> Iterator[np.ndarray]:
         if not head.seen[:, :, s].any() or not scale > 1e-6 * abs(median):
             yield np.zeros(volume.shape[1::-1], np.float32)
             continue
-        z = (volume[:, :, s].clip(low, high) - np.float32(median)) / np.float32(scale)
+        z = ((volume[:, :, s].clip(low, high) - np.float32(median)) / np.float32(scale)).clip(-MOST_Z, MOST_Z)
         yield np.ascontiguousarray(np.where(head.seen[:, :, s], z, 0).T, dtype=np.float32)
 
 

@@ -23,7 +23,7 @@ LEVEL = 0.4
 """Where the border lies between the median of the air close by (0) and that of the head (1)."""
 ROUNDS = 10
 ROUNDING = 0.45
-"""Radii are rounded to voxels, up from .55 on: a hair in a usual voxel size then makes no other disc."""
+"""Radii are rounded to voxels, up from .55 on: a rounding error in a usual voxel size then makes no other disc."""
 UNKNOWN_PIXEL_MM = 1.8
 """Taken for a scan without a voxel size, until its head is found."""
 HEAD_MM = 170.0

@@ -81,7 +81,7 @@ class Placement:
         """Lesion probability (slices, size, size) on the scan's own grid (X, Y, S), float32; 0 beyond the grid.
 
         A voxel takes what lies between the pixels around its centre. So a mask comes home exactly where pixels are at
-        most half as large as voxels, and a shift of the grid by a hair changes nothing but a hair.
+        most half as large as voxels, and a tiny shift of the grid makes a tiny change.
         """
         out = np.zeros(self.shape, np.float32, order="F")
         if self.centre is not None:

@@ -33,7 +33,7 @@ Samples = tuple[np.ndarray, float]
 
 def section() -> str:
     return f"""
-{REPEATS} samples each. Meant is 0.95; the standard error of a share of 0.95 is {np.sqrt(0.95 * 0.05 / REPEATS):.3f}.
+{REPEATS} samples each. The target is 0.95; the standard error of such a share is {np.sqrt(0.95 * 0.05 / REPEATS):.3f}.
 
 ### Intervals of Dice
 

@@ -135,7 +135,7 @@ def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_t
     assert (champion(client), decisions()) == (None, [FIRST])
     assert promotion.champion(tmp_path) == 0
     shown = capsys.readouterr().out
-    assert f"no version of {MODEL_NAME} is champion. Of version 1 the policy said: {words}" in shown
+    assert f"no version of {MODEL_NAME} is champion. Version 1: {words}" in shown
     assert "The ledger is whole, and replays to what the registry says." in shown
     with pytest.raises(StepError, match=rf"make promote MODEL=models:/{MODEL_NAME}/1 REASON="):
         Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
@@ -338,7 +338,7 @@ def test_a_decision_that_a_kill_cut_short_is_carried_out_by_the_retry(client, tw
 def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(client, two, tmp_path):
     client.delete_registered_model_alias(MODEL_NAME, "champion")
     said = settle(client, two[1], compared(0.9, 0.5))
-    assert said == "there is no champion: version 1 is champion no more, and none was named in its place"
+    assert said == "there is no champion: version 1 is no longer champion, and no other was named"
     assert champion(client) is None
     settle(client, two[1], compared(0.91, 0.5))
     assert champion(client) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit, logit
 
-from components.train.trust import attained, learn_trust
+from components.train.trust import _share_limit, attained, learn_trust
 
 SIZE = 32
 
@@ -201,3 +201,9 @@ def test_a_further_one_lies_within_as_often_as_promised(patients):
     draws = rng.exponential(size=(4000, patients + 1))
     bounds, levels = zip(*(attained(row[:-1].tolist(), 90) for row in draws), strict=True)
     assert np.mean(draws[:, -1] <= bounds) >= levels[0] - 0.015
+
+
+def test_no_training_scan_has_an_unusual_share_of_the_head():
+    shares = np.clip(np.random.default_rng(0).lognormal(-5, 1.5, 100), 0, 0.2).tolist() + [0.0] * 20
+    assert _share_limit(shares) >= np.cbrt(max(shares))
+    assert _share_limit([0.1]) is None

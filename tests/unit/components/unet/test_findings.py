@@ -190,10 +190,20 @@ def test_unless_training_scans_had_none_either(heads):
 
 def test_a_head_that_is_known_already_is_not_sought_again(heads):
     everything = np.ones(HEAD_SHAPE, bool)
-    nowhere = Head(everything, everything, found=False)
+    nowhere = Head(everything, found=False)
     assert said_of(lying_head(10), heads, head=nowhere) == ["no head found in the scan"]
 
 
 def test_what_could_not_be_learnt_is_not_said(heads):
     unknown = heads | {"average": None, "limits": None}
     assert said_of(np.flip(lying_head(10), 1), unknown, np.ones(HEAD_SHAPE, bool)) == []
+
+
+def test_a_head_larger_than_the_grid_is_said_and_a_whole_plane_without_a_head_is_not():
+    inside = np.zeros(HEAD_SHAPE, bool)
+    inside[2:-2, 2:-2, 1:-1] = True
+    facts = {"image_size": 32, "pixel_mm": 2.0}
+    said = findings(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, Head(inside)).review
+    assert len(said) == 1 and said[0].startswith("the head is larger than the model's grid, and was scaled down to ")
+    nowhere = Head(np.ones(HEAD_SHAPE, bool), found=False)
+    assert findings(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, nowhere).review == []

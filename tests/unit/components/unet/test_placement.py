@@ -128,6 +128,15 @@ def test_a_spike_is_clipped_and_a_small_lesion_is_not():
     assert seen.max() < 40 and seen.max() > 5
 
 
+def test_what_no_tissue_reaches_is_held_within_half_precision():
+    volume = scan()
+    head = find_head(volume, MM)
+    flat = np.where(head.mask, 1000 + volume / 1e3, 0).astype(np.float32)
+    flat[44:48, 50:54, 4] = 5000
+    seen = shown(flat)
+    assert np.isfinite(seen).all() and seen.max() == 100
+
+
 # There and back
 
 
