@@ -27,12 +27,12 @@ def scan(seed: int, lesion: bool = False) -> tuple[np.ndarray, Head]:
     volume[fluid] *= 0.4
     if lesion:
         volume[((x - 0.35) / 0.3) ** 2 + ((y - 0.2) / 0.4) ** 2 + (s / 0.6) ** 2 < 1] = 300
-    return volume.astype(np.float32), Head(head, head)
+    return volume.astype(np.float32), Head(head)
 
 
 def of(volume: np.ndarray, head: Head, flipped: tuple[int, ...] = (), voxel_mm=MM) -> Portrait:
     mask = np.flip(head.mask, flipped)
-    return portrait(np.flip(volume, flipped), voxel_mm, Head(mask, mask))
+    return portrait(np.flip(volume, flipped), voxel_mm, Head(mask))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_portrait_is_of_the_head_and_its_box():
     volume = np.zeros((40, 30, 10), np.float32)
     volume[10:34, 9:21, 1:9] = 50
     volume[10, 9:21, 1:9] = 200
-    here = portrait(volume, MM, Head(volume > 0, volume > 0))
+    here = portrait(volume, MM, Head(volume > 0))
     assert here.outline == pytest.approx(np.ones(CELLS))
     assert here.brightness[0] == pytest.approx(np.full(CELLS[1:], 2.5))
     assert here.brightness[1:] == pytest.approx(np.ones((11, 12, 8)))
@@ -56,7 +56,7 @@ def test_voxels_across_a_border_count_for_both_cells():
     mask = np.zeros((18, 12, 8), bool)
     mask[::2] = True
     mask[17, 0, 0] = True
-    outline = portrait(mask.astype(np.float32), MM, Head(mask, mask)).outline
+    outline = portrait(mask.astype(np.float32), MM, Head(mask)).outline
     assert outline[:3, 5, 5] == pytest.approx([1 / 1.5, 1 / 1.5, 0.5 / 1.5])
 
 
@@ -107,7 +107,7 @@ def test_without_a_voxel_size_left_right_is_found_by_symmetry(learnt, swapped):
     volume, head = scan(20)
     flips = {0: [], 1: UPSIDE_DOWN, 2: REVERSED}
     if swapped:
-        volume, head = volume.swapaxes(0, 1), Head(head.mask.swapaxes(0, 1), head.seen)
+        volume, head = volume.swapaxes(0, 1), Head(head.mask.swapaxes(0, 1))
         flips = {0: UPSIDE_DOWN, 1: [], 2: REVERSED}
     for axis, said in flips.items():
         assert unlike_average(of(volume, head, (axis,), voxel_mm=None), learnt) == said

@@ -190,7 +190,7 @@ def test_unless_training_scans_had_none_either(heads):
 
 def test_a_head_that_is_known_already_is_not_sought_again(heads):
     everything = np.ones(HEAD_SHAPE, bool)
-    nowhere = Head(everything, everything, found=False)
+    nowhere = Head(everything, found=False)
     assert said_of(lying_head(10), heads, head=nowhere) == ["no head found in the scan"]
 
 

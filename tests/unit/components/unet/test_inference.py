@@ -216,7 +216,7 @@ def test_a_model_of_the_whole_plane_looks_at_no_head_that_others_found(six_chann
     mask = np.zeros(volume.shape, bool)
     mask[10:20, 10:20] = True
     unaware = predict_volume(six_channels, WITH_ADC, volume, adc=adc)
-    assert np.array_equal(predict_volume(six_channels, WITH_ADC, volume, adc=adc, head=Head(mask, mask)), unaware)
+    assert np.array_equal(predict_volume(six_channels, WITH_ADC, volume, adc=adc, head=Head(mask)), unaware)
 
 
 def test_a_model_that_sees_adc_says_so_where_there_is_none(six_channels, volume):

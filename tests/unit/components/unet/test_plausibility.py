@@ -18,7 +18,7 @@ def box(x: slice, y: slice, s: slice) -> np.ndarray:
 
 
 INSIDE = box(slice(5, 15), slice(5, 15), slice(0, 10))
-HEAD = Head(INSIDE, INSIDE)
+HEAD = Head(INSIDE)
 
 
 def test_what_is_measured_by_hand():
