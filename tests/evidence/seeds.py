@@ -30,12 +30,12 @@ def section() -> str:
     ]
     values = np.array([*figures.values()])
     for word, of in (("mean", values.mean(0)), ("standard deviation", values.std(0, ddof=1))):
-        body.append([word, *(f"{v:.3f}" for v in of), ""])
+        body.append([word, *(f"{v:.3f}" for v in of)])
     patients = runs[42]["metrics"]["test_patients"]
     return f"""`make pipeline-run` on the synthetic demo scans, with other seeds of weights and sampling, and the
 same {patients:.0f} test patients. Digits repeat on one machine alone: another processor gives others.
 
-{table(["seed", *FIGURES.values(), "seconds in all"], body)}"""
+{table(["seed", *FIGURES.values()], body)}"""
 
 
 def _run(seed: int) -> dict:
