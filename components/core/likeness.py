@@ -35,7 +35,7 @@ def portrait(volume: np.ndarray) -> str | None:
     if min(volume.shape) < SIDE:
         return None
     volume = np.minimum(volume, np.percentile(volume, 99.9))
-    head = volume > _otsu(volume)
+    head = volume > otsu(volume)
     if not head.any():  # but for a few voxels it is constant
         return None
     means = volume - np.median(volume[~head])
@@ -73,8 +73,8 @@ def _orientations(flat: np.ndarray) -> Iterator[np.ndarray]:
             yield cubes.transpose(0, *order)[:, ::x, ::y, ::z].reshape(flat.shape)
 
 
-def _otsu(volume: np.ndarray) -> float:
-    """The level that parts the head from the air around it."""
+def otsu(volume: np.ndarray) -> float:
+    """The level that parts the dark values of a volume, the air, from its bright ones (Otsu 1979)."""
     low, high = float(volume.min()), float(volume.max())
     if low == high:
         return high

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+from components.core.likeness import otsu
+
 SMOOTHING_MM = 1.5
 OPENING_MM = 6.0
 """Radius of the disc that a part of the head must hold in its plane."""
@@ -89,9 +91,9 @@ def _find(volume: np.ndarray, x: float, y: float) -> Head:
     """The head, with voxels of x times y mm in the plane."""
     smooth = _smoothed(volume, x, y)
     low, high = np.percentile(smooth, (1, 99.5))
-    otsu = _otsu(smooth.clip(low, high))
-    dark = np.median(smooth[smooth <= otsu])
-    mask = _part(smooth > dark + LEVEL * (otsu - dark), x, y)
+    level = otsu(smooth.clip(low, high))
+    dark = np.median(smooth[smooth <= level])
+    mask = _part(smooth > dark + LEVEL * (level - dark), x, y)
     for _ in range(ROUNDS):
         if not mask.any():
             break
@@ -155,13 +157,3 @@ def _morphed(operation, mask: np.ndarray, radius_mm: float, x: float, y: float) 
     return (
         np.stack([operation(np.ascontiguousarray(mask[:, :, s], np.uint8), disc) for s in range(mask.shape[2])], -1) > 0
     )
-
-
-def _otsu(values: np.ndarray) -> float:
-    """The level that parts dark values from bright ones best."""
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        return high
-    grey = ((values - low) * (255 / (high - low))).astype(np.uint8).reshape(len(values), -1)
-    level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
-    return low + (level + 1) * (high - low) / 255
