@@ -59,7 +59,7 @@ def show(summary: dict) -> None:
         print("  So few patients are too few to conclude anything from.")
     if summary["synthetic"]:
         print("  The scans are synthetic: these numbers say nothing about patients.")
-    print("  One training, one draw: digits repeat on one machine alone, and another seed gives others.")
+    print("  One training, one draw: digits repeat only on one machine in one precision; another seed gives others.")
     print(f"  {summary['wall_seconds']:.0f} s in all; summary in .local/last-run.json")
     for name, link in summary["links"].items():
         print(f"  {name:<6} {link}")

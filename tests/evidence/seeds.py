@@ -31,7 +31,8 @@ def section() -> str:
         body.append([word, *(f"{v:.3f}" for v in of)])
     patients = runs[42]["metrics"]["test_patients"]
     return f"""`make pipeline-run` on the synthetic demo scans, with other seeds of weights and sampling, and the
-same {patients:.0f} test patients. Digits repeat on one machine alone: another processor gives others.
+same {patients:.0f} test patients. Digits repeat only on one machine in one precision and memory
+format, which `auto` chooses by what is fastest at that moment.
 
 {table(["seed", *FIGURES.values()], body)}"""
 
