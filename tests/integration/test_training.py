@@ -153,7 +153,7 @@ def only_run(pipeline_run: str):
 def test_what_only_cuts_otherwise_takes_the_finished_weights_and_is_a_run_of_its_own(
     train, checkpoints, monkeypatch, caplog
 ):
-    plain = train("plain", launch, seed=5)
+    plain = train("plain", launch, seed=5, tta=False)
     monkeypatch.setattr("components.train.train._epoch", None)  # any training now would end in an error
     with caplog.at_level("INFO"):
         cut = train("cut", launch, seed=5, **CUT)
