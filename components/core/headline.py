@@ -6,10 +6,9 @@ from components.core.intervals import FEWEST
 
 Numbers = Mapping[str, float]
 LOOKED_AT = (
-    "Nothing is learnt from the test patients, but they are looked at again and again: every run measures its model on "
-    "them, and every promotion decides by them. The more versions are tried, the more the best numbers owe to chance, "
-    "and the better they look than the next patients will be served. For a final answer, keep patients apart whom no "
-    "run has seen, and test on them once."
+    "Every run measures its model on the same test patients, and every promotion decides by them. The more versions "
+    "are tried, the more the best number owes to chance. Keep some patients apart whom no run has seen, and test on "
+    "them once, at the end."
 )
 """What a test set is that every run and every promotion reads."""
 
