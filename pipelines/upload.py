@@ -3,25 +3,34 @@
 import hashlib
 import json
 import logging
+import os
+import platform
+import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from components.core.step import StepError
-from components.core.storage import Listing, Storage, work_bucket
+from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.words import shown
 from components.ingest.discover import unfit
 from pipelines.files import write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
+ALLOW_DELETE = "UPLOAD_DELETE"
+ASK_ABOVE = 10, 0.1
+"""An upload asks before it removes more objects than this, and a larger share of what is there."""
 
 
 def upload(folder: Path, state: Path) -> str:
-    """Make `s3://<S3_BUCKET>/data/<folder's name>-<digest of its path>` equal to `folder`; its address.
+    """Make `s3://<S3_BUCKET>/data/<folder's name>-<digest>` equal to `folder`; return its address.
 
-    Only what changed since the last call is sent; what was removed here is removed there.
+    The digest is of the folder's path and of this checkout, so that two checkouts share no prefix. Only what changed
+    since the last call is sent. What was removed here is removed there, if this checkout put it there.
 
     Raises:
-        StepError: there is no such folder, or it holds no files.
+        StepError: there is no such folder, it holds no files or what cannot be read, somebody else wrote to the
+            prefix, or much would be removed and nobody said yes.
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
@@ -29,17 +38,21 @@ def upload(folder: Path, state: Path) -> str:
     files = files_of(folder)
     if not files:
         raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
-    name = f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
+    name = f"{folder.name}-{hashlib.sha256(f'{_checkout_id(state)}/{folder}'.encode()).hexdigest()[:8]}"
     storage = Storage(f"s3://{work_bucket()}/data/{name}")
     memory = state / "uploads" / f"{name}.json"
     sent = json.loads(memory.read_text()) if memory.exists() else {}
     there = {o.key: o for o in storage.list()}
+    gone = sorted(there.keys() - files.keys())
+    _require_own(storage, gone, sent)
+    _require_consent(storage, gone, there)
     stale = [
         key
         for key, stamp in files.items()
         if key not in there or there[key].size != stamp[0] or sent.get(key) != [*stamp, there[key].etag]
     ]
-    gone = sorted(there.keys() - files.keys())
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_json(memory, sent | {key: None for key in stale})
     etags = storage.upload(folder, stale)
     storage.delete(gone)
     if stale or gone:
@@ -57,12 +70,51 @@ def upload(folder: Path, state: Path) -> str:
                 f"{storage.uri}/{wrong[0]} is listed otherwise than it was left: the listing lags behind, or somebody "
                 "else writes there. Run again in a minute."
             )
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})
+    write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})
     logging.info(
         "%s: %d files sent, %d removed, %d unchanged", storage.uri, len(stale), len(gone), len(files) - len(stale)
     )
     return storage.uri
+
+
+def _checkout_id(state: Path) -> str:
+    """Return this checkout's own random name; a copy on another machine, or in another place, makes one of its own."""
+    path, place = state / "checkout.json", f"{platform.node()}:{state.resolve()}"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.get("place") != place:
+        known = {"id": secrets.token_hex(8), "place": place}
+        state.mkdir(parents=True, exist_ok=True)
+        write_json(path, known)
+    return known["id"]
+
+
+def _require_own(storage: Storage, gone: list[str], sent: dict) -> None:
+    """Raise StepError where an object lies there that this checkout did not put there: nobody else's is removed."""
+    if foreign := [key for key in gone if key not in sent]:
+        raise StepError(
+            f"{storage.uri}/{shown(foreign[0])} was not put there by this checkout ({len(foreign)} such objects). "
+            "Nothing was sent or removed. Remove them yourself if nobody needs them, then run again."
+        )
+
+
+def _require_consent(storage: Storage, gone: list[str], there: dict[str, Object]) -> None:
+    """Name what is to be removed; where that is much, ask.
+
+    Raises:
+        StepError: the answer is no, or nobody can be asked.
+    """
+    if not gone:
+        return
+    few, share = ASK_ABOVE
+    names = ", ".join(shown(key) for key in gone[:5]) + (f" and {len(gone) - 5} more" if len(gone) > 5 else "")
+    logging.info("%s: to be removed, as the folder holds them no longer: %s", storage.uri, names)
+    if len(gone) <= few or len(gone) <= share * len(there) or os.environ.get(ALLOW_DELETE) == "1":
+        return
+    what = f"{len(gone)} of {len(there)} objects at {storage.uri} would be removed"
+    if not sys.stdin.isatty():
+        raise StepError(f"{what}. Is the folder complete, its disk mounted? If so, run again with {ALLOW_DELETE}=1.")
+    if input(f"{what}: the folder holds them no longer. Remove them? [y/N] ").strip().casefold() not in ("y", "yes"):
+        raise StepError(f"{what}, and the answer was no. Nothing was sent or removed.")
 
 
 def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tuple[int, int]]:
@@ -70,9 +122,12 @@ def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tu
 
     Left out with a line: links to folders, out of the folder and to nothing; names that no object can have. In
     such a line a name stands as `called` writes it.
+
+    Raises:
+        StepError: a folder or a file in it may not be read.
     """
     files = {}
-    for path in sorted(folder.rglob("*")):
+    for path in _paths_below(folder, called):
         name = path.relative_to(folder)
         if any(part.startswith(".") or part in SKIPPED for part in name.parts):
             continue
@@ -85,9 +140,32 @@ def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tu
         if why := unfit(name.as_posix()):
             logging.warning("left out: %s: %s", called(name.as_posix()), why)
             continue
+        if not os.access(path, os.R_OK):
+            raise _unreadable(called(name.as_posix()), "Permission denied")
         stat = path.stat()
         files[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
     return files
+
+
+def _paths_below(folder: Path, called: Callable[[str], str]) -> list[Path]:
+    """Return all paths below a folder, sorted; a folder that cannot be listed is an error, not an empty one."""
+
+    def fail(error: OSError) -> None:
+        name = Path(error.filename).relative_to(folder)
+        if not any(part.startswith(".") or part in SKIPPED for part in name.parts):
+            raise _unreadable(called(name.as_posix()), error.strerror or "unknown reason") from error
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        found += [Path(parent, name) for name in (*folders, *files)]
+    return sorted(found)
+
+
+def _unreadable(name: str, why: str) -> StepError:
+    return StepError(
+        f"{name} cannot be read ({why}), so a scan could be missed. Give yourself the right to read it, or move it "
+        "out of the folder. Nothing was sent or removed."
+    )
 
 
 def _no_good_link(path: Path, folder: Path) -> str | None:

@@ -1,8 +1,10 @@
 """Object storage against a real S3 server."""
 
 import os
+import shutil
 import time
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,6 +153,86 @@ def test_upload_mirrors_a_folder_and_sends_only_what_changed(tmp_path, caplog):
     assert upload(folder, state) == uri
     assert caplog.messages[-1].endswith("1 files sent, 1 removed, 1 unchanged")
     assert Storage(uri).get("images/a.npy") == b"z" * 10
+
+
+def test_two_checkouts_with_the_same_folder_keep_their_scans_apart(tmp_path):
+    folder, uris = tmp_path / "scans", {}
+    for who in ("first", "second"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / f"{who}.npy").write_bytes(b"1")
+        uris[who] = upload(folder, tmp_path / who / ".local")
+    assert {who: [o.key for o in Storage(uri).list()] for who, uri in uris.items()} == {
+        "first": ["first.npy"], "second": ["second.npy"],
+    }  # fmt: skip
+
+
+def test_a_copied_checkout_is_another_one(tmp_path):
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(b"1")
+    uri = upload(folder, tmp_path / "one" / ".local")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (folder / "a.npy").rename(folder / "b.npy")
+    assert upload(folder, tmp_path / "two" / ".local") != uri
+    assert [o.key for o in Storage(uri).list()] == ["a.npy"]
+
+
+def test_what_somebody_else_put_there_is_named_and_stays(tmp_path):
+    folder, state = tmp_path / "scans", tmp_path / "state"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.npy").write_bytes(b"1")
+    storage = Storage(upload(folder, state))
+    storage.put("theirs.npy", b"2")
+    (folder / "a.npy").unlink()
+    with pytest.raises(StepError, match=r"/theirs\.npy was not put there by this checkout \(1 such objects\)"):
+        upload(folder, state)
+    assert [o.key for o in storage.list()] == ["a.npy", "b.npy", "theirs.npy"]
+
+
+def test_what_an_interrupted_upload_sent_is_this_checkouts_own(tmp_path, monkeypatch):
+    folder, state = tmp_path / "scans", tmp_path / "state"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.npy").write_bytes(b"1")
+    put = Storage.put
+
+    def only_a(self, key, source):
+        if key == "b.npy":
+            raise StepError("stopped")
+        return put(self, key, source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "put", only_a)
+        with pytest.raises(StepError, match="stopped"):
+            upload(folder, state)
+    (folder / "a.npy").unlink()
+    assert [o.key for o in Storage(upload(folder, state)).list()] == ["b.npy"]
+
+
+@pytest.mark.parametrize("answer", [None, "", "n", "y"])
+def test_to_remove_much_it_asks_and_without_a_terminal_it_refuses(tmp_path, monkeypatch, caplog, answer):
+    caplog.set_level("INFO")
+    folder, state = tmp_path / "scans", tmp_path / "state"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number:02d}.npy").write_bytes(b"1")
+    storage = Storage(upload(folder, state))
+    for number in range(11):
+        (folder / f"{number:02d}.npy").unlink()
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: answer is not None))
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    if answer != "y":
+        with pytest.raises(StepError, match=f"11 of 40 objects at {storage.uri} would be removed"):
+            upload(folder, state)
+        assert len(storage.list()) == 40
+        monkeypatch.setenv("UPLOAD_DELETE", "1")
+    upload(folder, state)
+    assert len(storage.list()) == 29
+    assert "to be removed, as the folder holds them no longer: 00.npy, 01.npy, 02.npy, 03.npy, 04.npy and 6 more" in (
+        caplog.text
+    )
 
 
 def test_a_link_out_of_the_folder_is_left_out_by_name(tmp_path, caplog):

@@ -1,9 +1,14 @@
 """What upload refuses before it sends anything. The mirror itself needs object storage: see tests/integration."""
 
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from components.core.step import StepError
-from pipelines.upload import upload
+from pipelines.upload import files_of, upload
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -31,3 +36,59 @@ def test_a_link_out_of_the_folder_is_left_out_and_named(tmp_path, caplog):
     with pytest.raises(StepError, match="holds no files"):
         upload(tmp_path / "scans", tmp_path / "state")
     assert "left out: link.nii.gz is a link out of the folder" in caplog.text
+
+
+@pytest.fixture
+def folder_for_all():
+    """A folder that another login can reach."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_another_login(call) -> str:
+    """Return what a call says of itself under a login that is not root: "" or the message of its StepError."""
+    if os.getuid() != 0:
+        return _outcome(call)
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(writer, _outcome(call).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as said:
+        return said.read()
+
+
+def _outcome(call) -> str:
+    try:
+        return f"no error: {call()}"
+    except StepError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("closed", ["hospital-b", "hospital-b/images", "hospital-b/images/P2.npy"])
+def test_what_cannot_be_read_is_named_and_never_taken_for_absent(folder_for_all, closed):
+    for site, name in (("hospital-a", "P1"), ("hospital-b", "P2")):
+        (folder_for_all / site / "images").mkdir(parents=True)
+        (folder_for_all / site / "images" / f"{name}.npy").write_bytes(b"1")
+    (folder_for_all / closed).chmod(0)
+    try:
+        said = as_another_login(lambda: files_of(folder_for_all.resolve()))
+    finally:
+        (folder_for_all / closed).chmod(0o700)
+    assert said.startswith(f"{closed} cannot be read (Permission denied)"), said
+
+
+def test_a_hidden_folder_that_cannot_be_read_holds_no_scan(folder_for_all):
+    (folder_for_all / ".Trash").mkdir(mode=0)
+    (folder_for_all / "P1.npy").write_bytes(b"1")
+    said = as_another_login(lambda: list(files_of(folder_for_all.resolve())))
+    (folder_for_all / ".Trash").chmod(0o700)
+    assert said == "no error: ['P1.npy']"
