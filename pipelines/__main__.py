@@ -49,14 +49,21 @@ def _experiments(a) -> int:
     from pipelines.experiments.loop import experiments
     from pipelines.targets import target
 
-    return experiments(a.presets.split(), a.seeds, a.preset, _data(a), a.set, target(a.target), STATE)
+    return experiments(a.presets.split(), a.seeds, a.preset, _data_to_upload(a), a.set, target(a.target), STATE)
 
 
 def _what_to_run(a) -> dict:
     from pipelines import presets
 
     settings = presets.load(a.preset, a.set)
-    return {"data": _data(a), "preset": a.preset, "settings": settings}
+    return {"data": _data_to_upload(a), "preset": a.preset, "settings": settings}
+
+
+def _data_to_upload(a) -> str:
+    from pipelines.pseudonyms import require_key_if_used_before
+
+    require_key_if_used_before(a.data, a.pseudonym_key, STATE)
+    return _data(a)
 
 
 def _data(a) -> str:

@@ -27,7 +27,7 @@ from pipelines import bare
 from pipelines.files import write_bytes, write_json
 from pipelines.upload import files_of
 
-VARIABLE, SHORTEST = "PSEUDONYM_KEY", 32
+VARIABLE, SHORTEST, FEWEST_KINDS = "PSEUDONYM_KEY", 32, 10
 BIDS_KIND = re.compile(
     r"[_-](?:(?:dwi|adc|b0|msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?|dwi\.(?:bval|json))$", re.IGNORECASE
 )
@@ -105,15 +105,11 @@ def pseudonymized(data: str, key: str | None, state: Path) -> str:
     """DATA as the pipeline is to see it: with a key, and where it names a folder, a copy under other names.
 
     Raises:
-        StepError: the key is too short, the names are in a bucket already, or a scan cannot be read.
+        StepError: the key is weak, the names are in a bucket already, or a scan cannot be read.
     """
     if key is None:
         return data
-    if len(key) < SHORTEST:
-        raise StepError(
-            f"{VARIABLE} has {len(key)} characters: names can be guessed and tried with so short a key. Give it at "
-            f"least {SHORTEST} (openssl rand -hex 32 makes one, to be kept), or unset it to keep the names."
-        )
+    _require_strong(key)
     if data.startswith("s3://"):
         raise StepError(
             f"{VARIABLE} renames what is uploaded, and what is in a bucket is uploaded already, its names with it. "
@@ -137,6 +133,42 @@ def pseudonymized(data: str, key: str | None, state: Path) -> str:
             "scans, and the right to read DATA. Mend that, and run the same command again."
         ) from None
     return str(copy)
+
+
+def require_key_if_used_before(data: str, key: str | None, state: Path) -> None:
+    """Before an upload: refuse a folder that went under other names before and now comes without the key.
+
+    Where there is no key at all, say what leaves with the scans.
+
+    Raises:
+        StepError: a map for this folder exists, and no key is given.
+    """
+    folder = Path(data).expanduser().resolve()
+    if key is not None or not data or data.startswith("s3://") or not folder.is_dir():
+        return
+    for map_path in (state / "pseudonyms").glob("*.json"):
+        if json.loads(map_path.read_text())["folder"] == str(folder):
+            raise StepError(
+                f"{VARIABLE} is not set, but this folder went under other names before (map: {map_path}). Without the "
+                f"key its names and headers would be uploaded. Export the key and run again; if the names may be "
+                "uploaded, move that map away first."
+            )
+    logging.info(
+        "no %s: DATA is uploaded as it stands, with file names, headers and all files in it (README, De-identification)",
+        VARIABLE,
+    )
+
+
+def _require_strong(key: str) -> None:
+    """Raise StepError for a key that could be guessed: short, of few characters, or one piece repeated."""
+    make_one = f"openssl rand -hex 32 makes a good one; keep it. Or unset {VARIABLE} to keep the names."
+    if len(key) < SHORTEST:
+        raise StepError(
+            f"{VARIABLE} has {len(key)} characters: names can be guessed and tried with so short a key. Give it at "
+            f"least {SHORTEST}. {make_one}"
+        )
+    if len(set(key)) < FEWEST_KINDS or key in (key + key)[1:-1]:
+        raise StepError(f"{VARIABLE} is easy to guess: few different characters, or one piece repeated. {make_one}")
 
 
 def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:

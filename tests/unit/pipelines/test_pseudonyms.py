@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from components.core.step import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
-from pipelines.pseudonyms import Pseudonyms, pseudonymized
+from pipelines.pseudonyms import Pseudonyms, pseudonymized, require_key_if_used_before
 from tests import planted
 
-KEY = "0123456789abcdef0123456789abcdef"
+KEY = "7c1f0e9a35b86d24e01b9f7a4c8d2653"
 NAME = "Somchai_Jaidee_19560412"
 
 
@@ -250,6 +250,32 @@ def test_a_short_key_is_refused_before_anything_is_done(tmp_path, clinic, key):
         pseudonymized(str(clinic), key, tmp_path / "state")
     assert not key or key not in str(error.value)
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("key", ["a" * 64, "0123456789abcdef" * 4, "change me " * 5, "1221" * 20])
+def test_a_key_that_is_easy_to_guess_is_refused(tmp_path, clinic, key):
+    with pytest.raises(StepError, match=r"^PSEUDONYM_KEY is easy to guess.*openssl rand") as error:
+        pseudonymized(str(clinic), key, tmp_path / "state")
+    assert key not in str(error.value)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_forgotten_key_is_missed_before_a_name_is_uploaded(tmp_path, clinic, copied):
+    _, names = copied(clinic)
+    state = tmp_path / "state"
+    with pytest.raises(StepError, match="PSEUDONYM_KEY is not set, but this folder went under other names before"):
+        require_key_if_used_before(str(clinic), None, state)
+    require_key_if_used_before(str(clinic), KEY, state)
+    require_key_if_used_before(str(clinic.parent), None, state)
+
+
+def test_without_a_key_it_says_that_names_leave_as_they_are(tmp_path, clinic, caplog):
+    caplog.set_level("INFO")
+    for data in ("", "s3://bucket/scans", "/no/such/folder"):
+        require_key_if_used_before(data, None, tmp_path / "state")
+    assert not caplog.text
+    require_key_if_used_before(str(clinic), None, tmp_path / "state")
+    assert "no PSEUDONYM_KEY: DATA is uploaded as it stands, with file names, headers" in caplog.text
 
 
 def test_scans_in_a_bucket_cannot_be_renamed_and_it_says_why(tmp_path):
