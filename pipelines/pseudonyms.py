@@ -154,7 +154,7 @@ def require_key_if_used_before(data: str, key: str | None, state: Path) -> None:
                 "uploaded, move that map away first."
             )
     logging.info(
-        "no %s: DATA is uploaded as it stands, with file names, headers and all files in it (README, De-identification)",
+        "no %s: DATA is uploaded as it stands: file names, headers, all files in it (README, De-identification)",
         VARIABLE,
     )
 

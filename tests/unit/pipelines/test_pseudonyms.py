@@ -261,7 +261,7 @@ def test_a_key_that_is_easy_to_guess_is_refused(tmp_path, clinic, key):
 
 
 def test_a_forgotten_key_is_missed_before_a_name_is_uploaded(tmp_path, clinic, copied):
-    _, names = copied(clinic)
+    copied(clinic)
     state = tmp_path / "state"
     with pytest.raises(StepError, match="PSEUDONYM_KEY is not set, but this folder went under other names before"):
         require_key_if_used_before(str(clinic), None, state)
@@ -275,7 +275,7 @@ def test_without_a_key_it_says_that_names_leave_as_they_are(tmp_path, clinic, ca
         require_key_if_used_before(data, None, tmp_path / "state")
     assert not caplog.text
     require_key_if_used_before(str(clinic), None, tmp_path / "state")
-    assert "no PSEUDONYM_KEY: DATA is uploaded as it stands, with file names, headers" in caplog.text
+    assert "no PSEUDONYM_KEY: DATA is uploaded as it stands: file names, headers" in caplog.text
 
 
 def test_scans_in_a_bucket_cannot_be_renamed_and_it_says_why(tmp_path):
