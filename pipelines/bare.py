@@ -10,11 +10,13 @@ import numpy as np
 from components.core.b_value import KINDS, as_file, in_file
 from components.core.volumes import GZIP, read
 
-KEPT = (
-    "datatype", "bitpix", "scl_slope", "scl_inter", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c",
-    "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
-)  # fmt: skip
+KEPT = ("datatype", "bitpix", "scl_slope", "scl_inter", "xyzt_units")
 """Of a NIfTI header, besides the sizes: no free text, no times. Extensions and what gzip says of the file go too."""
+KEPT_IF_USED = {
+    "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    "sform_code": ("srow_x", "srow_y", "srow_z"),
+}
+"""By the code that says whether they mean anything: where it is 0, their bytes may hold any text."""
 
 
 def bare(path: Path) -> bytes:
@@ -50,7 +52,8 @@ def _nifti(blob: bytes, name: str) -> bytes:
         stored.seek(max(int(old["vox_offset"]), nib.Nifti1Header.single_vox_offset))
         voxels = stored.read(int(np.prod(old.get_data_shape())) * old.get_data_dtype().itemsize)
     new = nib.Nifti1Header(endianness=old.endianness)
-    for field in KEPT:
+    used = [name for code, fields in KEPT_IF_USED.items() if int(old[code]) > 0 for name in (code, *fields)]
+    for field in (*KEPT, *used):
         new[field] = old[field]
     dimensions = int(old["dim"][0])
     new["dim"][: 1 + dimensions] = old["dim"][: 1 + dimensions]

@@ -20,6 +20,7 @@ from components.core.step import StepError, progress
 from components.core.storage import file_sha256
 from components.core.synthetic import DESCRIPTION
 from components.core.volumes import BadVolume
+from components.core.words import PSEUDONYM
 from components.ingest import participants
 from components.ingest.discover import FLAT, SLICE, discover, look
 from components.ingest.ingest import is_synthetic_set
@@ -85,7 +86,7 @@ class Pseudonyms:
 
     def unclear(self, key: str) -> bool:
         """Whether a new key holds a name that stands for several which look alike: one patient, or two?"""
-        return any(len(self.spelled[pseudonym]) > 1 for pseudonym in re.findall(r"p[0-9a-f]{16}", key))
+        return any(len(self.spelled[pseudonym]) > 1 for pseudonym in PSEUDONYM.findall(key))
 
     def _patient(self, whole: str, name: str, before: str) -> str:
         pseudonym = before + self._one("patient", name)

@@ -1,6 +1,10 @@
 """Text that came from anywhere, as a message, a page and a terminal can show it."""
 
+import re
 import unicodedata
+
+PSEUDONYM = re.compile(r"p[0-9a-f]{16}")
+"""A name that PSEUDONYM_KEY made (see pipelines/pseudonyms.py)."""
 
 TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They turn the direction of reading: a name shows as another."""

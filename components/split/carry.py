@@ -4,6 +4,25 @@ from collections.abc import Iterable
 
 from components.core.known import ANEW
 from components.core.step import StepError
+from components.core.words import PSEUDONYM
+
+
+def without_plain_names(lineage: dict, patients: Iterable[str]) -> dict:
+    """Return the lineage as data under pseudonyms may carry it on: without the names of runs that had no key.
+
+    Such patients are known by their images from then on. Where `patients` are not all pseudonyms, nothing changes.
+    """
+    if not all(_is_pseudonym(name) for name in patients):
+        return lineage
+    people = [
+        person if _is_pseudonym(person["patient"]) else {**person, "patient": f"earlier patient {number}"}
+        for number, person in enumerate(lineage["people"], 1)
+    ]
+    return {**lineage, "people": people}
+
+
+def _is_pseudonym(patient: str) -> bool:
+    return PSEUDONYM.fullmatch(patient.removeprefix("sub-")) is not None
 
 
 def known_subsets(

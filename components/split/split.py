@@ -14,7 +14,7 @@ from components.core.cases import learnable
 from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Storage
-from components.split.carry import extended, known_subsets
+from components.split.carry import extended, known_subsets, without_plain_names
 from components.split.look_alikes import look_alikes
 from components.split.table import in_words, write_table
 
@@ -46,7 +46,14 @@ def split(
     labelled = learnable(cases, inputs)
     groups = linked_patients(labelled)
     earlier = known.find(lineage) if lineage else None
-    before = earlier.lineage if earlier else None
+    before = without_plain_names(earlier.lineage, {c["patient"] for c in labelled}) if earlier else None
+    if earlier and before != earlier.lineage:
+        logging.warning(
+            "version %s knows patients by their own names, from runs without a key. This run does not repeat them; it "
+            "knows those patients by their images. MLflow still holds those runs, and who reads both can tell who is "
+            "who. To prevent that, delete those runs and versions.",
+            earlier.version,
+        )
     stay = known_subsets(groups, labelled, before["people"], address) if before else {}
     assignment = assign(groups, _volumes(groups, labelled), ratios, seed, stay)
     require_disjoint(labelled, assignment)

@@ -65,6 +65,31 @@ def test_scaling_a_trailing_axis_and_a_missing_orientation_stay_what_they_are(tm
     assert np.array_equal(before, after) and (old.shape, old.repairs) == (new.shape, new.repairs)
 
 
+@pytest.mark.parametrize(
+    ("unused", "fields"),
+    [
+        ("sform_code", ("srow_x", "srow_y", "srow_z")),
+        ("qform_code", ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")),
+    ],
+)
+def test_words_in_a_form_that_the_header_calls_unused_go(tmp_path, make_scan, unused, fields):
+    image = telling(make_scan()[0])
+    image.set_qform(image.affine, 1)
+    image.set_sform(image.affine, 1)
+    image.header[unused] = 0
+    raw = bytearray(image.to_bytes())
+    for name in fields:
+        kind, at = nib.nifti1.header_dtype.fields[name]
+        raw[at : at + kind.itemsize] = NAME.encode()[:4].ljust(4) * (kind.itemsize // 4)
+    path = tmp_path / "a.nii"
+    path.write_bytes(raw)
+    clean = tmp_path / "clean.nii"
+    clean.write_bytes(bare(path))
+    assert NAME.encode()[:4] in path.read_bytes() and NAME.encode()[:4] not in clean.read_bytes()
+    (before, old), (after, new) = read(path), read(clean)
+    assert np.array_equal(before, after) and np.array_equal(old.affine, new.affine)
+
+
 def test_what_gzip_says_of_a_file_and_what_lies_behind_the_voxels_go_too(tmp_path, make_scan):
     raw = telling(make_scan()[0]).to_bytes() + NAME.encode()
     path = tmp_path / "a.nii.gz"

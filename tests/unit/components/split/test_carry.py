@@ -1,6 +1,7 @@
 """A later run never moves a patient: known ones stay, new ones are drawn so that the ratios drift back."""
 
 import json
+import re
 
 import pytest
 
@@ -148,6 +149,36 @@ def test_a_split_that_meets_nobody_new_hands_on_the_lineage_as_it_was(run):
     assert run(patients(12), (0.8, 0.1, 0.1), seed=7)["lineage"] == before["lineage"]
     assert run(patients(9))["lineage_digest"] == before["lineage_digest"]
     assert run(patients(13))["lineage_digest"] != before["lineage_digest"]
+
+
+def under_pseudonyms(cases: list[dict]) -> list[dict]:
+    """The same scans as PSEUDONYM_KEY names them; their images are the same."""
+    named = {c["patient"]: f"sub-p{number:016x}" for number, c in enumerate(cases)}
+    return [{**c, "patient": named[c["patient"]], "case": named[c["patient"]]} for c in cases]
+
+
+def test_a_run_with_a_key_carries_no_name_of_the_runs_without_one_and_moves_nobody(run, tmp_path, caplog):
+    plain = run(patients(30))
+    keyed = run(under_pseudonyms(patients(33)), data_uri="s3://bucket/copy")
+    written = (tmp_path / "split.json").read_text() + (tmp_path / "split.html").read_text()
+    assert not re.search(r"(?<!of )P0", written), "only the made-up digests, 'image of P001', hold a name"
+    assert keyed["carried_from"]["stay"] == 30
+    number = {f"P{i:03d}": f"sub-p{i - 1:016x}" for i in range(1, 31)}
+    assert all(subsets(keyed)[number[name]] == subset for name, subset in subsets(plain).items())
+    assert "version 1 knows patients by their own names" in caplog.text and "P0" not in caplog.text
+
+
+def test_a_second_run_with_the_key_finds_no_name_to_leave_out(run, caplog):
+    run(patients(30))
+    once = run(under_pseudonyms(patients(33)), data_uri="s3://bucket/copy")
+    caplog.clear()
+    twice = run(under_pseudonyms(patients(33)), data_uri="s3://bucket/copy")
+    assert twice["lineage"] == once["lineage"] and subsets(twice) == subsets(once)
+
+
+def test_a_run_without_a_key_keeps_the_names_that_it_knows(run):
+    run(patients(30))
+    assert known_to(run(patients(31))).keys() == {f"P{i:03d}" for i in range(1, 32)}
 
 
 def test_those_left_out_for_want_of_an_adc_map_stay_known(run):
