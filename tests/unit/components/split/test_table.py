@@ -45,7 +45,7 @@ def test_each_subset_has_its_patients_lesion_free_ones_scans_and_shares(page_of)
 def test_the_page_says_that_the_test_is_looked_at_by_every_run_and_what_follows(page_of):
     page = page_of()
     assert "Every run measures its model on the same test patients, and every promotion decides by them" in page
-    assert "keep patients apart whom no run has seen" in page
+    assert "Keep some patients apart whom no run has seen" in page
 
 
 def test_demo_scans_are_called_synthetic(page_of):
