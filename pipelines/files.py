@@ -1,8 +1,12 @@
 """Small files that are there whole or not at all."""
 
 import json
+import os
+import secrets
 from pathlib import Path
 from typing import Any
+
+from components.core.step import StepError
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -11,7 +15,30 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.rename(path)
+    """Replace `path` in one step: after a power cut it holds the old content or the new one, whole."""
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path, otherwise: Any = None) -> Any:
+    """Return the content of a file that `write_json` wrote; `otherwise` where there is none.
+
+    Raises:
+        StepError: the file is broken.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return otherwise
+    except (ValueError, RecursionError):
+        raise StepError(
+            f"{path} is broken: it is empty or no JSON, as a full disk can leave it. Delete it and run again."
+        ) from None

@@ -8,7 +8,6 @@ is whose stands beside it, in a map that is never sent.
 import fcntl
 import hashlib
 import hmac
-import json
 import logging
 import re
 from collections import defaultdict
@@ -25,7 +24,7 @@ from components.ingest import participants
 from components.ingest.discover import FLAT, SLICE, discover, look
 from components.ingest.ingest import is_synthetic_set
 from pipelines import bare
-from pipelines.files import write_bytes, write_json
+from pipelines.files import read_json, write_bytes, write_json
 from pipelines.upload import files_of
 
 VARIABLE, SHORTEST, FEWEST_KINDS = "PSEUDONYM_KEY", 32, 10
@@ -148,7 +147,7 @@ def require_key_if_used_before(data: str, key: str | None, state: Path) -> None:
     if key is not None or not data or data.startswith("s3://") or not folder.is_dir():
         return
     for map_path in (state / "pseudonyms").glob("*.json"):
-        if json.loads(map_path.read_text())["folder"] == str(folder):
+        if read_json(map_path)["folder"] == str(folder):
             raise StepError(
                 f"{VARIABLE} is not set, but this folder went under other names before (map: {map_path}). Without the "
                 f"key its names and headers would be uploaded. Export the key and run again; if the names may be "
@@ -179,7 +178,7 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     renamed = {key: (names.bids if layout == "BIDS" else names.flat)(key) for key in scans}
     targets = {new: old for old, new in renamed.items() if new and not names.unclear(new)}
     left_out = sorted(renamed.keys() - targets.values())
-    before = json.loads(map_path.read_text()) if map_path.exists() else {"patients": {}, "made": {}}
+    before = read_json(map_path, {"patients": {}, "made": {}})
     made_by = file_sha256(Path(bare.__file__))
     stamps = {new: [*files[old], made_by] for new, old in targets.items()}
     made = {new: stamp for new, stamp in before["made"].items() if stamps.get(new) == stamp and (copy / new).exists()}

@@ -1,7 +1,6 @@
 """A local folder of scans becomes a prefix in object storage that mirrors it."""
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -14,7 +13,7 @@ from components.core.step import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.words import shown
 from components.ingest.discover import unfit
-from pipelines.files import write_json
+from pipelines.files import read_json, write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
 ALLOW_DELETE = "UPLOAD_DELETE"
@@ -41,7 +40,7 @@ def upload(folder: Path, state: Path) -> str:
     name = f"{folder.name}-{hashlib.sha256(f'{_checkout_id(state)}/{folder}'.encode()).hexdigest()[:8]}"
     storage = Storage(f"s3://{work_bucket()}/data/{name}")
     memory = state / "uploads" / f"{name}.json"
-    sent = json.loads(memory.read_text()) if memory.exists() else {}
+    sent = read_json(memory, {})
     there = {o.key: o for o in storage.list()}
     gone = sorted(there.keys() - files.keys())
     _require_own(storage, gone, sent)
@@ -80,7 +79,7 @@ def upload(folder: Path, state: Path) -> str:
 def _checkout_id(state: Path) -> str:
     """Return this checkout's own random name; a copy on another machine, or in another place, makes one of its own."""
     path, place = state / "checkout.json", f"{platform.node()}:{state.resolve()}"
-    known = json.loads(path.read_text()) if path.exists() else {}
+    known = read_json(path, {})
     if known.get("place") != place:
         known = {"id": secrets.token_hex(8), "place": place}
         state.mkdir(parents=True, exist_ok=True)

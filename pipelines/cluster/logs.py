@@ -1,6 +1,5 @@
 """`make pipeline-logs`: what the steps of a run said, here or on a cluster, so far or as it comes."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipelines.cluster.connect import TARGETS, Connection, connect
 from pipelines.cluster.pods import trouble
 from pipelines.cluster.run_pods import is_driver, pods_of, step_of
 from pipelines.cluster.steps import OVER
+from pipelines.files import read_json
 from pipelines.local.run import STEP_MARK, is_running
 from pipelines.pipeline import STEPS
 
@@ -48,12 +48,12 @@ def _which(run: str, target: str, state: Path) -> dict:
     if not run:
         if not last.exists():
             raise StepError("there was no run here yet. Start one: make pipeline-run")
-        return json.loads(last.read_text())
+        return read_json(last)
     folder = state / "runs" / run
     if (folder / "log.txt").exists():
         return {"run_id": run}
     if (folder / "summary.json").exists():
-        return json.loads((folder / "summary.json").read_text())
+        return read_json(folder / "summary.json")
     if target in TARGETS:
         return {"kfp_run_id": run, "target": target}
     here = sorted(path.name for path in (state / "runs").glob("*"))[-5:]

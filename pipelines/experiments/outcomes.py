@@ -1,6 +1,7 @@
 """What a run of the pipeline came to: summaries say which runs there are and what they took, MLflow what they found."""
 
 import json
+import logging
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import COST
+from pipelines.files import read_json
 from pipelines.pipeline import settings_of
 from pipelines.sources import code
 
@@ -35,8 +37,14 @@ class Outcome:
 
 
 def summaries(state: Path) -> list[dict]:
-    """Of all runs that were started from here, the newest first."""
-    return [json.loads(path.read_text()) for path in sorted((state / "runs").glob("*/summary.json"), reverse=True)]
+    """Of all runs that were started from here, the newest first; a broken one is named and passed over."""
+    found = []
+    for path in sorted((state / "runs").glob("*/summary.json"), reverse=True):
+        try:
+            found.append(read_json(path))
+        except StepError as error:
+            logging.warning("%s", error)
+    return found
 
 
 def finished(runs: list[dict], target: str, settings: Settings, like: dict | None = None) -> dict | None:

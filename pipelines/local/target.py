@@ -12,9 +12,9 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.settings import Settings
-from components.core.step import without_logins
+from components.core.step import StepError, without_logins
 from components.core.tracking import EXPERIMENT
-from pipelines.files import write_json
+from pipelines.files import read_json, write_json
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
@@ -87,7 +87,11 @@ def _own_folder(state: Path, name: str) -> Path:
 def _close_killed(state: Path) -> None:
     """Note of each run that was killed that it was, here and in MLflow, and remove what it left in its folder."""
     for path in (state / "runs").glob("*/summary.json"):
-        summary = json.loads(path.read_text())
+        try:
+            summary = read_json(path)
+        except StepError as error:
+            logging.warning("%s", error)
+            continue
         ours = summary["status"] == "running" and summary["target"] in KINDS
         if ours and _close_tracking(summary["run_id"], "KILLED"):
             shutil.rmtree(path.parent / "tmp", ignore_errors=True)
