@@ -15,11 +15,11 @@ STATE = ROOT / ".local"
 
 
 def main() -> int:
+    log_plainly()
     arguments = _parser().parse_args()
     with suppress(OSError):  # what needs it says so itself
         STATE.mkdir(mode=0o700, exist_ok=True)
         STATE.chmod(0o700)
-    log_plainly()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     arguments.pseudonym_key = os.environ.pop("PSEUDONYM_KEY", None)  # no program that is started here is to have it

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -51,19 +52,35 @@ def step(name: str) -> Iterator[None]:
                     "the lines above say where. Please report them.")  # fmt: skip
 
 
-class Plain(logging.Formatter):
-    """The message alone, without logins; what steers a terminal, or is no text, is shown as `\\x1b`."""
+class PlainStream:
+    """A text stream that a terminal or a log reads: nothing that is written steers it or shows a login."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        plain = "".join(c if can_be_shown(c) or c in "\n\t" else ascii(c)[1:-1] for c in super().format(record))
-        return without_logins(plain)
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(plain(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+def plain(text: str) -> str:
+    """Return the text without logins in URLs; what steers a terminal, or is no text, stands as `\\x1b`."""
+    return without_logins("".join(c if can_be_shown(c) or c in "\n\t" else ascii(c)[1:-1] for c in text))
 
 
 def log_plainly() -> None:
-    """Messages go to standard output, a line each, without the chatter of libraries."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(Plain("%(message)s"))
+    """All that this process prints or logs becomes plain text; messages go to standard output, a line each."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(stream := getattr(sys, name), PlainStream):
+            setattr(sys, name, PlainStream(stream))
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True, format="%(message)s")
     for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -128,7 +145,7 @@ def _end_with_the_run() -> None:
 def progress(items, total: int | None = None, what: str = ""):
     """A progress bar on a terminal; in a pod's log about ten plain lines in all."""
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, leave=False)
+        yield from tqdm(items, total=total, desc=what, leave=False, file=sys.__stderr__)
         return
     total = total if total is not None else len(items)
     shown = -1

@@ -235,7 +235,8 @@ def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch, los
     """
     network.train()
     where = next(network.parameters()).device
-    for images_BHWC, lesions_BHW in tqdm(data, f"epoch {epoch}", leave=False, disable=not sys.stderr.isatty()):
+    batches = tqdm(data, f"epoch {epoch}", leave=False, disable=None, file=sys.__stderr__)
+    for images_BHWC, lesions_BHW in batches:
         x_BCHW = images_BHWC.to(where, non_blocking=True).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         y_B1HW = lesions_BHW.to(where, non_blocking=True)[:, None].float()
         try:

@@ -12,6 +12,7 @@ import csv
 import gzip
 import json
 import multiprocessing
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields
@@ -277,7 +278,7 @@ def write_demo_scans(folder: Path, patients: int = 24, seed: int = 42, processes
         fresh = Path(scratch) / "fresh"
         fresh.mkdir()
         write = partial(write_patient, fresh, seed)
-        progress = partial(tqdm, total=patients, desc="demo scans", unit="patient", disable=None)
+        progress = partial(tqdm, total=patients, desc="demo scans", unit="patient", disable=None, file=sys.__stderr__)
         if processes == 1:
             written = list(progress(map(write, range(patients))))
         else:

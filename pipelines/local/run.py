@@ -21,7 +21,7 @@ from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
-from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError, without_logins
+from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError, plain
 from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT, image
 
@@ -178,7 +178,7 @@ class LocalRun:
         """The step's own lines; KFP's executor first prints a header and its whole input as JSON."""
         own = False
         for line in lines:
-            line = without_logins(line.rstrip("\n"))
+            line = plain(line.rstrip("\n"))
             self.log.write(line + "\n")
             last.append(line)
             if self.error or line.startswith(f"{ERROR_MARK} {self.current}: "):

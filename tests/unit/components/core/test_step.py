@@ -14,7 +14,7 @@ ROOT = Path(components.__file__).parents[1]
 
 
 def run(body: str) -> subprocess.CompletedProcess:
-    code = "import logging, os\nfrom components.core.step import StepError, progress, step\nwith step('ingest'):\n"
+    code = "import logging, os, sys\nfrom components.core.step import StepError, progress, step\nwith step('ingest'):\n"
     return subprocess.run(
         [sys.executable, "-c", code + textwrap.indent(textwrap.dedent(body), "    ")],
         capture_output=True, text=True, timeout=30, cwd=ROOT,
@@ -95,6 +95,18 @@ def test_libraries_do_not_chat_in_the_log():
 def test_no_login_that_a_url_holds_is_in_a_log(body):
     done = run(body)
     assert "hunter2" not in done.stdout + done.stderr and "***@" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["print(NAME)", "print(NAME, file=sys.stderr)", "sys.stdout.write(NAME + chr(10))", "sys.stdout.writelines([NAME])",
+     "raise ValueError(NAME)", "import warnings; warnings.warn(NAME)", "sys.exit(NAME)", "logging.warning(NAME)"],
+)  # fmt: skip
+def test_whatever_is_printed_steers_no_terminal_and_shows_no_login(body):
+    done = run(rf"NAME = '\x1b[2J\r\x07\u202e http://me:secret@host/'; {body}")
+    said = done.stdout + done.stderr
+    assert "\\x1b[2J\\r\\x07\\u202e" in said and not set("\x1b\r\x07\u202e") & set(said)
+    assert "secret" not in said
 
 
 def test_a_name_in_a_log_steers_no_terminal_and_need_not_be_text():

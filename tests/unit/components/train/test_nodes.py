@@ -240,6 +240,7 @@ def test_what_time_does_not_mend_is_said_and_given_up(api, caplog, waiting, said
 
 
 def test_pods_that_are_not_made_are_said_with_the_clusters_reason(api, caplog):
+    caplog.set_level("WARNING")
     name = f"dwi-train-{RUN}-node-0"
     api.events = [
         {"metadata": {}, "involvedObject": {"name": other}, "message": message}
