@@ -22,7 +22,7 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
-from components.train import ranks
+from components.train import ranks, workers
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
@@ -142,7 +142,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     if not state and ranks.first():
         keep()  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
     try:
-        with between_items() as watched:
+        with workers.at_work(), between_items() as watched:
             for epoch in range(len(history) + 1, settings.epochs + 1):
                 if epoch - best["epoch"] > settings.early_stop_patience and history:
                     logging.info("no better validation score for %d epochs: stopping", settings.early_stop_patience)
@@ -150,7 +150,16 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
                 batches.epoch, batches.done, start = epoch, len(losses), time.perf_counter() - seconds
                 learning_rate = optimizer.param_groups[0]["lr"]
                 train_loss, train_dice = _epoch(
-                    shared, watched(data), optimizer, scaler, settings.loss, precision, layout, epoch, losses, counts
+                    shared,
+                    watched(workers.read(data)),
+                    optimizer,
+                    scaler,
+                    settings.loss,
+                    precision,
+                    layout,
+                    epoch,
+                    losses,
+                    counts,
                 )
                 train_seconds = time.perf_counter() - start
                 share = watched(validation[ranks.rank() :: ranks.count()])
