@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from components.core.step import StepError
+
 TRAINING = ("core", "unet", "ingest", "preprocess", "train")
 """Folders whose code decides a training's weights."""
 
@@ -17,6 +19,18 @@ def cpus() -> int:
         if quota != "max":
             mine = min(mine, max(1, round(int(quota) / int(period))))
     return mine
+
+
+def asked_gpus() -> int:
+    """GPUs that the user asked for: TRAIN_GPUS in a cluster's train step, GPUS on a laptop.
+
+    Raises:
+        StepError: GPUS is no number.
+    """
+    asked = os.environ.get("TRAIN_GPUS") or os.environ.get("GPUS") or "0"
+    if not asked.isdecimal():
+        raise StepError(f"GPUS={asked} is no number. Say how many GPUs train, or leave it out.")
+    return int(asked)
 
 
 def sources_digest(*packages: str, root: Path | None = None) -> str:

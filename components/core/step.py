@@ -19,6 +19,7 @@ from components.core.words import can_be_shown
 
 ERROR_MARK = "ERROR"
 NO_MEMORY = "it does not fit into memory"
+NO_ROOM = ("can't allocate memory", "MPS backend out of memory")
 TOLD_TO_STOP = 128 + signal.SIGTERM
 """Exit code of a step that SIGTERM ended; a failure's is 1, what a retry needs to tell them apart."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,11 +92,11 @@ def without_logins(text: str) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Of Python, of the system, of a GPU, or of torch's allocator on a CPU, which has no class of its own for it."""
+    """Of Python, of the system, of a GPU, or of torch on a CPU or Apple's GPU, which have no class of their own."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     named = named or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     named = named or (isinstance(error, ImportError) and "failed to map segment" in str(error))
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_ROOM))
 
 
 @contextlib.contextmanager

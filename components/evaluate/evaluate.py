@@ -29,6 +29,7 @@ from components.evaluate.report import Pictures, write_page
 from components.evaluate.strata import lesion_free, strata
 from components.evaluate.yardstick import measure_rule, yardstick
 from components.unet.calibration import COUNTED, calibrated, reliability
+from components.unet.device import device, named
 from components.unet.findings import findings
 from components.unet.grid import CHANNELS
 from components.unet.head import find_head
@@ -92,6 +93,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
     listed, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
     network, facts = load_model(model)
+    logging.info("evaluating on %s", named(device()))
     records = {c["case"]: c for c in listed["cases"]}
     tested = [records[name] for name in parts["cases"]["test"]]
     (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))

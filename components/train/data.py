@@ -1,11 +1,8 @@
 """Training slices: read from memory maps, stacked in 2.5D, augmented, in an order that a seed decides."""
 
 import json
-import logging
 import os
 import random
-import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +16,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from components.core.step import StepError
+from components.train import workers
 from components.unet.placement import Placement
 
 ROTATION_DEGREES = 10
 BRIGHTNESS_SHIFT = 0.1
-MOST_WORKERS, PREFETCHED = 8, 4
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (how large it is: nothing is written there)
+MOST_WORKERS = 8
 DWI_CHANNELS = 3
 
 cv2.setNumThreads(0)
@@ -167,34 +164,22 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, cpus: int) -> DataLoader:
     """Batches (B, H, W, 3) and (B, H, W); worker processes where the CPU does not train as well."""
-    workers = _workers_with_room(min(MOST_WORKERS, cpus - 1), dataset, batches) if device.type == "cuda" else 0
+    on_gpu = device.type == "cuda"
+    batch_bytes = batches.batch_size * dataset.side**2 * (4 * dataset.channels + 1)
+    number = workers.with_room(min(MOST_WORKERS, cpus - 1), batch_bytes) if on_gpu else 0
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=PREFETCHED if workers else None,
-        worker_init_fn=_told_by_the_parent,
+        num_workers=number,
+        persistent_workers=number > 0,
+        pin_memory=on_gpu,
+        prefetch_factor=workers.PREFETCHED if number else None,
+        timeout=workers.LOOK_AFTER if number else 0,
+        worker_init_fn=workers.begin,
+        # Of a fork that ends torch tells at once; of another process only after `timeout`.
+        multiprocessing_context="fork" if number else None,
         collate_fn=partial(_collate, dataset.side, dataset.channels),
     )
-
-
-def _workers_with_room(workers: int, dataset: StackDataset, batches: EpochBatches) -> int:
-    """So many workers that the batches they have ready fit into shared memory: a full one kills them."""
-    if not workers or not SHARED_MEMORY.is_dir():
-        return workers
-    batch = batches.batch_size * dataset.side**2 * (4 * dataset.channels + 1)
-    fit = shutil.disk_usage(SHARED_MEMORY).free // (2 * PREFETCHED * batch)
-    if fit < workers:
-        logging.warning("%s has room for the batches of %d processes, not of %d: loading is slower. Make it larger "
-                        "(docker run --shm-size=8g).", SHARED_MEMORY, fit, workers)  # fmt: skip
-    return min(workers, fit)
-
-
-def _told_by_the_parent(_) -> None:
-    """A SIGTERM to all processes of a training is its first one's to heed: it has a batch to end."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _collate(side: int, channels: int, items: list[tuple[np.ndarray, np.ndarray]]) -> tuple[torch.Tensor, torch.Tensor]:

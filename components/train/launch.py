@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,8 +16,13 @@ from components.core.settings import Settings
 from components.core.step import ERROR_MARK, StepError, ended_by_sigterm
 from components.train import worker
 from components.train.train import train
+from components.train.workers import AGAIN
 
 MARK = f"{ERROR_MARK} train: "
+PEER_IS_GONE = re.compile(r"unexpected Dist\w+Error|closed by peer|reset by peer|Broken pipe")
+"""In the error of a process whose peer has ended: the cause is with the peer."""
+EXIT_CODE = re.compile(r"exitcode\s*: (-?\d+)")
+"""In what torchrun says of its processes; negative where a signal ended one."""
 
 
 def launch(paths: list[Path], settings: Settings) -> None:
@@ -57,14 +64,30 @@ def torchrun(processes: int, paths: list[Path], settings: Settings, rendezvous=(
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
         )
     ) as started:  # fmt: skip
-        reason = ""
+        reasons, codes = [], []
         for line in started.stdout:
-            if not reason:  # what comes after the first one's reason is how torchrun ends the others
-                shown, _, reason = line.partition(MARK)
+            shown, _, reason = line.partition(MARK)
+            if not reasons:  # what comes after the first reason is how torchrun ends the others
                 print(shown, end="", flush=True)
+            if reason:
+                reasons.append(reason.strip())
+            codes += map(int, EXIT_CODE.findall(line))
         code = started.wait()
     if code:
-        raise StepError(reason.strip() or f"torchrun ended with exit code {code}; the lines above say why")
+        raise StepError(_why(reasons, codes) or f"torchrun ended with exit code {code}; the lines above say why")
+
+
+def _why(reasons: list[str], codes: list[int]) -> str:
+    """Why the first process ended; the errors of the others are that it is gone, and torchrun ends them by SIGTERM."""
+    own = [reason for reason in reasons if not PEER_IS_GONE.search(reason)]
+    unsaid = [code for code in codes if code not in (0, 1, -signal.SIGTERM)]
+    if own or not unsaid:
+        return next(iter(own + reasons), "")
+    if unsaid[0] == -signal.SIGKILL:
+        return ("one of the training processes was killed (SIGKILL), as a system does whose memory runs out. Give the "
+                "step more memory, or lower batch_size or image_size.")  # fmt: skip
+    how = signal.Signals(-unsaid[0]).name if unsaid[0] < 0 else f"exit code {unsaid[0]}"
+    return f"one of the training processes ended ({how}); the lines above may say why. {AGAIN}"
 
 
 @contextlib.contextmanager

@@ -1,15 +1,11 @@
 """What the pods of a training's nodes have to say: why one does not start, and which of them failed first and why."""
 
-import re
-
 from kubernetes.client import V1Pod
 
-from components.train.launch import MARK
+from components.train.launch import MARK, PEER_IS_GONE
 
 NOT_PULLED = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName")
 NOT_STARTED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-PEER_IS_GONE = re.compile(r"unexpected Dist\w+Error|closed by peer|reset by peer|Broken pipe")
-"""In the error of a process whose peer has ended: the cause is with the peer."""
 
 
 def number(pod: V1Pod) -> int:

@@ -84,6 +84,7 @@ class Plan:
 
     def train_job(self, arguments: str) -> dict:
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"IMAGE_TAG": self.image}
+        environment["TRAIN_GPUS"] = str(self.gpus)
         labels = {"app.kubernetes.io/part-of": "dwi-stroke", "app.kubernetes.io/component": "train"}
         return {
             "apiVersion": API_VERSION,

@@ -45,6 +45,11 @@ def on_this_machine() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if together() else 1
 
 
+def over_gpus() -> bool:
+    """Whether the processes share their batches through GPUs."""
+    return together() and dist.get_backend() == "nccl"
+
+
 def first() -> bool:
     """Whether this process is the one that logs, keeps checkpoints and writes results."""
     return rank() == 0

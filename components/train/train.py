@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from components.core.machine import TRAINING, cpus, sources_digest
+from components.core.machine import TRAINING, asked_gpus, cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
-from components.train import ranks
+from components.train import ranks, workers
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
@@ -30,8 +30,9 @@ from components.train.preemption import Preempted, between_items
 from components.train.score import SMOOTHED_EPOCHS, Score, choose_cut, dice, patient_mean, validate
 from components.train.speed import MEMORY_FORMATS, choose
 from components.train.trust import learn_trust
+from components.unet.device import device, in_words, named, unused_gpu
 from components.unet.grid import CHANNELS
-from components.unet.inference import autocast, device
+from components.unet.inference import autocast
 from components.unet.losses import LOSSES
 from components.unet.network import AttentionUNet
 from components.unet.supervision import DeeplySupervised, loss_over_levels
@@ -50,22 +51,22 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     `training_curve.png`; `curves` a page with it.
 
     Raises:
-        StepError: the loss is no number any more, or the GPU's memory does not suffice.
+        StepError: the loss is no number, the GPU's memory does not suffice, or a GPU was asked for and cannot be used.
         Preempted: SIGTERM came while it learnt. What is learnt is kept: to the batch, or to the epoch where several
             processes share the batches.
     """
     parts, index = json.loads(split.read_text()), json.loads((slices / "index.json").read_text())
     decides_weights, decides = _decides(cases, index, parts, settings)
     digest = _sha256(decides)
-    where = device()
+    cores = max(1, cpus() // ranks.on_this_machine())
+    torch.set_num_threads(cores)
+    where = _where()
     checkpoints = Checkpoints(_sha256(decides_weights))
     state = ranks.of_first(checkpoints.load)
     if ranks.first():
         run = Run.open(digest)
         record_inputs(run, cases, split, page)
 
-    cores = max(1, cpus() // ranks.on_this_machine())
-    torch.set_num_threads(cores)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.manual_seed(settings.random_seed)
     precision, memory_format = (
@@ -100,7 +101,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "train_slices_with_lesion": int(dataset.has_lesion.sum()),
         "train_slices_per_epoch": len(batches.with_lesion) + batches.free,
         "val_slices": sum(len(c.order) for c in validation),
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else f"cpu, {cores} threads",
+        "device": named(where),
         "processes": ranks.count(),
         "precision": precision,
         "memory_format": memory_format,
@@ -108,9 +109,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     if ranks.first():
         run.params(params)
     logging.info(
-        "%s%s, %s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
-        f"{ranks.count()} x " if ranks.together() else "", params["device"], precision, memory_format,
-        params["model_params"] / 1e6, len(dataset),
+        "%s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
+        precision, memory_format, params["model_params"] / 1e6, len(dataset),
         params["train_slices_with_lesion"], params["train_slices_per_epoch"], len(parts["patients"]["val"]),
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     if not state and ranks.first():
         keep()  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
     try:
-        with between_items() as watched:
+        with workers.at_work(), between_items() as watched:
             for epoch in range(len(history) + 1, settings.epochs + 1):
                 if epoch - best["epoch"] > settings.early_stop_patience and history:
                     logging.info("no better validation score for %d epochs: stopping", settings.early_stop_patience)
@@ -150,7 +150,16 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
                 batches.epoch, batches.done, start = epoch, len(losses), time.perf_counter() - seconds
                 learning_rate = optimizer.param_groups[0]["lr"]
                 train_loss, train_dice = _epoch(
-                    shared, watched(data), optimizer, scaler, settings.loss, precision, layout, epoch, losses, counts
+                    shared,
+                    watched(workers.read(data)),
+                    optimizer,
+                    scaler,
+                    settings.loss,
+                    precision,
+                    layout,
+                    epoch,
+                    losses,
+                    counts,
                 )
                 train_seconds = time.perf_counter() - start
                 share = watched(validation[ranks.rank() :: ranks.count()])
@@ -221,6 +230,24 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "best: epoch %d, validation Dice %.3f on the model grid; %.3f in native space at threshold %.2f",
         best["epoch"], best["val_dice"], native_dice, facts["threshold"],
     )  # fmt: skip
+
+
+def _where() -> torch.device:
+    """The device to train on, which is said.
+
+    Raises:
+        StepError: it is the CPU, and GPUs were asked for, or the processes share their batches over GPUs.
+    """
+    where, asked = device(), asked_gpus()
+    if where.type == "cpu" and (asked or ranks.over_gpus()):
+        why = unused_gpu() or f"PyTorch {torch.__version__} sees no GPU here"
+        if asked:
+            raise StepError(f"GPUS={asked} asks for a GPU, but {why}. To train on the CPU leave GPUS out.")
+        raise StepError(f"{why}. To train on the CPU hide the GPUs: CUDA_VISIBLE_DEVICES=-1.")
+    here = ranks.on_this_machine()
+    fewer = f"; {asked} were asked for, and no more are here" if here < asked and where.type == "cuda" else ""
+    logging.info("training on %s%s%s", f"{ranks.count()} x " if ranks.together() else "", in_words(), fewer)
+    return where
 
 
 def _nothing_yet(where: torch.device) -> tuple[list[Tensor], Tensor, float]:

@@ -13,6 +13,7 @@ from scipy.special import expit
 from components.core.step import StepError
 from components.core.volumes import BadVolume
 from components.unet.bias import without_bias
+from components.unet.device import device
 from components.unet.grid import CHANNELS, neighbours
 from components.unet.head import Head
 from components.unet.network import AttentionUNet
@@ -21,10 +22,6 @@ from components.unet.placement import Placement, adc_slices, head_for, image_sli
 BATCH = 16
 MIRRORED = ((), (-1,))
 """Axes of a slice (H, W) along which test-time augmentation flips it: none, left-right, as the training augments it."""
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def autocast(where: torch.device, precision: str):

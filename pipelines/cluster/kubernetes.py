@@ -136,6 +136,7 @@ class Cluster:
     def _place_on_gpu(self, task: PipelineTask) -> None:
         if self.gpus:
             task.set_accelerator_type(self.gpu_type).set_accelerator_limit(self.gpus)
+            task.set_env_variable("TRAIN_GPUS", str(self.gpus))
         if self.node_selector:
             kubernetes.add_node_selector(task, *self.node_selector.split("=", 1))
         if self.toleration:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class LocalRun:
         self.out = sys.stdout
         self.current = ""
         self.started_process = False
+        self.temporary = ""
         self.error: list[str] = []
 
     def runner(self) -> local.SubprocessRunner | local.DockerRunner:
@@ -92,7 +94,11 @@ class LocalRun:
         workspace.mkdir(exist_ok=True)
         logging.disable(logging.INFO)
         try:
-            with contextlib.redirect_stdout(io.StringIO()), self._watching():
+            with (
+                _by_a_short_path(workspace) as self.temporary,
+                contextlib.redirect_stdout(io.StringIO()),
+                self._watching(),
+            ):
                 local.init(
                     runner=self.runner(),
                     pipeline_root=str(pipeline_root),
@@ -150,7 +156,7 @@ class LocalRun:
             "PYTHONUNBUFFERED": "1",
             "PYTHONWARNINGS": "ignore",
             "RUN_PID": str(os.getpid()),
-            "TMPDIR": str(self.folder / "tmp"),
+            "TMPDIR": self.temporary,
         }
         process = subprocess.Popen(
             full_command,
@@ -190,6 +196,21 @@ class LocalRun:
 
     def _say(self, line: str) -> None:
         print(line, file=self.out, flush=True)
+
+
+@contextlib.contextmanager
+def _by_a_short_path(folder: Path) -> Iterator[str]:
+    """Inside, a link leads to the folder: the path of a socket below it has room for 107 bytes at most.
+
+    What lies there stays in the folder, which is this run's own and has the room.
+    """
+    with contextlib.ExitStack() as at_the_end:
+        try:
+            link = Path(at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="dwi-")), "t")
+            link.symlink_to(folder.resolve())
+        except OSError:  # the system's folder for temporary files is full, or not ours
+            link = folder
+        yield str(link)
 
 
 def _end_group(process: subprocess.Popen) -> None:

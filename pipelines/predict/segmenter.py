@@ -85,6 +85,9 @@ class Segmenter:
                 f"no model {uri}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
                 "MODEL=models:/dwi-attention-unet/1."
             ) from None
+        from components.unet.device import in_words
+
+        logging.info("segmenting on %s", in_words())
         self.synthetic = is_synthetic(tags)
         _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()

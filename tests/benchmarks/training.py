@@ -20,7 +20,7 @@ from components.core.settings import Settings
 from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
 from components.train.speed import MEMORY_FORMATS, choose
 from components.train.train import _epoch
-from components.unet.inference import device
+from components.unet.device import device
 from components.unet.losses import dice_loss
 from components.unet.network import AttentionUNet
 

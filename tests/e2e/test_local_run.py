@@ -48,6 +48,13 @@ def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
     assert json.loads((checkout.state / "runs" / first["run_id"] / "summary.json").read_text()) == first
 
 
+def test_the_first_line_of_training_names_the_device_and_each_later_step_its_own(checkout, first):
+    steps = (checkout.state / "runs" / first["run_id"] / "log.txt").read_text().split("=== ")
+    said = {step.partition("\n")[0]: step.partition("\n}\n")[2].splitlines() for step in steps}
+    assert said["train"][0].startswith("training on ")
+    assert any(line.startswith("evaluating on ") for line in said["evaluate"])
+
+
 def test_a_second_run_with_nothing_changed_is_quick_and_makes_no_new_version(checkout, scans, first):
     start = time.perf_counter()
     out = checkout.python("run", "--data", str(scans), "--set", SMALL)

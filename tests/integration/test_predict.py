@@ -20,6 +20,7 @@ from components.core.storage import Storage, file_sha256, work_bucket
 from components.core.synthetic import TAG, WARNING
 from components.core.tracking import MODEL_NAME
 from components.register.seal import seal
+from components.unet.device import in_words
 from components.unet.findings import Findings
 from pipelines.predict.folder import predict_folder
 from pipelines.predict.scan import predict_scan
@@ -51,8 +52,9 @@ def files(folder: Path) -> set[str]:
 
 
 class TestOneScan:
-    def test_the_mask_lies_where_the_scan_does_and_the_volume_is_told(self, champion, put, tmp_path, capsys):
+    def test_the_mask_lies_where_the_scan_does_and_the_volume_is_told(self, champion, put, tmp_path, capsys, caplog):
         version = champion(bias=100.0)
+        caplog.set_level("INFO")
         scan = put(tmp_path / "scan.nii.gz")
         predict_scan(scan, None, tmp_path / "mask.nii.gz", CHAMPION, tmp_path / "state", False)
         mask = nib.load(tmp_path / "mask.nii.gz")
@@ -60,6 +62,7 @@ class TestOneScan:
         said = capsys.readouterr().out
         assert f"{32 * 24 * 5 * 20 / 1000:.2f} mL of lesion (models:/{MODEL_NAME}/{version}, MLflow run " in said
         assert "Research use only" in said
+        assert f"segmenting on {in_words()}" in caplog.messages
 
     def test_probabilities_go_beside_the_mask(self, champion, put, tmp_path):
         champion(bias=100.0)

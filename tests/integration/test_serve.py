@@ -110,7 +110,8 @@ def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sente
     os.killpg(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert f"models:/{MODEL_NAME}/{version} answers at {url}" in out and request(url, ["scan"]) in out
+    assert re.search(rf"(?ms)^segmenting on \w.*^models:/{MODEL_NAME}/{version} answers at {url}", out)
+    assert request(url, ["scan"]) in out
     assert out.endswith("stopped\n") and "Traceback" not in out and "SYNTHETIC" not in out
 
 

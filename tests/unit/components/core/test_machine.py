@@ -64,3 +64,22 @@ def test_cpus_are_those_this_process_may_use():
     code = f"import os; os.sched_setaffinity(0, {{{one}}}); from components.core.machine import cpus; print(cpus())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=COMPONENTS.parent) == "1\n"
     assert 1 <= machine.cpus() <= os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("variables", "asked"),
+    [({}, 0), ({"GPUS": ""}, 0), ({"GPUS": "2"}, 2), ({"TRAIN_GPUS": "4"}, 4), ({"TRAIN_GPUS": "4", "GPUS": "1"}, 4)],
+)
+def test_the_gpus_that_were_asked_for(monkeypatch, variables, asked):
+    for name in ("GPUS", "TRAIN_GPUS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert machine.asked_gpus() == asked
+
+
+def test_gpus_that_are_no_number_are_refused(monkeypatch):
+    monkeypatch.delenv("TRAIN_GPUS", raising=False)
+    monkeypatch.setenv("GPUS", "all")
+    with pytest.raises(machine.StepError, match="GPUS=all is no number"):
+        machine.asked_gpus()

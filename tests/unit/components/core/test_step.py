@@ -52,6 +52,7 @@ def test_a_fault_of_ours_keeps_its_stack_and_ends_with_the_reason():
         "bytearray(2**62)",
         "import errno; raise OSError(errno.ENOMEM, 'Cannot allocate memory')",
         "raise ImportError('cv2.so: failed to map segment from shared object')",
+        "raise RuntimeError('MPS backend out of memory (MPS allocated: 5.4 GiB)')",
     ],
 )
 def test_running_out_of_memory_says_what_to_do(body):

@@ -103,7 +103,10 @@ def test_a_train_job_asks_for_the_nodes_and_leaves_the_rest_to_the_runtime(api):
                 "command": ["python3", "-m", "components.train.node"],
                 "numNodes": 2,
                 "resourcesPerNode": RESOURCES,
-                "env": [{"name": "KFP_RUN_ID", "value": RUN}, {"name": "IMAGE_TAG", "value": "registry/trainer:1"}],
+                "env": [
+                    {"name": "KFP_RUN_ID", "value": RUN}, {"name": "IMAGE_TAG", "value": "registry/trainer:1"},
+                    {"name": "TRAIN_GPUS", "value": "4"},
+                ],
             },
         },
     }  # fmt: skip

@@ -50,6 +50,14 @@ def test_the_fastest_candidate_is_taken(fastest, monkeypatch):
     assert choose(CPU, 4, "auto", "auto") == fastest
 
 
+@pytest.mark.parametrize(("asked", "kept"), [("auto", "float32"), ("bfloat16", "bfloat16")])
+def test_on_apples_gpu_nothing_is_measured_and_float32_is_taken_unless_told(asked, kept, monkeypatch):
+    monkeypatch.setattr(speed, "trial_seconds", None)
+    assert choose(torch.device("mps"), 4, asked, "contiguous") == (kept, "contiguous")
+    assert choose(torch.device("mps"), 4, "auto", "auto") == ("float32", "contiguous")
+    assert choose(torch.device("mps"), 4, "auto", "channels_last") == ("float32", "channels_last")
+
+
 def test_the_trial_does_not_disturb_the_random_numbers_that_follow():
     torch.manual_seed(3)
     before = torch.get_rng_state()

@@ -132,6 +132,7 @@ def test_what_the_registry_has_a_say_in_never_comes_from_cache(tmp_path):
 def test_no_gpu_is_asked_for_unless_told(tmp_path):
     containers, pods = compiled(tmp_path / "p.yaml")
     assert "accelerator" not in containers["train"]["resources"]
+    assert "TRAIN_GPUS" not in json.dumps(containers)
     assert not {"nodeSelector", "tolerations"} & set(pods["train"])
 
 
@@ -139,6 +140,8 @@ def test_the_train_step_alone_goes_to_the_gpu(tmp_path):
     cluster = Cluster("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu")
     containers, pods = compiled(tmp_path / "p.yaml", cluster)
     assert containers["train"]["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
+    assert {"name": "TRAIN_GPUS", "value": "1"} in containers["train"]["env"]
+    assert not any("TRAIN_GPUS" in json.dumps(containers[step]) for step in STEPS if step != "train")
     assert containers["train"]["image"] == "registry.example.org/stroke/trainer:golden"
     assert containers["evaluate"]["image"] == "registry.example.org/stroke/components:golden"
     assert pods["train"]["nodeSelector"]["labels"] == {"gpu": "a100"}
