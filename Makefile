@@ -34,6 +34,7 @@ SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible -
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
+export PYTHONUTF8 := 1
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from functools import cached_property
 from urllib.parse import urlsplit
 
+from components.core.loopback import around_proxy
 from components.core.step import StepError
-from pipelines.local.services import around_proxy
 
 HOST = "127.0.0.1"
 KIND = {"context": "kind-dwi-stroke", "kfp": f"http://{HOST}:8880", "mlflow": f"http://{HOST}:5500"}
