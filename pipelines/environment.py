@@ -96,25 +96,28 @@ def counts(name: str, environment: Mapping[str, str]) -> bool:
 
 def settle() -> None:
     """Remove from this process's environment what does not count, name it once, and complete what does."""
-    unused = [name for name in os.environ if not counts(name, os.environ)]
-    drop(*(name for name in unused if os.environ[name]))
-    for name in unused:
-        os.environ.pop(name, None)
+    _drop([name for name in os.environ if not counts(name, os.environ)])
     for name, other in (("AWS_DEFAULT_REGION", "AWS_REGION"), ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
         if os.environ.get(other):  # some programs read the one only
-            os.environ.setdefault(name, os.environ[other])
+            os.environ[name] = os.environ.get(name) or os.environ[other]
     os.environ["PYTHONUTF8"] = "1"
 
 
-def drop(*names: str) -> None:
-    """Remove these variables from this process's environment, and name those that were not named before."""
-    new = sorted({*names} - _named)
+def settle_without(addresses: tuple[str, ...]) -> None:
+    """Settle where a person's own server cannot be used: its address is dropped, and what goes with it."""
+    _drop([name for name in addresses if name in os.environ])
+    settle()
+
+
+def _drop(names: list[str]) -> None:
+    """Remove these variables, and name those that say something and were not named before."""
+    new = sorted({name for name in names if os.environ[name]} - _named)
     for name in names:
-        os.environ.pop(name, None)
+        del os.environ[name]
     _named.update(new)
     if new:
         print(f"not used here: {', '.join(new)} (docs/environment.md says why)", flush=True)
-    if any((found := rule(name)) and found.used == WITH_S3 for name in new):
+    if not _named & {*S3_ADDRESS} and any(name.startswith("AWS_") and rule(name).used == WITH_S3 for name in new):
         print("  a place for scans is chosen by S3_ENDPOINT_URL, never by AWS_* alone", flush=True)
 
 
@@ -130,16 +133,16 @@ def settle_python() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606
 
 
-def about_mlflow(uri: str) -> str:
-    """Return what is wrong with MLFLOW_TRACKING_URI before it is asked, and what to do; "" where it is an address."""
-    scheme, separator, _ = uri.partition("://")
-    shown = without_logins(uri)
-    is_folder = scheme.startswith("file") or (not separator and (uri.startswith((".", "/", "~")) or Path(uri).is_dir()))
-    if is_folder and not (separator and os.environ.get("MLFLOW_ALLOW_FILE_STORE")):
+def about_address(name: str, url: str) -> str:
+    """Return what is wrong with the address of a server in the variable `name`, and what to do; "" where nothing is."""
+    scheme, separator, _ = url.partition("://")
+    shown = without_logins(url)
+    is_folder = scheme.startswith("file") or (not separator and (url.startswith((".", "/", "~")) or Path(url).is_dir()))
+    if url and is_folder and not (separator and os.environ.get("MLFLOW_ALLOW_FILE_STORE")):
         return (
-            f"MLFLOW_TRACKING_URI={shown} names a folder, where MLflow keeps no registry of models. Unset it to have a "
-            "server started here, or name the address of your MLflow server (https://...)."
+            f"{name}={shown} names a folder, and the address of a server is needed (https://...). Without the variable "
+            "it is found or started for you."
         )
-    if not separator:
-        return f"MLFLOW_TRACKING_URI={shown} has no scheme. Write it as http://{shown} or https://{shown}"
+    if url and not separator:
+        return f"{name}={shown} has no scheme. Write it as https://{shown}, or http://{shown}"
     return ""

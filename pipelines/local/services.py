@@ -298,7 +298,7 @@ class MLflow(Service):
         """The environment of its clients, once it answers; artifacts go to this S3."""
         if external := self.external():
             uri = external["MLFLOW_TRACKING_URI"]
-            if said := environment.about_mlflow(uri):
+            if said := environment.about_address("MLFLOW_TRACKING_URI", uri):
                 raise ServiceError(said)
             if not self.answers(uri):
                 advice = "Start it, correct the variable, or unset it to have one started here"
