@@ -72,7 +72,7 @@ def test_every_rule_names_something_that_no_rule_before_it_names():
 
 def _settled(**variables: str) -> tuple[str, dict[str, str]]:
     """What `settle` says in a shell with these variables, and the environment that it leaves."""
-    code = "import json, os; from pipelines.environment import settle; settle(); settle()\nprint(json.dumps({**os.environ}))"
+    code = "import json, os; from pipelines.environment import settle as s; s(); s(); print(json.dumps({**os.environ}))"
     bare = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=bare | variables, capture_output=True, text=True, check=True

@@ -6,7 +6,6 @@ import urllib.request
 import botocore.utils
 import pytest
 import requests
-from botocore.session import Session
 
 from components.core.loopback import around_proxy, is_here
 from components.core.storage import connect
@@ -18,13 +17,7 @@ HERE = [
     "https://127.0.0.1/x",
     "http://127.0.0.2:9",
 ]
-ELSEWHERE = [
-    "https://s3.example.org",
-    "http://10.0.0.1:9000",
-    "http://localhost.example.org",
-    "http://127.example.org",
-    "",
-]
+ELSEWHERE = ["https://s3.example.org", "http://10.0.0.1:9000", "http://localhost.example.org", "http://127.example", ""]
 
 
 @pytest.fixture(autouse=True)
@@ -78,8 +71,7 @@ def test_nothing_is_set_where_no_proxy_is_used(setting, monkeypatch):
 
 @pytest.mark.parametrize(("url", "proxied"), [*((url, False) for url in HERE), (ELSEWHERE[0], True)])
 def test_an_s3_client_goes_past_the_proxy_by_itself(url, proxied, monkeypatch):
-    monkeypatch.setenv("S3_ENDPOINT_URL", url)
-    given = connect().meta.config.proxies
-    assert (given is None) == proxied  # None: botocore asks the environment
-    assert given in (None, {})
-    assert Session().get_config_variable("profile") is None
+    for name, value in (("S3_ENDPOINT_URL", url), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    assert connect().meta.config.proxies == (None if proxied else {})  # None: botocore asks the environment
