@@ -16,6 +16,7 @@ from components.core.step import without_logins
 S3_ADDRESS = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 """What names a person's own S3 server, the first one leading."""
 MLFLOW_ADDRESS = ("MLFLOW_TRACKING_URI",)
+AWS_LOGIN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 YES, NO, OURS = "yes", "no", "set here"
 WITH_S3, WITH_MLFLOW, WITH_EITHER = "with an S3 address", "with an MLflow address", "with either address"
 NEEDS = {WITH_S3: S3_ADDRESS, WITH_MLFLOW: MLFLOW_ADDRESS, WITH_EITHER: (*S3_ADDRESS, *MLFLOW_ADDRESS)}
@@ -49,21 +50,21 @@ RULES = (
     Rule("MLFLOW_PORT", YES, "the port of the MLflow that is started here"),
     Rule("_MLFLOW_*", YES, "what MLflow tells its own processes"),
     Rule("MLFLOW_* DATABRICKS_* DISABLE_MLFLOWDBFS SERVERLESS_GPU_*", NO,
-         "meant for other work; a run's or an experiment's id of another registry would lead into the void"),
+         "meant for other work; the ids of runs and experiments belong to another registry"),
     Rule("AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3", YES, "the address of your own S3, where S3_ENDPOINT_URL is not set"),
     Rule("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", NO, "the address is taken where it is given"),
     Rule("AWS_MAX_ATTEMPTS AWS_RETRY_MODE", NO, "what fails is tried again for two minutes in any case"),
     Rule("AWS_* BOTO_* BOTOCORE_*", WITH_S3,
          "login and settings of your own S3. Alone they choose no place for scans, which go to the S3 of this machine "
          "then. AWS itself is `S3_ENDPOINT_URL=https://s3.eu-central-1.amazonaws.com`"),
-    Rule("RCLONE_*", NO, "settings of other storage than that which rclone serves here"),
+    Rule("RCLONE_*", NO, "settings of other storage; rclone only serves the S3 of this machine here"),
     Rule("HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy", YES,
          "for requests to other machines; requests to this one go past proxies"),
     Rule("NO_PROXY no_proxy", YES, "this machine is added to it"),
     Rule("REQUESTS_CA_BUNDLE CURL_CA_BUNDLE", YES, "a certificate authority of your own; the first one leads"),
     Rule("NETRC SSLKEYLOGFILE", YES, "as requests and urllib3 read them"),
     Rule("MPLBACKEND MATPLOTLIBRC", NO, "pictures go into files; a notebook's backend is not there outside of it"),
-    Rule("MPLCONFIGDIR MPL_IGNORE_SYSTEM_FONTS", YES, "where matplotlib keeps its fonts' list"),
+    Rule("MPLCONFIGDIR MPL_IGNORE_SYSTEM_FONTS", YES, "where matplotlib keeps its list of fonts"),
     Rule("PYTHONUTF8", OURS, "1: every process reads and writes UTF-8, in any locale"),
     Rule("PYTHONPATH", OURS, "this checkout"),
     Rule("PYTHONUNBUFFERED PYTHONWARNINGS", OURS, "1 and ignore in the steps, whose log is what a person reads"),
@@ -117,7 +118,7 @@ def _drop(names: list[str]) -> None:
     _named.update(new)
     if new:
         print(f"not used here: {', '.join(new)} (docs/environment.md says why)", flush=True)
-    if not _named & {*S3_ADDRESS} and any(name.startswith("AWS_") and rule(name).used == WITH_S3 for name in new):
+    if {*AWS_LOGIN} & {*new} and not _named & {*S3_ADDRESS}:
         print("  a place for scans is chosen by S3_ENDPOINT_URL, never by AWS_* alone", flush=True)
 
 

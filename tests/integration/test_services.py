@@ -375,7 +375,7 @@ def test_a_persons_aws_files_do_not_reach_the_s3_that_is_started_here(content, e
     monkeypatch.setenv("HOME", str(tmp_path))
     export(monkeypatch, {name: value for name, value in up(state).items() if name in S3_VARIABLES})
     Storage("s3://dwi-stroke").list()
-    Storage("s3://dwi-stroke").put("sent", b"whatever ~/.aws says")
+    Storage("s3://dwi-stroke").put("sent", b"a scan")
 
 
 def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp_path, monkeypatch):

@@ -103,6 +103,13 @@ def test_what_goes_with_an_address_counts_beside_it():
     assert "AWS_PROFILE" not in said and "MLFLOW_REGISTRY_URI" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "is_login"), [("AWS_PROFILE", True), ("AWS_ACCESS_KEY_ID", True), ("AWS_PAGER", False)]
+)
+def test_who_is_logged_in_at_aws_is_told_how_to_choose_it(name, is_login):
+    assert ("a place for scans is chosen by S3_ENDPOINT_URL" in _settled(**{name: VALUE})[0]) == is_login
+
+
 def test_nothing_is_said_where_all_counts():
     assert _settled(HTTP_PROXY="http://proxy.example", EDITOR="vi", AWS_PROFILE="")[0] == ""
 
@@ -175,6 +182,13 @@ def test_make_starts_every_python_in_utf8_mode():
     asked = ["make", "--no-print-directory", "--eval", "shown: ; @echo $$PYTHONUTF8", "shown"]
     said = subprocess.run(asked, cwd=ROOT, env={**os.environ, "PYTHONUTF8": "0"}, capture_output=True, text=True)
     assert said.stdout == "1\n"
+
+
+def test_make_starts_python_without_the_home_of_another():
+    asked = ["make", "--no-print-directory", "--eval", "shown: ; @echo [$$PYTHONHOME]", "shown"]
+    shell = {**os.environ, "PYTHONHOME": VALUE}
+    said = subprocess.run(asked, cwd=ROOT, env=shell, capture_output=True, text=True)
+    assert said.stdout == "not used here: PYTHONHOME (docs/environment.md says why)\n[]\n"
 
 
 @pytest.mark.parametrize(
