@@ -34,6 +34,9 @@ SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible -
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
+export PYTHONUTF8 := 1
+$(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
+unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
 ifeq ($(origin PSEUDONYM_KEY),command line)
 $(error PSEUDONYM_KEY on the command line is seen by every login of this machine in the list of processes. Make another key, and export it: export PSEUDONYM_KEY=...)

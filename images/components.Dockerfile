@@ -35,7 +35,7 @@ RUN groupadd --gid 10001 dwi && useradd --uid 10001 --gid 10001 --home-dir /tmp 
     && rm -rf /usr/local/lib/python3.*/site-packages/pip* /usr/local/bin/pip*
 COPY --from=builder /opt/venv /opt/venv
 # The file system may be read-only; what is written goes to /tmp (and /dev/shm).
-ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUTF8=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     USER=dwi HOME=/tmp TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /app
 COPY --from=code /app /app

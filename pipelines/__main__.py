@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.core.step import StepError, about_the_disk, log_plainly, without_logins
+from pipelines.environment import settle_python
 from pipelines.sources import ROOT
 
 STATE = ROOT / ".local"
@@ -258,4 +259,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    settle_python()
     sys.exit(main())

@@ -2,9 +2,13 @@
 
 import ast
 import hashlib
+import logging
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
+
+from pipelines.environment import counts
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "requirements.txt"
@@ -26,13 +30,23 @@ def commit() -> str:
     try:
         described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
         new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", "components", PINS.name)
-    except (OSError, subprocess.CalledProcessError):
+    except OSError:
+        return ""
+    except subprocess.CalledProcessError as error:
+        if "dubious ownership" in error.stderr:
+            logging.warning(
+                "git does not read this checkout, because it belongs to another user: models are registered without "
+                "their commit. To have it read: git config --global --add safe.directory '%s'", ROOT,
+            )  # fmt: skip
         return ""
     return described + "-dirty" * bool(new)
 
 
 def _git(*command: str) -> str:
-    return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """What git says of this checkout, in English, whichever repository the shell's variables name."""
+    variables = {name: value for name, value in os.environ.items() if counts(name, os.environ)} | {"LC_ALL": "C"}
+    done = subprocess.run(["git", *command], cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def code() -> str:

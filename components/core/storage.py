@@ -20,10 +20,21 @@ import boto3
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from components.core import etag
+from components.core.loopback import is_here
 from components.core.step import StepError, progress
-from components.core.storage_faults import ALTERED, BROKEN_ON_THE_WAY, FAULTS, CameShort, may_pass, named, what_to_do
+from components.core.storage_faults import (
+    ALTERED,
+    BROKEN_ON_THE_WAY,
+    FAULTS,
+    CameShort,
+    may_pass,
+    named,
+    unknown_profile,
+    what_to_do,
+)  # fmt: skip
 
 PARALLEL_TRANSFERS = 8
 ATTEMPTS = 3
@@ -253,18 +264,33 @@ def _own_key(answer: dict) -> bool:
 
 
 def connect():
-    """A client for S3_ENDPOINT_URL (or AWS's own) with the usual AWS_* variables."""
-    return boto3.Session().client(
-        "s3",
-        endpoint_url=os.environ.get("S3_ENDPOINT_URL") or None,
-        region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1",
-        config=Config(
-            retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},  # what is left is for Storage's patience
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=ANSWER_SECONDS,
-            max_pool_connections=2 * PARALLEL_TRANSFERS,
-        ),
-    )
+    """Return a client for S3_ENDPOINT_URL (or AWS's own) with the usual AWS_* variables.
+
+    Raises:
+        StepError: AWS_PROFILE names no profile, or ~/.aws cannot be used.
+    """
+    endpoint = os.environ.get("S3_ENDPOINT_URL") or None
+    try:
+        session = boto3.Session()
+        return session.client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=os.environ.get("AWS_DEFAULT_REGION")
+            or os.environ.get("AWS_REGION")
+            or session.region_name
+            or "us-east-1",
+            config=Config(
+                retries={"total_max_attempts": ATTEMPTS, "mode": "standard"},  # what is left is for Storage's patience
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=ANSWER_SECONDS,
+                max_pool_connections=2 * PARALLEL_TRANSFERS,
+                proxies={} if endpoint and is_here(endpoint) else None,
+            ),
+        )
+    except ProfileNotFound as error:
+        raise StepError(unknown_profile(error)) from error
+    except (BotoCoreError, ValueError) as error:
+        raise StepError(f"no client for S3: {error}. Correct S3_ENDPOINT_URL, AWS_* or ~/.aws.") from error
 
 
 def work_bucket() -> str:

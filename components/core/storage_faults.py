@@ -2,9 +2,10 @@
 
 import os
 
+import botocore.session
 from boto3.exceptions import S3UploadFailedError
 from botocore import exceptions
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
@@ -33,6 +34,13 @@ def may_pass(error: Exception) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return named(error) in PASSING or status in (408, 429) or (status >= 500 and status not in LASTING)
     return isinstance(error, BROKEN_ON_THE_WAY) and not isinstance(error, exceptions.SSLError)
+
+
+def unknown_profile(error: ProfileNotFound) -> str:
+    """Return which profile is missing, who asks for it, and which there are."""
+    asking = [name for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE") if os.environ.get(name)]
+    known = ", ".join(botocore.session.Session().available_profiles) or "none"
+    return f"{error}. Correct or unset {' and '.join(asking)}. Profiles of this machine's ~/.aws: {known}."
 
 
 def named(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.core import synthetic
+from components.core.loopback import is_here
 from components.core.step import StepError
 from components.core.storage import file_sha256
 
@@ -120,7 +121,7 @@ class Run:
         if given := os.environ.get("MLFLOW_RUN_ID"):
             run_id = client.get_run(given).info.run_id
         else:
-            experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
+            experiment = _experiment()
             number = experiment.experiment_id
             if KIND not in experiment.tags:
                 client.set_experiment_tag(number, KIND, "custom_model_development")
@@ -195,6 +196,34 @@ class Run:
 
     def finish(self, status: str = "FINISHED") -> None:
         self.client.set_terminated(self.id, status)
+
+
+def experiment_name() -> str:
+    """Return the name of the runs' experiment (MLFLOW_EXPERIMENT_NAME)."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def _experiment():
+    """The experiment of the runs, which is made where it is missing.
+
+    Raises:
+        StepError: it was deleted in MLflow.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.set_experiment(experiment_name())
+    except MlflowException:
+        found, uri = mlflow.MlflowClient().get_experiment_by_name(experiment_name()), mlflow.get_tracking_uri()
+        if found is None or found.lifecycle_stage == "active":
+            raise
+        past_proxies = "NO_PROXY='*' " if is_here(uri) else ""
+        raise StepError(
+            f"the experiment {found.name} was deleted in MLflow at {uri}. Restore it with its runs, then run again, "
+            f"what is done is kept: {past_proxies}MLFLOW_TRACKING_URI={uri} "
+            f".venv/bin/mlflow experiments restore --experiment-id {found.experiment_id}"
+        ) from None
 
 
 def _find(client, experiment_id: str, kfp_run: str, training_digest: str, evaluation_digest: str) -> str | None:

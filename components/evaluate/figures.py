@@ -3,12 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+from components.core.drawing import plt
 from components.core.page import thumbnail
 
 SAMPLES = 10

@@ -2,10 +2,7 @@
 
 import io
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from components.core.drawing import plt
 
 BEFORE, AFTER, LINE = "#8aa4c8", "#c2410c", "#64748b"
 SIZE = (6, 4.4)

@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+from components.core.drawing import plt
 from components.core.page import embedded, render
 
 BODY = """

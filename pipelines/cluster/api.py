@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import kfp_server_api as kfp
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
+from components.core.loopback import is_here
 from components.core.step import StepError
 from components.core.storage import file_sha256
 
@@ -256,6 +257,6 @@ def _plain(error: Exception | str) -> str:
 
 def _proxy(url: str) -> str | None:
     parts = urlsplit(url)
-    if parts.hostname in ("127.0.0.1", "localhost") or urllib.request.proxy_bypass(parts.netloc):
+    if is_here(url) or urllib.request.proxy_bypass(parts.netloc):
         return None
     return urllib.request.getproxies().get(parts.scheme)

@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from functools import cached_property
 from urllib.parse import urlsplit
 
+from components.core.loopback import around_proxy
 from components.core.step import StepError
-from pipelines.local.services import around_proxy
+from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without
 
 HOST = "127.0.0.1"
 KIND = {"context": "kind-dwi-stroke", "kfp": f"http://{HOST}:8880", "mlflow": f"http://{HOST}:5500"}
@@ -100,6 +101,8 @@ def connect(target: str, context: str = "") -> Iterator[Connection]:
         StepError: no such context, no kubectl where it is needed, nothing behind an address.
     """
     kind = target == "kind"
+    if kind:
+        settle_without(MLFLOW_ADDRESS)
     kfp_host = KIND["kfp"] if kind else os.environ.get("KFP_HOST", "")
     mlflow_uri = KIND["mlflow"] if kind else os.environ.get("MLFLOW_TRACKING_URI", "")
     _check_address("KFP_HOST", kfp_host, "KFP_TOKEN or KFP_COOKIE")
@@ -178,8 +181,8 @@ class PortForward:
 def _check_address(name: str, url: str, login: str) -> None:
     if "@" in urlsplit(url).netloc:
         raise StepError(f"{name} holds a login, which would be shown in links and logs. Take it out, and set {login}.")
-    if url and "://" not in url:
-        raise StepError(f"{name}={url} has no scheme. Write it as https://{url}")
+    if said := about_address(name, url):
+        raise StepError(said)
 
 
 def _context(wanted: str, needed: bool, kind: bool) -> str | None:

@@ -8,10 +8,9 @@ from components.core.step import StepError
 from pipelines.cluster.connect import Connection
 from pipelines.cluster.kubernetes import CONFIG_MAP, S3_SECRET
 from pipelines.cluster.run_pods import TIMEOUT_SECONDS
+from pipelines.environment import S3_ADDRESS, settle_without
 from pipelines.local.target import demo_scans
 from pipelines.upload import upload
-
-GIVEN = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
 
 def data_address(data: str, state: Path, cluster: Connection) -> str:
@@ -25,12 +24,13 @@ def data_address(data: str, state: Path, cluster: Connection) -> str:
 
 def _use_storage(cluster: Connection) -> None:
     """Point this process at the S3 of the environment, else (and for kind always) at the cluster's own."""
-    if cluster.target == "kind" or not any(os.environ.get(name) for name in GIVEN):
+    endpoint = next((os.environ[name] for name in S3_ADDRESS if os.environ.get(name)), "")
+    if cluster.target == "kind" or not endpoint:
         settings = _settings(cluster)
-        for name in [name for name in os.environ if name.startswith("AWS_") or name in GIVEN]:
-            del os.environ[name]
+        settle_without(S3_ADDRESS)
         os.environ.update(settings)
-    if endpoint := os.environ.get("S3_ENDPOINT_URL"):
+        endpoint = settings.get("S3_ENDPOINT_URL", "")
+    if endpoint:
         os.environ["S3_ENDPOINT_URL"] = cluster.reachable(endpoint)
 
 

@@ -2,11 +2,7 @@
 
 import io
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+from components.core.drawing import plt
 from components.core.page import embedded, render
 from pipelines.experiments.compare import BASELINE, METRICS, Unlike, notes
 from pipelines.experiments.table import cells, label, seconds

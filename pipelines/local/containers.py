@@ -66,7 +66,8 @@ class ContainerRun(LocalRun):
 
     def _command(self, image: str, command: list[str], variables: dict[str, str]) -> list[str]:
         """Values, some of them secret, come from the environment of the docker command; its arguments name them."""
-        names = sorted({*self.environment, *variables, *self.lineage(), "PYTHONWARNINGS"})
+        mlflows = [name for name in os.environ if name.startswith("MLFLOW_")]
+        names = sorted({*self.environment, *variables, *self.lineage(), *mlflows, "PYTHONWARNINGS"})
         return [
             "docker", "run", *self.sandbox.options, "--name", f"{self.sandbox.name}-{self.current}",
             *(f"--env={name}" for name in names), "--shm-size", "1g", "--volume", f"{self.root}:{self.root}",

@@ -4,7 +4,7 @@
     status(Path(".local"))  prints one line per service
     down(Path(".local"))    stops both; data, logs and credentials stay
 
-Who has such servers names them in the usual variables (`S3_ENDPOINT_URL` and `AWS_*`,
+Who has such servers names them in the usual variables (`S3_ENDPOINT_URL`, with the login in `AWS_*`;
 `MLFLOW_TRACKING_URI`): they are used as they are, and nothing is started in their place.
 """
 
@@ -30,12 +30,18 @@ from typing import TextIO
 from urllib.parse import unquote, urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
+from components.core.loopback import around_proxy, is_here
 from components.core.step import without_logins
+from components.core.storage_faults import unknown_profile
+from pipelines import environment
 
 HOST = "127.0.0.1"
+NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+"""What a person's ~/.aws says of other stores does not hold for the one that is started here."""
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 10, 5
 
 
@@ -45,9 +51,11 @@ class ServiceError(Exception):
 
 def up(state: Path) -> dict[str, str]:
     """Starts what is not running, waits until it answers, returns the environment of the steps."""
+    environment.settle()
     with _lock(state):
         s3 = S3(state).up()
-        return s3 | MLflow(state).up(s3)
+        both = s3 | MLflow(state).up(s3)
+        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"])
 
 
 def down(state: Path) -> None:
@@ -101,7 +109,6 @@ class Service:
     health: str
     healthy: range | tuple[int, ...]  # HTTP statuses: a refusal also shows that the server is there
     address: tuple[str, ...]  # variables that name the user's own server, the first one leading
-    login: tuple[str, ...] = ()  # variables that imply one
     prefix: str  # of the variables that configure its clients
 
     def __init__(self, state: Path) -> None:
@@ -114,11 +121,11 @@ class Service:
     def external(self) -> dict[str, str]:
         """The user's settings for a server of their own; empty if they have none."""
         given = {name: value for name, value in os.environ.items() if value}
-        if not given.keys() & {*self.address, *self.login}:
+        urls = [given[name] for name in self.address if name in given]
+        if not urls:
             return {}
         settings = {name: value for name, value in given.items() if name.startswith(self.prefix)}
-        urls = [given[name] for name in self.address if name in given]
-        return settings | ({self.address[0]: urls[0]} if urls else {})
+        return settings | {self.address[0]: urls[0]}
 
     def status(self) -> bool:
         places = f"data {self.data}", f"log {self.log}"
@@ -171,9 +178,9 @@ class Service:
 
     def _start(self, command: list[str], variables: dict[str, str]) -> int:
         """Starts a process that outlives this one and inherits no other server's settings."""
-        foreign = re.compile("AWS_|RCLONE_|MLFLOW_(?!S3_|BOTO_)")
+        foreign = re.compile("AWS_|RCLONE_|MLFLOW_(?!S3_|BOTO_|LOGGING_LEVEL|DISABLE_TELEMETRY)")
         inherited = {name: value for name, value in os.environ.items() if not foreign.match(name)}
-        env = inherited | around_proxy() | variables
+        env = inherited | around_proxy(*variables.values()) | variables | {"PYTHONUTF8": "1"}
         self.data.mkdir(mode=0o700, exist_ok=True)
         self.log.touch(mode=0o600)
         with self.log.open("a") as log:
@@ -207,7 +214,7 @@ class Service:
         try:
             parts = urlsplit(url)
             place = parts.netloc.rpartition("@")[2] + parts.path.rstrip("/") + self.health
-            proxy = urllib.request.ProxyHandler({} if parts.hostname == HOST else None)
+            proxy = urllib.request.ProxyHandler({} if is_here(url) else None)
             opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=tls), proxy)
             with opener.open(f"{parts.scheme}://{place}", timeout=ANSWER_SECONDS) as reply:
                 return reply.status in self.healthy
@@ -225,15 +232,14 @@ class Service:
 
 class S3(Service):
     name, title, port, health, healthy = "s3", "S3", 9000, "/", range(200, 500)
-    address = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    login, prefix = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE"), "AWS_"
+    address, prefix = environment.S3_ADDRESS, "AWS_"
 
     def up(self) -> dict[str, str]:
         """The environment of its clients, once it answers and has the bucket."""
         bucket = {"S3_BUCKET": os.environ.get("S3_BUCKET") or "dwi-stroke"}
         if external := self.external():
             self._ensure_bucket(external | bucket)
-            self.say("external", external.get("S3_ENDPOINT_URL", ""))
+            self.say("external", external["S3_ENDPOINT_URL"])
             return external | bucket
         rclone = Path(sysconfig.get_path("scripts"), "rclone")
         if not rclone.exists():
@@ -245,9 +251,9 @@ class S3(Service):
         keys = self._credentials()
         auth = '"{AWS_ACCESS_KEY_ID},{AWS_SECRET_ACCESS_KEY}"'.format(**keys)
         url = self.ensure_running(command, {"RCLONE_AUTH_KEY": auth})
-        variables = {"S3_ENDPOINT_URL": url, **keys, "AWS_DEFAULT_REGION": "us-east-1", **bucket}
+        variables = {"S3_ENDPOINT_URL": url, **keys, "AWS_DEFAULT_REGION": "us-east-1", **bucket, **NO_AWS_FILES}
         self._ensure_bucket(variables)
-        return variables | around_proxy()
+        return variables
 
     def _credentials(self) -> dict[str, str]:
         path = self.records.with_name("credentials.json")
@@ -257,14 +263,17 @@ class S3(Service):
         return _read(path)
 
     def _ensure_bucket(self, variables: dict[str, str]) -> None:
-        bucket, endpoint = variables["S3_BUCKET"], variables.get("S3_ENDPOINT_URL")
+        bucket, endpoint = variables["S3_BUCKET"], variables["S3_ENDPOINT_URL"]
         keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
         login = {name.lower(): variables.get(name) for name in keys}
         limits = {"connect_timeout": ANSWER_SECONDS, "read_timeout": ANSWER_SECONDS}
         try:
-            proxies = {} if urlsplit(endpoint or "").hostname == HOST else None
-            config = Config(retries={"total_max_attempts": 4}, proxies=proxies, **limits)
-            session = boto3.Session(region_name=variables.get("AWS_DEFAULT_REGION"), **login)
+            config = Config(retries={"total_max_attempts": 4}, proxies={} if is_here(endpoint) else None, **limits)
+            files = botocore.session.Session()
+            files.set_config_variable("config_file", variables.get("AWS_CONFIG_FILE"))
+            files.set_config_variable("credentials_file", variables.get("AWS_SHARED_CREDENTIALS_FILE"))
+            region = variables.get("AWS_DEFAULT_REGION")
+            session = boto3.Session(region_name=region, botocore_session=files, **login)
             client = session.client("s3", endpoint_url=endpoint, config=config)
             try:
                 client.head_bucket(Bucket=bucket)
@@ -272,25 +281,25 @@ class S3(Service):
                 if error.response["Error"]["Code"] != "404":
                     raise
                 client.create_bucket(Bucket=bucket)
+        except ProfileNotFound as error:
+            raise ServiceError(unknown_profile(error)) from error
         except (BotoCoreError, ClientError, ValueError) as error:
-            theirs = ", ".join(name for name in (*self.address, *self.login) if os.environ.get(name))
+            theirs = ", ".join(name for name in self.address if os.environ.get(name))
             advice = f", {theirs} or the login; without {theirs}, an S3 server is started here" if theirs else ""
-            problem = f"bucket {bucket} (S3_BUCKET) on {endpoint or 'AWS'} cannot be used: {error}"
+            problem = f"bucket {bucket} (S3_BUCKET) on {endpoint} cannot be used: {error}"
             raise ServiceError(f"{without_logins(problem)}. Correct S3_BUCKET{advice}") from error
 
 
 class MLflow(Service):
     name, title, port, health, healthy = "mlflow", "MLflow", 5000, "/health", (200, 401, 403)
-    address, prefix = ("MLFLOW_TRACKING_URI",), "MLFLOW_TRACKING_"
+    address, prefix = environment.MLFLOW_ADDRESS, "MLFLOW_TRACKING_"
 
     def up(self, s3: dict[str, str]) -> dict[str, str]:
         """The environment of its clients, once it answers; artifacts go to this S3."""
         if external := self.external():
             uri = external["MLFLOW_TRACKING_URI"]
-            if "://" not in uri:
-                raise ServiceError(
-                    f"MLFLOW_TRACKING_URI={without_logins(uri)} has no scheme. Write it as http://{without_logins(uri)}"
-                )
+            if said := environment.about_address("MLFLOW_TRACKING_URI", uri):
+                raise ServiceError(said)
             if not self.answers(uri):
                 advice = "Start it, correct the variable, or unset it to have one started here"
                 raise ServiceError(f"no MLflow at {without_logins(uri)} (MLFLOW_TRACKING_URI). {advice}")
@@ -304,9 +313,10 @@ class MLflow(Service):
         variables = {name: value for name, value in s3.items() if name.startswith("AWS_")}
         if "S3_ENDPOINT_URL" in s3:
             variables["MLFLOW_S3_ENDPOINT_URL"] = s3["S3_ENDPOINT_URL"]
-        variables |= {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+        for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+            variables[name] = os.environ.get(name, "true")
         variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it costs eight processes, 1.4 GB
-        return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)} | around_proxy()
+        return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)}
 
 
 def _login_apart(uri: str) -> dict[str, str]:
@@ -330,15 +340,6 @@ def is_free(port: int) -> bool:
     return False
 
 
-def around_proxy() -> dict[str, str]:
-    """Where a proxy is configured, what keeps requests to the services away from it."""
-    proxies = urllib.request.getproxies_environment()
-    if not proxies or urllib.request.proxy_bypass_environment(HOST, proxies):
-        return {}
-    bypass = ",".join(filter(None, (proxies.get("no"), HOST)))
-    return {"NO_PROXY": bypass, "no_proxy": bypass}
-
-
 def _group(leader: int) -> dict[str, str]:
     """The live processes of a process group: pid to start time, a pair that does not recur."""
     rows = []
@@ -348,8 +349,8 @@ def _group(leader: int) -> dict[str, str]:
                 stat = (folder / "stat").read_text().rpartition(")")[2].split()
                 rows.append((folder.name, stat[2], stat[0], stat[19]))
     else:
-        ps = ["ps", "-A", "-o", "pid=,pgid=,stat=,lstart="]
-        listing = subprocess.run(ps, capture_output=True, text=True, check=True).stdout
+        ps, plain = ["ps", "-A", "-o", "pid=,pgid=,stat=,lstart="], {**os.environ, "LC_ALL": "C"}  # lstart is a date
+        listing = subprocess.run(ps, capture_output=True, text=True, check=True, env=plain).stdout
         rows += [line.split(None, 3) for line in listing.splitlines()]
     alive = [row for row in rows if row[1] == str(leader) and row[2][0] not in "ZX"]
     return {pid: born for pid, _, _, born in alive}

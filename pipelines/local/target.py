@@ -13,7 +13,6 @@ from pathlib import Path
 from components.core import tracking
 from components.core.settings import Settings
 from components.core.step import StepError, without_logins
-from components.core.tracking import EXPERIMENT
 from pipelines.files import read_json, write_json
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
@@ -43,7 +42,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
         summary = {
             "run_id": run_id, "status": "running", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
-            "experiment": EXPERIMENT, "code": code(),
+            "experiment": tracking.experiment_name(), "code": code(),
         }  # fmt: skip
         write_json(folder / "summary.json", summary)
         summary["status"] = "failed"
@@ -200,7 +199,7 @@ def _close_tracking(run_id: str, status: str) -> bool:
 
     try:
         client = mlflow.MlflowClient()
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(tracking.experiment_name())
         mine = f"tags.kfp_run_id = '{run_id}' and attributes.status = 'RUNNING'"
         for found in client.search_runs([experiment.experiment_id], mine) if experiment else []:
             client.set_terminated(found.info.run_id, status)

@@ -68,6 +68,23 @@ def test_for_another_cluster_the_environment_comes_first(kubernetes, servers, sc
     assert not any("configmaps" in request for request in kubernetes.requests)
 
 
+def test_a_login_at_aws_alone_leads_no_scan_to_aws(kubernetes, servers, scans, tmp_path, monkeypatch):
+    for name in (*KEYS, "AWS_PROFILE"):
+        monkeypatch.setenv(name, "of another store")
+    monkeypatch.setenv("KUBE_CONTEXT", "kind-dwi-stroke")
+    assert upload("cluster", scans, tmp_path)[1] == b"a scan"
+    assert os.environ[KEYS[0]] == servers[KEYS[0]] and "AWS_PROFILE" not in os.environ
+
+
+def test_for_kind_no_login_goes_to_its_mlflow(kubernetes, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "planted-token")
+    with connect.connect("kind") as cluster:
+        assert cluster.mlflow_url == connect.KIND["mlflow"]
+    assert "MLFLOW_TRACKING_TOKEN" not in os.environ
+    assert "planted-token" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("missing", "named"), [("config_maps", "ConfigMap dwi-stroke-settings"), ("secrets", "Secret")]
 )

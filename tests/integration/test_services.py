@@ -20,6 +20,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 
+from components.core.step import StepError
+from components.core.storage import Storage
 from pipelines.local import services
 from pipelines.local.services import Process, ServiceError, down, status, up
 
@@ -29,6 +31,8 @@ S3_VARIABLES = {
     "AWS_SECRET_ACCESS_KEY",
     "AWS_DEFAULT_REGION",
     "S3_BUCKET",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
 }
 
 
@@ -344,6 +348,49 @@ def test_a_login_in_the_address_of_mlflow_is_taken_out_of_it(env, other, monkeyp
     found = up(other)
     assert found["MLFLOW_TRACKING_URI"] == env["MLFLOW_TRACKING_URI"]
     assert (found["MLFLOW_TRACKING_USERNAME"], found["MLFLOW_TRACKING_PASSWORD"]) == ("me", "hunter@2")
+
+
+@pytest.mark.parametrize("folder", ["./mlruns", "file:///srv/mlruns"])
+def test_a_folder_in_the_place_of_mlflow_is_named(folder, env, other, monkeypatch):
+    export(monkeypatch, env | {"MLFLOW_TRACKING_URI": folder})
+    with pytest.raises(ServiceError, match=f"^MLFLOW_TRACKING_URI={folder} names a folder"):
+        up(other)
+
+
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+def test_a_profile_that_is_not_there_is_named_with_those_that_are(name, env, other, tmp_path, monkeypatch):
+    (tmp_path / "config").write_text("[profile hospital]\nregion = eu-central-1\n")
+    export(monkeypatch, env | {"AWS_CONFIG_FILE": str(tmp_path / "config"), name: "old-hospital"})
+    said = rf"\(old-hospital\) could not be found\. Correct or unset {name}\. .*: hospital"
+    for problem, ask in ((ServiceError, lambda: up(other)), (StepError, lambda: Storage("s3://dwi-stroke"))):
+        with pytest.raises(problem, match=said):
+            ask()
+
+
+@pytest.mark.parametrize("content", ["no configuration", "[default]\ns3 =\n  use_accelerate_endpoint = true\n"])
+def test_a_persons_aws_files_do_not_reach_the_s3_that_is_started_here(content, env, state, tmp_path, monkeypatch):
+    (tmp_path / ".aws").mkdir()
+    for name in ("config", "credentials"):
+        (tmp_path / ".aws" / name).write_text(content)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    export(monkeypatch, {name: value for name, value in up(state).items() if name in S3_VARIABLES})
+    Storage("s3://dwi-stroke").list()
+    Storage("s3://dwi-stroke").put("sent", b"a scan")
+
+
+def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp_path, monkeypatch):
+    foreign = {
+        "MLFLOW_REGISTRY_URI": "sqlite:////nowhere.db", "MLFLOW_TRACKING_TOKEN": "planted", "AWS_PROFILE": "planted",
+        "MLFLOW_EXPERIMENT_ID": "7", "RCLONE_CONFIG": "/nowhere",
+    }  # fmt: skip
+    export(monkeypatch, foreign | {"S3_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())})
+    monkeypatch.setattr(services.environment, "_named", set())
+    found = up(other)
+    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | {"MLFLOW_TRACKING_URI"}
+    assert not foreign.keys() & os.environ.keys()
+    for pid in pids(other):
+        environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+        assert not foreign.keys() & environment.keys() and environment["PYTHONUTF8"] == "1"
 
 
 def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):

@@ -1,6 +1,9 @@
 """MLflow runs against a real server."""
 
 import os
+import re
+import subprocess
+import sys
 import time
 import uuid
 
@@ -10,6 +13,7 @@ import pytest
 from components.core import tracking
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME, Run, made_once
+from pipelines.local.target import _close_tracking
 from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("servers_here")
@@ -77,6 +81,36 @@ def test_a_given_run_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
     with pytest.raises(StepError, match="MLFLOW_RUN_ID"):
         Run.open("digest-e")
+
+
+@pytest.fixture
+def deleted(monkeypatch):
+    """An experiment with a run, deleted as with the button of MLflow's page: its id and the run's."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"deleted-{uuid.uuid4().hex[:8]}")
+    run = Run.open("digest-deleted")
+    experiment = run.client.get_run(run.id).info.experiment_id
+    run.client.delete_experiment(experiment)
+    return experiment, run.id
+
+
+def test_a_deleted_experiment_is_named_and_comes_back_as_it_is_told(deleted, kfp_run):
+    experiment, run_id = deleted
+    with pytest.raises(StepError) as error:
+        Run.open("digest-deleted")
+    said = str(error.value)
+    assert said.startswith(f"the experiment {os.environ['MLFLOW_EXPERIMENT_NAME']} was deleted in MLflow at http://127")
+    (command,) = re.findall(r"NO_PROXY='\*' MLFLOW_TRACKING_URI=\S+ \.venv/bin/mlflow (.*)$", said)
+    assert command == f"experiments restore --experiment-id {experiment}"
+    subprocess.run([sys.executable, "-m", "mlflow", *command.split()], check=True)
+    assert Run.open("digest-deleted").id == run_id
+
+
+def test_the_experiment_may_have_another_name(kfp_run, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of our hospital")
+    run = Run.open("digest-named")
+    assert mlflow.get_experiment(run.client.get_run(run.id).info.experiment_id).name == "of our hospital"
+    assert _close_tracking(kfp_run, "KILLED")
+    assert run.client.get_run(run.id).info.status == "KILLED"
 
 
 def test_epochs_are_logged_once_and_in_order_whatever_was_logged_before(kfp_run):

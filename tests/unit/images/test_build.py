@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.environment import rule
+
 ROOT = Path(__file__).parents[3]
 DIGEST = "sha256:" + "a" * 64
 DOCKER = """#!/bin/sh
@@ -111,3 +113,16 @@ def digests(build) -> dict[str, str]:
 def test_says_what_is_missing(build, arguments, options, expected):
     status, said, asked = build(*arguments, **options)
     assert status == 1 and expected in said and not asked
+
+
+def test_git_is_asked_about_this_checkout():
+    script = (ROOT / "images/build").read_text().replace("\\\n", " ")
+    (names,) = [line.split()[1:] for line in script.splitlines() if line.startswith("unset ")]
+    assert names == rule("GIT_DIR").names.split()
+
+
+def test_a_checkout_of_another_user_is_named(build):
+    subprocess.run(["git", "init", "--quiet"], cwd=build.repo, check=True)
+    status, said, asked = build("abc", IMAGES="mlflow", GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    assert status == 0 and "REVISION=unknown" in asked
+    assert f"git config --global --add safe.directory '{build.repo}'" in said

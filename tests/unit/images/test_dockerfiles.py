@@ -96,6 +96,11 @@ def test_all_that_it_writes_goes_to_tmp(instructions):
         assert setting in environment.split()
 
 
+def test_it_reads_and_writes_utf8_in_any_locale(instructions):
+    environment = " ".join(rest for word, rest in _final_stage(instructions) if word == "ENV")
+    assert "PYTHONUTF8=1" in environment.split()
+
+
 def test_every_installed_package_is_pinned(instructions):
     constrained = _pins(IMAGES / "requirements-torch.txt")
     for command in _installs(instructions):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,45 @@ def test_the_tags_do_not_depend_on_where_the_checkout_lies(checkout, monkeypatch
 def test_an_image_is_named_after_its_step_and_has_a_valid_tag():
     for step, image in tags().items():
         assert re.fullmatch(rf"dwi-stroke-python-{step}:[0-9a-f]{{16}}", image)
+
+
+@pytest.fixture
+def committed(checkout):
+    """A copy of the checkout as a git repository with one commit; the commit."""
+    if not shutil.which("git"):
+        pytest.skip("needs git")
+    return commit_all(checkout)
+
+
+def commit_all(folder: Path) -> str:
+    somebody = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*somebody, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_checkout_is_named_by_its_commit(committed, checkout):
+    assert sources.commit() == committed
+    (checkout / "components" / "core" / "novelty.py").write_text("NEW = 1\n")
+    assert sources.commit() == f"{committed}-dirty"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"GIT_DIR": ".git"}, {"GIT_DIR": ".git", "GIT_WORK_TREE": "."}, {"GIT_INDEX_FILE": ".git/index"}],
+    ids=lambda variables: " ".join(variables),
+)
+def test_git_is_asked_about_this_checkout(variables, committed, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("another repository")
+    (other / "file").write_text("other")
+    commit_all(other)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(other / value))
+    assert sources.commit() == committed
+
+
+def test_a_checkout_of_another_user_is_named_with_what_to_do(committed, checkout, monkeypatch, caplog):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert sources.commit() == ""
+    assert "belongs to another user" in caplog.text
+    assert f"git config --global --add safe.directory '{checkout}'" in caplog.text
