@@ -196,10 +196,9 @@ class LocalRun:
 
 
 def with_python(command: list[str], python: str) -> list[str]:
-    """Return a step's command, `sh -c SCRIPT CODE ARGUMENTS`, with `python` as the python3 of its script alone."""
-    script = command.index("-c") + 1
-    named = command[script].replace("python3", shlex.quote(python))
-    return [*command[:script], named, *command[script + 1 :]]
+    """Return a step's command, `sh -ec SCRIPT CODE ARGUMENTS`, with `python` as the python3 of its script alone."""
+    shell, options, script, *rest = command
+    return [shell, options, script.replace("python3", shlex.quote(python)), *rest]
 
 
 def _end_group(process: subprocess.Popen) -> None:

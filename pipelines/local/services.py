@@ -310,7 +310,8 @@ class MLflow(Service):
             self.say("external", uri)
             return external | _login_apart(uri)
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", "<port>"]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{DATABASE}"]  # in its own folder: a path may hold what means something in an address
+        # From its own folder: a path may hold what means something in an address.
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{DATABASE}"]
         command += ["--artifacts-destination", f"s3://{s3['S3_BUCKET']}/mlflow"]
         command += ["--allowed-hosts", "127.0.0.1:*,localhost:*"]  # any port: of a tunnel, too
         variables = {name: value for name, value in s3.items() if name.startswith("AWS_")}

@@ -89,7 +89,7 @@ def test_debian_without_python3_venv_is_told_which_package_and_goes_on_from_ther
 def test_where_no_python_fits_those_there_are_listed_and_how_to_get_one(folder):
     made = make_venv(folder, python3=OLD, python3_10="echo 3.10.13; exit 3", python3_15="echo 3.15.0; exit 3")
     assert made.returncode == 1
-    assert made.stderr.startswith("Python 3.11 to 3.14 (CPython, 64 bit) is needed, and none is on the PATH. On the PATH:")
+    assert made.stderr.startswith("Python 3.11 to 3.14 (CPython, 64 bit) is needed, and none is on the PATH. On the")
     for version, name in (("3.9.2", "python3"), ("3.10.13", "python3.10"), ("3.15.0", "python3.15")):
         assert f"  {version}  {folder}/on path/{name}\n" in made.stderr
     assert "make install BASE_PYTHON=" in made.stderr
