@@ -172,6 +172,7 @@ def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, c
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # from 3.14 on Python's default is another
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
         prefetch_factor=PREFETCHED if workers else None,
