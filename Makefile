@@ -1,4 +1,13 @@
 # The one index of what a person can do here: make help.
+
+ifeq ($(origin PSEUDONYM_KEY),command line)
+$(error PSEUDONYM_KEY on the command line is seen by every login of this machine in the list of processes. Make another key, and export it: export PSEUDONYM_KEY=...)
+endif
+
+# make expands a `$` in a variable that was given on its command line. What a person types is theirs: keep each as typed.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),\
+    $(eval override $(name) := $$(value $(name)))$(eval export $(name))))
+
 DATA ?=
 PRESET ?= demo
 PRESETS ?= baseline n4 deep-supervision cca loss
@@ -21,7 +30,8 @@ MODEL ?= models:/dwi-attention-unet@champion
 ONLY ?=
 SECONDS_EACH ?= 300
 SEED ?= 1
-BASE_PYTHON ?= python3
+BASE_PYTHON ?=
+STATE ?=
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -37,27 +47,24 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
-ifeq ($(origin PSEUDONYM_KEY),command line)
-$(error PSEUDONYM_KEY on the command line is seen by every login of this machine in the list of processes. Make another key, and export it: export PSEUDONYM_KEY=...)
-endif
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
-	@exec $(PYTHON) -m pipelines run --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
+	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
 experiments: $(INSTALLED) ## compare improvements: [PRESETS="n4 loss"] [SEEDS=3] [PRESET=demo: what they lie over] [what pipeline-run takes]
-	@exec $(PYTHON) -m pipelines experiments --presets "$$PRESETS" --seeds "$$SEEDS" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
+	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
 pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
-	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"
+	@exec $(PYTHON) -m pipelines logs --run="$$RUN" --step="$$STEP" --follow="$$FOLLOW" --target="$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
-	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
+	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
 pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
-	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE"
+	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -66,25 +73,25 @@ test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 	@$(PYTHON) -m pytest -m "slow or not slow"
 
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"]
-	@exec $(PYTHON) -m pipelines check-data --data "$$DATA" --preset "$$PRESET" --set "$$SET"
+	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET"
 
 predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1]
-	@exec $(PYTHON) -m pipelines predict --input "$$INPUT" --output "$$OUTPUT" --adc "$$ADC" --model "$$MODEL" --probability "$$PROBABILITY"
+	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY"
 
 serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001]
-	@exec $(PYTHON) -m pipelines serve --model "$$MODEL" --port "$$SERVE_PORT"
+	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --port="$$SERVE_PORT"
 
 champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same
 	@exec $(PYTHON) -m pipelines champion
 
 promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/dwi-attention-unet/3 REASON="..."
-	@exec $(PYTHON) -m pipelines promote --model "$$MODEL" --reason "$$REASON"
+	@exec $(PYTHON) -m pipelines promote --model="$$MODEL" --reason="$$REASON"
 
 rollback: $(INSTALLED) ## go back to the champion before [REASON="..."]
-	@exec $(PYTHON) -m pipelines rollback --reason "$$REASON"
+	@exec $(PYTHON) -m pipelines rollback --reason="$$REASON"
 
 lineage: $(INSTALLED) ## what a version was made of, to every scan's sha256, hashed again: [MODEL=models:/...]
-	@exec $(PYTHON) -m pipelines lineage --model "$$MODEL"
+	@exec $(PYTHON) -m pipelines lineage --model="$$MODEL"
 
 demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
 	@exec $(PYTHON) -m pipelines demo-data
@@ -117,7 +124,7 @@ test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
-	@$(MAKE) --no-print-directory pipeline-run TARGET=containers
+	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target=containers
 
 torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1]
 	@$(PYTHON) -m pytest -m torture -s -k "$$ONLY" tests/torture
@@ -141,19 +148,21 @@ bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (
 	@$(PYTHON) -m tests.benchmarks
 
 evidence: $(DEV_INSTALLED) ## make the tables of docs/evidence.md (minutes) [ONLY="statistics ..."]
-	@$(PYTHON) -m tests.evidence $$ONLY
+	@set -f; $(PYTHON) -m tests.evidence $$ONLY
 
-install: $(INSTALLED) ## install the pinned dependencies into .venv
+install: $(INSTALLED) ## install the pinned dependencies into .venv [BASE_PYTHON=python3.13]
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(INSTALLED): requirements.txt
-	@$(BASE_PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"Python 3.11 is needed, $(BASE_PYTHON) is {v[0]}.{v[1]}. Name another: make install BASE_PYTHON=python3.11")'
+$(INSTALLED): requirements.txt $(PYTHON)
+	@pipelines/local/make-venv $(VENV)
 	@echo "installing the pinned dependencies into $(VENV) (once, some minutes)"
-	@test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements.txt
 	@touch $@
+
+# Missing, or a link to a Python that is gone: make-venv makes it.
+$(PYTHON): ;
 
 $(DEV_INSTALLED): requirements-dev.txt $(INSTALLED)
 	@$(PIP) -r requirements-dev.txt

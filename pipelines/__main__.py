@@ -12,14 +12,17 @@ from components.core.step import StepError, about_the_disk, log_plainly, without
 from pipelines.environment import settle_python
 from pipelines.sources import ROOT
 
-STATE = ROOT / ".local"
+STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
 
 def main() -> int:
     log_plainly()
     arguments = _parser().parse_args()
+    if os.environ.get("STATE") and _is_of_others(STATE):
+        print(f"\nSTATE={STATE} holds other things. Name a new or an empty folder of your own.", file=sys.stderr)
+        return 1
     with suppress(OSError):  # what needs it says so itself
-        STATE.mkdir(mode=0o700, exist_ok=True)
+        STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
         STATE.chmod(0o700)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -38,6 +41,14 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nstopped. Run the same command again to go on from here.", file=sys.stderr)
         return 130
+
+
+def _is_of_others(folder: Path) -> bool:
+    """Whether it was not made here: ours are their owner's alone, and another one is not to be closed to others."""
+    with suppress(OSError):
+        found = folder.stat()
+        return (found.st_uid != os.getuid() or bool(found.st_mode & 0o077)) and any(folder.iterdir())
+    return False
 
 
 def _run(a) -> int | None:

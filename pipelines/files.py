@@ -9,6 +9,15 @@ from typing import Any
 from components.core.step import StepError
 
 
+def identity(folder: Path) -> str:
+    """Tell a folder from its copies: the same after a move or by another path; "" where there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace `path` in one step."""
     write_bytes(path, json.dumps(content, indent=1).encode())

@@ -25,6 +25,7 @@ from components.ingest.discover import FLAT, SLICE, discover, look
 from components.ingest.ingest import is_synthetic_set
 from pipelines import bare
 from pipelines.files import read_json, write_bytes, write_json
+from pipelines.locks import lock
 from pipelines.upload import files_of
 
 VARIABLE, SHORTEST, FEWEST_KINDS = "PSEUDONYM_KEY", 32, 10
@@ -124,8 +125,8 @@ def pseudonymized(data: str, key: str | None, state: Path) -> str:
         for private in (state, place, copy):
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
             private.chmod(0o700)
-        with (place / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with (place / "lock").open("w") as file:
+            lock(file, fcntl.LOCK_EX)
             _copy(folder, copy, copy.with_name(f"{copy.name}.json"), names)
     except OSError as error:
         raise StepError(

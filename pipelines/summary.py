@@ -33,8 +33,8 @@ def links(uri: str, experiment_id: str, mlflow_run_id: str, name: str, version: 
     }
 
 
-def show(summary: dict) -> None:
-    """The summary of a run that succeeded."""
+def show(summary: dict, state: Path) -> None:
+    """Print the summary of a run that succeeded, and where below `state` programs find it."""
     metrics, model = summary["metrics"], summary["model"]
     cached = [name for name, step in summary["steps"].items() if step["cached"]]
     print(f"\n{worse}" if (worse := not_better(metrics)) else "")
@@ -60,6 +60,6 @@ def show(summary: dict) -> None:
     if summary["synthetic"]:
         print("  The scans are synthetic: these numbers say nothing about patients.")
     print("  One training, one draw: digits repeat only on one machine in one precision; another seed gives others.")
-    print(f"  {summary['wall_seconds']:.0f} s in all; summary in .local/last-run.json")
+    print(f"  {summary['wall_seconds']:.0f} s in all; summary in {state / 'last-run.json'}")
     for name, link in summary["links"].items():
         print(f"  {name:<6} {link}")

@@ -176,7 +176,8 @@ def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, c
         prefetch_factor=workers.PREFETCHED if number else None,
         timeout=workers.LOOK_AFTER if number else 0,
         worker_init_fn=workers.begin,
-        # Of a fork that ends torch tells at once; of another process only after `timeout`.
+        # Of a fork that ends torch tells at once; of another process only after `timeout`. From Python 3.14 on the
+        # default is another.
         multiprocessing_context="fork" if number else None,
         collate_fn=partial(_collate, dataset.side, dataset.channels),
     )

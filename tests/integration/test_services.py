@@ -1,7 +1,10 @@
 """The embedded S3 and MLflow servers, for real, over loopback. One pair serves most of the tests."""
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,7 +50,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("http_proxy", os.environ["HTTP_PROXY"])
         patch.setenv("S3_PORT", str(free_port()))
         patch.setenv("MLFLOW_PORT", str(free_port()))
-        state = tmp_path_factory.mktemp("a hospital's laptop") / ".local"
+        state = tmp_path_factory.mktemp("a hospital's laptop? 50% #1 [x]") / ".local"
         try:
             up(state)
             yield state
@@ -449,6 +452,46 @@ def test_a_recycled_pid_is_spared(env, other):
         down(other)
         assert stranger.poll() is None
         stranger.kill()
+
+
+def test_a_copy_of_the_folder_has_no_say_over_the_originals_servers(env, state, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir(mode=0o700)
+    for name in ("services.json", "credentials.json"):
+        shutil.copy(state / name, copy / name)
+    before = pids(state)
+    capsys.readouterr()
+    assert not status(copy)
+    down(copy)
+    assert "running" not in capsys.readouterr().out
+    assert pids(state) == before and all(map(services._group, before))
+    assert status(state)
+
+
+def test_the_folder_by_another_path_is_the_same_folder(env, state, tmp_path):
+    (tmp_path / "link").symlink_to(state)
+    assert status(tmp_path / "link")
+
+
+def test_a_server_of_a_package_that_was_upgraded_is_started_again(env, other, tmp_path, monkeypatch):
+    export(monkeypatch, {name: env[name] for name in env if name.startswith("MLFLOW_")})
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    up(other)
+    before = records(other)["s3"]["pid"]
+    monkeypatch.setattr(services, "version", lambda package: "the next")
+    up(other)
+    assert records(other)["s3"]["pid"] != before
+    assert not services._group(before)
+
+
+@pytest.mark.parametrize("act", [up, down])
+def test_a_file_system_without_locks_is_named_with_a_way_out(act, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StepError, match=rf"{tmp_path} lies on a file system without locks .*STATE="):
+        act(tmp_path)
 
 
 def test_what_ignores_sigterm_is_killed(monkeypatch):

@@ -1,6 +1,9 @@
 """The command line, before any command."""
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +30,29 @@ def test_a_key_on_makes_command_line_is_refused_and_not_repeated():
     )  # fmt: skip
     assert made.returncode != 0 and "PSEUDONYM_KEY on the command line is seen by every login" in made.stderr
     assert "7c1f0e9a" not in made.stdout + made.stderr
+
+
+def with_state(folder: Path) -> subprocess.CompletedProcess:
+    """`make check-data` without DATA, with `.local` named by a variable."""
+    command = [sys.executable, "-m", "pipelines", "check-data", "--data="]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | {"STATE": str(folder)}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_variable_names_another_place_for_what_is_kept(there, tmp_path):
+    folder = tmp_path / "disk of this machine" / "state"
+    if there:
+        folder.mkdir(parents=True, mode=0o755)
+    assert "Which scans?" in with_state(folder).stderr
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / "kept").touch()
+    assert "Which scans?" in with_state(folder).stderr
+
+
+def test_a_folder_with_other_things_is_not_taken_and_not_closed_to_others(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "thesis.txt").touch()
+    said = with_state(tmp_path)
+    assert said.returncode == 1
+    assert f"STATE={tmp_path} holds other things. Name a new or an empty folder" in said.stderr
+    assert tmp_path.stat().st_mode & 0o777 == 0o755

@@ -7,7 +7,7 @@ from tests import measured
 
 
 @pytest.fixture
-def shown(capsys):
+def shown(capsys, tmp_path):
     """shown(test_dice_mean=0.4, ...): the lines about a version with these numbers changed."""
 
     def run(**changes) -> list[str]:
@@ -17,7 +17,7 @@ def shown(capsys):
             "model": {"name": "m", "version": "3", "aliases": "challenger"}, "decision": "the champion stays",
             "steps": {"train": {"cached": False}}, "new_version": True, "synthetic": False, "wall_seconds": 61,
             "links": {},
-        })  # fmt: skip
+        }, tmp_path)  # fmt: skip
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -41,6 +41,10 @@ def test_a_model_that_is_not_better_than_the_rule_says_so_in_the_first_line(show
 def test_of_few_patients_no_interval_is_shown(shown):
     lines = shown(test_lesion_dice_ci_low=None, test_lesion_dice_ci_high=None)
     assert "  Dice with a lesion 0.680 (no interval: fewer than 5 patients)" in lines
+
+
+def test_it_says_where_programs_find_it(shown, tmp_path):
+    assert f"  61 s in all; summary in {tmp_path}/last-run.json" in shown()
 
 
 def test_an_older_run_without_the_rule_is_shown_all_the_same(shown):

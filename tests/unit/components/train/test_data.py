@@ -74,6 +74,8 @@ def test_a_gpus_loader_takes_no_more_processes_than_shared_memory_has_room_for(m
     with caplog.at_level("WARNING"):
         data = loader(dataset, EpochBatches(HAS_LESION, 4, 1, seed=5), torch.device("cuda"), cpus=4)
     assert data.num_workers == workers
+    if workers:
+        assert data.multiprocessing_context.get_start_method() == "fork"
     assert bool(caplog.messages) == (workers < 3)
 
 
