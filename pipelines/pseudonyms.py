@@ -20,9 +20,11 @@ from components.core.step import StepError, progress
 from components.core.storage import file_sha256
 from components.core.synthetic import DESCRIPTION
 from components.core.volumes import BadVolume
+from components.core.words import look
 from components.ingest import participants
-from components.ingest.discover import FLAT, SLICE, discover, look
+from components.ingest.discover import discover
 from components.ingest.ingest import is_synthetic_set
+from components.ingest.names import FLAT, SLICE
 from pipelines import bare
 from pipelines.files import write_bytes, write_json
 from pipelines.upload import files_of
@@ -55,7 +57,7 @@ class Pseudonyms:
         found = FLAT.match(key)
         if not found:
             return ""
-        kind, stem, extension = found.groups()
+        _, kind, stem, extension = found.groups()
         slice_of = SLICE.match(stem)
         name = slice_of[1] if slice_of else stem
         patient, session_follows, session = name.partition("_ses-")
