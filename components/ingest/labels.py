@@ -16,7 +16,7 @@ from components.ingest.names import FLAT, SCAN_ENDING
 
 MOST_BYTES = 2**26
 """A table beyond it is not one of `make predict`."""
-PREDICTED = "{} is a model's prediction{}: not taken as a label"
+PREDICTED = "{} is a model's {}: not taken as a label"
 CHANGED = "{} was predicted by a model and changed since: taken as a label"
 
 
@@ -36,7 +36,7 @@ class Predictions:
             names = self.listed.setdefault(key[: key.rfind("/") + 1], {})
             for row in rows:
                 if (row.get("mask") or "").count("/") == 1:
-                    names[_name(row["mask"])] = row.get(DIGEST)
+                    names[name_of(row["mask"])] = row.get(DIGEST)
                 self.digests.add(row.get(DIGEST))
         self.digests -= {None, ""}
 
@@ -46,7 +46,7 @@ class Predictions:
         names = self.listed.get(at["parent"]) if at else None
         if names is None:
             return False, None
-        return True, names.get(_name(candidate.keys[0])) or names.get(look(name))
+        return True, names.get(name_of(candidate.keys[0])) or names.get(look(name))
 
     def knows_digests(self, candidate: Candidate) -> bool:
         at = FLAT.match(candidate.keys[0])
@@ -82,7 +82,7 @@ def _judged(candidate: Candidate, name: str, source: Path, predictions: Predicti
     key = candidate.keys[0]
     mark = read_mark(local_path(source, key)) if len(candidate.keys) == 1 else None
     if mark and not mark.digest:
-        return False, PREDICTED.format(key, "'s probability map")
+        return False, PREDICTED.format(key, "probability map")
     in_folder, listed = predictions.of(candidate, name)
     if not (mark or in_folder or predictions.digests):
         return True, ""
@@ -92,13 +92,14 @@ def _judged(candidate: Candidate, name: str, source: Path, predictions: Predicti
         return True, ""  # it is refused with its reason as any mask is
     voxels = digest(mask)
     if voxels in {mark and mark.digest, listed} or (voxels in predictions.digests and np.any(mask > 0.5)):
-        return False, PREDICTED.format(key, "")
+        return False, PREDICTED.format(key, "prediction")
     if in_folder and not listed and not mark and not predictions.knows_digests(candidate):
-        return False, PREDICTED.format(key, " (its table is of an earlier version and knows no digests)")
+        return False, PREDICTED.format(key, "prediction (its table is of an earlier version and knows no digests)")
     return True, CHANGED.format(key) if mark or listed else ""
 
 
-def _name(key: str) -> str:
+def name_of(key: str) -> str:
+    """The name of a file as a person sees it, its folders and extension aside."""
     return look(SCAN_ENDING.sub("", key.rsplit("/", 1)[-1]))
 
 
