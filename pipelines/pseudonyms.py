@@ -11,7 +11,7 @@ import hmac
 import json
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -86,9 +86,9 @@ class Pseudonyms:
             session = below.pop(0)
             old.append(session)
             new.append(session[:4] + self._one("session", f"{subject[4:]}/{session[4:]}"))
-        elif session := session_in_name(key):
-            new.append(session[:4] + self._one("session", f"{subject[4:]}/{session[4:]}"))
         stem, name = file[: kind.start()], "_".join(new)
+        if len(old) == 1 and (session := session_in_name(key)):
+            name += f"_ses-{self._one('session', f'{subject[4:]}/{session[4:]}')}"
         if stem != "_".join(old):
             name += f"_{self._one('file', stem)}"
         return "/".join([*map(self._folder, folders[:at]), *new, *map(self._folder, below), name + kind[0]])
@@ -168,7 +168,12 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     files = files_of(folder, called=lambda _: f"something in DATA (without {VARIABLE}, make check-data says what)")
     found, scans = _scans(files)
     renamed = {key: (names.bids if found.layout == "BIDS" else names.flat)(key) for key in scans}
-    targets = {new: old for old, new in renamed.items() if new and not names.unclear(new) and not contradiction(old)}
+    alike = Counter(renamed.values())
+    targets = {
+        new: old
+        for old, new in renamed.items()
+        if new and alike[new] == 1 and not names.unclear(new) and not contradiction(old)
+    }
     left_out = sorted(renamed.keys() - targets.values())
     before = json.loads(map_path.read_text()) if map_path.exists() else {"patients": {}, "made": {}}
     made_by = file_sha256(Path(bare.__file__))
