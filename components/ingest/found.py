@@ -121,9 +121,9 @@ def candidate(images: list[str], masks: list[str], predicted: bool) -> Candidate
 
 
 def _beside(image: str, mask: str) -> bool:
-    if pair := FLAT.match(mask):
-        return pair["parent"] == _root(image)
-    return _root(image).startswith(BIDS_MASK.match(mask)["root"])  # derivatives/ may lie above the patients
+    if not FLAT.match(image) and (derived := BIDS_MASK.match(mask)):
+        return _root(image).startswith(derived["root"])  # derivatives/ may lie above the patients
+    return FLAT.match(mask)["parent"] == _root(image)
 
 
 def _folder_beside(image: str, mask: str) -> bool:

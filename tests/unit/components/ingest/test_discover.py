@@ -196,6 +196,11 @@ def test_a_scan_without_mask_or_adc_is_an_unlabelled_case():
     assert case.mask == [] and case.adc is None
 
 
+def test_a_folder_of_masks_among_the_derivatives_is_no_other_layout():
+    keys = [*bids("sub-1", session=None, mask=False), "derivatives/sub-1/masks/sub-1_msk.nii.gz"]
+    assert only_case(keys).mask == keys[-1:]
+
+
 @pytest.mark.parametrize("below", ["derivatives/labels", "derivatives/manual_masks/v2"])
 def test_masks_may_lie_deeper_in_derivatives(below):
     keys = [*bids("sub-1", mask=False), f"{below}/sub-1/ses-0001/anat/sub-1_ses-0001_lesion-mask.nii.gz"]
