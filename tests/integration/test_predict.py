@@ -160,7 +160,7 @@ class TestFolder:
             "lesion_ml_high": "15.500", "interval_level": "0.9", "needs_review": "yes",
             "reasons": "uncertain; thin slices", "model": f"models:/{MODEL_NAME}/{version}",
             "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz",
-            "voxels": digest(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj),
+            "voxels": digest(np.asarray(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj)),
         }  # fmt: skip
         page = (tmp_path / "out" / "predictions.html").read_text()
         assert "12.35 mL of lesion (90 % interval 10.00 to 15.50)" in page and "uncertain; thin slices" in page
