@@ -8,10 +8,12 @@ import nibabel as nib
 import numpy as np
 
 from components.core.b_value import KINDS, as_file, in_file
+from components.core.mark import in_header
 from components.core.volumes import GZIP, read
 
 KEPT = ("datatype", "bitpix", "scl_slope", "scl_inter", "xyzt_units")
-"""Of a NIfTI header, besides the sizes: no free text, no times. Extensions and what gzip says of the file go too."""
+"""Of a NIfTI header, besides the sizes and the mark of a prediction: no free text, no times. Extensions and what gzip
+says of the file go too."""
 KEPT_IF_USED = {
     "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     "sform_code": ("srow_x", "srow_y", "srow_z"),
@@ -48,13 +50,16 @@ def _npy(path: Path) -> bytes:
 
 def _nifti(blob: bytes, name: str) -> bytes:
     with gzip.open(io.BytesIO(blob)) if blob.startswith(GZIP) else io.BytesIO(blob) as stored:
-        old = nib.Nifti1Header.from_fileobj(io.BytesIO(stored.read(348)), check=False)
+        head = stored.read(348)
+        old = nib.Nifti1Header.from_fileobj(io.BytesIO(head), check=False)
         stored.seek(max(int(old["vox_offset"]), nib.Nifti1Header.single_vox_offset))
         voxels = stored.read(int(np.prod(old.get_data_shape())) * old.get_data_dtype().itemsize)
     new = nib.Nifti1Header(endianness=old.endianness)
     used = [name for code, fields in KEPT_IF_USED.items() if int(old[code]) > 0 for name in (code, *fields)]
     for field in (*KEPT, *used):
         new[field] = old[field]
+    if mark := in_header(head):
+        new["descrip"] = mark.text
     dimensions = int(old["dim"][0])
     new["dim"][: 1 + dimensions] = old["dim"][: 1 + dimensions]
     new["pixdim"][:4] = old["pixdim"][:4]

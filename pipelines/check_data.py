@@ -31,7 +31,7 @@ def check_data(data: str, state: Path, b_value: float = 0) -> int:
             source = Path(temporary) / "downloads"
             objects = Storage(data).list()
             found = discover(o.key for o in objects)
-            wanted = {key for case in found.cases for key in case.keys} | ABOUT
+            wanted = found.wanted | ABOUT
             Storage(data).download([o for o in objects if o.key in wanted], source)
         elif source.is_dir():
             source = source.resolve()

@@ -1,8 +1,8 @@
 """PSEUDONYM_KEY: a folder's scans under names that say nothing, before anything leaves the machine.
 
 What is uploaded, shown and logged from then on is a copy of the folder under `.local/pseudonyms/`: the scans alone,
-without header text, of the files beside them the b-value, and of participants.tsv the sites and scanners. Which name
-is whose stands beside it, in a map that is never sent.
+without header text, of the files beside them the b-value, of participants.tsv the sites and scanners, and of the tables
+that `make predict` left which masks are predictions. Which name is whose stands beside it, in a map that is never sent.
 """
 
 import fcntl
@@ -10,19 +10,23 @@ import hashlib
 import hmac
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.core.machine import cpus
+from components.core.mark import DIGEST, FIRST_COLUMNS, TABLE
 from components.core.step import StepError, progress
 from components.core.storage import file_sha256
 from components.core.synthetic import DESCRIPTION
 from components.core.volumes import BadVolume
-from components.core.words import PSEUDONYM
+from components.core.words import PSEUDONYM, composed, look
 from components.ingest import participants
-from components.ingest.discover import FLAT, SLICE, discover, look
+from components.ingest.discover import discover
+from components.ingest.found import Found
 from components.ingest.ingest import is_synthetic_set
+from components.ingest.labels import Predictions, name_of
+from components.ingest.names import FLAT, SCAN_ENDING, SESSION, SLICE, contradiction, session_in_name
 from pipelines import bare
 from pipelines.files import read_json, write_bytes, write_json
 from pipelines.locks import lock
@@ -56,13 +60,14 @@ class Pseudonyms:
         found = FLAT.match(key)
         if not found:
             return ""
-        kind, stem, extension = found.groups()
+        _, kind, stem, extension = found.groups()
         slice_of = SLICE.match(stem)
         name = slice_of[1] if slice_of else stem
-        patient, session_follows, session = name.partition("_ses-")
+        session_of = SESSION.match(name)
+        patient = session_of["patient"] if session_of else name
         new = self._patient(patient, patient, "")
-        if session_follows:
-            new += f"_ses-{self._one('session', f'{patient}/{session}')}"
+        if session_of:
+            new += f"_ses-{self._one('session', f'{patient}/{session_of[2]}')}"
         folders = key.split("/")[:-2]
         return "/".join([*map(self._folder, folders), kind, new + stem[len(name) :] + extension])
 
@@ -70,6 +75,8 @@ class Pseudonyms:
         """For a key of the layout sub-X/ses-Y/dwi/sub-X_ses-Y_dwi, or of a mask among its derivatives; else ""."""
         *folders, file = key.split("/")
         kind, subjects = BIDS_KIND.search(file), [i for i, f in enumerate(folders) if f.casefold().startswith("sub-")]
+        if FLAT.match(key) and not subjects:
+            return self._predicted(folders, file)
         if not kind or not subjects:
             return ""
         at = subjects[-1]
@@ -80,9 +87,25 @@ class Pseudonyms:
             old.append(session)
             new.append(session[:4] + self._one("session", f"{subject[4:]}/{session[4:]}"))
         stem, name = file[: kind.start()], "_".join(new)
+        if len(old) == 1 and (session := session_in_name(key)):
+            name += f"_ses-{self._one('session', f'{subject[4:]}/{session[4:]}')}"
         if stem != "_".join(old):
             name += f"_{self._one('file', stem)}"
         return "/".join([*map(self._folder, folders[:at]), *new, *map(self._folder, below), name + kind[0]])
+
+    def _predicted(self, folders: list[str], file: str) -> str:
+        """For a mask that `make predict` made of a case in BIDS: results/masks/sub-X_ses-Y."""
+        stem, ending = SCAN_ENDING.sub("", file), SCAN_ENDING.search(file)[0]
+        session_of = SESSION.match(stem)
+        subject = session_of["patient"] if session_of else stem
+        new = self._patient(subject, subject[4:], subject[:4])
+        if session_of:
+            new += f"_ses-{self._one('session', f'{subject[4:]}/{session_of[2]}')}"
+        return "/".join([*map(self._folder, folders[:-1]), folders[-1], new + ending])
+
+    def folders(self, home: str) -> str:
+        """For a folder, "" or with / at its end."""
+        return "".join(f"{self._folder(name)}/" for name in home.split("/")[:-1])
 
     def unclear(self, key: str) -> bool:
         """Whether a new key holds a name that stands for several which look alike: one patient, or two?"""
@@ -98,7 +121,7 @@ class Pseudonyms:
 
     def _one(self, kind: str, name: str) -> str:
         pseudonym = self.of(kind, look(name))
-        self.spelled[pseudonym].add(name)
+        self.spelled[pseudonym].add(composed(name))
         return pseudonym
 
 
@@ -175,9 +198,14 @@ def _require_strong(key: str) -> None:
 def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     """Make `copy` hold the scans of `folder` under other names, and `map_path` tell which is whose."""
     files = files_of(folder, called=lambda _: f"something in DATA (without {VARIABLE}, make check-data says what)")
-    layout, scans = _scans(files)
-    renamed = {key: (names.bids if layout == "BIDS" else names.flat)(key) for key in scans}
-    targets = {new: old for old, new in renamed.items() if new and not names.unclear(new)}
+    found, scans = _scans(files)
+    renamed = {key: (names.bids if found.layout == "BIDS" else names.flat)(key) for key in scans}
+    alike = Counter(renamed.values())
+    targets = {
+        new: old
+        for old, new in renamed.items()
+        if new and alike[new] == 1 and not names.unclear(new) and not contradiction(old)
+    }
     left_out = sorted(renamed.keys() - targets.values())
     before = read_json(map_path, {"patients": {}, "made": {}})
     made_by = file_sha256(Path(bare.__file__))
@@ -202,20 +230,21 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     finally:
         tell()
     kept = {copy / new for new in targets} | _tables(folder, copy, names.patients)
+    kept |= _predictions(Predictions(found.tables, folder), copy, targets, names)
     for path in copy.rglob("*"):
         if path.is_file() and path not in kept:
             path.unlink()
     if left_out:
-        logging.warning("left out: %d files whose names look like another's or are of no layout (left_out in %s)",
-                        len(left_out), map_path)  # fmt: skip
+        logging.warning("left out: %d files whose names look like another's, name another patient or session than "
+                        "their folder or are of no layout (left_out in %s)", len(left_out), map_path)  # fmt: skip
     logging.info(
         "%s: %d patients go under other names; whose is whose: %s (never sent; keep it, and the key, to yourself)",
         VARIABLE, len(names.patients), map_path,
     )  # fmt: skip
 
 
-def _scans(files: dict) -> tuple[str, list[str]]:
-    """The layout, and the keys that belong to a scan."""
+def _scans(files: dict) -> tuple[Found, list[str]]:
+    """What is found, and the keys that belong to a scan."""
     try:
         found = discover(files)
     except StepError:
@@ -223,7 +252,7 @@ def _scans(files: dict) -> tuple[str, list[str]]:
             "DATA holds no scans in one of the two layouts of the README, or both layouts at once. "
             f"Without {VARIABLE}, make check-data says which files it sees; it sends nothing."
         ) from None
-    return found.layout, sorted(files.keys() - set(found.ignored))
+    return found, sorted(files.keys() - set(found.ignored))
 
 
 def _bare(path: Path, new: str, map_path: Path) -> bytes:
@@ -249,6 +278,23 @@ def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
         rows += [(new, told.site.get(old, ""), told.scanner.get(old, "")) for new, old in sorted(patients.items())]
         written.add(copy / participants.FILE)
         write_bytes(copy / participants.FILE, "".join("\t".join(row) + "\n" for row in rows).encode())
+    return written
+
+
+def _predictions(predictions: Predictions, copy: Path, targets: dict[str, str], names: Pseudonyms) -> set[Path]:
+    """Write what is kept of the tables that `make predict` left: which of the copied masks it made, and digests."""
+    written = set()
+    for home, listed in predictions.listed.items():
+        rows = [
+            ("", "", f"masks/{new.rsplit('/', 1)[-1]}", listed[name_of(old)] or "")
+            for new, old in sorted(targets.items())
+            if (at := FLAT.match(old)) and at["parent"] == home and name_of(old) in listed
+        ]
+        rows += [("", "", "", digest) for digest in sorted(predictions.digests - {row[-1] for row in rows})]
+        path = _ready(copy / names.folders(home) / TABLE)
+        lines = [",".join(row) for row in ((*FIRST_COLUMNS, "mask", DIGEST), *rows)]
+        write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
+        written.add(path)
     return written
 
 

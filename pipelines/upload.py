@@ -12,7 +12,7 @@ from pathlib import Path
 from components.core.step import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.words import shown
-from components.ingest.discover import unfit
+from components.ingest.names import unfit
 from pipelines.files import read_json, write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")

@@ -21,7 +21,7 @@ from components.core.tracking import MODEL_NAME, answering
 
 SPLIT = "split.json"
 PERSON = {"patient", "data_uri", "subset", "images"}
-DECIDING = ("core/adc.py", "core/cases.py", "core/volumes.py", "core/words.py", "ingest", "split")
+DECIDING = ("core/adc.py", "core/cases.py", "core/mark.py", "core/volumes.py", "core/words.py", "ingest", "split")
 """The code that decides which patients there are and who is drawn."""
 ANEW = "To draw all patients anew, and without a fair comparison with the champion, set carry_split=false."
 

@@ -314,9 +314,10 @@ def require_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, im
         raise BadVolume(f"the {what} lies up to {shift:.1f} mm off the image (their affines differ)")
 
 
-def nifti_bytes(data: np.ndarray, affine: np.ndarray | None) -> bytes:
-    """A `.nii.gz` file whose header holds geometry and nothing else; the same bytes for the same input."""
+def nifti_bytes(data: np.ndarray, affine: np.ndarray | None, mark: str = "") -> bytes:
+    """A `.nii.gz` file whose header holds geometry and `mark`, nothing else; the same bytes for the same input."""
     image = nib.Nifti1Image(data, np.eye(4) if affine is None else affine)
+    image.header["descrip"] = mark
     image.header.set_xyzt_units("mm")
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 

@@ -19,3 +19,14 @@ def shown(text: str, most: int = 255) -> str:
     """In one line, of at most so many characters, and what cannot be shown as `\\x1b`."""
     plain = "".join(c if can_be_shown(c) else c.encode("unicode_escape").decode() for c in text[: most + 1])
     return plain if len(plain) <= most else f"{plain[:most]}..."
+
+
+def look(name: str) -> str:
+    """What a person sees of a name: neither its case, nor how wide its spaces are, nor how its letters are coded."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(c for c in plain if c.isprintable() or c.isspace()).split())
+
+
+def composed(name: str) -> str:
+    """The name in one coding of its letters (NFC): a Mac writes an accent otherwise than Linux and Windows do."""
+    return unicodedata.normalize("NFC", name)

@@ -14,7 +14,9 @@ from components.core.storage import Storage, digest_of, scratch
 from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
 from components.core.volumes import BadVolume
 from components.ingest import participants
-from components.ingest.discover import Case, Found, discover
+from components.ingest.discover import discover
+from components.ingest.found import Case, Found
+from components.ingest.labels import Predictions
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
 
@@ -38,7 +40,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: f
     if digest_of(objects) != data_version:
         raise StepError(f"{data_uri} changed while the run was starting. Run again once it is still.")
     found = discover(o.key for o in objects)
-    wanted = {key for case in found.cases for key in case.keys} | ABOUT
+    wanted = found.wanted | ABOUT
     downloads = scratch() / f"ingest-{data_version[:16]}"
     storage.download([o for o in objects if o.key in wanted], downloads)
     facts = check(found, downloads, cases, b_value) | {"data_uri": data_uri, "data_version": data_version}
@@ -53,22 +55,24 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: f
 def check(found: Found, source: Path, target: Path, b_value: float = 0) -> dict:
     """Validate the found cases from `source` into `target`, in parallel; the content of `cases.json`."""
     target.mkdir(parents=True, exist_ok=True)
-    refused = dict(found.refused)
+    cases, predictions = [*found.cases, *found.unclear], Predictions(found.tables, source)
+    refused = {name: why for name, why in found.refused.items() if name not in {case.name for case in found.unclear}}
     records: list[Record] = []
 
     def attempt(case: Case) -> Record | str:
         try:
-            return validate(case, source, target, b_value)
+            return validate(case, source, target, b_value, predictions)
         except BadVolume as reason:
             return str(reason)
 
     with ThreadPoolExecutor(cpus()) as pool:
-        results = progress(pool.map(attempt, found.cases), total=len(found.cases), what="validated")
-        for case, result in zip(found.cases, results, strict=True):
+        results = progress(pool.map(attempt, cases), total=len(cases), what="validated")
+        for case, result in zip(cases, results, strict=True):
             if isinstance(result, Record):
                 records.append(result)
             else:
                 refused[case.name] = result
+    records.sort(key=lambda record: record.case)
     told = participants.participants(source, {record.patient for record in records})
     for record in records:
         record.site, record.scanner = told.site.get(record.patient), told.scanner.get(record.patient)

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from components.core.words import look
+
 FILE = "participants.tsv"
 SITE = ("site", "center", "centre", "institution")
 SCANNER = ("scanner",)
@@ -25,8 +27,11 @@ class Participants:
 
 
 def participants(source: Path, patients: Iterable[str]) -> Participants:
-    """What `source/participants.tsv` says of these patients; a file that is no such table is noted, not fatal."""
-    path, patients = source / FILE, set(patients)
+    """What `source/participants.tsv` says of these patients; a file that is no such table is noted, not fatal.
+
+    A patient's name counts as it looks: in capitals or not, and however its letters are coded.
+    """
+    path, patients = source / FILE, {look(patient): patient for patient in patients}
     if path.is_symlink() or not path.is_file():  # a link may lead out of the folder
         return Participants()
     try:
@@ -40,9 +45,11 @@ def participants(source: Path, patients: Iterable[str]) -> Participants:
     whole = [row for row in rows[1:] if len(row) == len(header)]
     for row in whole:
         patient = row[column["participant_id"]].strip()
+        patient = patients.get(look(patient), patient)
         values = [_plain(" ".join(row[i] for i in columns)) for columns in (site, scanner)]
         if listed.setdefault(patient, values) != values:
             differ.add(patient)
+    patients = set(patients.values())
     for patient in patients & listed.keys() - differ:
         for kept, value in zip((found.site, found.scanner), listed[patient], strict=True):
             if value:

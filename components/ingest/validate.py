@@ -11,7 +11,8 @@ from components.core.b_value import b_value
 from components.core.likeness import portrait
 from components.core.storage import file_sha256, local_path
 from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
-from components.ingest.discover import Case
+from components.ingest.found import Case
+from components.ingest.labels import NO_PREDICTIONS, Predictions, labelled
 from components.unet.head import find_head
 from components.unet.symmetry import left_right_axis
 
@@ -47,17 +48,21 @@ class Record:
         return asdict(self)
 
 
-def validate(case: Case, source: Path, target: Path, b_value_set: float = 0) -> Record:
+def validate(
+    case: Case, source: Path, target: Path, b_value_set: float = 0, predictions: Predictions = NO_PREDICTIONS
+) -> Record:
     """Check one downloaded case, write its canonical, de-identified volumes to `target`, and describe it.
 
     `b_value_set`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
+    `predictions` are the masks that tables in the data set list as predicted.
 
     Raises:
         BadVolume: the reason why the case is refused.
     """
+    case, about_labels = labelled(case, source, predictions, _assemble)
     image, geometry = _assemble(case.image, source)
     voxel_mm = geometry.voxel_mm
-    repairs = [*geometry.repairs, *_check_image(image, case), *_about_head(image, voxel_mm)]
+    repairs = [*about_labels, *geometry.repairs, *_check_image(image, case), *_about_head(image, voxel_mm)]
     volumes, adc_unit = {"dwi": image}, None
     if case.adc or case.b0:
         adc, adc_unit, said = _adc(case, source, image, geometry, b_value_set)

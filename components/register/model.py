@@ -73,6 +73,7 @@ class LesionSegmenter(PythonModel):
 
     def _segment(self, blob: bytes, adc: bytes | None, with_probability: bool) -> dict:
         from components.core.adc import in_kept_unit
+        from components.core.mark import PROBABILITY, mark_of_mask
         from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
         from components.unet.calibration import calibrated
         from components.unet.findings import findings
@@ -92,11 +93,11 @@ class LesionSegmenter(PythonModel):
         mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
         found = findings(probability, mask, volume, geometry.voxel_mm, self.facts, head)
 
-        def stored(data: np.ndarray) -> bytes:
-            return nifti_bytes(geometry.native(data), geometry.affine)
+        def stored(data: np.ndarray, mark: str) -> bytes:
+            return nifti_bytes(geometry.native(data), geometry.affine, mark)
 
         row = {
-            "mask": stored(mask.astype(np.uint8)),
+            "mask": stored(mask.astype(np.uint8), mark_of_mask(mask)),
             "lesion_ml": found.lesion_ml,
             "lesion_ml_low": found.lesion_ml_low,
             "lesion_ml_high": found.lesion_ml_high,
@@ -104,7 +105,7 @@ class LesionSegmenter(PythonModel):
             "needs_review": "; ".join(found.review) if "seen" in self.facts else None,
         }
         if with_probability:
-            row["probability"] = stored(calibrated(probability, self.facts).astype(np.float32))
+            row["probability"] = stored(calibrated(probability, self.facts).astype(np.float32), PROBABILITY)
         return row
 
 

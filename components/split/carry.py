@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from components.core.known import ANEW
 from components.core.step import StepError
-from components.core.words import PSEUDONYM
+from components.core.words import PSEUDONYM, look
 
 
 def without_plain_names(lineage: dict, patients: Iterable[str]) -> dict:
@@ -30,13 +30,15 @@ def known_subsets(
 ) -> dict[frozenset[str], str]:
     """The groups of which somebody is known, and their subset. `people` as in a lineage.
 
-    A patient is known by an image, or, where no image is known, by the name at the same address.
+    A patient is known by an image, or, where no image is known, by the name at the same address, as it looks: in
+    capitals or not, and however its letters are coded.
 
     Raises:
         StepError: members of one group are known from two subsets.
     """
     by_image = {digest: person for person in people for digest in person["images"]}
-    by_name = {(person["patient"], person["data_uri"]): person for person in people}
+    by_name = {(look(person["patient"]), person["data_uri"]): person for person in people}
+    by_name |= {(person["patient"], person["data_uri"]): person for person in people}
     images_of: dict[str, list[str]] = {}
     for case in cases:
         images_of.setdefault(case["patient"], []).append(case["voxel_sha256"])
@@ -58,7 +60,8 @@ def known_subsets(
 def _known(patient: str, images: list[str], data_uri: str, by_image: dict, by_name: dict) -> list[dict]:
     if seen := [by_image[digest] for digest in images if digest in by_image]:
         return seen
-    named = by_name.get((patient, data_uri)) or by_name.get((patient, None))
+    spelled = [(name, place) for place in (data_uri, None) for name in (patient, look(patient))]
+    named = next((by_name[key] for key in spelled if key in by_name), None)
     return [named] if named else []
 
 

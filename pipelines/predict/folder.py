@@ -3,17 +3,18 @@
 import logging
 from pathlib import Path
 
+from components.core.mark import TABLE
 from components.core.step import StepError, progress
 from components.core.storage import local_path
 from components.core.synthetic import WARNING
 from components.core.volumes import BadVolume
-from components.ingest.discover import Case, Found
+from components.ingest.found import Case, Found
 from pipelines.files import write_bytes
 from pipelines.predict.find import find
 from pipelines.predict.results import MOST_PICTURED, Row, Table, draw, listed, page
 from pipelines.predict.segmenter import Segmenter
 
-TABLE, PAGE = "predictions.csv", "predictions.html"
+PAGE = "predictions.html"
 
 
 def predict_folder(source: Path, target: Path, model: str, state: Path, probability: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TextIO
 
 import numpy as np
 
+from components.core.mark import DIGEST, PART, digest
 from components.core.page import render, thumbnail
 from components.core.step import StepError
 from components.core.synthetic import WARNING
@@ -22,7 +23,10 @@ MOST_PICTURED, MOST_ROWS = 200, 2000
 
 @dataclass
 class Row:
-    """One case; empty where it does not apply. `needs_review` is yes, no, or unknown (a model without such facts)."""
+    """One case; empty where it does not apply. `needs_review` is yes, no, or unknown (a model without such facts).
+
+    voxels: a digest of the mask's, by which it is known to be a prediction until a person changes it.
+    """
 
     case: str
     file: str
@@ -36,6 +40,7 @@ class Row:
     model: str = ""
     mask: str = ""
     probability: str = ""
+    voxels: str = ""
     words: str = field(default="", repr=False)
     noted: tuple[str, ...] = field(default=(), repr=False)
 
@@ -48,11 +53,13 @@ class Row:
             case, file, "", number(found.lesion_ml), number(found.lesion_ml_low), number(found.lesion_ml_high),
             "" if found.level is None else f"{found.level:g}",
             "unknown" if found.review is None else "yes" if found.review else "no",
-            found.review or "", model, words=found.volume, noted=found.noted,
+            found.review or "", model, voxels=digest(found.lesion), words=found.volume, noted=found.noted,
         )  # fmt: skip
 
 
 COLUMNS = [f.name for f in fields(Row) if f.name not in ("words", "noted")]
+BEFORE = [column for column in COLUMNS if column != DIGEST]
+"""Those of earlier versions."""
 
 
 class Table:
@@ -84,14 +91,14 @@ def listed(path: Path) -> set[str]:
         made.add(table.name)
         with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.DictReader(file)
-            if rows.fieldnames and rows.fieldnames != COLUMNS:
+            if rows.fieldnames and rows.fieldnames not in (COLUMNS, BEFORE):
                 raise StepError(f"{table} is there, and make predict did not write it. Name another OUTPUT.")
             made |= {row[column] for row in rows for column in ("mask", "probability") if row[column]}
     return made
 
 
 def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+    return path.with_name(path.name + PART)
 
 
 def _no_formula(text: str) -> str:

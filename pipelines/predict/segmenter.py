@@ -12,6 +12,7 @@ import numpy as np
 from components.core.adc import from_b0
 from components.core.b_value import b_value
 from components.core.machine import sources_digest
+from components.core.mark import mark_of_mask, stamped
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
 from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
@@ -143,8 +144,9 @@ class Segmenter:
             raise
         low, high, level = (_number(row.get(c)) for c in ("lesion_ml_low", "lesion_ml_high", "interval_level"))
         lesion, _ = read_nifti_bytes(row["mask"])
+        mask = stamped(row["mask"], mark_of_mask(lesion))  # that of an old model has no mark yet
         return Prediction(
-            row["mask"], row.get("probability"), float(row["lesion_ml"]), low, high, level,
+            mask, row.get("probability"), float(row["lesion_ml"]), low, high, level,
             row.get("needs_review"), image, lesion > 0, noted,
         )  # fmt: skip
 

@@ -20,8 +20,9 @@ from components.core.ledger import Ledger
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.volumes import BadVolume, Geometry, read, read_nifti_bytes, require_scan
-from components.ingest.discover import discover, unfit
+from components.ingest.discover import discover
 from components.ingest.ingest import check
+from components.ingest.names import unfit
 from components.ingest.participants import participants
 from pipelines import presets
 from pipelines.predict.find import find

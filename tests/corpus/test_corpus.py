@@ -13,7 +13,7 @@ from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Object, digest_of, local_path
 from components.core.volumes import BadVolume, read_nifti_bytes
-from components.core.words import shown
+from components.core.words import composed, shown
 from components.ingest.discover import discover
 from components.ingest.ingest import check, ingest
 from pipelines import presets
@@ -295,7 +295,7 @@ def test_a_strange_name_is_a_name(tmp_path, checked_set, name):
     put(tmp_path / "set", f"images/{name}.npy", npy(DWI))
     put(tmp_path / "set", f"masks/{name}.npy", npy(MASK))
     record = bad_one(checked_set(tmp_path / "set"))
-    assert record["case"] == record["patient"] == name and record["labelled"] and record["repairs"] == ASSUMED
+    assert record["case"] == record["patient"] == composed(name) and record["labelled"] and record["repairs"] == ASSUMED
     assert all((tmp_path / "cases" / file).is_file() and file.isascii() for file in record["files"].values())
 
 

@@ -15,10 +15,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from components.core.mark import digest, read_mark
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
 from components.core.synthetic import TAG, WARNING
 from components.core.tracking import MODEL_NAME
+from components.ingest.discover import discover
+from components.ingest.ingest import check
 from components.register.seal import seal
 from components.unet.device import in_words
 from components.unet.findings import Findings
@@ -160,6 +163,7 @@ class TestFolder:
             "lesion_ml_high": "15.500", "interval_level": "0.9", "needs_review": "yes",
             "reasons": "uncertain; thin slices", "model": f"models:/{MODEL_NAME}/{version}",
             "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz",
+            "voxels": digest(np.asarray(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj)),
         }  # fmt: skip
         page = (tmp_path / "out" / "predictions.html").read_text()
         assert "12.35 mL of lesion (90 % interval 10.00 to 15.50)" in page and "uncertain; thin slices" in page
@@ -297,6 +301,69 @@ class TestFolder:
         assert rows["b"]["refused"] == "not liked by its old rules"
         with pytest.raises(StepError, match="too old to give probabilities"):
             segment(tmp_path / "in", probability=True)
+
+
+class TestWhatWasPredicted:
+    """Masks and probability maps never come back as labels nor as scans."""
+
+    @pytest.fixture
+    def data_set(self, champion, put, make_scan, segment, tmp_path):
+        """Three labelled scans and P, which has no mask, and the folder results/ of make predict."""
+        champion(bias=100.0)
+        for name in ("A", "B", "C"):
+            put(tmp_path / "set" / "images" / f"{name}.nii.gz")
+            put(tmp_path / "set" / "masks" / f"{name}.nii.gz", make_scan()[2])
+        put(tmp_path / "set" / "images" / "P.nii.gz")
+        segment(tmp_path / "set" / "images", probability=True)
+        (tmp_path / "out").rename(tmp_path / "set" / "results")
+        return tmp_path / "set"
+
+    @pytest.fixture
+    def labels(self, tmp_path, keys_of):
+        """labels(folder) -> the case names that ingest takes as labelled; none is refused."""
+
+        def run(folder: Path) -> set[str]:
+            facts = check(discover(keys_of(folder)), folder, tmp_path / "cases")
+            assert facts["refused"] == {} and len(facts["cases"]) == 4
+            return {case["case"] for case in facts["cases"] if case["labelled"]}
+
+        return run
+
+    def test_the_folder_of_results_beside_the_scans_changes_no_label(self, data_set, labels):
+        assert labels(data_set) == {"A", "B", "C"}
+
+    @pytest.mark.parametrize("kind", ["masks", "probabilities"])
+    def test_neither_does_a_file_copied_among_the_labels(self, data_set, labels, kind):
+        shutil.copy(data_set / "results" / kind / "P.nii.gz", data_set / "masks")
+        shutil.rmtree(data_set / "results")
+        assert labels(data_set) == {"A", "B", "C"}
+
+    def test_a_mask_that_a_person_corrected_is_a_label(self, data_set, labels, make_scan):
+        path = data_set / "results" / "masks" / "P.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(make_scan()[2], image.affine, image.header), path)
+        assert labels(data_set) == {"A", "B", "C", "P"}
+
+    def test_they_are_not_segmented_in_turn(self, data_set, segment, tmp_path):
+        shutil.copytree(data_set / "results", data_set / "images" / "old")
+        predict_scan(
+            data_set / "images" / "P.nii.gz", None, data_set / "images" / "lesion.nii.gz", CHAMPION, tmp_path, True
+        )
+        assert segment(data_set / "images").keys() == {"A", "B", "C", "P"}
+
+    def test_what_a_model_of_an_earlier_version_predicts_is_marked_too(self, old_champion, put, segment, tmp_path):
+        put(tmp_path / "in" / "a.nii.gz")
+        row = segment(tmp_path / "in")["a"]
+        assert read_mark(tmp_path / "out" / row["mask"]).digest == row["voxels"]
+
+    def test_results_of_an_earlier_version_are_replaced(self, champion, put, segment, tmp_path):
+        champion(bias=100.0)
+        put(tmp_path / "in" / "a.nii.gz")
+        segment(tmp_path / "in")
+        table = tmp_path / "out" / "predictions.csv"
+        table.write_text(re.sub(r",[^,\n]*$", "", table.read_text("utf-8-sig"), flags=re.MULTILINE), "utf-8-sig")
+        assert "voxels" not in table.read_text("utf-8-sig")
+        assert segment(tmp_path / "in")["a"]["voxels"]
 
 
 class TestAnAlteredModel:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
+from components.core.mark import mark_of_mask
 from components.core.volumes import BadVolume, read
 from pipelines.bare import bare
 
@@ -142,3 +143,11 @@ def test_a_reason_names_no_field_of_an_array(tmp_path, array):
 def test_the_same_file_has_the_same_bare_content_whenever_it_was_written(tmp_path, make_scan):
     paths = [stored(tmp_path, telling(make_scan()[0]), name) for name in ("a.nii.gz", "b.nii.gz")]
     assert bare(paths[0]) == bare(paths[1])
+
+
+def test_the_mark_of_a_prediction_stays_and_nothing_that_only_looks_like_it(tmp_path, make_scan):
+    image = telling(make_scan()[2])
+    for text, kept in ((mark_of_mask(make_scan()[2]), True), (f"dwi-stroke mask {NAME}", False)):
+        image.header["descrip"] = text
+        content = gzip.decompress(bare(stored(tmp_path, image)))
+        assert (text.encode() in content) is kept and NAME.encode() not in content

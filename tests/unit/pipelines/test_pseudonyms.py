@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.core.mark import digest, mark_of_mask
 from components.core.step import StepError
+from components.core.volumes import nifti_bytes
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from pipelines.pseudonyms import Pseudonyms, pseudonymized, require_key_if_used_before
@@ -83,6 +85,13 @@ LAYOUTS = [
     ["sub-A/dwi/run-1_dwi.nii.gz", "sub-A/dwi/run-2_dwi.nii.gz", "sub-B/dwi/sub-B_dwi.nii.gz"],
     ["sub-A/dwi/A_adc.nii.gz", "derivatives/sub-C/C_msk.nii.gz", "sub-B/dwi/sub-B_dwi.nii.gz"],
     ["sub-A/dwi/A_dwi.nii.gz", "derivatives/sub-A/A_brain_mask.nii.gz", "Derivatives/derivatives/SUB-A/A_MSK.NII.GZ"],
+    ["Jaidee/images/Somchai_SES-1.nii.gz", "Jaidee/images/Somchai_Ses-2.nii.gz", "Jaidee/MASKS/Somchai_SES-1.nii.gz"],
+    ["Jaidee/images/A.nii.gz", "2024/masks/A.nii.gz", "2024/images/B.nii.gz", "2024/masks/B.nii.gz"],
+    ["a/sub-A/dwi/sub-A_dwi.nii.gz", "b/derivatives/sub-A/sub-A_msk.nii.gz"],
+    ["sub-A/dwi/sub-A_ses-1_dwi.nii.gz", "derivatives/sub-A/sub-A_ses-2_msk.nii.gz"],
+    ["sub-A/dwi/sub-A_ses-1_dwi.nii.gz", "derivatives/sub-A/sub-A_msk.nii.gz"],
+    ["images/Ren\u00e9_ses-1.nii", "images/Rene\u0301_ses-2.nii", "masks/Rene\u0301_ses-1.nii"],
+    ["sub-BRAIN04/dwi/sub-BRAIN04_dwi.nii.gz", "derivatives/sub-BRAIN04/sub-BRAIN04_msk.nii.gz"],
     ["sub-A/sub-B/dwi/x_dwi.nii.gz", "sub-A/dwi/x_dwi.nii.gz"],
     [f"sub-Somchai/ses-1/dwi/Jaidee_{end}" for end in ("dwi.nii.gz", "b0.nii.gz", "dwi.bval", "dwi.json", "b0.json")],
 ]  # fmt: skip
@@ -154,6 +163,47 @@ def test_of_the_files_beside_a_scan_the_b_value_alone_is_sent(
     assert planted.found(copy, ["Somchai", "Jaidee", "20240131"]) == []
     ours, theirs = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}")["cases"][0] for f in (folder, copy))
     assert ours["repairs"] == theirs["repairs"] and any(line in repair for repair in ours["repairs"])
+
+
+def test_a_file_that_names_another_patient_than_its_folder_goes_nowhere(clinic, copied, caplog):
+    misfiled = "sub-Somchai/ses-20240131/dwi/sub-Somchai_ses-20240131_dwi.nii.gz"
+    (clinic / misfiled).rename(clinic / misfiled.replace("dwi/sub-Somchai", "dwi/sub-Malee"))
+    _, told = copied(clinic)
+    assert len(told["left_out"]) == 1 and "sub-Malee" in told["left_out"][0]
+    assert "name another patient or session than their folder" in caplog.text and len(told["files"]) == 8
+
+
+def predicted(path, mask, mark=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(nifti_bytes(mask, np.diag([2.0, 2.0, 5.0, 1.0]), mark))
+
+
+@pytest.mark.parametrize("layout", ["flat", "BIDS"])
+def test_what_a_model_predicted_is_known_under_other_names_too(
+    tmp_path, make_scan, write_case, copied, keys_of, layout
+):
+    folder, results = tmp_path / NAME, tmp_path / NAME / "Jaidee"
+    rows, names = ["case,file,reasons,mask,voxels"], [f"Somchai{n}" for n in range(4)]
+    for seed, name in enumerate(names):
+        dwi, _, mask = make_scan(seed)
+        if layout == "BIDS":
+            name = f"sub-{name}_ses-0001"
+            write_case(folder, name.partition("_")[0], dwi=dwi)
+        else:
+            predicted(folder / "images" / f"{name}.nii.gz", dwi)
+        rows.append(f"{name},Jaidee.nii.gz,Jaidee,masks/{name}.nii.gz,{digest(mask)}")
+        mark, mask[16, 8, 2] = mark_of_mask(mask), mask[16, 8, 2] ^ seed % 2  # a person changes every other one
+        predicted(results / "masks" / f"{name}.nii.gz", mask, mark if seed < 2 else "")
+    (results / "predictions.csv").write_text("\n".join(rows))
+    copy, _ = copied(folder)
+    assert planted.found(copy, ["Somchai", "Jaidee"]) == []
+    own, other = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}") for f in (folder, copy))
+    same = {c["voxel_sha256"]: c for c in other["cases"]}
+    assert own["refused"] == other["refused"] == {} and len(same) == 4
+    for number, case in enumerate(own["cases"]):
+        assert same[case["voxel_sha256"]]["labelled"] is case["labelled"] is (number % 2 == 1)
+        words = [[line.partition(" ")[2] for line in c["repairs"]] for c in (case, same[case["voxel_sha256"]])]
+        assert words[0] == words[1] and len(words[0]) == 1
 
 
 def test_a_patient_stays_one_under_one_key_and_not_under_another(clinic, copied):

@@ -48,6 +48,27 @@ def test_sessions_in_the_name_belong_to_one_patient():
     assert [(c.patient, c.session) for c in found.cases] == [("Patient_001", "ses-1"), ("Patient_001", "ses-2")]
 
 
+@pytest.mark.parametrize("word", ["ses", "SES", "Ses"])
+def test_a_session_is_one_in_capitals_too(word):
+    found = discover(flat(f"A_{word}-1.nii.gz", f"A_{word}-2.nii.gz"))
+    assert [(c.patient, c.session) for c in found.cases] == [("A", "ses-1"), ("A", "ses-2")]
+
+
+def test_folders_and_endings_are_read_in_capitals_too():
+    case = only_case(["IMAGES/P.NII.GZ", "Masks/P.nii.gz"])
+    assert (case.image, case.mask) == (["IMAGES/P.NII.GZ"], ["Masks/P.nii.gz"])
+
+
+def test_two_codings_of_one_letter_are_one_name():
+    one, other = "Ren\u00e9", "Rene\u0301"
+    case = only_case([f"images/{one}.nii.gz", f"masks/{other}.nii.gz"])
+    assert (case.name, case.mask) == (one, [f"masks/{other}.nii.gz"])
+    found = discover(flat(f"{one}_ses-1.nii.gz", f"{other}_ses-2.nii.gz"))
+    assert [(c.patient, c.session) for c in found.cases] == [(one, "ses-1"), (one, "ses-2")]
+    found = discover(bids(f"sub-{one}", "ses-1") + bids(f"sub-{other}", "ses-2"))
+    assert {c.patient for c in found.cases} == {f"sub-{one}"} and found.refused == {}
+
+
 def test_slices_are_put_back_in_the_order_of_their_numbers():
     case = only_case(flat("P_1_Slice_10.npy", "P_1_Slice_9.npy", "P_1_Slice_011.npy"))
     assert (case.name, case.patient, case.slice_numbers) == ("P_1", "P_1", [9, 10, 11])
@@ -90,6 +111,31 @@ def test_two_files_for_one_name_are_refused():
 
 def test_the_same_name_in_two_folders_is_refused():
     assert only_refusal(["a/images/P.npy", "b/images/P.npy"])[0] == "P"
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("2024/images/009.nii.gz", "2025/masks/009.nii.gz"),
+        ("images/009.nii.gz", "old/masks/009.nii.gz"),
+        ("a/images/009_Slice_1.npy", "b/masks/009_Slice_1.npy"),
+    ],
+)
+def test_only_folders_beside_each_other_hold_pairs(image, mask):
+    name, why = only_refusal([image, mask])
+    assert name == "009" and f"its mask {mask} and its image {image} lie in two data sets" in why
+
+
+def test_slices_from_two_folders_are_not_one_volume():
+    keys = ["2024/images/P_Slice_1.npy", "2025/images/P_Slice_2.npy"]
+    name, why = only_refusal(keys)
+    assert name == "P" and why.startswith(f"its slices lie in several folders: {', '.join(keys)}")
+
+
+def test_a_file_in_the_folder_of_another_patient_is_refused():
+    keys = ["sub-05/images/sub-06.nii.gz", "sub-05/masks/sub-06.nii.gz"]
+    name, why = only_refusal(keys)
+    assert name == "sub-06" and "lies in the folder of sub-05 and names another patient" in why
 
 
 def test_a_mask_without_an_image_is_refused_and_the_others_go_on():
@@ -150,6 +196,11 @@ def test_a_scan_without_mask_or_adc_is_an_unlabelled_case():
     assert case.mask == [] and case.adc is None
 
 
+def test_a_folder_of_masks_among_the_derivatives_is_no_other_layout():
+    keys = [*bids("sub-1", session=None, mask=False), "derivatives/sub-1/masks/sub-1_msk.nii.gz"]
+    assert only_case(keys).mask == keys[-1:]
+
+
 @pytest.mark.parametrize("below", ["derivatives/labels", "derivatives/manual_masks/v2"])
 def test_masks_may_lie_deeper_in_derivatives(below):
     keys = [*bids("sub-1", mask=False), f"{below}/sub-1/ses-0001/anat/sub-1_ses-0001_lesion-mask.nii.gz"]
@@ -206,7 +257,103 @@ def test_a_derived_scan_is_not_a_second_scan():
     assert len(only_case(keys).image) == 1
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "what"),
+    [
+        ("sub-05/ses-1/dwi/sub-06_ses-1_dwi", "sub-05/ses-1/sub-05_ses-1_msk", "patient"),
+        ("sub-05/ses-1/dwi/sub-05_ses-2_dwi", "sub-05/ses-1/sub-05_ses-1_msk", "session"),
+        ("sub-05/ses-1/dwi/sub-05_ses-1_dwi", "sub-05/ses-1/sub-06_ses-1_msk", "patient"),
+        ("sub-05/ses-1/dwi/sub-05_ses-1_dwi", "sub-05/ses-1/sub-05_ses-2_msk", "session"),
+        ("sub-05/ses-1/dwi/sub-05_ses-1_dwi", "sub-05/ses-1/SUB-050_ses-1_msk", "patient"),
+        ("sub-05/ses-1/dwi/sub-05-2_ses-1_dwi", "sub-05/ses-1/sub-05_ses-1_msk", "patient"),
+        ("sub-05/ses-2/dwi/sub-2_ses-2_dwi", "sub-05/ses-2/sub-05_ses-2_msk", "patient"),
+    ],
+)
+def test_patient_and_session_agree_in_folder_and_name(image, mask, what):
+    name, why = only_refusal([f"{image}.nii.gz", f"derivatives/{mask}.nii.gz"])
+    assert name.startswith("sub-05_ses-") and f"names another {what}: move it, or rename one of them" in why
+
+
+@pytest.mark.parametrize("kind", ["adc", "b0"])
+def test_a_map_of_another_patient_is_refused(kind):
+    name, why = only_refusal([*bids("sub-05", kinds=["dwi"]), f"sub-05/ses-0001/dwi/sub-06_ses-0001_{kind}.nii.gz"])
+    assert name == "sub-05_ses-0001" and "names another patient" in why
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("sub-A_1/dwi/sub-A_1_dwi", "sub-A_1/sub-A_1-msk"),
+        ("sub-A/ses-1/dwi/SUB-a_SES-1_dwi", "sub-A/ses-1/a-ses-1-msk"),
+        ("sub-A/ses-1/A_20240131_dwi", "sub-A/ses-1/rater2_msk"),
+        ("sub-A/dwi/sub-A_ses-1_dwi", "sub-A/sub-A_msk"),
+    ],
+)
+def test_names_that_agree_or_say_nothing_are_a_case(image, mask):
+    assert only_case([f"{image}.nii.gz", f"derivatives/{mask}.nii.gz"]).mask == [f"derivatives/{mask}.nii.gz"]
+
+
+def test_two_sessions_of_one_folder_are_not_a_pair():
+    name, why = only_refusal(["sub-A/dwi/sub-A_ses-1_dwi.nii.gz", "derivatives/sub-A/sub-A_ses-2_msk.nii.gz"])
+    assert name == "sub-A" and why.startswith("its files name several sessions: ")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a/sub-1/dwi/sub-1_dwi.nii.gz", "b/derivatives/sub-1/sub-1_msk.nii.gz"),
+        ("a/sub-1/dwi/sub-1_dwi.nii.gz", "b/sub-1/dwi/sub-1_adc.nii.gz"),
+        ("a/sub-1/dwi/sub-1_dwi.nii.gz", "b/sub-1/dwi/sub-1_b0.nii.gz"),
+    ],
+)
+def test_files_of_two_data_sets_are_not_a_case(one, other):
+    name, why = only_refusal([one, other])
+    assert name == "sub-1" and "lie in two data sets" in why and one in why and other in why
+
+
+def test_the_derivatives_may_lie_beside_the_folder_of_the_patients():
+    keys = ["rawdata/sub-1/dwi/sub-1_dwi.nii.gz", "Derivatives/v2/sub-1/sub-1_msk.nii.gz"]
+    assert only_case(keys).mask == keys[1:]
+
+
+@pytest.mark.parametrize("patient", ["sub-BRAIN04", "sub-brain", "sub-lesion1"])
+def test_a_brain_mask_is_told_by_its_own_words_not_by_its_patient(patient):
+    own = f"derivatives/{patient}/ses-0001"
+    others = [f"{own}/{patient}_ses-0001_desc-brain_mask.nii.gz", f"{own}/{patient}_ses-0001_brain_mask.nii.gz"]
+    assert only_case([*bids(patient, kinds=["dwi"]), *others]).mask == [f"{own}/{patient}_ses-0001_msk.nii.gz"]
+    assert only_case([*bids(patient, kinds=["dwi"], mask=False), *others]).mask == []
+
+
+@pytest.mark.parametrize("mask", ["derivatives/SUB-A/ses-0001/x_msk.nii.gz", "derivatives/sub-A/SES-0001/x_msk.nii.gz"])
+def test_a_mask_whose_folder_differs_in_case_is_refused_with_its_scan(mask):
+    found = discover([*bids("sub-A", mask=False), mask])
+    assert found.cases == [] and len(found.refused) == 2
+    assert all("differ only in case" in why for why in found.refused.values())
+
+
+def test_folders_of_bids_are_read_in_capitals_too():
+    keys = ["SUB-1/SES-1/DWI/SUB-1_SES-1_DWI.NII.GZ", "DERIVATIVES/SUB-1/SES-1/SUB-1_SES-1_MSK.NII.GZ"]
+    case = only_case(keys)
+    assert (case.patient, case.session, case.keys) == ("SUB-1", "SES-1", keys)
+
+
 # Either
+
+
+def test_copies_in_sourcedata_are_left_alone():
+    for keys in (bids("sub-1"), flat("P.nii.gz")):
+        copies = [f"{place}/{key}" for key in keys for place in ("sourcedata", "SourceData/v1")]
+        found = discover([*keys, *copies])
+        assert found.cases == discover(keys).cases and found.refused == {} and found.ignored == sorted(copies)
+
+
+def test_where_all_lies_in_sourcedata_it_is_said_how_to_use_it():
+    with pytest.raises(StepError, match=r"Files below sourcedata/ are left alone: name that folder itself"):
+        discover(f"sourcedata/{key}" for key in bids("sub-1"))
+
+
+def test_a_folder_whose_name_ends_in_derivatives_is_a_folder():
+    assert only_case(f"my-derivatives/{key}" for key in flat("P.nii.gz")).name == "P"
 
 
 @pytest.mark.parametrize("prefix", ["site-a", "2024/site-a", "masks-and-images"])

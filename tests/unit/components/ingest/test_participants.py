@@ -92,6 +92,11 @@ def test_twice_the_same_is_once(told):
     assert told("participant_id\tsite\na\tX\na\tX\nb\tX\n").notes == []
 
 
+def test_a_patient_is_one_however_the_name_is_spelled(told):
+    found = told("participant_id\tsite\nSUB-A\tX\nsub-Rene\u0301\tY\n", ("sub-a", "sub-Ren\u00e9"))
+    assert found.site == {"sub-a": "X", "sub-Ren\u00e9": "Y"} and found.notes == []
+
+
 def test_a_table_without_site_and_scanner_is_noted(told):
     assert "no column for site or scanner" in told("participant_id\tage\na\t80\nb\t81\n").notes[0]
 

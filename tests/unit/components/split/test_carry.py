@@ -136,6 +136,17 @@ def test_a_patient_with_other_images_is_known_by_the_name_at_the_same_address(ru
     assert known_to(after) == subsets(before)
 
 
+@pytest.mark.parametrize(("before", "after"), [("P{}", "p{}"), ("Ren\u00e9 {}", "Rene\u0301 {}")])
+def test_a_name_is_known_however_it_is_spelled(run, before, after):
+    first = run([case(before.format(i), ml=i + 1) for i in range(12)])
+    again = run([case(after.format(i), ml=i + 1, image=f"later {i}") for i in range(12)])
+    assert again["carried_from"]["stay"] == 12
+    for subset in SUBSETS:
+        assert sorted(again["patients"][subset]) == sorted(
+            after.format(i) for i in range(12) if before.format(i) in first["patients"][subset]
+        )
+
+
 def test_the_same_names_at_another_address_are_other_people(run):
     run(patients(12))
     others = [c | {"voxel_sha256": f"other {c['case']}", "slice_sha256": []} for c in patients(12)]
