@@ -14,6 +14,7 @@ from pipelines.cluster.connect import Connection, connect
 from pipelines.cluster.kubernetes import compile_pipeline
 from pipelines.cluster.results import close, results
 from pipelines.cluster.run_pods import report, step_of
+from pipelines.cluster.steps import outcome
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.watch import Watch
 from pipelines.pipeline import NAME
@@ -21,7 +22,6 @@ from pipelines.sources import ROOT, code
 from pipelines.summary import save, show
 
 COMPILED = ROOT / "build" / "pipeline.yaml"
-STATUS = {"SUCCEEDED": "succeeded", "CANCELED": "stopped"}
 
 
 class RunFailed(StepError):
@@ -57,7 +57,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
         watch = Watch(api, cluster, run.run_id)
         try:
             over = watch.until_over()
-            summary["status"] = STATUS.get(over.state, "failed")
+            summary["status"] = outcome(over)
             if summary["status"] == "succeeded":
                 found = results(tracking_uri, run.run_id, over.created_at)
                 summary |= found | {"links": found["links"] | summary["links"]}
@@ -124,6 +124,7 @@ def _leave_or_stop(api: Api, cluster: Connection, summary: dict) -> str:
         print()
     if answer.strip().lower() in ("s", "stop"):
         api.stop(summary["kfp_run_id"])
+        close(summary["mlflow_tracking_uri"], summary["kfp_run_id"], "KILLED")
         print("stopped. Run the same command again to go on from here.", flush=True)
         return "stopped"
     print(f"\nleft going on the cluster. {_how_to_look(cluster, summary)}", flush=True)

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import pytest
@@ -56,6 +57,24 @@ def tracking(empty_database, tmp_path):
         client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
     client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
     return uri
+
+
+class MlflowRun(NamedTuple):
+    """The MLflow run of RUN_ID."""
+
+    client: mlflow.MlflowClient
+    id: str
+
+    def status(self) -> str:
+        return self.client.get_run(self.id).info.status
+
+
+@pytest.fixture
+def mlflow_run(tracking) -> MlflowRun:
+    client = mlflow.MlflowClient(tracking)
+    experiment = client.get_experiment_by_name("dwi-stroke-segmentation").experiment_id
+    (run,) = client.search_runs([experiment], f"tags.kfp_run_id = '{RUN_ID}'")
+    return MlflowRun(client, run.info.run_id)
 
 
 @pytest.fixture(scope="session")

@@ -196,8 +196,9 @@ class Terminal(io.StringIO):
     ],
 )
 def test_ctrl_c_asks_whether_to_leave_the_run_or_stop_it(
-    kind_run, kubeflow, monkeypatch, capsys, last_run, answer, status, said
+    kind_run, kubeflow, monkeypatch, capsys, last_run, mlflow_run, answer, status, said
 ):
+    mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     running = begun("fingerprint", phase="Running")
     kubeflow.stages = [("RUNNING", running), interrupt("RUNNING", running)]
@@ -205,6 +206,7 @@ def test_ctrl_c_asks_whether_to_leave_the_run_or_stop_it(
     assert said in capsys.readouterr().out
     assert last_run()["status"] == status
     assert (kubeflow.runs[-1].state == "CANCELING") == (status == "stopped")
+    assert mlflow_run.status() == ("KILLED" if status == "stopped" else "RUNNING")
 
 
 def test_ctrl_c_without_a_terminal_leaves_the_run_going(kind_run, kubeflow, monkeypatch, capsys):
@@ -217,11 +219,34 @@ def test_ctrl_c_without_a_terminal_leaves_the_run_going(kind_run, kubeflow, monk
     assert kubeflow.runs[-1].state != "CANCELING"
 
 
-def test_a_run_stopped_on_the_cluster_is_not_a_success(kind_run, kubeflow, capsys, last_run):
-    kubeflow.stages = [("CANCELED", begun("fingerprint", "ingest", phase="Running"))]
+def test_a_run_terminated_on_the_cluster_was_stopped_and_did_not_fail(
+    kind_run, kubeflow, kubernetes, capsys, last_run, mlflow_run
+):
+    kubernetes.add_pod("ingest", "Failed", "case 3 of 20\n", terminated={"exit_code": 143})
+    mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
+    kubeflow.stages = [
+        ("RUNNING", begun("fingerprint", "ingest", phase="Running")),
+        ("CANCELING", begun("fingerprint", "ingest", phase="Failed")),
+        ("FAILED", begun("fingerprint", "ingest", phase="Failed")),
+    ]
     assert kind_run() == 1
-    assert "the run was stopped on the cluster" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "the run was stopped on the cluster" in err
+    assert "[2/7] ingest\n      stopped in 12.0 s\n" in out and "[3/7]" not in out
+    assert "case 3 of 20" not in out and "SIGTERM" not in out + err
+    assert last_run()["status"] == "stopped" and last_run()["steps"].keys() == {"fingerprint", "ingest"}
     assert last_run()["steps"]["ingest"]["state"] == "stopped"
+    assert mlflow_run.status() == "KILLED"
+
+
+def test_a_run_that_failed_is_failed_in_mlflow_and_lists_no_step_that_never_began(
+    kind_run, kubeflow, capsys, last_run, mlflow_run
+):
+    mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
+    kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", phase="Failed"))]
+    assert kind_run() == 1
+    assert "[3/7]" not in capsys.readouterr().out and last_run()["steps"].keys() == {"fingerprint", "ingest"}
+    assert last_run()["status"] == "failed" and mlflow_run.status() == "FAILED"
 
 
 def test_a_server_that_vanishes_leaves_the_run_going_and_says_how_to_look_again(kind_run, kubeflow, capsys, last_run):
