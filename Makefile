@@ -17,6 +17,8 @@ STEP ?=
 FOLLOW ?=
 CRON ?=
 REMOVE ?=
+FORCE ?=
+RAW ?=
 MODEL ?= models:/dwi-attention-unet@champion
 ONLY ?=
 SECONDS_EACH ?= 300
@@ -34,7 +36,7 @@ SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible -
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install
 
@@ -50,8 +52,8 @@ pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train]
 pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
-pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
-	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE"
+pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
+	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE" --force "$$FORCE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest

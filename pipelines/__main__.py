@@ -80,7 +80,7 @@ def _schedule(a) -> None:
 def _schedules(a) -> None:
     from pipelines.cluster.schedules import schedules
 
-    schedules(a.target, a.remove)
+    schedules(a.target, a.remove, a.force not in ("", "0"))
 
 
 def _up(_) -> None:
@@ -216,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     what_to_run(schedule)
     listing = command("schedules", _schedules, "list a cluster's schedules, or remove one")
     listing.add_argument("--remove", default="", help="id or name")
+    listing.add_argument("--force", default="", help="1 stops a run of it that is under way")
     listing.add_argument("--target", default="local")
     command("up", _up, "start the embedded services")
     command("down", _down, "stop them")

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from pipelines import __main__ as command_line
-from pipelines.cluster import api, connect, logs, storage, target, watch
+from pipelines.cluster import api, connect, logs, schedules, storage, target, watch
 from pipelines.cluster import kubernetes as kubernetes_settings
 from tests.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
 
@@ -106,6 +106,7 @@ def cluster(kubeflow, kubernetes, tracking, compile_once, tmp_path, monkeypatch)
     for module, name, seconds in (
         (api, "RETRY_SECONDS", 1), (api, "FIRST_PAUSE_SECONDS", 0.05), (watch, "POLL_SECONDS", 0.02),
         (watch, "PATIENCE_SECONDS", 0.05), (logs, "POLL_SECONDS", 0.02),
+        (schedules, "SETTLE_SECONDS", 0), (schedules, "POLL_SECONDS", 0.02), (schedules, "STOP_SECONDS", 0.5),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)
 

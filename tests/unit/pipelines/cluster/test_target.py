@@ -54,6 +54,7 @@ def test_the_run_gets_the_arguments_of_a_local_one(kind_run, kubeflow):
     assert run.runtime_config["parameters"]["data_uri"] == "s3://dwi-stroke/scans"
     assert run.runtime_config["parameters"]["epochs"] == 2
     assert run.pipeline_version_reference == {"pipeline_id": "p-1", "pipeline_version_id": "v-1"}
+    assert run.plugins_input == {"mlflow": {"disabled": True}}  # of KFP itself; it would fail at each run
     assert [e.display_name for e in kubeflow.experiments] == ["dwi-stroke-segmentation"]
 
 
