@@ -228,6 +228,8 @@ class Kubeflow(Server):
                 return self._page(kfp.V2beta1ListRunsResponse, "runs", self.runs, query)
             case "POST", ["runs"]:
                 run = kfp.V2beta1Run(**{**new, "run_id": RUN_ID}, created_at=self.created_at, state_history=[])
+                if not (run.plugins_input or {}).get("mlflow", {}).get("disabled"):
+                    run.plugins_output = {"mlflow": kfp.V2beta1PluginOutput(state="PLUGIN_FAILED")}
                 self.runs.append(self._enter(run, "PENDING"))
                 return run
             case "GET", ["runs", run_id]:

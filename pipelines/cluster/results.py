@@ -3,7 +3,7 @@
 import datetime
 
 from components.core.step import StepError
-from components.core.tracking import EXPERIMENT, MODEL_NAME
+from components.core.tracking import EPOCH_METRICS, EXPERIMENT, MODEL_NAME
 from pipelines.summary import links
 
 
@@ -61,6 +61,19 @@ def close(uri: str, kfp_run_id: str, status: str) -> None:
         pass  # it ended before there was one
     except MlflowException as error:
         print(f"MLflow could not be told that the run {status.lower()}: {' '.join(str(error).split())[:200]}")
+
+
+def epochs_done(uri: str, kfp_run_id: str) -> int:
+    """The last epoch of the run's training that MLflow has; 0 where it has none, or does not answer."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient(uri)
+    try:
+        run = _run(client, kfp_run_id)
+        return max((m.step for m in client.get_metric_history(run.info.run_id, EPOCH_METRICS[-1])), default=0)
+    except (LookupError, MlflowException):
+        return 0
 
 
 def _run(client, kfp_run_id: str):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from pipelines.cluster import watch
+from pipelines.cluster import retries, watch
 from tests.cluster_stand_in import RUN_ID, Workflow
 
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
@@ -54,7 +54,7 @@ def test_the_run_gets_the_arguments_of_a_local_one(kind_run, kubeflow):
     assert run.runtime_config["parameters"]["data_uri"] == "s3://dwi-stroke/scans"
     assert run.runtime_config["parameters"]["epochs"] == 2
     assert run.pipeline_version_reference == {"pipeline_id": "p-1", "pipeline_version_id": "v-1"}
-    assert run.plugins_input == {"mlflow": {"disabled": True}}  # of KFP itself; it would fail at each run
+    assert not run.plugins_output  # KFP's own MLflow plugin would fail at each run
     assert [e.display_name for e in kubeflow.experiments] == ["dwi-stroke-segmentation"]
 
 
@@ -132,6 +132,19 @@ def test_a_step_out_of_memory_says_so(kind_run, kubeflow, kubernetes, capsys):
     assert "train: container main ran out of memory" in capsys.readouterr().err
 
 
+def test_after_a_failed_training_the_last_line_says_where_the_same_command_goes_on(
+    kind_run, kubeflow, kubernetes, capsys, mlflow_run
+):
+    kubernetes.add_pod("train", "Failed", "epoch 3/20\n", terminated={"exit_code": 137})
+    kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
+    assert kind_run() == 1
+    assert "goes on after" not in capsys.readouterr().err  # nothing was learnt yet
+    for epoch in (1, 2, 3):
+        mlflow_run.client.log_metric(mlflow_run.id, "learning_rate", 0.001, step=epoch)
+    assert kind_run() == 1
+    assert capsys.readouterr().err.strip().endswith("\nThe same command goes on after epoch 3.")
+
+
 def test_a_failed_driver_is_the_failure_of_its_step(kind_run, kubeflow, kubernetes, capsys):
     kubernetes.add_pod("ingest", "Failed", "driver: no MLMD\n", driver=True, terminated={"exit_code": 1})
     kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", driver="Failed"))]
@@ -166,6 +179,51 @@ def test_why_a_pod_waits_is_told_once_while_it_waits(kind_run, kubeflow, kuberne
     assert kind_run() == 0
     out = capsys.readouterr().out
     assert out.count('fingerprint waits: container main cannot be set up: secret "dwi-stroke-s3" not found') == 1
+
+
+DEFAULTS = "spec: {{ttlStrategy: {{secondsAfterCompletion: 3600}}, templateDefaults: {}}}"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            DEFAULTS.format("{retryStrategy: {limit: '2', retryPolicy: OnError}}"),
+            "a step that fails or is killed is not",
+        ),
+        (DEFAULTS.format("{}"), "a step whose pod is deleted or whose node is lost is not"),
+        ("", "a step whose pod is deleted or whose node is lost is not"),
+        (DEFAULTS.format("{retryStrategy: {retryPolicy: OnTransientError}}"), "failed steps are not"),
+        (DEFAULTS.format("{retryStrategy: {retryPolicy: Always}}"), None),
+        (DEFAULTS.format("{retryStrategy: {expression: 'asInt(lastRetry.exitCode) > 0'}}"), None),
+        ("{damaged", None),
+        ("damaged", None),
+    ],
+)
+def test_what_the_cluster_does_not_try_again_is_said_in_a_line_with_what_mends_it(
+    kind_run, kubernetes, capsys, data, said
+):
+    kubernetes.config_maps["kubeflow/workflow-controller-configmap"] = {"workflowDefaults": data}
+    assert kind_run() == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "tried again on this cluster" in line]
+    assert len(lines) == bool(said)
+    for line in lines:
+        assert said in line and "ConfigMap workflow-controller-configmap (namespace kubeflow)" in line
+        assert "retryPolicy: 'Always', expression: 'lastRetry.status == \"Error\" ||" in line
+
+
+def test_what_cannot_be_read_of_its_retries_stops_no_run(kind_run, kubernetes, capsys):
+    assert kind_run() == 0
+    assert "tried again on this cluster" not in capsys.readouterr().out
+
+
+def test_the_change_that_is_written_into_the_config_map_is_taken_for_well():
+    stock = {"workflowDefaults": DEFAULTS.format("{retryStrategy: {limit: '2', retryPolicy: OnError}}")}
+    assert (retries.policy(stock), retries.policy(retries.mended(stock))) == ("OnError", "Always")
+    assert retries.policy(retries.mended({})) == "Always"
+    assert retries.policy(
+        {"config": f"workflowDefaults: {stock['workflowDefaults']}".replace("spec", "{spec") + "}"}
+    ) == ("OnError")
 
 
 def test_a_run_that_does_not_begin_is_remarked_on(kind_run, kubeflow, monkeypatch, capsys):
