@@ -52,8 +52,8 @@ def tracking(empty_database, tmp_path):
     client.log_metric(run, "test_patients", 5)
     client.log_metric(run, "val_dice", 0.7)
     client.create_registered_model("dwi-attention-unet")
-    for digest in ("now", "an earlier evaluation"):
-        tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}"}
+    for digest, runs in (("now", f"another,{RUN_ID}"), ("an earlier evaluation", "another")):
+        tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}", "pipeline_runs": runs}
         client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
     client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
     return uri

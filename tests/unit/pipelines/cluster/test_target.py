@@ -339,13 +339,15 @@ def test_a_lost_answer_does_not_start_a_second_run(kind_run, kubeflow):
     assert lost and len(kubeflow.runs) == 1
 
 
-def test_results_that_mlflow_does_not_have_are_asked_for_by_name(kind_run, kubeflow, tracking, capsys, last_run):
-    import mlflow
-
-    client = mlflow.MlflowClient(tracking)
-    (run,) = client.search_runs([client.get_experiment_by_name("dwi-stroke-segmentation").experiment_id])
-    client.set_tag(run.info.run_id, "kfp_run_id", "another")
+def test_results_that_mlflow_does_not_have_are_asked_for_by_name(kind_run, mlflow_run, capsys, last_run):
+    mlflow_run.client.set_model_version_tag("dwi-attention-unet", "1", "pipeline_runs", "another")
     assert kind_run() == 1
     err = capsys.readouterr().err
-    assert "the run succeeded, but its results cannot be read" in err and f"kfp_run_id={RUN_ID}" in err
+    assert "the run succeeded, but its results cannot be read" in err and f"has {RUN_ID} in its tag" in err
     assert last_run()["status"] == "succeeded"
+
+
+def test_a_run_that_came_to_an_earlier_runs_version_gets_that_ones_results(kind_run, mlflow_run, capsys):
+    mlflow_run.client.set_tag(mlflow_run.id, "kfp_run_id", "an earlier run")  # a finished run keeps its tags
+    assert kind_run() == 0
+    assert "dwi-attention-unet version 1 (challenger)" in capsys.readouterr().out
