@@ -46,8 +46,8 @@ pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=
 experiments: $(INSTALLED) ## compare improvements: [PRESETS="n4 loss"] [SEEDS=3] [PRESET=demo: what they lie over] [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines experiments --presets "$$PRESETS" --seeds "$$SEEDS" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
-pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
-	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"
+pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1] [RAW=1]
+	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --raw "$$RAW" --target "$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"

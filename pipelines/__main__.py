@@ -65,10 +65,10 @@ def _data(a) -> str:
     return pseudonymized(a.data, a.pseudonym_key, STATE)
 
 
-def _logs(a) -> None:
+def _logs(a) -> int:
     from pipelines.cluster.logs import pipeline_logs
 
-    pipeline_logs(a.run, a.step, a.follow not in ("", "0"), a.target, STATE)
+    return pipeline_logs(a.run, a.step, a.follow not in ("", "0"), a.target, STATE, a.raw not in ("", "0"))
 
 
 def _schedule(a) -> None:
@@ -210,6 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
     logs.add_argument("--step", default="", help="one step; all where empty")
     logs.add_argument("--follow", default="", help="1 goes on until the run is over")
+    logs.add_argument("--raw", default="", help="1 shows what Argo and KFP say in a pod's log too")
     logs.add_argument("--target", default="local")
     schedule = command("schedule", _schedule, "have a cluster run the pipeline by the clock")
     schedule.add_argument("--cron", required=True)

@@ -298,6 +298,26 @@ class Kubeflow(Server):
         return response(**({field: items[first:last]} if items[first:last] else {}), **more)
 
 
+EXECUTOR_INPUT = {"inputs": {"parameterValues": {"epochs": 2, "cca": False, "ratios": [0.6, 0.2], "none": None}}}
+BEFORE_A_STEP = f"""\
+time=2024-11-05T07:00:00.000Z level=INFO msg="capturing logs" argo=true
+I1105 07:00:00.000000       1 launcher_v2.go:195] publish info:
+executorInput={json.dumps(EXECUTOR_INPUT, indent=2)}
+/usr/local/lib/python3.11/site-packages/kfp/dsl/types.py:10: FutureWarning: an old way
+  warnings.warn(
+[KFP Executor 2024-11-05 07:00:01,000 INFO]: Looking for component `step` in --component_module_path `/tmp/x.py`
+[KFP Executor 2024-11-05 07:00:01,000 INFO]: Got executor_input:
+{json.dumps(EXECUTOR_INPUT, indent=4)}
+"""
+AFTER_A_STEP = f"""\
+Wrote executor output file to /tmp/kfp_outputs/output_metadata.json.
+I1105 07:00:09.000000       1 launcher_v2.go:900] ExecutorOutput: {json.dumps(EXECUTOR_INPUT, indent=2)}
+I1105 07:00:09.000000       1 launcher_v2.go:151] publish success.
+time=2024-11-05T07:00:10.000Z level=INFO msg="sub-process exited" argo=true error=<nil>
+"""
+"""What Argo 4's executor, KFP 2.17's launcher and its executor write around a step's own lines."""
+
+
 class Kubernetes(Server):
     """The Kubernetes API, as far as the client asks it; `kubeconfig(path)` writes the way to it."""
 
@@ -331,7 +351,7 @@ class Kubernetes(Server):
                 return (200, kube_json(found[0])) if found else status(404, f'pods "{name}" not found')
             case [_, "pods", name, "log"]:
                 lines = self.logs.get(name, "").splitlines(keepends=True)[-int(query.get("tailLines", 1000)) :]
-                stamp = "2024-11-05T07:00:{:02d}.000000000Z " if query.get("timestamps") == "True" else ""
+                stamp = "2024-11-05T07:00:00.{:09d}Z " if query.get("timestamps") == "True" else ""
                 return 200, "".join(stamp.format(n) + line for n, line in enumerate(lines))
             case [_, "events"]:
                 name = query["fieldSelector"].split(",")[0].split("=")[1]
@@ -370,16 +390,16 @@ class Kubernetes(Server):
             status=kube.V1PodStatus(phase=phase, container_statuses=[main]),
         )  # fmt: skip
         self.pods.append(pod)
-        self.logs[name] = log
+        self.logs[name] = log if driver or not log else BEFORE_A_STEP + log + AFTER_A_STEP
         return pod
 
-    def add_event(self, pod: kube.V1Pod, reason: str, message: str) -> None:
+    def add_event(self, pod: kube.V1Pod, reason: str, message: str, kind: str = "Warning") -> None:
         about = kube.V1ObjectReference(name=pod.metadata.name)
         self.events.append(
             kube.CoreV1Event(
                 metadata=kube.V1ObjectMeta(name="event"),
                 involved_object=about,
-                type="Warning",
+                type=kind,
                 reason=reason,
                 message=message,
                 last_timestamp=START,

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pipelines.cluster import retries, watch
-from tests.cluster_stand_in import RUN_ID, Workflow
+from tests.cluster_stand_in import AFTER_A_STEP, RUN_ID, Workflow
 
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
 
@@ -114,15 +114,35 @@ def test_a_failure_ends_with_the_pods_log_its_events_and_the_steps_own_words(
     log += 'I1105 07:00:12.000000 1 launcher.go:1] exit status 1\n{"time":"2024-11-05","msg":"sub-process exited"}\n'
     pod = kubernetes.add_pod("split", "Failed", log, terminated={"exit_code": 1})
     kubernetes.add_event(pod, "BackOff", "Back-off restarting failed container")
+    for n in range(13):
+        kubernetes.add_event(pod, "Pulled", f"Container image {n} already present on machine", "Normal")
     kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", "preprocess", "split", phase="Failed"))]
     assert kind_run() == 1
     out, err = capsys.readouterr()
     assert "[4/7] split\n      failed in 12.0 s\n" in out
     assert "      3 labelled patients\n" in out
-    assert "Warning BackOff: Back-off restarting failed container" in out
+    assert "Warning BackOff: Back-off restarting failed container" in out and "Normal" not in out
+    assert not any(noise in out for noise in ("launcher", "level=INFO", "KFP Executor", "parameterValues", "warnings"))
     assert f"make pipeline-logs RUN={last_run()['run_id']} STEP=split" in out
     assert err.strip() == ("split: 3 patients with a lesion are needed: 2 found.\nAdd scans with masks.")
     assert last_run()["status"] == "failed" and last_run()["steps"]["split"]["state"] == "failed"
+
+
+def test_the_last_epochs_are_shown_however_much_kfp_writes_after_them(kind_run, kubeflow, kubernetes, capsys):
+    log = "".join(f"epoch {n}/90  train loss 0.5\n" for n in range(1, 61)) + AFTER_A_STEP * 5
+    kubernetes.add_pod("train", "Failed", log, terminated={"exit_code": 137})
+    kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
+    assert kind_run() == 1
+    out = capsys.readouterr().out
+    assert "epoch 60/90" in out and "epoch 31/90" in out and "epoch 30/90" not in out and "launcher" not in out
+
+
+def test_of_a_pod_that_never_started_every_event_is_shown(kind_run, kubeflow, kubernetes, capsys):
+    pod = kubernetes.add_pod("train", "Failed", waiting={"reason": "ContainerCreating"})
+    kubernetes.add_event(pod, "Scheduled", "Successfully assigned", "Normal")
+    kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
+    assert kind_run() == 1
+    assert "Normal Scheduled: Successfully assigned" in capsys.readouterr().out
 
 
 def test_a_step_out_of_memory_says_so(kind_run, kubeflow, kubernetes, capsys):
