@@ -109,7 +109,7 @@ kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines
 kind-down: $(INSTALLED) ## remove it, with all that is stored in it
 	@exec $(PYTHON) -m pipelines kind-down
 
-test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice (half an hour)
+test-kind: $(DEV_INSTALLED) ## the tests that need a cluster, kind's or another [KUBE_CONTEXT=...]: undisturbed and disturbed runs (hours)
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
