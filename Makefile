@@ -26,6 +26,8 @@ STEP ?=
 FOLLOW ?=
 CRON ?=
 REMOVE ?=
+FORCE ?=
+RAW ?=
 MODEL ?= models:/dwi-attention-unet@champion
 ONLY ?=
 SECONDS_EACH ?= 300
@@ -47,7 +49,7 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED BASE_PYTHON STATE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install
 
@@ -57,14 +59,14 @@ pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=
 experiments: $(INSTALLED) ## compare improvements: [PRESETS="n4 loss"] [SEEDS=3] [PRESET=demo: what they lie over] [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
-	@exec $(PYTHON) -m pipelines logs --run="$$RUN" --step="$$STEP" --follow="$$FOLLOW" --target="$$TARGET"
+pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1] [RAW=1]
+	@exec $(PYTHON) -m pipelines logs --run="$$RUN" --step="$$STEP" --follow="$$FOLLOW" --raw="$$RAW" --target="$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
-	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE"
+pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
+	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -120,7 +122,7 @@ kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines
 kind-down: $(INSTALLED) ## remove it, with all that is stored in it
 	@exec $(PYTHON) -m pipelines kind-down
 
-test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice (half an hour)
+test-kind: $(DEV_INSTALLED) ## the tests that need a cluster, kind's or another [KUBE_CONTEXT=...]: undisturbed and disturbed runs (hours)
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]

@@ -76,14 +76,34 @@ def plain(text: str) -> str:
     return without_logins("".join(c if can_be_shown(c) or c in "\n\t" else ascii(c)[1:-1] for c in text))
 
 
+class Message(logging.Formatter):
+    """The message alone; of a library's tries that of one try more."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _another_try(record) or super().formatMessage(record)
+
+
 def log_plainly() -> None:
     """All that this process prints or logs becomes plain text; messages go to standard output, a line each."""
     for name in ("stdout", "stderr"):
         if not isinstance(stream := getattr(sys, name), PlainStream):
             setattr(sys, name, PlainStream(stream))
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Message("%(message)s"))
     for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _another_try(record: logging.LogRecord) -> str:
+    """What urllib3 says of a request that it sends again, in a sentence; "" for any other message."""
+    if not (str(record.msg).startswith("Retrying (%r)") and isinstance(record.args, tuple) and len(record.args) == 3):
+        return ""
+    left, error, path = record.args
+    server = re.search(r"host='([^']+)', port=(\d+)", str(error))
+    where = ":".join(server.groups()) if server else f"the server of {path}"
+    why = str(error).rpartition(": ")[2].strip("\"')")
+    return f"{where} does not answer ({why}); trying again, tries left: {left.total}"
 
 
 def without_logins(text: str) -> str:
