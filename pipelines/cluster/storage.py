@@ -19,12 +19,16 @@ def data_address(data: str, state: Path, cluster: Connection) -> str:
     if data.startswith("s3://"):
         return data
     folder = Path(data) if data else demo_scans(state)
-    _use_storage(cluster)
+    use_storage(cluster)
     return upload(folder, state / cluster.target)
 
 
-def _use_storage(cluster: Connection) -> None:
-    """Point this process at the S3 of the environment, else (and for kind always) at the cluster's own."""
+def use_storage(cluster: Connection) -> None:
+    """Point this process at the S3 of the environment, else (and for kind always) at the cluster's own.
+
+    Raises:
+        StepError: no kube context, or no right to read where the cluster keeps what is in storage.
+    """
     if cluster.target == "kind" or not any(os.environ.get(name) for name in GIVEN):
         settings = _settings(cluster)
         for name in [name for name in os.environ if name.startswith("AWS_") or name in GIVEN]:
