@@ -51,7 +51,7 @@ def target(name: str) -> Target:
         from pipelines.local.target import KINDS, pipeline_run
 
         def run(**what) -> int | None:
-            with _environment_as_before():
+            with environment_as_before():
                 return pipeline_run(**what, kind=KINDS[name])
 
         return Target(name, run, _local, _local)
@@ -69,7 +69,7 @@ def target(name: str) -> Target:
 def _local(state: Path) -> Iterator[str]:
     from pipelines.local.target import use_services
 
-    with _environment_as_before():
+    with environment_as_before():
         yield use_services(state)["MLFLOW_TRACKING_URI"]
 
 
@@ -78,7 +78,7 @@ def _on_cluster(name: str, state: Path, with_storage: bool) -> Iterator[str]:
     from pipelines.cluster.connect import connect
     from pipelines.cluster.storage import use_storage
 
-    with _environment_as_before(), connect(name, kfp=False) as cluster:
+    with environment_as_before(), connect(name, kfp=False) as cluster:
         os.environ.pop("MLFLOW_REGISTRY_URI", None)  # of another place
         os.environ["MLFLOW_TRACKING_URI"] = cluster.mlflow_url
         os.environ.setdefault("SCRATCH_DIR", str(state / "scratch"))
@@ -88,8 +88,8 @@ def _on_cluster(name: str, state: Path, with_storage: bool) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _environment_as_before() -> Iterator[None]:
-    """What the services here wrote into the environment goes: the next one to ask looks anew whether they run."""
+def environment_as_before() -> Iterator[None]:
+    """Put the environment back at the end: the next one to ask for the services looks again whether they run."""
     before = dict(os.environ)
     try:
         yield

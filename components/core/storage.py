@@ -22,13 +22,13 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 
 from components.core import etag
-from components.core.step import StepError, progress
+from components.core.step import StepError, progress, without_logins
 from components.core.storage_faults import ALTERED, BROKEN_ON_THE_WAY, FAULTS, CameShort, may_pass, named, what_to_do
 
 PARALLEL_TRANSFERS = 8
 ATTEMPTS = 3
 PATIENCE_SECONDS, LONGEST_PAUSE_SECONDS, SETTLED_SECONDS = 120, 10, 20
-CONNECT_SECONDS, ANSWER_SECONDS = 10, 60
+CONNECT_SECONDS, ANSWER_SECONDS, SAID_AFTER_SECONDS = 10, 60, 20
 Result = TypeVar("Result")
 
 
@@ -210,9 +210,10 @@ class Storage:
                     raise self._altered(key) from error
                 if not may_pass(error) or time.monotonic() + pause > deadline:
                     raise self._said(error, key) from error
-                if pause > 2:
-                    left = deadline - time.monotonic()
-                    logging.warning("%s: %s; trying again for %.0f s", self.uri, named(error), left)
+                left = deadline - time.monotonic()
+                if pause > 2 or self.patience - left > SAID_AFTER_SECONDS:
+                    at = without_logins(os.environ.get("S3_ENDPOINT_URL") or "AWS")
+                    logging.warning("%s at %s: %s; trying again for %.0f s", self.uri, at, named(error), left)
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads requests, keeps no secret)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

@@ -30,7 +30,7 @@ def use_storage(cluster: Connection) -> None:
         StepError: no kube context, or no right to read where the cluster keeps what is in storage.
     """
     if cluster.target == "kind" or not any(os.environ.get(name) for name in GIVEN):
-        settings = _settings(cluster)
+        settings = {name: value for name, value in _settings(cluster).items() if name.startswith(("S3_", "AWS_"))}
         for name in [name for name in os.environ if name.startswith("AWS_") or name in GIVEN]:
             del os.environ[name]
         os.environ.update(settings)
