@@ -20,6 +20,7 @@ import boto3
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 
 from components.core import etag
 from components.core.step import StepError, progress, without_logins
@@ -255,7 +256,7 @@ def _own_key(answer: dict) -> bool:
 
 def connect():
     """A client for S3_ENDPOINT_URL (or AWS's own) with the usual AWS_* variables."""
-    return boto3.Session().client(
+    client = boto3.Session().client(
         "s3",
         endpoint_url=os.environ.get("S3_ENDPOINT_URL") or None,
         region_name=os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1",
@@ -266,6 +267,13 @@ def connect():
             max_pool_connections=2 * PARALLEL_TRANSFERS,
         ),
     )
+    client.meta.events.register("needs-retry.s3", _say_what_is_waited_for)
+    return client
+
+
+def _say_what_is_waited_for(caught_exception: Exception | None, endpoint, **_) -> None:
+    if isinstance(caught_exception, ConnectTimeoutError | ReadTimeoutError):
+        logging.warning("S3 at %s: %s", without_logins(endpoint.host), named(caught_exception))
 
 
 def work_bucket() -> str:
