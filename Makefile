@@ -74,41 +74,41 @@ test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not 
 test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 	@$(PYTHON) -m pytest -m "slow or not slow"
 
-check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"]
-	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET"
+check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1]
-	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY"
+predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY" --target="$$TARGET"
 
-serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001]
-	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --port="$$SERVE_PORT"
+serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --port="$$SERVE_PORT" --target="$$TARGET"
 
-champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same
-	@exec $(PYTHON) -m pipelines champion
+champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines champion --target="$$TARGET"
 
-promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/dwi-attention-unet/3 REASON="..."
-	@exec $(PYTHON) -m pipelines promote --model="$$MODEL" --reason="$$REASON"
+promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/dwi-attention-unet/3 REASON="..." [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines promote --model="$$MODEL" --reason="$$REASON" --target="$$TARGET"
 
-rollback: $(INSTALLED) ## go back to the champion before [REASON="..."]
-	@exec $(PYTHON) -m pipelines rollback --reason="$$REASON"
+rollback: $(INSTALLED) ## go back to the champion before [REASON="..."] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines rollback --reason="$$REASON" --target="$$TARGET"
 
-lineage: $(INSTALLED) ## what a version was made of, to every scan's sha256, hashed again: [MODEL=models:/...]
-	@exec $(PYTHON) -m pipelines lineage --model="$$MODEL"
+lineage: $(INSTALLED) ## what a version was made of, to every scan's sha256, hashed again: [MODEL=models:/...] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines lineage --model="$$MODEL" --target="$$TARGET"
 
 demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
-	@exec $(PYTHON) -m pipelines demo-data
+	@exec $(PYTHON) -m pipelines demo-data --target="$$TARGET"
 
 up: $(INSTALLED) ## start the embedded S3 and MLflow servers [S3_PORT=9000] [MLFLOW_PORT=5000]
-	@exec $(PYTHON) -m pipelines up
+	@exec $(PYTHON) -m pipelines up --target="$$TARGET"
 
 down: $(INSTALLED) ## stop them
-	@exec $(PYTHON) -m pipelines down
+	@exec $(PYTHON) -m pipelines down --target="$$TARGET"
 
-status: $(INSTALLED) ## say whether they run, and where they keep things
-	@exec $(PYTHON) -m pipelines status
+status: $(INSTALLED) ## say whether they run; of a cluster its runs, schedules and champion too: [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines status --target="$$TARGET"
 
 compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0] [NODES=1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
-	@exec $(PYTHON) -m pipelines compile
+	@exec $(PYTHON) -m pipelines compile --target="$$TARGET"
 
 images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
 	@exec images/build "$$($(IMAGE_TAG))" "$$REGISTRY"
@@ -117,10 +117,10 @@ images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
 	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
 
 kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines and MLflow (wants docker, kind, kubectl, git)
-	@exec $(PYTHON) -m pipelines kind-up
+	@exec $(PYTHON) -m pipelines kind-up --target="$$TARGET"
 
 kind-down: $(INSTALLED) ## remove it, with all that is stored in it
-	@exec $(PYTHON) -m pipelines kind-down
+	@exec $(PYTHON) -m pipelines kind-down --target="$$TARGET"
 
 test-kind: $(DEV_INSTALLED) ## the tests that need a cluster, kind's or another [KUBE_CONTEXT=...]: undisturbed and disturbed runs (hours)
 	@$(PYTHON) -m pytest -m cluster tests/cluster

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.core.step import StepError, about_the_disk, log_plainly, without_logins
 from pipelines.environment import settle_python
 from pipelines.sources import ROOT
+from pipelines.targets import ALL, KIND, LOCAL, PLACES, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
@@ -30,6 +31,7 @@ def main() -> int:
     from pipelines.local.services import ServiceError
 
     try:
+        require_usable(arguments.target, arguments.usable)
         return arguments.call(arguments) or 0
     except (StepError, ServiceError) as error:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
@@ -114,10 +116,14 @@ def _down(_) -> None:
     services.down(STATE)
 
 
-def _status(_) -> int:
-    from pipelines.local import services
+def _status(a) -> int:
+    if a.target == LOCAL:
+        from pipelines.local.services import status
 
-    return 0 if services.status(STATE) else 1
+        return 0 if status(STATE) else 1
+    from pipelines.cluster.status import status as of_cluster
+
+    return 0 if of_cluster(a.target) else 1
 
 
 def _compile(a) -> None:
@@ -153,7 +159,7 @@ def _check_data(a) -> int:
     if not a.data:
         raise StepError("Which scans? make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     settings = presets.load(a.preset, a.set)
-    return check_data(_data(a), STATE, settings.b_value)
+    return check_data(_data(a), STATE, settings.b_value, a.target)
 
 
 def _predict(a) -> None:
@@ -169,83 +175,83 @@ def _predict(a) -> None:
     )
     if not source.is_dir():
         adc = Path(a.adc).expanduser() if a.adc else None
-        return predict_scan(source, adc, target, a.model, STATE, probability)
+        return predict_scan(source, adc, target, a.model, STATE, probability, a.target)
     if a.adc:
         raise StepError("ADC is for one scan; in a folder the ADC maps are found beside the DWI (NAME_adc.nii.gz).")
-    predict_folder(source, target, a.model, STATE, probability)
+    predict_folder(source, target, a.model, STATE, probability, a.target)
 
 
 def _serve(a) -> None:
     from pipelines.predict.serve import serve
 
-    serve(a.model, a.port, STATE)
+    serve(a.model, a.port, STATE, a.target)
 
 
 def _promote(a) -> None:
     from pipelines.promotion import promote
 
-    promote(a.model, a.reason, STATE)
+    promote(a.model, a.reason, STATE, a.target)
 
 
 def _rollback(a) -> None:
     from pipelines.promotion import rollback
 
-    rollback(a.reason, STATE)
+    rollback(a.reason, STATE, a.target)
 
 
-def _champion(_) -> int:
+def _champion(a) -> int:
     from pipelines.promotion import champion
 
-    return champion(STATE)
+    return champion(STATE, a.target)
 
 
 def _lineage(a) -> int:
     from pipelines.lineage import lineage
 
-    return lineage(a.model, STATE)
+    return lineage(a.model, STATE, a.target)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, call, help_text: str) -> argparse.ArgumentParser:
+    def command(name: str, call, help_text: str, usable: tuple[str, ...] = PLACES) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text)
-        sub.set_defaults(call=call)
+        sub.set_defaults(call=call, usable=usable)
+        sub.add_argument("--target", default=LOCAL, help=" or ".join(usable))
         return sub
 
     def what_to_run(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--data", default="", help="folder or s3://bucket/prefix; synthetic demo scans where empty")
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
-        sub.add_argument("--target", default="local")
 
-    what_to_run(command("run", _run, "run the pipeline"))
-    comparing = command("experiments", _experiments, "run the pipeline with several presets and seeds, and compare")
+    what_to_run(command("run", _run, "run the pipeline", ALL))
+    comparing = command(
+        "experiments", _experiments, "run the pipeline with several presets and seeds, and compare", ALL
+    )
     what_to_run(comparing)
     comparing.add_argument("--presets", default="", help="what to lay over --preset, each alone")
     comparing.add_argument("--seeds", default="3", help="how many, from random_seed on")
-    logs = command("logs", _logs, "print what the steps of a run said")
+    logs = command("logs", _logs, "print what the steps of a run said", ALL)
     logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
     logs.add_argument("--step", default="", help="one step; all where empty")
     logs.add_argument("--follow", default="", help="1 goes on until the run is over")
     logs.add_argument("--raw", default="", help="1 shows what Argo and KFP say in a pod's log too")
-    logs.add_argument("--target", default="local")
     schedule = command("schedule", _schedule, "have a cluster run the pipeline by the clock")
     schedule.add_argument("--cron", required=True)
     what_to_run(schedule)
     listing = command("schedules", _schedules, "list a cluster's schedules, or remove one")
     listing.add_argument("--remove", default="", help="id or name")
     listing.add_argument("--force", default="", help="1 stops a run of it that is under way")
-    listing.add_argument("--target", default="local")
-    command("up", _up, "start the embedded services")
-    command("down", _down, "stop them")
-    command("status", _status, "say whether they run")
+    command("up", _up, "start the embedded services", (LOCAL,))
+    command("down", _down, "stop them", (LOCAL,))
+    command("status", _status, "say whether the services run, and on a cluster what goes on")
     compiling = command("compile", _compile, "write the pipeline's IR YAML")
     compiling.add_argument("--output", type=Path, default=ROOT / "build" / "pipeline.yaml")
-    command("kind-up", _kind_up, "make a local cluster with Kubeflow Pipelines and MLflow")
-    command("kind-down", _kind_down, "remove it")
-    demo = command("demo-data", _demo_data, "make the synthetic scans")
+    command("kind-up", _kind_up, "make a local cluster with Kubeflow Pipelines and MLflow", (LOCAL, KIND))
+    command("kind-down", _kind_down, "remove it", (LOCAL, KIND))
+    demo = command("demo-data", _demo_data, "make the synthetic scans", (LOCAL,))
     demo.add_argument("--folder", type=Path, default=STATE / "demo-scans")
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")
     checking.add_argument("--data", required=True)

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from components.core.ledger import Ledger
 from components.core.machine import TRAINING, sources_digest
+from components.core.pairing import strangers
 from components.core.settings import Settings
 from components.core.step import StepError, progress
 from components.core.storage import PARALLEL_TRANSFERS, Storage, digest_of, file_sha256
-from components.core.tracking import MODEL_NAME, evaluation_digest
+from components.core.tracking import MODEL_NAME, evaluation_digest, waiting_for
 from components.register.register import CARD, PACKED
 from components.register.seal import seal
 from pipelines import registry
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.sources import commit, image
+from pipelines.targets import as_argument
 
-EXAMPLE = f"make lineage MODEL=models:/{MODEL_NAME}/3"
 OK, CHANGED, NOT_REACHED = "OK", "CHANGED", "NOT REACHED"
 SAME = "every file of the scans below is as it was"
 TAG = re.compile(r":([0-9a-f]{16})(?:@|$)")
@@ -76,19 +77,20 @@ class Chain:
         return 1 if changed else 0
 
 
-def lineage(model: str, state: Path) -> int:
+def lineage(model: str, state: Path, place: str = "local") -> int:
     """Print and verify what `model` (models:/NAME/VERSION or models:/NAME@ALIAS) was made of; 1 where a link changed.
+
+    `place` is the target whose registry, ledger and scans are meant.
 
     Raises:
         StepError: there is no such version.
     """
-    client = registry.connect(state)
-    version, chain = registry.version(client, model, EXAMPLE), Chain()
-    tags = version.tags
-    with tempfile.TemporaryDirectory() as folder:
-        reached = _Artifacts(version, Path(folder))
+    example = f"make lineage{as_argument(place)} MODEL=models:/{MODEL_NAME}/3"
+    with registry.connect(place, state) as client, tempfile.TemporaryDirectory() as folder:
+        version, chain = registry.version(client, model, example), Chain()
+        tags, reached = version.tags, _Artifacts(version, Path(folder))
         print(f"{model} is version {version.version} of {MODEL_NAME}")
-        _version(chain, version)
+        _version(chain, client, version)
         _run(chain, client, version)
         _model(chain, tags, reached)
         _code(chain, tags, reached)
@@ -126,7 +128,8 @@ class _Artifacts:
         if key not in self.known:
             try:
                 folder = tempfile.mkdtemp(dir=self.folder)
-                self.known[key] = Path(mlflow.artifacts.download_artifacts(**what, dst_path=folder))
+                with waiting_for(" ".join(what.values())):
+                    self.known[key] = Path(mlflow.artifacts.download_artifacts(**what, dst_path=folder))
             except Exception as error:  # of MLflow, of HTTP, of the storage behind: it is not there for us
                 said = " ".join(str(error).split())[:160]
                 self.known[key] = NotReached(f"{where} does not give it: {said}")
@@ -135,7 +138,7 @@ class _Artifacts:
         return found
 
 
-def _version(chain: Chain, version) -> None:
+def _version(chain: Chain, client, version) -> None:
     chain.section("version")
     chain.fact("name", f"{version.name}, version {version.version}, {', '.join(version.aliases) or 'no alias'}")
     chain.fact("decision", version.tags.get("decision", "none"))
@@ -144,9 +147,11 @@ def _version(chain: Chain, version) -> None:
         return chain.link(NOT_REACHED, "ledger entry", "no decision about this version is on record")
     ledger = Ledger()
     try:
-        entries = ledger.entries()
+        other, entries = strangers(client, ledger), ledger.entries()
     except StepError as why:
         return chain.link(NOT_REACHED, "ledger entry", str(why))
+    if other:
+        return chain.link(NOT_REACHED, "ledger entry", f"{key}: {other}")
     for fault in ledger.faults:
         chain.link(CHANGED, "ledger", fault)
     entry = next((e for e in entries if e.key == key), None)

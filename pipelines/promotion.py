@@ -6,72 +6,88 @@ from pathlib import Path
 from components.core import tracking
 from components.core.headline import against_rule, in_words
 from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
+from components.core.pairing import pair, require_pair, strangers
 from components.core.step import StepError
 from components.core.synthetic import WARNING, is_synthetic
 from components.core.tracking import MODEL_NAME
 from pipelines import registry
+from pipelines.targets import as_argument
 
-EXAMPLE = f'make promote MODEL=models:/{MODEL_NAME}/3 REASON="..."'
 SHOWN = 5
 
 
-def promote(model: str, reason: str, state: Path) -> None:
+def promote(model: str, reason: str, state: Path, place: str = "local") -> None:
     """Make `model` (models:/NAME/VERSION or models:/NAME@ALIAS) champion, and write down who did and why.
 
+    `place` is the target whose registry and ledger are meant.
+
     Raises:
-        StepError: no such version, no reason given, or it is champion already, by the ledger too.
+        StepError: no such version, no reason given, it is champion already, by the ledger too, or the registry and
+            the ledger do not belong together.
     """
+    example = _example(place)
     if not reason.strip():
-        raise StepError(f"A promotion past the policy needs a reason. {EXAMPLE}")
-    client = registry.connect(state)
-    version, present, ledger = registry.version(client, model, EXAMPLE), tracking.champion(client), Ledger()
-    number, before = str(version.version), present and str(present.version)
-    if number == before and champions(ledger.entries())[-1:] == [number]:
-        raise StepError(f"version {number} is champion already. Name another: {EXAMPLE}")
-    who = _person()
-    over = f" over version {before}" if before not in (None, number) else ""
-    enact(client, ledger.append({
-        "decision": BY_PERSON, "who": who, **about(version), "from": before, "to": number,
-        "words": f"promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
-        "evidence": {"policy": version.tags.get("decision", "")}, "subject": "",
-    }))  # fmt: skip
-    _show(client, ledger)
+        raise StepError(f"A promotion past the policy needs a reason. {example}")
+    with registry.connect(place, state) as client:
+        version, present, ledger = registry.version(client, model, example), tracking.champion(client), Ledger()
+        require_pair(client, ledger)
+        number, before = str(version.version), present and str(present.version)
+        if number == before and champions(ledger.entries())[-1:] == [number]:
+            raise StepError(f"version {number} is champion already. Name another: {example}")
+        who = _person()
+        over = f" over version {before}" if before not in (None, number) else ""
+        pair(client, ledger)
+        enact(client, ledger.append({
+            "decision": BY_PERSON, "who": who, **about(version), "from": before, "to": number,
+            "words": f"promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
+            "evidence": {"policy": version.tags.get("decision", "")}, "subject": "",
+        }))  # fmt: skip
+        _show(client, ledger, place)
 
 
-def rollback(reason: str, state: Path) -> None:
+def rollback(reason: str, state: Path, place: str = "local") -> None:
     """Make the champion before the present one champion again, and write down who did.
 
     Raises:
-        StepError: there was none before, it is gone, or the registry and the ledger disagree on the present one.
+        StepError: there was none before, it is gone, or the registry and the ledger disagree on the present one, or do
+            not belong together.
     """
-    client = registry.connect(state)
-    present, ledger = tracking.champion(client), Ledger()
-    stack = champions(ledger.entries())
-    if present is None or stack[-1:] != [str(present.version)]:
-        raise StepError(f"{_disagreement(present, stack)} Only then is it clear what was before.")
-    if len(stack) < 2:
-        raise StepError(f"there was no champion before version {present.version}. Name one: {EXAMPLE}")
-    number, back, who = str(present.version), stack[-2], _person()
-    registry.version(client, f"models:/{MODEL_NAME}/{back}", EXAMPLE)
-    why = f": {reason.strip()}" if reason.strip() else ""
-    enact(client, ledger.append({
-        "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
-        "words": f"rolled back to version {back} by {who}{why}", "reason": reason.strip(),
-        "evidence": {}, "subject": "",
-    }))  # fmt: skip
-    _show(client, ledger)
+    example = _example(place)
+    with registry.connect(place, state) as client:
+        present, ledger = tracking.champion(client), Ledger()
+        require_pair(client, ledger)
+        stack = champions(ledger.entries())
+        if present is None or stack[-1:] != [str(present.version)]:
+            raise StepError(f"{_disagreement(present, stack, place)} Only then is it clear what was before.")
+        if len(stack) < 2:
+            raise StepError(f"there was no champion before version {present.version}. Name one: {example}")
+        number, back, who = str(present.version), stack[-2], _person()
+        registry.version(client, f"models:/{MODEL_NAME}/{back}", example)
+        why = f": {reason.strip()}" if reason.strip() else ""
+        pair(client, ledger)
+        enact(client, ledger.append({
+            "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
+            "words": f"rolled back to version {back} by {who}{why}", "reason": reason.strip(),
+            "evidence": {}, "subject": "",
+        }))  # fmt: skip
+        _show(client, ledger, place)
 
 
-def champion(state: Path) -> int:
+def champion(state: Path, place: str = "local") -> int:
     """Print which version is champion, why, and the last decisions; 1 where the ledger does not say the same."""
-    return _show(registry.connect(state), Ledger())
+    with registry.connect(place, state) as client:
+        return _show(client, Ledger(), place)
 
 
-def _show(client, ledger: Ledger) -> int:
+def _show(client, ledger: Ledger, place: str) -> int:
     entries, present = ledger.entries(), tracking.champion(client)
+    if why := strangers(client, ledger):
+        print(f"{MODEL_NAME}: {f'version {present.version}' if present else 'no version'} is champion in the registry")
+        print(f"WRONG: {why}")
+        return 1
     stack, faults = champions(entries), list(ledger.faults)
     if present is None:
-        print(registry.no_champion(client))
+        print(registry.no_champion(client, place))
         if not entries:
             return 0
     else:
@@ -90,7 +106,7 @@ def _show(client, ledger: Ledger) -> int:
         for name, value in about(present)["lineage"].items():
             print(f"  {name:<16} {value}")
     if stack[-1:] != ([str(present.version)] if present else []):
-        faults.append(_disagreement(present, stack))
+        faults.append(_disagreement(present, stack, place))
     known = {e.key for e in entries}
     for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
         if (key := version.tags.get("ledger_entry")) and key not in known:
@@ -111,11 +127,15 @@ def _numbers(tags: dict[str, float]) -> str:
     return ". ".join(filter(None, (said, against_rule(tags))))
 
 
-def _disagreement(present, stack: list[str]) -> str:
+def _example(place: str) -> str:
+    return f'make promote{as_argument(place)} MODEL=models:/{MODEL_NAME}/3 REASON="..."'
+
+
+def _disagreement(present, stack: list[str], place: str) -> str:
     says = f"version {present.version} is champion" if present else "no version is champion"
     return (
         f"in the registry {says}, the ledger ends with {f'version {stack[-1]}' if stack else 'none'}: the alias was "
-        f"moved without it. Put on record which one it is to be: {EXAMPLE}"
+        f"moved without it. Put on record which one it is to be: {_example(place)}"
     )
 
 

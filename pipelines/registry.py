@@ -1,26 +1,29 @@
 """MLflow's registry as the commands see it: MODEL=models:/NAME/VERSION or models:/NAME@ALIAS."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.core import tracking
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME
-from pipelines.local.target import use_services
+from pipelines.targets import as_argument, target
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
 MODEL = re.compile(rf"^models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
 
 
-def connect(state: Path):
-    """A client of the MLflow server that is set, or of the embedded one."""
+@contextlib.contextmanager
+def connect(place: str, state: Path) -> Iterator:
+    """Yield a client of the registry of `place` (a target); inside, ledger and scans are those of the same place."""
     import mlflow
 
-    use_services(state)
-    return mlflow.MlflowClient()
+    with target(place).services(state):
+        yield mlflow.MlflowClient()
 
 
-def no_champion(client) -> str:
+def no_champion(client, place: str = "local") -> str:
     """Say that no version is champion, why the newest is not, and how to name one; "" where one is.
 
     Raises:
@@ -28,14 +31,14 @@ def no_champion(client) -> str:
     """
     if tracking.champion(client) is not None:
         return ""
-    versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
+    versions, there = client.search_model_versions(f"name = '{MODEL_NAME}'"), as_argument(place)
     if not versions:
-        return "there is no champion: no model is registered. Make one: make pipeline-run DATA=folder"
+        return f"there is no champion: no model is registered. Make one: make pipeline-run{there} DATA=folder"
     newest = max(versions, key=lambda v: int(v.version))
     why = newest.tags.get("decision") or "there is no champion"
     return (
         f"no version of {MODEL_NAME} is champion. Version {newest.version}: {why}.\n"
-        f'Name one: make promote MODEL=models:/{MODEL_NAME}/{newest.version} REASON="...". '
+        f'Name one: make promote{there} MODEL=models:/{MODEL_NAME}/{newest.version} REASON="...". '
         f"Or use one as it is: MODEL=models:/{MODEL_NAME}/{newest.version}"
     )
 

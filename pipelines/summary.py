@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from components.core.headline import in_words, not_better
+from components.core.tracking import TRAINING_VIEW
 from pipelines.files import write_json
 
 SHOWN = (
@@ -28,8 +29,8 @@ def links(uri: str, experiment_id: str, mlflow_run_id: str, name: str, version: 
     """The run and the model version in MLflow's pages."""
     uri = uri.rstrip("/")
     return {
-        "run": f"{uri}/#/experiments/{experiment_id}/runs/{mlflow_run_id}",
-        "model": f"{uri}/#/models/{name}/versions/{version}",
+        "run": f"{uri}/#/experiments/{experiment_id}/runs/{mlflow_run_id}{TRAINING_VIEW}",
+        "model": f"{uri}/#/models/{name}/versions/{version}{TRAINING_VIEW}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Where a pipeline can run: on this machine, each step in a container of it, on a cluster."""
+"""Where a command works: on this machine, on a cluster; a run also with each step in a container of this machine."""
 
 import contextlib
 import os
@@ -8,17 +8,36 @@ from pathlib import Path
 
 from components.core.step import StepError
 
+LOCAL, CONTAINERS, KIND, CLUSTER = ALL = ("local", "containers", "kind", "cluster")
+PLACES = (LOCAL, KIND, CLUSTER)
+"""The targets that have a registry, a ledger and scans of their own."""
+
 
 @dataclass(frozen=True)
 class Target:
     """`run(data=, preset=, settings=, state=)` runs the pipeline there; its exit code, None for 0.
 
-    `with tracking(state) as uri:` inside, MLflow answers at `uri`.
+    `with tracking(state) as uri:` inside, MLflow answers at `uri`, and MLFLOW_TRACKING_URI names it.
+    `with services(state) as uri:` the same, and the S3 variables name the storage of the same place, with its ledger.
     """
 
     name: str
     run: Callable[..., int | None]
     tracking: Callable[[Path], contextlib.AbstractContextManager[str]]
+    services: Callable[[Path], contextlib.AbstractContextManager[str]]
+
+
+def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
+    """Raises StepError where there is no such target, or the command cannot use it."""
+    if name not in ALL:
+        raise StepError(f"unknown TARGET={name}. Targets: {', '.join(usable)}.")
+    if name not in usable:
+        raise StepError(f"TARGET={name} is of no use to this command. It takes TARGET={' or '.join(usable)}.")
+
+
+def as_argument(name: str) -> str:
+    """What a printed command needs to work in the same place: " TARGET=kind", and nothing on this machine."""
+    return "" if name in (LOCAL, CONTAINERS) else f" TARGET={name}"
 
 
 def target(name: str) -> Target:
@@ -27,46 +46,53 @@ def target(name: str) -> Target:
     Raises:
         StepError: there is none.
     """
-    from pipelines.cluster.connect import TARGETS
-    from pipelines.local.target import KINDS
-
-    if name in KINDS:
-        from pipelines.local.target import pipeline_run
+    require_usable(name)
+    if name in (LOCAL, CONTAINERS):
+        from pipelines.local.target import KINDS, pipeline_run
 
         def run(**what) -> int | None:
-            with _environment_as_before():
+            with environment_as_before():
                 return pipeline_run(**what, kind=KINDS[name])
 
-        return Target(name, run, _local_tracking)
-    if name in TARGETS:
-        from pipelines.cluster.target import pipeline_run
+        return Target(name, run, _local, _local)
+    from pipelines.cluster.target import pipeline_run
 
-        return Target(name, lambda **what: pipeline_run(name, **what), lambda state: _cluster_tracking(name))
-    raise StepError(f"unknown TARGET={name}. Targets: {', '.join([*KINDS, *TARGETS])}.")
+    return Target(
+        name,
+        lambda **what: pipeline_run(name, **what),
+        lambda state: _on_cluster(name, state, with_storage=False),
+        lambda state: _on_cluster(name, state, with_storage=True),
+    )
 
 
 @contextlib.contextmanager
-def _local_tracking(state: Path) -> Iterator[str]:
+def _local(state: Path) -> Iterator[str]:
     from pipelines.local.target import use_services
 
-    with _environment_as_before():
+    with environment_as_before():
         yield use_services(state)["MLFLOW_TRACKING_URI"]
 
 
 @contextlib.contextmanager
-def _environment_as_before() -> Iterator[None]:
-    """What the services here wrote into the environment goes: the next one to ask looks anew whether they run."""
+def _on_cluster(name: str, state: Path, with_storage: bool) -> Iterator[str]:
+    from pipelines.cluster.connect import connect
+    from pipelines.cluster.storage import use_storage
+
+    with environment_as_before(), connect(name, kfp=False) as cluster:
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)  # of another place
+        os.environ["MLFLOW_TRACKING_URI"] = cluster.mlflow_url
+        os.environ.setdefault("SCRATCH_DIR", str(state / "scratch"))
+        if with_storage:
+            use_storage(cluster)
+        yield cluster.mlflow_url
+
+
+@contextlib.contextmanager
+def environment_as_before() -> Iterator[None]:
+    """Put the environment back at the end: the next one to ask for the services looks again whether they run."""
     before = dict(os.environ)
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _cluster_tracking(name: str) -> Iterator[str]:
-    from pipelines.cluster.connect import connect
-
-    with connect(name) as cluster:
-        yield cluster.mlflow_url

@@ -16,6 +16,7 @@ from components.core.storage import PARALLEL_TRANSFERS, Storage, work_bucket
 from components.core.tracking import MODEL_NAME
 
 KEY = re.compile(r"^\d{8}T\d{6}\.\d{6}Z-([0-9a-f]{16})\.json$")
+MARK = "id"
 FIRST, BY_POLICY, BY_PERSON, ROLLED_BACK, REFUSED = (
     "first",
     "promoted",
@@ -39,11 +40,22 @@ class Entry:
 
 
 class Ledger:
-    """`s3://<S3_BUCKET>/ledger/<UTC time>-<digest>.json`, one object a decision."""
+    """`s3://<S3_BUCKET>/ledger/<UTC time>-<digest>.json`, one object a decision; beside them the mark, `id`."""
 
     def __init__(self, storage: Storage | None = None):
         self.storage = storage or Storage(f"s3://{work_bucket()}/ledger")
         self.faults: list[str] = []
+
+    @property
+    def uri(self) -> str:
+        return self.storage.uri
+
+    def mark(self) -> str | None:
+        """Return the id by which a registry knows its ledger; None before there is one."""
+        return self.storage.get(MARK).decode(errors="replace").strip() if self.storage.find(MARK) else None
+
+    def set_mark(self, mark: str) -> None:
+        self.storage.put(MARK, mark.encode())
 
     def entries(self) -> list[Entry]:
         """Every whole entry, in order; `faults` then says, in words, what was altered or removed."""

@@ -20,11 +20,11 @@ import boto3
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ConnectTimeoutError, ProfileNotFound, ReadTimeoutError
 
 from components.core import etag
 from components.core.loopback import is_here
-from components.core.step import StepError, progress
+from components.core.step import StepError, progress, without_logins
 from components.core.storage_faults import (
     ALTERED,
     BROKEN_ON_THE_WAY,
@@ -39,7 +39,7 @@ from components.core.storage_faults import (
 PARALLEL_TRANSFERS = 8
 ATTEMPTS = 3
 PATIENCE_SECONDS, LONGEST_PAUSE_SECONDS, SETTLED_SECONDS = 120, 10, 20
-CONNECT_SECONDS, ANSWER_SECONDS = 10, 60
+CONNECT_SECONDS, ANSWER_SECONDS, SAID_AFTER_SECONDS = 10, 60, 20
 Result = TypeVar("Result")
 
 
@@ -221,9 +221,10 @@ class Storage:
                     raise self._altered(key) from error
                 if not may_pass(error) or time.monotonic() + pause > deadline:
                     raise self._said(error, key) from error
-                if pause > 2:
-                    left = deadline - time.monotonic()
-                    logging.warning("%s: %s; trying again for %.0f s", self.uri, named(error), left)
+                left = deadline - time.monotonic()
+                if pause > 2 or self.patience - left > SAID_AFTER_SECONDS:
+                    at = without_logins(os.environ.get("S3_ENDPOINT_URL") or "AWS")
+                    logging.warning("%s at %s: %s; trying again for %.0f s", self.uri, at, named(error), left)
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 (spreads requests, keeps no secret)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -272,7 +273,7 @@ def connect():
     endpoint = os.environ.get("S3_ENDPOINT_URL") or None
     try:
         session = boto3.Session()
-        return session.client(
+        client = session.client(
             "s3",
             endpoint_url=endpoint,
             region_name=os.environ.get("AWS_DEFAULT_REGION")
@@ -291,6 +292,13 @@ def connect():
         raise StepError(unknown_profile(error)) from error
     except (BotoCoreError, ValueError) as error:
         raise StepError(f"no client for S3: {error}. Correct S3_ENDPOINT_URL, AWS_* or ~/.aws.") from error
+    client.meta.events.register("needs-retry.s3", _say_what_is_waited_for)
+    return client
+
+
+def _say_what_is_waited_for(caught_exception: Exception | None, endpoint, **_) -> None:
+    if isinstance(caught_exception, ConnectTimeoutError | ReadTimeoutError):
+        logging.warning("S3 at %s: %s", without_logins(endpoint.host), named(caught_exception))
 
 
 def work_bucket() -> str:

@@ -18,7 +18,9 @@ from components.core.storage import file_sha256
 
 EXPERIMENT = "dwi-stroke-segmentation"
 KIND = "mlflow.experimentKind"
-"""The tag by which MLflow's pages open as those of model training, not of GenAI."""
+"""The tag by which MLflow lists the experiment as one of model training, not of GenAI."""
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""Ends every link into MLflow's pages: a browser that has never been there opens the pages of GenAI without it."""
 MODEL_NAME = "dwi-attention-unet"
 COST = ("training_seconds", "training_seconds_taken_over")
 """Metrics: what all epochs took, whichever run they ran in, and those of them that an earlier run had trained."""
@@ -33,7 +35,10 @@ PIPELINE_RUNS = "pipeline_runs"
 MOST_PIPELINE_RUNS = 20
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+DIRECT = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
+"""Where true, or where MLflow's server may choose, files come straight from its S3, which not every client reaches."""
 PAUSES = (1, 2, 4, 8)
+SAID_EVERY_SECONDS = 30
 Result = TypeVar("Result")
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -42,6 +47,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault(DIRECT, "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 
@@ -64,6 +70,28 @@ def answering(besides: str = "") -> Iterator[None]:
             "Check MLFLOW_TRACKING_URI and MLFLOW_RUN_ID, or start the embedded server: make up. Then run again: "
             "what is done is kept, and nothing is registered twice."
         ) from error
+
+
+@contextlib.contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """While MLflow is asked for something large: say every half minute what is waited for, and from which address."""
+    import mlflow
+
+    over, began = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not over.wait(SAID_EVERY_SECONDS):
+            waited = time.monotonic() - began
+            where = f"MLflow at {mlflow.get_tracking_uri()}"
+            if os.environ.get(DIRECT) != "false":
+                where += f", which may send to its S3 ({DIRECT}=false: never)"
+            logging.warning("waiting %.0f s for %s, from %s", waited, what, where)
+
+    threading.Thread(target=say, daemon=True, name="waiting for MLflow").start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def made_once(find: Callable[[], Result | None], make: Callable[[], Result]) -> Result:

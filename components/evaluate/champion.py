@@ -98,7 +98,9 @@ def _weights(champion, folder: Path) -> Path:
     """
     import mlflow
 
-    model = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=str(folder))
+    uri = f"models:/{champion.name}/{champion.version}"
+    with tracking.waiting_for(f"the files of {uri}"):
+        model = mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
     weights = next(Path(model).rglob("best_model.pth"), None)
     if weights is None:
         raise StepError("its model holds no best_model.pth")

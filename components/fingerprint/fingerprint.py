@@ -3,6 +3,8 @@
 import logging
 
 from components.core import known
+from components.core.ledger import Ledger
+from components.core.pairing import require_pair
 from components.core.step import StepError
 from components.core.storage import Storage, digest_of
 from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
@@ -29,8 +31,12 @@ def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float]
     """The digest of the registered lineage that this split is carried on from; "" where nothing is registered.
 
     Raises:
-        StepError: MLflow or the storage does not answer, or a registered split was altered.
+        StepError: MLflow or the storage does not answer, a registered split was altered, or the registry and the
+            ledger do not belong together: better known now than after the training.
     """
+    import mlflow
+
+    require_pair(mlflow.MlflowClient(), Ledger())
     synthetic = _is_synthetic_set(Storage(data_uri))
     return known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs), synthetic)
 

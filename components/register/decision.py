@@ -17,6 +17,7 @@ from components.core.ledger import (
     champions,
     enact,
 )
+from components.core.pairing import pair
 from components.core.synthetic import is_synthetic
 from components.core.tracking import MODEL_NAME
 from components.register.policy import Policy, Verdict, judge_floors, verdict
@@ -32,7 +33,11 @@ def decide(client, version, comparison: dict, summary: dict[str, float], policy:
     Args:
         comparison: The content of `comparison.json`.
         summary: The summary of `test_metrics.json`.
+
+    Raises:
+        StepError: the registry and the ledger do not belong together.
     """
+    pair(client, ledger)
     number, known = str(version.version), ledger.entries()
     if known and known[-1].facts["model"] == version.source and version.tags.get("ledger_entry") != known[-1].key:
         enact(client, known[-1])

@@ -14,12 +14,14 @@ import pandas as pd
 from components.core.headline import sentence
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
+from components.core.pairing import require_pair
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
     MOST_PIPELINE_RUNS,
     PIPELINE_RUNS,
+    TRAINING_VIEW,
     Run,
     answering,
     evaluation_digest,
@@ -27,6 +29,7 @@ from components.core.tracking import (
     record_comparison,
     record_evaluation,
     record_training,
+    waiting_for,
 )
 from components.core.volumes import nifti_bytes
 from components.register import card_text
@@ -64,8 +67,13 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
 
     Raises:
         StepError: the policy or the card's own text is none, a required field of the model card is empty, or MLflow or
-            object storage does not answer, or keeps other weights than it was sent.
+            object storage does not answer, or keeps other weights than it was sent, or the registry and the ledger do
+            not belong together.
     """
+    import mlflow
+
+    ledger = Ledger()
+    require_pair(mlflow.MlflowClient(), ledger)
     policy, statement = load_policy(), load_statement()
     packages = dict(line.split("==") for line in _requirements())
     card = make_card(statement, model, evaluation, packages)
@@ -100,7 +108,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     _note_pipeline_run(client, version)
     comparison = json.loads((evaluation / "comparison.json").read_text())
     registered = client.get_model_version(MODEL_NAME, version)
-    decision = decide(client, registered, comparison, measured["summary"], policy, Ledger())
+    decision = decide(client, registered, comparison, measured["summary"], policy, ledger)
     aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
     if not run.has("decision", decision):
         run.tags({"decision": decision})
@@ -148,7 +156,8 @@ def _sealed(uri: str, lineage: dict) -> str:
     import mlflow
 
     with tempfile.TemporaryDirectory() as folder:
-        kept = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        with waiting_for(f"the files of {uri}"):
+            kept = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
         if broken := broken_seal(kept, lineage):
             raise StepError(
                 f"what MLflow keeps as {uri} is not what it was sent: {broken}. It was altered on the way or in its "
@@ -171,7 +180,7 @@ def _log_card(run: Run, card: Card, first: str) -> str:
 def _address(run: Run) -> str:
     """Where the whole card is, as a link within MLflow's pages."""
     experiment = run.client.get_run(run.id).info.experiment_id
-    return f"[{CARD}/{CARD}.md](#/experiments/{experiment}/runs/{run.id}/artifacts/{CARD}/{CARD}.md)"
+    return f"[{CARD}/{CARD}.md](#/experiments/{experiment}/runs/{run.id}/artifacts/{CARD}/{CARD}.md{TRAINING_VIEW})"
 
 
 def _registered(client, digest: str) -> str | None:

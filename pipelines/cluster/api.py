@@ -7,6 +7,7 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,10 +18,11 @@ from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionErro
 from components.core.loopback import is_here
 from components.core.step import StepError
 from components.core.storage import file_sha256
+from pipelines.cluster.steps import OVER
 
 RETRY_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 90, 0.5, 10
 TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
-PAGE = 100
+PAGE, MOST_LOOKED_AT = 100, 200
 WITHOUT_PLUGIN = {"mlflow": {"disabled": True}}
 """KFP's own MLflow plugin: the steps log to MLflow themselves, and the address that it has by default leads nowhere."""
 
@@ -134,6 +136,16 @@ class Api:
 
     def run(self, run_id: str) -> kfp.V2beta1Run:
         return self._call(self._runs.run_service_get_run, run_id)
+
+    def going(self) -> list[kfp.V2beta1Run]:
+        """The runs that are not over, among the newest MOST_LOOKED_AT of all pipelines there."""
+
+        def newest(**options):
+            space = {"namespace": self.namespace} if self.namespace else {}
+            pages = _pages(self._runs.run_service_list_runs, sort_by="created_at desc", **space, **options)
+            return list(islice((run for page in pages for run in page.runs or []), MOST_LOOKED_AT))
+
+        return [run for run in self._call(newest) if run.state not in OVER]
 
     def stop(self, run_id: str) -> None:
         self._call(self._runs.run_service_terminate_run, run_id)

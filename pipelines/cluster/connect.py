@@ -45,6 +45,14 @@ class Connection:
         self.reopen: dict[str, str] = {}
         """By address: the command that opens again what is forwarded only while this one runs."""
 
+    @property
+    def arguments(self) -> str:
+        """What a printed command needs to come to the same place."""
+        if self.target == "kind":
+            return "TARGET=kind"
+        given = {"KUBE_CONTEXT": self.context, "MLFLOW_TRACKING_URI": self._mlflow_uri}
+        return " ".join(["TARGET=cluster", *(f"{name}={value}" for name, value in given.items() if value)])
+
     @cached_property
     def core(self):
         """A CoreV1Api, or None without a kube context."""
@@ -94,8 +102,10 @@ class Connection:
 
 
 @contextlib.contextmanager
-def connect(target: str, context: str = "") -> Iterator[Connection]:
+def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connection]:
     """Connect to `target` (kind, cluster), through `context` where it is given; the first line says to what.
+
+    Without `kfp` Kubeflow Pipelines is of no concern: MLflow's address is enough.
 
     Raises:
         StepError: no such context, no kubectl where it is needed, nothing behind an address.
@@ -108,17 +118,23 @@ def connect(target: str, context: str = "") -> Iterator[Connection]:
     _check_address("KFP_HOST", kfp_host, "KFP_TOKEN or KFP_COOKIE")
     _check_address("MLFLOW_TRACKING_URI", mlflow_uri, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     wanted = context or (KIND["context"] if kind else os.environ.get("KUBE_CONTEXT", ""))
-    found = _context(wanted, needed=not (kfp_host and mlflow_uri), kind=kind)
+    found = _context(wanted, needed=not (mlflow_uri and (kfp_host or not kfp)), kind=kind)
     with contextlib.ExitStack() as stack:
         connection = Connection(target, found, kfp_host, mlflow_uri, stack)
-        kfp = kfp_host or f"svc/{KFP_UI[0]} in namespace {connection.system_namespace}"
-        print(f"kube context {found or 'none'}, Kubeflow Pipelines {kfp}", flush=True)
-        if not found:
+        used = f"MLflow {mlflow_uri or _in_words(OURS, MLFLOW)}"
+        if kfp:
+            used = f"Kubeflow Pipelines {kfp_host or _in_words(connection.system_namespace, KFP_UI)}"
+        print(f"kube context {found or 'none'}, {used}", flush=True)
+        if kfp and not found:
             print(
                 "without a kube context the pods' logs, and why one waits, cannot be shown (KUBE_CONTEXT)", flush=True
             )
         os.environ.update(around_proxy())
         yield connection
+
+
+def _in_words(namespace: str, service: tuple[str, int, int]) -> str:
+    return f"svc/{service[0]} in namespace {namespace}"
 
 
 class PortForward:

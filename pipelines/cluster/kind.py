@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from components.core.step import StepError
+from components.core.tracking import TRAINING_VIEW
 from pipelines.cluster import prerequisites, retries
 from pipelines.cluster.command import quiet, shown, succeeds
 from pipelines.cluster.kubernetes import sources_tag
@@ -62,10 +63,10 @@ def up(state: Path) -> None:
     _say("parts that need others fail at first, and are started again until those are there")
     count = wait_until_ready(CONTEXT, NAMESPACES)
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
-    pages = dict(zip(("Kubeflow Pipelines", "MLflow"), _ports(), strict=True))
+    kfp, mlflow = _ports()
     print(f"\nReady: all {count} parts, after {minutes} min {seconds} s.")
-    for page, port in pages.items():
-        print(f"  {page:<19} http://{HOST}:{port}")
+    print(f"  Kubeflow Pipelines  http://{HOST}:{kfp}")
+    print(f"  MLflow              http://{HOST}:{mlflow}/#/experiments{TRAINING_VIEW}")
     print(f"  kubectl             kubectl --context {CONTEXT} get pods -A")
     print("  next                make pipeline-run TARGET=kind     (make kind-down removes the cluster)")
 

@@ -18,15 +18,19 @@ def data_address(data: str, state: Path, cluster: Connection) -> str:
     if data.startswith("s3://"):
         return data
     folder = Path(data) if data else demo_scans(state)
-    _use_storage(cluster)
+    use_storage(cluster)
     return upload(folder, state / cluster.target)
 
 
-def _use_storage(cluster: Connection) -> None:
-    """Point this process at the S3 of the environment, else (and for kind always) at the cluster's own."""
+def use_storage(cluster: Connection) -> None:
+    """Point this process at the S3 of the environment, else (and for kind always) at the cluster's own.
+
+    Raises:
+        StepError: no kube context, or no right to read where the cluster keeps what is in storage.
+    """
     endpoint = next((os.environ[name] for name in S3_ADDRESS if os.environ.get(name)), "")
     if cluster.target == "kind" or not endpoint:
-        settings = _settings(cluster)
+        settings = {name: value for name, value in _settings(cluster).items() if name.startswith(("S3_", "AWS_"))}
         settle_without(S3_ADDRESS)
         os.environ.update(settings)
         endpoint = settings.get("S3_ENDPOINT_URL", "")

@@ -81,7 +81,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
             raise _failure(watch, cluster, summary)
         show(summary, state)
         _show_reopening(cluster)
-        print(f"  next   MLFLOW_TRACKING_URI={tracking_uri} make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+        print(f"  next   make predict {cluster.arguments} INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
         return 0
 
 

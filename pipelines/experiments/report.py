@@ -9,6 +9,7 @@ from pathlib import Path
 
 from components.core import synthetic
 from components.core.step import StepError
+from components.core.tracking import TRAINING_VIEW
 from pipelines.experiments.compare import METRICS, Unlike
 from pipelines.experiments.outcomes import Outcome
 from pipelines.experiments.page import page
@@ -72,7 +73,7 @@ def _logged(client, baseline: Outcome, comparison: dict, folder: Path) -> str:
     for file in ("page.html", "comparison.json"):
         client.log_artifact(run_id, str(folder / file))
     client.set_terminated(run_id)
-    return f"{client.tracking_uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    return f"{client.tracking_uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}{TRAINING_VIEW}"
 
 
 def _numbers(preset: dict) -> dict[str, float]:

@@ -17,7 +17,9 @@ from pipelines.predict.segmenter import Segmenter
 PAGE = "predictions.html"
 
 
-def predict_folder(source: Path, target: Path, model: str, state: Path, probability: bool) -> None:
+def predict_folder(
+    source: Path, target: Path, model: str, state: Path, probability: bool, place: str = "local"
+) -> None:
     """Segment every scan under `source`, one at a time, into the folder `target`.
 
     It gets `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
@@ -29,7 +31,7 @@ def predict_folder(source: Path, target: Path, model: str, state: Path, probabil
     found = find(source)
     _require_apart(source, target)
     old = _earlier(target, found, probability)
-    segmenter = Segmenter(model, state)
+    segmenter = Segmenter(model, state, place)
     if probability:
         segmenter.require_probabilities()
     try:

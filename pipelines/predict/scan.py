@@ -10,7 +10,9 @@ from pipelines.files import write_bytes
 from pipelines.predict.segmenter import Segmenter
 
 
-def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state: Path, probability: bool) -> None:
+def predict_scan(
+    source: Path, adc: Path | None, target: Path, model: str, state: Path, probability: bool, place: str = "local"
+) -> None:
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
     `adc` is its ADC map, for a model that needs one. With `probability` the lesion probabilities go beside the mask,
@@ -40,7 +42,7 @@ def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state
         raise StepError(f"OUTPUT={target}: its folder cannot be made ({error.strerror}). Name another.") from None
     if target.is_dir() or not os.access(target.parent, os.W_OK):
         raise StepError(f"OUTPUT={target} cannot be written. Name a file in a folder that is yours.")
-    segmenter = Segmenter(model, state)
+    segmenter = Segmenter(model, state, place)
     if probability:
         segmenter.require_probabilities()
     if segmenter.sees_adc and not adc:

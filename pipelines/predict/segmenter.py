@@ -15,8 +15,11 @@ from components.core.machine import sources_digest
 from components.core.mark import mark_of_mask, stamped
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
 from components.core.synthetic import is_synthetic
+from components.core.tracking import waiting_for
 from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
 from components.register.seal import broken_seal
+from pipelines.registry import CHAMPION, no_champion
+from pipelines.targets import as_argument, target
 
 
 @dataclass(frozen=True)
@@ -52,40 +55,18 @@ class Prediction:
 class Segmenter:
     """`Segmenter("models:/dwi-attention-unet@champion", state)`; `uri` is then that of the version behind the alias.
 
+    `place` is the target in whose registry the model is looked up; once loaded, the model needs no registry.
     `synthetic`: it learnt from synthetic scans alone.
 
     Raises:
         StepError: there is no such model, or it is not what was registered: then none of its code ran.
     """
 
-    def __init__(self, uri: str, state: Path):
-        from pipelines.local.target import use_services
-
-        use_services(state)
-        import mlflow
-        from mlflow.exceptions import MlflowException
-
-        from pipelines.registry import CHAMPION, no_champion
-
-        if uri == CHAMPION and (said := no_champion(mlflow.MlflowClient())):
-            raise StepError(said)
+    def __init__(self, uri: str, state: Path, place: str = "local"):
         self._folder = tempfile.TemporaryDirectory()
-        try:
-            self.uri = _version_behind(uri)
-            tags = _tags(self.uri)
-            stored = mlflow.artifacts.download_artifacts(self.uri, dst_path=self._folder.name)
-            if broken := broken_seal(Path(stored), tags):
-                raise StepError(
-                    f"{self.uri} was not loaded: {broken}. It was altered in storage, or not copied whole. "
-                    f"See make lineage MODEL={self.uri}, and use another: make rollback, or MODEL=..."
-                )
-            os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-            self.model = mlflow.pyfunc.load_model(stored)
-        except (MlflowException, OSError, ImportError) as error:
-            raise StepError(
-                f"no model {uri}: {str(error)[:200]}. Run make pipeline-run first, or name another: "
-                "MODEL=models:/dwi-attention-unet/1."
-            ) from None
+        os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+        with target(place).tracking(state):
+            tags = self._load(uri, place)
         from components.unet.device import in_words
 
         logging.info("segmenting on %s", in_words())
@@ -93,6 +74,32 @@ class Segmenter:
         _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()
         self.sees_adc = "adc" in self.columns
+
+    def _load(self, uri: str, place: str) -> dict[str, str]:
+        """Fetch the model and load it; the version's tags."""
+        import mlflow
+        from mlflow.exceptions import MlflowException
+
+        if uri == CHAMPION and (said := no_champion(mlflow.MlflowClient(), place)):
+            raise StepError(said)
+        there = as_argument(place)
+        try:
+            self.uri = _version_behind(uri)
+            tags = _tags(self.uri)
+            with waiting_for(f"the files of {self.uri}"):
+                stored = mlflow.artifacts.download_artifacts(self.uri, dst_path=self._folder.name)
+            if broken := broken_seal(Path(stored), tags):
+                raise StepError(
+                    f"{self.uri} was not loaded: {broken}. It was altered in storage, or not copied whole. "
+                    f"See make lineage{there} MODEL={self.uri}, and use another: make rollback{there}, or MODEL=..."
+                )
+            self.model = mlflow.pyfunc.load_model(stored)
+        except (MlflowException, OSError, ImportError) as error:
+            raise StepError(
+                f"no model {uri}: {str(error)[:200]}. Run make pipeline-run{there} first, or name another: "
+                "MODEL=models:/dwi-attention-unet/1."
+            ) from None
+        return tags
 
     @property
     def named(self) -> str:

@@ -37,7 +37,14 @@ def page(browser, request):
 @pytest.fixture
 def run_url(checkout, first) -> str:
     uri = checkout.services()["MLFLOW_TRACKING_URI"]
-    return f"{uri}/#/experiments/{first['experiment_id']}/runs/{first['mlflow_run_id']}"
+    assert first["links"]["run"].startswith(uri)
+    return first["links"]["run"]
+
+
+def below(run_url: str, path: str) -> str:
+    """The address of a part of the run's page."""
+    page, _, view = run_url.partition("?")
+    return f"{page}/{path}?{view}"
 
 
 def test_the_run_page_shows_the_metrics(page, run_url, first):
@@ -47,7 +54,7 @@ def test_the_run_page_shows_the_metrics(page, run_url, first):
 
 
 def test_the_curves_are_drawn(page, run_url):
-    page.goto(f"{run_url}/model-metrics")
+    page.goto(below(run_url, "model-metrics"))
     page.get_by_placeholder("Search metric charts").fill("val_dice")
     page.get_by_text("(val_dice)").first.wait_for()
 
@@ -55,15 +62,15 @@ def test_the_curves_are_drawn(page, run_url):
 def test_an_overlay_can_be_looked_at(page, run_url, checkout, first):
     artifacts = checkout.state / "s3" / "dwi-stroke" / "artifacts"
     picture = next(artifacts.glob("*/evaluate/evaluation/test_predictions/*"))
-    page.goto(f"{run_url}/artifacts/test_predictions/{picture.name}")
+    page.goto(below(run_url, f"artifacts/test_predictions/{picture.name}"))
     image = page.locator("img[src^='blob:'], img[src*='test_predictions'], .image-outer-container img").first
     image.wait_for()
     assert image.evaluate("i => i.naturalWidth") > 300
 
 
 def test_the_versions_page_shows_its_card_and_leads_to_the_whole_of_it(page, checkout, first):
-    uri, model = checkout.services()["MLFLOW_TRACKING_URI"], first["model"]
-    page.goto(f"{uri}/#/models/{model['name']}/versions/{model['version']}")
+    uri = checkout.services()["MLFLOW_TRACKING_URI"]
+    page.goto(first["links"]["model"])
     for title in ("Use", "Not for", "Metrics", "Limits", "Strata"):
         page.get_by_role("heading", name=title, exact=True).wait_for()
     assert page.get_by_role("cell", name="Lesion-wise F1").count()

@@ -1,5 +1,7 @@
 """Where `make relations` finds its model."""
 
+import contextlib
+
 import pytest
 
 from components.core.step import StepError
@@ -12,7 +14,7 @@ from tests.relations import champion as relations
 def state(registry, tmp_path, monkeypatch):
     """A checkout's own state, with this registry in it."""
     monkeypatch.setattr(relations, "STATE", tmp_path)
-    monkeypatch.setattr(registered, "connect", lambda state: registry)
+    monkeypatch.setattr(registered, "connect", lambda place, state: contextlib.nullcontext(registry))
     monkeypatch.delenv("RELATIONS_MODEL", raising=False)
     (tmp_path / "mlflow").mkdir()
     return tmp_path

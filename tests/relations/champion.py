@@ -27,6 +27,7 @@ def champion_weights(folder: Path) -> Path:
         raise StepError(f"no model was trained here. {ADVICE}")
     import mlflow
 
-    found = registry.version(registry.connect(STATE), CHAMPION, ADVICE)
-    stored = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{found.version}", dst_path=str(folder))
+    with registry.connect("local", STATE) as client:
+        found = registry.version(client, CHAMPION, ADVICE)
+        stored = mlflow.artifacts.download_artifacts(f"models:/{MODEL_NAME}/{found.version}", dst_path=str(folder))
     return next(Path(stored).rglob("best_model.pth")).parent

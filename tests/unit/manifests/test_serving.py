@@ -81,6 +81,13 @@ def test_it_has_no_secret_since_the_model_comes_through_mlflow(service):
     assert "secret" not in yaml.safe_dump(service).lower()
 
 
+def test_the_model_is_asked_of_mlflow_alone_and_no_wait_for_it_is_silent(container):
+    """Its network policy keeps it from S3, to which MLflow's server would send it."""
+    given = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert given["MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"] == "false"
+    assert int(given["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 60
+
+
 def test_its_settings_are_there(container):
     settings = from_files("gpu-cluster")["ConfigMap", "dwi-stroke", "dwi-stroke-settings"]["data"]
     (generator,) = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["configMapGenerator"]

@@ -9,6 +9,13 @@ import pytest
 
 from pipelines import __main__ as command_line
 from pipelines.sources import ROOT
+from pipelines.targets import ALL, PLACES
+
+IN_ANY_PLACE = {
+    "check-data": ("--data", "folder"), "predict": ("--input", "a", "--output", "b"), "serve": (), "status": (),
+    "promote": ("--model", "m", "--reason", "r"), "rollback": (), "champion": (), "lineage": (),
+}  # fmt: skip
+HERE_ALONE = ("up", "down", "demo-data")
 
 
 @pytest.mark.parametrize("before", [None, 0o755], ids=["not there yet", "open to all"])
@@ -56,3 +63,50 @@ def test_a_folder_with_other_things_is_not_taken_and_not_closed_to_others(tmp_pa
     assert said.returncode == 1
     assert f"STATE={tmp_path} holds other things. Name a new or an empty folder" in said.stderr
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """call("champion", "--target", "kind") -> the exit code; what a command would do it does not."""
+    monkeypatch.setattr(command_line, "STATE", tmp_path / ".local")
+    for name in [name for name in vars(command_line) if name.startswith("_") and name not in ("_parser", "_data")]:
+        if callable(getattr(command_line, name)) and not name.startswith("__"):
+            monkeypatch.setattr(command_line, name, lambda a: None)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])
+        return command_line.main()
+
+    return run
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("command", IN_ANY_PLACE)
+def test_every_command_about_a_registry_takes_each_place(call, command, place):
+    assert call(command, *IN_ANY_PLACE[command], "--target", place) == 0
+
+
+@pytest.mark.parametrize("command", [*IN_ANY_PLACE, *HERE_ALONE, "run", "experiments", "logs", "kind-up", "compile"])
+def test_an_unknown_target_is_refused_by_every_command(call, command, capsys):
+    assert call(command, *IN_ANY_PLACE.get(command, ()), "--target", "knid") == 1
+    assert "unknown TARGET=knid. Targets: local" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", IN_ANY_PLACE)
+def test_containers_are_refused_where_no_step_runs(call, command, capsys):
+    assert call(command, *IN_ANY_PLACE[command], "--target", "containers") == 1
+    said = capsys.readouterr().err
+    assert "TARGET=containers is of no use to this command. It takes TARGET=local or kind or cluster." in said
+
+
+@pytest.mark.parametrize("place", set(ALL) - {"local"})
+@pytest.mark.parametrize("command", HERE_ALONE)
+def test_what_is_done_on_this_machine_alone_refuses_a_cluster(call, command, place, capsys):
+    assert call(command, "--target", place) == 1
+    assert f"TARGET={place} is of no use to this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "experiments"])
+def test_what_runs_the_steps_takes_every_target(call, command):
+    for place in ALL:
+        assert call(command, "--target", place) == 0

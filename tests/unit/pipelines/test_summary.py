@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.summary import show
+from pipelines.summary import links, show
 from tests import measured
 
 
@@ -50,3 +50,11 @@ def test_it_says_where_programs_find_it(shown, tmp_path):
 def test_an_older_run_without_the_rule_is_shown_all_the_same(shown):
     old = dict.fromkeys(("test_rule_dice_mean", "test_better_than_rule", "test_lesion_free_false_alarm_rate"))
     assert not [line for line in shown(**old) if "rule" in line or "alarm" in line]
+
+
+def test_links_open_the_pages_of_model_training():
+    found = links("http://127.0.0.1:5000/", "1", "abc", "m", "3")
+    assert found == {
+        "run": "http://127.0.0.1:5000/#/experiments/1/runs/abc?workflowType=machine_learning",
+        "model": "http://127.0.0.1:5000/#/models/m/versions/3?workflowType=machine_learning",
+    }

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from components.core.ledger import BY_PERSON, BY_POLICY, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
+from components.core.ledger import BY_PERSON, BY_POLICY, FIRST, MARK, REFUSED, ROLLED_BACK, Ledger, champions
 from components.core.storage import Object
 
 
@@ -20,11 +20,14 @@ class Bucket:
     def list(self) -> list[Object]:
         return [Object(key, len(blob), "") for key, blob in sorted(self.blobs.items())]
 
+    def find(self, key: str) -> Object | None:
+        return next((o for o in self.list() if o.key == key), None)
+
     def get(self, key: str) -> bytes:
         return self.blobs[key]
 
     def put(self, key: str, blob: bytes) -> None:
-        assert key not in self.blobs, "an entry is never written again"
+        assert key == MARK or key not in self.blobs, "an entry is never written again"
         self.blobs[key] = blob
 
 
@@ -49,6 +52,13 @@ def test_what_is_appended_is_read_back_in_order_and_whole(ledger):
     assert [e.facts["number"] for e in entries] == [1, 2, 3]
     assert [e.facts["previous"] for e in entries] == [[], [entries[0].sha256], [entries[1].sha256]]
     assert ledger.faults == []
+
+
+def test_its_mark_is_no_decision(ledger):
+    assert ledger.mark() is None
+    ledger.set_mark("ab12")
+    told(ledger, (FIRST, None, "1"))
+    assert (ledger.mark(), len(ledger.entries()), ledger.faults) == ("ab12", 1, [])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,11 @@
 import hashlib
+import logging
+import socket
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
+from components.core import storage
 from components.core.step import StepError
 from components.core.storage import Object, Storage, digest_of, file_sha256, local_path
 
@@ -70,3 +74,36 @@ def test_a_key_that_is_no_text_has_a_digest_too():
 def test_a_file_has_the_sha256_that_everybody_computes(tmp_path):
     (tmp_path / "a").write_bytes(b"scan" * 100_000)
     assert file_sha256(tmp_path / "a") == hashlib.sha256(b"scan" * 100_000).hexdigest()
+
+
+def test_no_wait_of_a_minute_is_silent_about_the_address(monkeypatch, caplog):
+    now = [0.0]
+
+    def times_out(**_):
+        now[0] += 30  # what the client's own tries take
+        raise ReadTimeoutError(endpoint_url="http://s3.example.org:9000", error="")
+
+    class Client:
+        head_object = staticmethod(times_out)
+
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://me:secret@s3.example.org:9000")
+    monkeypatch.setattr(storage.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    with caplog.at_level(logging.WARNING), pytest.raises(StepError):
+        Storage("s3://bucket/prefix", Client()).sha256("key")
+    assert now[0] > 60 and len(caplog.messages) >= 2
+    first = caplog.messages[0]
+    assert first.startswith("s3://bucket/prefix at http://***@s3.example.org:9000: ReadTimeoutError; trying again")
+
+
+def test_a_server_that_takes_the_request_and_never_answers_is_named_at_each_try(monkeypatch, caplog):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for name, value in {"S3_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(storage, "ANSWER_SECONDS", 0.2)
+        there = Storage("s3://bucket/prefix")
+        there.patience = 0
+        with caplog.at_level(logging.WARNING), pytest.raises(StepError, match=address):
+            there.list()
+    assert caplog.messages.count(f"S3 at {address}: ReadTimeoutError") >= 2

@@ -86,6 +86,17 @@ def test_with_nothing_changed_it_says_so(kind_run, kubeflow, capsys, last_run):
     assert {name for name, step in last_run()["steps"].items() if step["cached"]} == set(ALL[1:5])
 
 
+def test_the_last_line_is_a_command_that_works_as_it_stands(kind_run, cluster, kubeflow, tracking, monkeypatch, capsys):
+    assert kind_run() == 0
+    assert capsys.readouterr().out.endswith("  next   make predict TARGET=kind INPUT=scan.nii.gz OUTPUT=mask.nii.gz\n")
+    monkeypatch.setenv("KFP_HOST", kubeflow.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    monkeypatch.setenv("KUBE_CONTEXT", "hospital")
+    assert cluster("run", "--target", "cluster", "--data", "s3://dwi-stroke/scans") == 0
+    there = f"TARGET=cluster KUBE_CONTEXT=hospital MLFLOW_TRACKING_URI={tracking}"
+    assert f"next   make predict {there} INPUT=scan.nii.gz" in capsys.readouterr().out
+
+
 def test_what_came_from_cache_is_named_beside_a_new_version(kind_run, kubeflow, capsys):
     kubeflow.stages = [("SUCCEEDED", begun("fingerprint", "ingest", cached=True, seconds=0).step("register"))]
     kind_run()
