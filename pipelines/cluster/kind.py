@@ -217,8 +217,6 @@ def _image(name: str, image: str) -> None:
         return
     if not succeeds("docker", "image", "inspect", image):
         _say(f"building {image} (some minutes)")
-        if name == "components" and not os.environ.get("TORCH_INDEX"):
-            _say("on x86 PyTorch brings CUDA, some GB of no use to kind: TORCH_INDEX leaves it out, see images/build")
         shown(str(ROOT / "images" / "build"), sources_tag(), env={**os.environ, "IMAGES": name})
     _say(f"loading {image} into the cluster")
     shown("kind", "load", "docker-image", "--name", NAME, image)

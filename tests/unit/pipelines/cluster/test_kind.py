@@ -120,6 +120,10 @@ class TestFromNothing:
         built = [call.split("--tag ")[1].split()[0] for call in made[0].calls("docker build")]
         assert built == OURS
 
+    def test_the_size_of_the_image_and_what_makes_it_smaller_are_said_before_it_is_built(self, made):
+        before, *_ = made[1].partition("building dwi-stroke/components")[2].partition("loading")
+        assert "6.2 GB" in before and "TORCH_INDEX" in before
+
     def test_kubeflow_pipelines_comes_from_its_pinned_tag(self, made):
         (clone,) = made[0].calls("git -c advice.detachedHead=false clone")
         assert "--branch 2.17.0 https://github.com/kubeflow/pipelines " in clone
