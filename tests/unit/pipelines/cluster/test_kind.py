@@ -130,6 +130,11 @@ class TestFromNothing:
         applied = [call.split("/kfp-")[1] for call in made[0].calls("kubectl") if "/kfp-" in call]
         assert applied == ["2.17.0-cluster-scoped-resources.yaml", "2.17.0-platform-agnostic.yaml"]
 
+    def test_argo_does_not_wait_ten_seconds_between_a_steps_pods(self, made):
+        (patch,) = made[0].calls("kubectl --context kind-dwi-stroke -n kubeflow patch deployment workflow-controller")
+        file = kind.ROOT / "manifests" / "kind" / "workflow-controller.yaml"
+        assert patch.endswith("workflow-controller.yaml") and "DEFAULT_REQUEUE_TIME" in file.read_text()
+
     def test_nested_downloads_get_more_time_than_kubectls_27_seconds(self, made):
         rendered = made[0].folder.parent / ".local/kind/kfp-2.17.0-platform-agnostic.yaml"
         assert "https://git.example/argo/crds?ref=v4.0.5&timeout=900s]" in rendered.read_text()
@@ -161,6 +166,7 @@ class TestAgain:
         up()
         machine.forget_calls()
         said = up()
+        assert len(machine.calls("kubectl --context kind-dwi-stroke -n kubeflow patch deployment")) == 2
         assert "is there" in said and "is installed" in said and said.count("is in the cluster") == 2
         for made in ("kind create", "kind load", "docker build", "git -c"):
             assert not machine.calls(made)
@@ -280,6 +286,33 @@ class TestWaiting:
         monkeypatch.setattr(ready, "STUCK_SECONDS", 0)
         machine.now(server="http://127.0.0.1:1")
         assert "API server does not answer" in refused()
+
+
+class TestRoom:
+    """KFP, Kubernetes and MLflow asked for 1.7 of two CPUs, and the train step for one more."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self, machine):
+        machine.has(*OURS)
+
+    def test_two_cpus_are_enough(self, machine, up):
+        machine.has_room("2", "7Gi", *[{"cpu": "425m", "memory": "512Mi"}] * 4)
+        assert "room for the steps of a run: 0.30 CPUs and 5.0 GB of memory" in up()
+
+    @pytest.mark.parametrize(("cpu", "memory"), [("1900m", "7Gi"), ("4", "3Gi")])
+    def test_where_no_step_finds_a_place_it_says_so_with_what_to_do(self, machine, refused, cpu, memory):
+        machine.has_room(cpu, memory, *[{"cpu": "450m", "memory": "512Mi"}] * 4)
+        said = refused()
+        assert "find no place" in said and "Give docker more CPUs or memory" in said
+
+    def test_the_pods_of_a_run_that_goes_on_take_no_place_from_the_next(self, machine, up):
+        machine.has_room("2", "7Gi", {"cpu": "1950m", "memory": "1Gi"})
+        machine.whole_cluster["pods"][0]["metadata"]["labels"] = {"pipeline/runid": "a-run"}
+        assert "room for the steps of a run: 2.00 CPUs" in up()
+
+    def test_an_init_container_counts_where_it_asks_for_more(self, machine, refused):
+        machine.has_room("2", "7Gi", {"cpu": "100m", "memory": "1Gi"}, init={"cpu": "1900m"})
+        assert "0.10 CPUs" in refused()
 
 
 class TestCodeThatChanged:
