@@ -93,6 +93,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     )  # fmt: skip
     data = loader(dataset, batches, where, cores)
     validation = read_index(slices, parts["cases"]["val"])
+    mine = torch.cuda.get_device_name() if where.type == "cuda" else f"cpu, {cores} threads"
+    devices = ranks.devices(mine)
     params = {
         **_settings_params(settings, index),
         "model_params": sum(p.numel() for p in network.parameters()),
@@ -100,16 +102,17 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "train_slices_with_lesion": int(dataset.has_lesion.sum()),
         "train_slices_per_epoch": len(batches.with_lesion) + batches.free,
         "val_slices": sum(len(c.order) for c in validation),
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else f"cpu, {cores} threads",
+        "device": mine,
         "processes": ranks.count(),
+        **({"devices": devices} if ranks.together() else {}),
         "precision": precision,
         "memory_format": memory_format,
     }  # fmt: skip
     if ranks.first():
         run.params(params)
     logging.info(
-        "%s%s, %s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
-        f"{ranks.count()} x " if ranks.together() else "", params["device"], precision, memory_format,
+        "%s, %s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
+        devices, precision, memory_format,
         params["model_params"] / 1e6, len(dataset),
         params["train_slices_with_lesion"], params["train_slices_per_epoch"], len(parts["patients"]["val"]),
     )  # fmt: skip
