@@ -17,6 +17,8 @@ STEP ?=
 FOLLOW ?=
 CRON ?=
 REMOVE ?=
+FORCE ?=
+RAW ?=
 MODEL ?= models:/dwi-attention-unet@champion
 ONLY ?=
 SECONDS_EACH ?= 300
@@ -34,7 +36,7 @@ SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible -
 IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE ONLY SECONDS_EACH SEED
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install
 
@@ -44,14 +46,14 @@ pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=
 experiments: $(INSTALLED) ## compare improvements: [PRESETS="n4 loss"] [SEEDS=3] [PRESET=demo: what they lie over] [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines experiments --presets "$$PRESETS" --seeds "$$SEEDS" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
-pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1]
-	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --target "$$TARGET"
+pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1] [RAW=1]
+	@exec $(PYTHON) -m pipelines logs --run "$$RUN" --step "$$STEP" --follow "$$FOLLOW" --raw "$$RAW" --target "$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
 	@exec $(PYTHON) -m pipelines schedule --cron "$$CRON" --data "$$DATA" --preset "$$PRESET" --set "$$SET" --target "$$TARGET"
 
-pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name]
-	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE"
+pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
+	@exec $(PYTHON) -m pipelines schedules --target "$$TARGET" --remove "$$REMOVE" --force "$$FORCE"
 
 test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
 	@$(PYTHON) -m pytest
@@ -107,14 +109,14 @@ kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines
 kind-down: $(INSTALLED) ## remove it, with all that is stored in it
 	@exec $(PYTHON) -m pipelines kind-down
 
-test-kind: $(DEV_INSTALLED) ## the tests that need it: the whole pipeline, twice (half an hour)
+test-kind: $(DEV_INSTALLED) ## the tests that need a cluster, kind's or another [KUBE_CONTEXT=...]: undisturbed and disturbed runs (hours)
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
 	@$(MAKE) --no-print-directory pipeline-run TARGET=containers
 
-torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1]
-	@$(PYTHON) -m pytest -m torture -s -k "$$ONLY" tests/torture
+torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1] [TARGET=kind]
+	@$(PYTHON) -m pytest -m torture -s -k "$$ONLY" tests/torture$(if $(filter local,$(TARGET)),,/test_cluster.py)
 
 relations: $(DEV_INSTALLED) ## the relations that must hold, on the demo's champion and real scans (minutes) [RELATIONS_MODEL=folder of weights]
 	@$(PYTHON) -m pytest -m relations tests/relations

@@ -68,10 +68,10 @@ def _data(a) -> str:
     return pseudonymized(a.data, a.pseudonym_key, STATE)
 
 
-def _logs(a) -> None:
+def _logs(a) -> int:
     from pipelines.cluster.logs import pipeline_logs
 
-    pipeline_logs(a.run, a.step, a.follow not in ("", "0"), a.target, STATE)
+    return pipeline_logs(a.run, a.step, a.follow not in ("", "0"), a.target, STATE, a.raw not in ("", "0"))
 
 
 def _schedule(a) -> None:
@@ -83,7 +83,7 @@ def _schedule(a) -> None:
 def _schedules(a) -> None:
     from pipelines.cluster.schedules import schedules
 
-    schedules(a.target, a.remove)
+    schedules(a.target, a.remove, a.force not in ("", "0"))
 
 
 def _up(_) -> None:
@@ -213,12 +213,14 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
     logs.add_argument("--step", default="", help="one step; all where empty")
     logs.add_argument("--follow", default="", help="1 goes on until the run is over")
+    logs.add_argument("--raw", default="", help="1 shows what Argo and KFP say in a pod's log too")
     logs.add_argument("--target", default="local")
     schedule = command("schedule", _schedule, "have a cluster run the pipeline by the clock")
     schedule.add_argument("--cron", required=True)
     what_to_run(schedule)
     listing = command("schedules", _schedules, "list a cluster's schedules, or remove one")
     listing.add_argument("--remove", default="", help="id or name")
+    listing.add_argument("--force", default="", help="1 stops a run of it that is under way")
     listing.add_argument("--target", default="local")
     command("up", _up, "start the embedded services")
     command("down", _down, "stop them")

@@ -24,8 +24,15 @@ DESCRIPTION = "Ischemic stroke lesions on diffusion MRI: scans in, a registered 
 READ_ON = "How to run it and what it promises: README.md of its code, 'On Kubernetes'."
 
 
-def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = lambda step, task: None):
-    """The pipeline with each step's image, `images[step]`; `equip` gives a step's task what its place to run needs."""
+def build(
+    images: dict[str, str],
+    equip: Callable[[str, PipelineTask], None] = lambda step, task: None,
+    run_name: str = "",
+):
+    """The pipeline with each step's image, `images[step]`; `equip` gives a step's task what its place to run needs.
+
+    `run_name` is what the place calls a run, or its placeholder; empty where a run's id is its name.
+    """
 
     def dwi_stroke_segmentation(
         data_uri: str,
@@ -66,6 +73,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             random_seed=random_seed,
             inputs=inputs,
             carry_split=carry_split,
+            run_name=run_name,
         )
         looked.set_caching_options(False)
         ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], b_value=b_value)

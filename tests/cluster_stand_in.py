@@ -20,6 +20,9 @@ import kfp_server_api as kfp
 import yaml
 from kubernetes import client as kube
 
+from pipelines.pipeline import STEPS
+
+OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 RUN_ID = "0b6f2d3c-5f0e-4d3a-9a53-000000000001"
 START = datetime.datetime(2024, 11, 5, 7, 0, tzinfo=datetime.UTC)
 NEVER = datetime.datetime(1, 1, 1, tzinfo=datetime.UTC)
@@ -38,7 +41,10 @@ def node_id(name: str) -> str:
 
 
 class Workflow:
-    """The steps of a run, as Argo's nodes; with `retry_all` the cluster's default is to try every node again."""
+    """The steps of a run, as Argo's nodes; with `retry_all` the cluster's default is to try every node again.
+
+    Once a step has failed, the steps that never began are there too: Argo omits them, and gives them a start time.
+    """
 
     def __init__(self, name: str = "dwi-stroke-segmentation-x7k2p", retry_all: bool = False):
         self.name, self.retry_all = name, retry_all
@@ -80,16 +86,26 @@ class Workflow:
     def _add(self, name, display, phase, start, end, parent) -> None:
         self.nodes.append((name, display, phase, start, end, parent))
 
+    def _omitted(self) -> list[tuple]:
+        """The nodes of the steps that do not begin because one before them failed."""
+        if not any(phase in ("Failed", "Error") for _, _, phase, *_ in self.nodes):
+            return []
+        there = {display for _, display, *_ in self.nodes}
+        left = [step for step in STEPS if f"{step}-driver" not in there]
+        names = [name for step in left for name in (f"{step}-driver", step)]
+        return [(f"{self.root}.{name}", name, "Omitted", self.clock, self.clock, self.root) for name in names]
+
     def details(self) -> list[kfp.V2beta1PipelineTaskDetail]:
+        nodes = [*self.nodes, *self._omitted()]
         at = lambda second: START + datetime.timedelta(seconds=second) if second is not None else NEVER  # noqa: E731
-        children = {name: [node_id(child) for child, *_, of in self.nodes if of == name] for name, *_ in self.nodes}
+        children = {name: [node_id(child) for child, *_, of in nodes if of == name] for name, *_ in nodes}
         return [
             kfp.V2beta1PipelineTaskDetail(
                 run_id=RUN_ID, task_id=f"task-{number}", display_name=display, create_time=START,
                 start_time=at(start), end_time=at(end), state=STATES[phase],
                 child_tasks=[kfp.PipelineTaskDetailChildTask(pod_name=child) for child in children[name]],
             )
-            for number, (name, display, phase, start, end, _) in enumerate(self.nodes)
+            for number, (name, display, phase, start, end, _) in enumerate(nodes)
         ]  # fmt: skip
 
 
@@ -159,6 +175,8 @@ class Kubeflow(Server):
         self.experiments: list[kfp.V2beta1Experiment] = []
         self.runs: list[kfp.V2beta1Run] = []
         self.schedules: list[kfp.V2beta1RecurringRun] = []
+        self.lost: list[str] = []
+        """Runs whose pods ended with their schedule: Kubernetes removes its Workflows, and KFP notices nothing."""
         self.stages: list[tuple[str, Workflow] | Callable] = []
         self.uploaded: list[bytes] = []
         self.created_at = START
@@ -167,7 +185,11 @@ class Kubeflow(Server):
         number = len(self.versions) + 1
         self.versions.append(
             kfp.V2beta1PipelineVersion(
-                pipeline_id="p-1", pipeline_version_id=f"v-{number}", name=name, display_name=name, created_at=START,
+                pipeline_id="p-1",
+                pipeline_version_id=f"v-{number}",
+                name=name,
+                display_name=name,
+                created_at=START,
                 description=description,
             )
         )
@@ -210,17 +232,17 @@ class Kubeflow(Server):
             case "GET", ["runs"]:
                 return self._page(kfp.V2beta1ListRunsResponse, "runs", self.runs, query)
             case "POST", ["runs"]:
-                self.runs.append(
-                    kfp.V2beta1Run(**{**new, "run_id": RUN_ID}, created_at=self.created_at, state="PENDING")
-                )
-                return self.runs[-1]
+                run = kfp.V2beta1Run(**{**new, "run_id": RUN_ID}, created_at=self.created_at, state_history=[])
+                if not (run.plugins_input or {}).get("mlflow", {}).get("disabled"):
+                    run.plugins_output = {"mlflow": kfp.V2beta1PluginOutput(state="PLUGIN_FAILED")}
+                self.runs.append(self._enter(run, "PENDING"))
+                return run
             case "GET", ["runs", run_id]:
-                if run_id != RUN_ID or not self.runs:
+                if run_id not in [run.run_id for run in self.runs]:
                     return error(404, f"Run {run_id} not found.")
-                return self._look()
-            case "POST", ["runs", _]:
-                run = self.runs[-1]
-                run.state = "CANCELING"
+                return self._look(run_id)
+            case "POST", ["runs", which] if which.endswith(":terminate"):
+                self.terminate(which.removesuffix(":terminate"))
                 return 200, "{}"
             case "GET", ["recurringruns"]:
                 return self._page(kfp.V2beta1ListRecurringRunsResponse, "recurring_runs", self.schedules, query)
@@ -230,17 +252,46 @@ class Kubeflow(Server):
                     kfp.V2beta1RecurringRun(**{**new, "recurring_run_id": f"r-{number}"}, status="ENABLED")
                 )
                 return self.schedules[-1]
+            case "POST", ["recurringruns", which] if which.endswith(":disable"):
+                (schedule,) = [s for s in self.schedules if s.recurring_run_id == which.removesuffix(":disable")]
+                schedule.mode, schedule.status = "DISABLE", "DISABLED"
+                return 200, "{}"
             case "DELETE", ["recurringruns", wanted]:
                 self.schedules = [s for s in self.schedules if s.recurring_run_id != wanted]
+                self.lost += [r.run_id for r in self.runs if r.recurring_run_id == wanted and r.state not in OVER]
                 return 200, "{}"
         return error(404, f"Not Found: {method} {place}")
 
-    def _look(self) -> kfp.V2beta1Run:
+    def terminate(self, run_id: str) -> None:
+        """Begin to end a run: KFP 2.17 calls it CANCELING now and FAILED later, never CANCELED."""
+        self._enter(self._run(run_id), "CANCELING")
+
+    def add_run(self, name: str, schedule: str, state: str) -> kfp.V2beta1Run:
+        """A run that a schedule has started."""
+        number = len(self.runs) + 1
+        run = kfp.V2beta1Run(run_id=f"scheduled-{number}", display_name=name, experiment_id="e-1",
+                             recurring_run_id=schedule, created_at=START, state_history=[])  # fmt: skip
+        self.runs.append(self._enter(run, state))
+        return run
+
+    def _run(self, run_id: str) -> kfp.V2beta1Run:
+        return next(run for run in reversed(self.runs) if run.run_id == run_id)
+
+    def _enter(self, run: kfp.V2beta1Run, state: str) -> kfp.V2beta1Run:
+        if run.state != state:
+            at = START + datetime.timedelta(seconds=len(run.state_history))
+            run.state_history = [*run.state_history, kfp.V2beta1RuntimeStatus(update_time=at, state=state)]
+        run.state = state
+        return run
+
+    def _look(self, run_id: str) -> kfp.V2beta1Run:
+        run = self._run(run_id)
+        if run_id != RUN_ID:  # of a schedule: it ends when it is told to
+            return self._enter(run, "FAILED") if run.state == "CANCELING" else run
         stage = self.stages.pop(0) if len(self.stages) > 1 else self.stages[0]
         stage = stage() if callable(stage) else stage
-        run = self.runs[-1]
-        run.state, run.run_details = stage[0], kfp.V2beta1RunDetails(task_details=stage[1].details())
-        return run
+        run.run_details = kfp.V2beta1RunDetails(task_details=stage[1].details())
+        return self._enter(run, stage[0])
 
     def _page(self, response, field: str, items: list, query: dict):
         if "filter" in query:
@@ -250,6 +301,26 @@ class Kubeflow(Server):
         last = first + min(int(query.get("page_size") or 20), self.most_per_page)
         more = {"next_page_token": str(last)} if last < len(items) else {}
         return response(**({field: items[first:last]} if items[first:last] else {}), **more)
+
+
+EXECUTOR_INPUT = {"inputs": {"parameterValues": {"epochs": 2, "cca": False, "ratios": [0.6, 0.2], "none": None}}}
+BEFORE_A_STEP = f"""\
+time=2024-11-05T07:00:00.000Z level=INFO msg="capturing logs" argo=true
+I1105 07:00:00.000000       1 launcher_v2.go:195] publish info:
+executorInput={json.dumps(EXECUTOR_INPUT, indent=2)}
+/usr/local/lib/python3.11/site-packages/kfp/dsl/types.py:10: FutureWarning: an old way
+  warnings.warn(
+[KFP Executor 2024-11-05 07:00:01,000 INFO]: Looking for component `step` in --component_module_path `/tmp/x.py`
+[KFP Executor 2024-11-05 07:00:01,000 INFO]: Got executor_input:
+{json.dumps(EXECUTOR_INPUT, indent=4)}
+"""
+AFTER_A_STEP = f"""\
+Wrote executor output file to /tmp/kfp_outputs/output_metadata.json.
+I1105 07:00:09.000000       1 launcher_v2.go:900] ExecutorOutput: {json.dumps(EXECUTOR_INPUT, indent=2)}
+I1105 07:00:09.000000       1 launcher_v2.go:151] publish success.
+time=2024-11-05T07:00:10.000Z level=INFO msg="sub-process exited" argo=true error=<nil>
+"""
+"""What Argo 4's executor, KFP 2.17's launcher and its executor write around a step's own lines."""
 
 
 class Kubernetes(Server):
@@ -285,7 +356,7 @@ class Kubernetes(Server):
                 return (200, kube_json(found[0])) if found else status(404, f'pods "{name}" not found')
             case [_, "pods", name, "log"]:
                 lines = self.logs.get(name, "").splitlines(keepends=True)[-int(query.get("tailLines", 1000)) :]
-                stamp = "2024-11-05T07:00:{:02d}.000000000Z " if query.get("timestamps") == "True" else ""
+                stamp = "2024-11-05T07:00:00.{:09d}Z " if query.get("timestamps") == "True" else ""
                 return 200, "".join(stamp.format(n) + line for n, line in enumerate(lines))
             case [_, "events"]:
                 name = query["fieldSelector"].split(",")[0].split("=")[1]
@@ -324,16 +395,16 @@ class Kubernetes(Server):
             status=kube.V1PodStatus(phase=phase, container_statuses=[main]),
         )  # fmt: skip
         self.pods.append(pod)
-        self.logs[name] = log
+        self.logs[name] = log if driver or not log else BEFORE_A_STEP + log + AFTER_A_STEP
         return pod
 
-    def add_event(self, pod: kube.V1Pod, reason: str, message: str) -> None:
+    def add_event(self, pod: kube.V1Pod, reason: str, message: str, kind: str = "Warning") -> None:
         about = kube.V1ObjectReference(name=pod.metadata.name)
         self.events.append(
             kube.CoreV1Event(
                 metadata=kube.V1ObjectMeta(name="event"),
                 involved_object=about,
-                type="Warning",
+                type=kind,
                 reason=reason,
                 message=message,
                 last_timestamp=START,

@@ -54,6 +54,9 @@ def step(name: str) -> Iterator[None]:
 class Plain(logging.Formatter):
     """The message alone, without logins; what steers a terminal, or is no text, is shown as `\\x1b`."""
 
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _another_try(record) or super().formatMessage(record)
+
     def format(self, record: logging.LogRecord) -> str:
         plain = "".join(c if can_be_shown(c) or c in "\n\t" else ascii(c)[1:-1] for c in super().format(record))
         return without_logins(plain)
@@ -66,6 +69,17 @@ def log_plainly() -> None:
         handler.setFormatter(Plain("%(message)s"))
     for noisy in ("botocore", "boto3", "s3transfer", "urllib3", "mlflow", "alembic", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _another_try(record: logging.LogRecord) -> str:
+    """What urllib3 says of a request that it sends again, in a sentence; "" for any other message."""
+    if not (str(record.msg).startswith("Retrying (%r)") and isinstance(record.args, tuple) and len(record.args) == 3):
+        return ""
+    left, error, path = record.args
+    server = re.search(r"host='([^']+)', port=(\d+)", str(error))
+    where = ":".join(server.groups()) if server else f"the server of {path}"
+    why = str(error).rpartition(": ")[2].strip("\"')")
+    return f"{where} does not answer ({why}); trying again, tries left: {left.total}"
 
 
 def without_logins(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.core import synthetic
+from components.core import pipeline_run, synthetic
 from components.core.step import StepError
 from components.core.storage import file_sha256
 
@@ -26,6 +26,10 @@ OF_MASKS = ("case", "truth_voxels", "predicted_voxels", "dice", "lesions_found",
 EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate")
 LINEAGE = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
 """Environment variables that become tags of the run."""
+
+PIPELINE_RUNS = "pipeline_runs"
+"""Tag of a version: the ids of the pipeline runs that came to it, the newest last."""
+MOST_PIPELINE_RUNS = 20
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 PAUSES = (1, 2, 4, 8)
@@ -96,10 +100,14 @@ def _asking_once() -> Iterator[None]:
 
 
 class Run:
-    """An MLflow run that can be opened, and told the same thing, more than once."""
+    """An MLflow run that can be opened, and told the same thing, more than once.
 
-    def __init__(self, client, run_id: str):
-        self.client, self.id = client, run_id
+    `finished` is when it was finished, in ms: the run of an earlier pipeline run that came to this very evaluation.
+    What records an evaluation then records nothing; MLflow would take a run that is written to for a longer one.
+    """
+
+    def __init__(self, client, run_id: str, finished: int | None = None):
+        self.client, self.id, self.finished = client, run_id, finished
         self.sending: threading.Thread | None = None
 
     @classmethod
@@ -116,9 +124,10 @@ class Run:
         import mlflow
 
         kfp_run = os.environ.get("KFP_RUN_ID", "")
-        client, tags = mlflow.MlflowClient(), {**code_lineage(), "training_digest": training_digest}
+        name, tags = pipeline_run.read_name(), {**code_lineage(), "training_digest": training_digest}
+        client = mlflow.MlflowClient()
         if given := os.environ.get("MLFLOW_RUN_ID"):
-            run_id = client.get_run(given).info.run_id
+            run_id, name = client.get_run(given).info.run_id, ""
         else:
             experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT))
             number = experiment.experiment_id
@@ -126,9 +135,12 @@ class Run:
                 client.set_experiment_tag(number, KIND, "custom_model_development")
             run_id = made_once(
                 lambda: _find(client, number, kfp_run, training_digest, evaluation_digest),
-                lambda: client.create_run(number, run_name=kfp_run or None, tags=tags).info.run_id,
+                lambda: client.create_run(number, run_name=name or None, tags=tags).info.run_id,
             )
-        client.update_run(run_id, status="RUNNING")
+        found = client.get_run(run_id)
+        if _is_finished(found, evaluation_digest):
+            return cls(client, run_id, found.info.end_time)
+        client.update_run(run_id, status="RUNNING", name=name or None)
         run = cls(client, run_id)
         run.tags(tags)
         return run
@@ -190,11 +202,22 @@ class Run:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.id, str(path), folder)
 
-    def has(self, tag: str) -> bool:
-        return tag in self.client.get_run(self.id).data.tags
+    def text(self, text: str, file: str) -> None:
+        self.client.log_text(self.id, text, file)
+
+    def has(self, tag: str, value: str | None = None) -> bool:
+        """Whether it has the tag, with this value where one is given."""
+        tags = self.client.get_run(self.id).data.tags
+        return tag in tags and value in (None, tags[tag])
 
     def finish(self, status: str = "FINISHED") -> None:
-        self.client.set_terminated(self.id, status)
+        """End it; one that was finished before keeps its end."""
+        self.client.set_terminated(self.id, status, end_time=self.finished)
+
+
+def _is_finished(run, evaluation_digest: str) -> bool:
+    holds_it = bool(evaluation_digest) and run.data.tags.get("evaluation_digest") == evaluation_digest
+    return holds_it and run.info.status == "FINISHED"
 
 
 def _find(client, experiment_id: str, kfp_run: str, training_digest: str, evaluation_digest: str) -> str | None:
@@ -205,7 +228,9 @@ def _find(client, experiment_id: str, kfp_run: str, training_digest: str, evalua
     ]
     for condition in filter(None, conditions):
         for run in client.search_runs([experiment_id], condition):
-            if condition != conditions[-1] or "evaluation_digest" not in run.data.tags:  # else a version's already
+            if condition == conditions[-1] and "evaluation_digest" in run.data.tags:  # a version's already
+                continue
+            if run.info.status != "FINISHED" or _is_finished(run, evaluation_digest):
                 return run.info.run_id
     return None
 
@@ -230,8 +255,10 @@ def champion(client):
 
 
 def code_lineage() -> dict[str, str]:
-    """Which code runs, and in which pipeline run: git commit, image tag, KFP run."""
-    return {tag: os.environ[name] for name, tag in LINEAGE.items() if os.environ.get(name)}
+    """Which code runs, and in which pipeline run: git commit, image tag, KFP's id of the run and its page."""
+    page = pipeline_run.page()
+    lineage = {tag: os.environ[name] for name, tag in LINEAGE.items() if os.environ.get(name)}
+    return lineage | ({"kfp_page": page} if page else {})
 
 
 def data_lineage(cases: Path, split: Path) -> dict[str, str]:
@@ -259,10 +286,12 @@ def data_params(cases: Path, split: Path) -> dict[str, Any]:
 @answering()
 def record_inputs(run: Run, cases: Path, split: Path, page: Path) -> None:
     """Log what the run learns from: data version, split, patient and scan counts, the data report."""
+    if run.finished:
+        return
     run.params(data_params(cases, split))
     run.tags(data_lineage(cases, split))
-    run.client.log_text(run.id, split.read_text(), "split.json")
-    run.client.log_text(run.id, page.read_text(), "data_report.html")
+    run.text(split.read_text(), "split.json")
+    run.text(page.read_text(), "data_report.html")
 
 
 @answering()
@@ -277,6 +306,13 @@ def record_training(run: Run, model: Path) -> None:
     for name in ("training_curve.png", "best_model.pth", "model.json"):
         run.artifact(model / name)
     run.tags({"training_recorded": "true"})
+
+
+@answering()
+def record_page(run: Run, page: Path) -> None:
+    """Log the evaluation's page."""
+    if not run.finished:
+        run.text(page.read_text(), "evaluation.html")
 
 
 @answering()
@@ -296,8 +332,9 @@ def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
 
 @answering()
 def record_comparison(run: Run, evaluation: Path) -> None:
-    """Log how the champion did on the same test patients; the newest comparison is the one kept."""
-    run.artifact(evaluation / "comparison.json")
+    """Log how the champion did on the same test patients; until the run is finished the newest comparison is kept."""
+    if not run.finished:
+        run.artifact(evaluation / "comparison.json")
 
 
 def evaluation_digest(model: Path, evaluation: Path) -> str:

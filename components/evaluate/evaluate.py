@@ -13,11 +13,11 @@ from components.core.inventory import inventory
 from components.core.step import progress
 from components.core.tracking import (
     Run,
-    answering,
     evaluation_digest,
     record_comparison,
     record_evaluation,
     record_inputs,
+    record_page,
     record_training,
 )
 from components.core.volumes import read, write
@@ -138,8 +138,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     run = Run.open(facts["training_digest"], evaluation_digest(model, evaluation))
     record_inputs(run, cases, split, data_page)
     record_training(run, model)
-    with answering():
-        run.client.log_text(run.id, page.read_text(), "evaluation.html")
+    record_page(run, page)
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
     overlays = zip(sorted((evaluation / "test_predictions").iterdir()), choose_samples(results), strict=True)

@@ -12,6 +12,7 @@ def fingerprint(
     random_seed: int,
     inputs: str,
     carry_split: bool,
+    run_name: str,
 ) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):
     """What is under the data URI, and from which registered split to carry on. Never cached.
 
@@ -23,12 +24,16 @@ def fingerprint(
         random_seed: See train_ratio.
         inputs: See train_ratio.
         carry_split: Whether to carry on at all.
+        run_name: What Kubeflow calls this run, for MLflow; empty where its id is its name.
     """
+    from components.core.pipeline_run import write_name
     from components.core.step import step
     from components.fingerprint.fingerprint import fingerprint as run
     from components.fingerprint.fingerprint import lineage
 
     with step("fingerprint"):
+        if run_name:
+            write_name(run_name)
         version = run(data_uri)
         ratios = (train_ratio, val_ratio, test_ratio)
         return version, lineage(data_uri, version, ratios, random_seed, inputs) if carry_split else ""

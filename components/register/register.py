@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import (
     MODEL_NAME,
+    MOST_PIPELINE_RUNS,
+    PIPELINE_RUNS,
     Run,
     answering,
     evaluation_digest,
@@ -75,7 +78,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     record_comparison(run, evaluation)
     client = run.client
     version = _registered(client, digest)
-    if version is None:
+    if new := version is None:
         first = sentence(measured["summary"], measured["synthetic"])
         lineage = {
             **facts["lineage"],
@@ -94,17 +97,28 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     else:
         logging.info("version %s was registered before for this model and evaluation", version)
     client.set_registered_model_alias(MODEL_NAME, "challenger", version)
+    _note_pipeline_run(client, version)
     comparison = json.loads((evaluation / "comparison.json").read_text())
     registered = client.get_model_version(MODEL_NAME, version)
     decision = decide(client, registered, comparison, measured["summary"], policy, Ledger())
     aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
-    run.tags({"decision": decision})
-    run.finish()
+    if not run.has("decision", decision):
+        run.tags({"decision": decision})
+    if new or not run.finished:
+        run.finish()
     logging.info("%s version %s (%s)", MODEL_NAME, version, ", ".join(aliases))
     return {
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _note_pipeline_run(client, version: str) -> None:
+    """Note in the registry that this pipeline run came to the version: the MLflow run may be an earlier one's."""
+    if kfp_run := os.environ.get("KFP_RUN_ID"):
+        noted = client.get_model_version(MODEL_NAME, version).tags.get(PIPELINE_RUNS, "").split(",")
+        newest = [*(run for run in noted if run not in ("", kfp_run)), kfp_run][-MOST_PIPELINE_RUNS:]
+        client.set_model_version_tag(MODEL_NAME, version, PIPELINE_RUNS, ",".join(newest))
 
 
 def _make_version(run: Run, model: Path, digest: str, lineage: dict, describe: Callable[[], str]) -> str:

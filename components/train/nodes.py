@@ -19,7 +19,7 @@ from components.train import node
 from components.train.exchange import Exchange
 from components.train.trainjob import API_VERSION, GROUP, RUNTIME, TrainJob
 
-PASSED_ON = ("KFP_RUN_ID", "MLFLOW_RUN_ID")
+PASSED_ON = ("KFP_RUN_ID", "KFP_HOST", "MLFLOW_RUN_ID")
 
 
 def train_on_nodes(paths: list[Path], settings: Settings) -> None:

@@ -20,6 +20,8 @@ from components.core.storage import file_sha256
 RETRY_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 90, 0.5, 10
 TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
 PAGE = 100
+WITHOUT_PLUGIN = {"mlflow": {"disabled": True}}
+"""KFP's own MLflow plugin: the steps log to MLflow themselves, and the address that it has by default leads nowhere."""
 
 
 class Gone(StepError):
@@ -128,7 +130,7 @@ class Api:
                 return found[0]
             new = kfp.V2beta1Run(
                 display_name=name, experiment_id=experiment, pipeline_version_reference=version,
-                runtime_config=kfp.V2beta1RuntimeConfig(parameters=arguments),
+                runtime_config=kfp.V2beta1RuntimeConfig(parameters=arguments), plugins_input=WITHOUT_PLUGIN,
             )  # fmt: skip
             return self._runs.run_service_create_run(new, **options)
 
@@ -151,7 +153,7 @@ class Api:
                 display_name=name, experiment_id=experiment, pipeline_version_reference=version,
                 runtime_config=kfp.V2beta1RuntimeConfig(parameters=arguments), mode=kfp.RecurringRunMode.ENABLE,
                 trigger=kfp.V2beta1Trigger(cron_schedule=kfp.V2beta1CronSchedule(cron=cron)),
-                max_concurrency="1", no_catchup=True,
+                max_concurrency="1", no_catchup=True, plugins_input=WITHOUT_PLUGIN,
             )  # fmt: skip
             return self._recurring.recurring_run_service_create_recurring_run(new, **options)
 
@@ -165,7 +167,22 @@ class Api:
 
         return self._call(everything)
 
+    def pause_schedule(self, schedule_id: str) -> None:
+        """Let it start no more runs."""
+        self._call(self._recurring.recurring_run_service_disable_recurring_run, schedule_id)
+
+    def runs_of_schedule(self, experiment: str, schedule_id: str) -> list[kfp.V2beta1Run]:
+        """The runs that a schedule has started, the newest first."""
+
+        def everything(**options):
+            listing = self._runs.run_service_list_runs
+            pages = _pages(listing, experiment_id=experiment, sort_by="created_at desc", **options)
+            return [run for page in pages for run in page.runs or [] if run.recurring_run_id == schedule_id]
+
+        return self._call(everything)
+
     def remove_schedule(self, schedule_id: str) -> None:
+        """Remove it. Kubernetes then removes the Workflows of its runs too, and ends the pods of one under way."""
         self._call(self._recurring.recurring_run_service_delete_recurring_run, schedule_id)
 
     def _call(self, function: Callable, *arguments, first: bool = False):

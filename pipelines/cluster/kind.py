@@ -7,6 +7,7 @@ Every kubectl names the context: no other cluster is touched.
 """
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from components.core.step import StepError
-from pipelines.cluster import prerequisites
+from pipelines.cluster import prerequisites, retries
 from pipelines.cluster.command import quiet, shown, succeeds
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.cluster.ready import wait_until_ready
@@ -53,6 +54,7 @@ def up(state: Path) -> None:
     _cluster()
     _step(2, f"Kubeflow Pipelines {KFP_VERSION}")
     _kubeflow_pipelines(work)
+    _retries()
     _step(3, f"the images, {tag}")
     for name in IMAGES:
         _image(name, f"dwi-stroke/{name}:{tag}")
@@ -191,6 +193,15 @@ def _kubeflow_pipelines(work: Path) -> None:
 def _patch_kubeflow_pipelines() -> None:
     for deployment, file in KFP_PATCHES.items():
         quiet(*_kubectl("-n", "kubeflow", "patch", "deployment", deployment, *_patch(file)))
+
+
+def _retries() -> None:
+    """Have Argo try failed steps again; its controller takes it up for the next run, without a restart."""
+    of, what = ("-n", "kubeflow"), ("configmap", retries.CONFIG_MAP)
+    data = json.loads(quiet(*_kubectl(*of, "get", *what, "-o", "json"))).get("data") or {}
+    if (wanted := data | retries.mended(data)) != data:
+        quiet(*_kubectl(*of, "patch", *what, "--type", "merge", "--patch", json.dumps({"data": wanted})))
+        _say("failed steps are tried again")
 
 
 def _kfp_manifests(work: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kfp import kubernetes
+from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
@@ -15,6 +15,7 @@ from pipelines.sources import ROOT
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
+SETTINGS_IF_THERE = ("KFP_HOST",)  # for links alone
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 USER = 10001
 MOST_GPUS, MOST_NODES = 16, 16
@@ -111,6 +112,7 @@ class Cluster:
         task.set_retry(needs.retries, **pauses)
         kubernetes.set_timeout(task, needs.seconds)
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS})
+        kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS_IF_THERE}, optional=True)
         kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in CREDENTIALS})
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
@@ -150,9 +152,13 @@ class Cluster:
 
 def compile_pipeline(output: Path, kind: bool = False) -> None:
     """Write the pipeline's IR YAML, with the settings of the environment; for `kind` its steps ask for less."""
-    cluster = Cluster.from_environment(kind)
     output.parent.mkdir(parents=True, exist_ok=True)
-    compile_to(output, {step: cluster.image(step) for step in STEPS}, cluster.equip)
+    compile_for(Cluster.from_environment(kind), output)
+
+
+def compile_for(cluster: Cluster, output: Path) -> None:
+    images = {step: cluster.image(step) for step in STEPS}
+    compile_to(output, images, cluster.equip, dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
 
 
 def sources_tag() -> str:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import urllib3
@@ -12,6 +12,8 @@ from kubernetes.client.rest import ApiException
 from components.core.step import StepError
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import TARGETS, Connection, connect
+from pipelines.cluster.kept_logs import kept_logs
+from pipelines.cluster.own_lines import own_lines
 from pipelines.cluster.pods import trouble
 from pipelines.cluster.run_pods import is_driver, pods_of, step_of
 from pipelines.cluster.steps import OVER
@@ -19,14 +21,28 @@ from pipelines.local.run import STEP_MARK, is_running
 from pipelines.pipeline import STEPS
 
 POLL_SECONDS, QUIET_SECONDS = 2, 600
+Filter = Callable[[Iterable[str]], Iterable[str]]
 
 
-def pipeline_logs(run: str, step: str, follow: bool, target: str, state: Path) -> None:
+def pipeline_logs(run: str, step: str, follow: bool, target: str, state: Path, raw: bool = False) -> int:
     """Print the log of `run` (a run's name, or a KFP run id with TARGET; the last run where empty), or of one step.
+
+    Of a pod's log the step's own lines are shown, with `raw` all of them. Returns the exit code.
 
     Raises:
         StepError: no such run or step, or its log is gone.
     """
+    try:
+        _logs(run, step, follow, target, state, raw)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        print("\nno longer followed; the run itself goes on", flush=True)
+        return 130
+    return 0
+
+
+def _logs(run: str, step: str, follow: bool, target: str, state: Path, raw: bool) -> None:
     if step and step not in STEPS:
         raise StepError(f"unknown STEP '{step}'. Steps: {', '.join(STEPS)}.")
     summary = _which(run, target, state)
@@ -37,7 +53,7 @@ def pipeline_logs(run: str, step: str, follow: bool, target: str, state: Path) -
         return
     with connect(summary["target"], summary.get("kube_context") or "") as cluster:
         cluster.namespace = summary.get("namespace") or cluster.namespace
-        _cluster(cluster, summary["kfp_run_id"], step, follow)
+        _cluster(cluster, summary["kfp_run_id"], step, follow, (lambda lines: lines) if raw else own_lines)
 
 
 def _which(run: str, target: str, state: Path) -> dict:
@@ -100,7 +116,7 @@ def _lines(log: Path, going: Callable[[], bool]) -> Iterator[str]:
             yield line
 
 
-def _cluster(cluster: Connection, run_id: str, step: str, follow: bool) -> None:
+def _cluster(cluster: Connection, run_id: str, step: str, follow: bool, of: Filter) -> None:
     if cluster.core is None:
         raise StepError("logs are read from the cluster itself: set KUBE_CONTEXT to its kube context.")
     api = Api(cluster.kfp_url, kind=cluster.target == "kind") if follow else None
@@ -111,15 +127,29 @@ def _cluster(cluster: Connection, run_id: str, step: str, follow: bool) -> None:
         for pod in _pods(cluster, run_id, wanted):
             if pod.metadata.uid not in shown and (over or pod.status.phase != "Pending"):
                 shown.add(pod.metadata.uid)
-                _show(cluster.core, pod, follow)
+                _show(cluster.core, pod, follow, of)
         if over:
             break
         time.sleep(POLL_SECONDS)
     if not shown:
+        _show_kept(cluster, run_id, wanted, step, of)
+
+
+def _show_kept(cluster: Connection, run_id: str, wanted: list[str], step: str, of: Filter) -> None:
+    """Print what KFP keeps of the logs where the pods are gone."""
+    none = f"there are no pods of {step or 'the run'} in namespace {cluster.namespace} (run {run_id})"
+    try:
+        kept = kept_logs(cluster, run_id, wanted)
+    except StepError as error:
+        raise StepError(f"{none}, and their logs cannot be read: {error}") from error
+    if not kept:
         raise StepError(
-            f"there are no pods of {step or 'the run'} in namespace {cluster.namespace} (run {run_id}): it came from "
-            "cache, has not begun, or its pods were deleted, as clusters do some time after the end."
+            f"{none}, and KFP keeps no log: it came from cache, has not begun, or failed and its pod was deleted, as "
+            "clusters do some time after the end."
         )
+    for log in kept:
+        print(f"{STEP_MARK} {log.step} (its pod is gone: from {log.address})")
+        print("\n".join(of(log.text.splitlines())), flush=True)
 
 
 def _pods(cluster: Connection, run_id: str, wanted: list[str]) -> list[V1Pod]:
@@ -135,20 +165,22 @@ def _pods(cluster: Connection, run_id: str, wanted: list[str]) -> list[V1Pod]:
     return sorted(ours, key=lambda pod: wanted.index(step_of(pod)))
 
 
-def _show(core: CoreV1Api, pod: V1Pod, follow: bool) -> None:
+def _show(core: CoreV1Api, pod: V1Pod, follow: bool, of: Filter) -> None:
     print(f"{STEP_MARK} {step_of(pod)} ({pod.metadata.name})", flush=True)
-    last = ""
+    last, said = "", False
     while True:  # a stream may break off while the step goes on: what was shown is not shown again
         for line in _stream(core, pod, follow):
             stamp, _, text = line.partition(" ")
             if stamp > last:
                 last = stamp
-                print(text, flush=True)
+                for own in of([text]):
+                    said = True
+                    print(own, flush=True)
         if not follow or _has_ended(core, pod):
             break
         time.sleep(POLL_SECONDS)
-    if not last:
-        print(trouble(pod) or "(it has said nothing yet)", flush=True)
+    if not said:
+        print(trouble(pod) or "(it has said nothing yet; RAW=1 shows what KFP says)", flush=True)
 
 
 def _stream(core: CoreV1Api, pod: V1Pod, follow: bool) -> Iterator[str]:

@@ -34,7 +34,16 @@ def trouble(pod: V1Pod) -> str | None:
     return next(filter(None, found), None)
 
 
-def events(core: CoreV1Api, pod: V1Pod) -> list[str]:
+def has_started(pod: V1Pod) -> bool:
+    """Whether any of its containers has run."""
+    return any(
+        state and (state.running or state.terminated)
+        for container in _containers(pod)
+        for state in (container.state, container.last_state)
+    )
+
+
+def events(core: CoreV1Api, pod: V1Pod, warnings_only: bool = False) -> list[str]:
     """`12:34:56 Warning FailedMount: ...`, the newest last; a line that says so where they cannot be read."""
     selector = f"involvedObject.name={pod.metadata.name},involvedObject.uid={pod.metadata.uid}"
     try:
@@ -45,6 +54,7 @@ def events(core: CoreV1Api, pod: V1Pod) -> list[str]:
         f"{_when(event):%H:%M:%S} {event.type} {event.reason}: {' '.join((event.message or '').split())}"
         + (f" (x{event.count})" if (event.count or 1) > 1 else "")
         for event in sorted(found, key=_when)
+        if event.type == "Warning" or not warnings_only
     ]
 
 

@@ -1,9 +1,9 @@
-"""What a run on a cluster came to: MLflow holds it, under the KFP run's id."""
+"""What a run on a cluster came to: MLflow's registry holds it, under the KFP run's id."""
 
 import datetime
 
 from components.core.step import StepError
-from components.core.tracking import EXPERIMENT, MODEL_NAME
+from components.core.tracking import EPOCH_METRICS, EXPERIMENT, MODEL_NAME, PIPELINE_RUNS
 from pipelines.summary import links
 
 
@@ -18,8 +18,8 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
 
     client = mlflow.MlflowClient(uri)
     try:
-        run = _run(client, kfp_run_id)
-        version = _version(client, run)
+        version = _version(client, kfp_run_id)
+        run = client.get_run(version.run_id)
         aliases = client.get_registered_model(MODEL_NAME).aliases
         experiment = client.get_experiment(run.info.experiment_id).name
     except (MlflowException, LookupError) as error:
@@ -63,6 +63,19 @@ def close(uri: str, kfp_run_id: str, status: str) -> None:
         print(f"MLflow could not be told that the run {status.lower()}: {' '.join(str(error).split())[:200]}")
 
 
+def epochs_done(uri: str, kfp_run_id: str) -> int:
+    """The last epoch of the run's training that MLflow has; 0 where it has none, or does not answer."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient(uri)
+    try:
+        run = _run(client, kfp_run_id)
+        return max((m.step for m in client.get_metric_history(run.info.run_id, EPOCH_METRICS[-1])), default=0)
+    except (LookupError, MlflowException):
+        return 0
+
+
 def _run(client, kfp_run_id: str):
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, f"tags.kfp_run_id = '{kfp_run_id}'", max_results=1)
@@ -71,10 +84,9 @@ def _run(client, kfp_run_id: str):
     return found[0]
 
 
-def _version(client, run):
-    """The version of this run's model and evaluation; the run may hold those of earlier ones too."""
-    found = [v for v in client.search_model_versions(f"run_id = '{run.info.run_id}'") if v.name == MODEL_NAME]
-    if not found:
-        raise LookupError(f"no version of {MODEL_NAME} comes from the run {run.info.run_id}")
-    digest = run.data.tags.get("evaluation_digest")
-    return max(found, key=lambda v: (v.tags.get("evaluation_digest") == digest, int(v.version)))
+def _version(client, kfp_run_id: str):
+    """The version that this run came to; its MLflow run may be an earlier one's, where nothing had changed."""
+    for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
+        if kfp_run_id in version.tags.get(PIPELINE_RUNS, "").split(","):
+            return version
+    raise LookupError(f"no version of {MODEL_NAME} there has {kfp_run_id} in its tag {PIPELINE_RUNS}")

@@ -30,7 +30,7 @@ def room_for_steps(context: str) -> str:
     if any(free[what] < needed[what] for what in needed):
         raise StepError(
             f"The steps of a run find no place: {_words(free)} are free, the largest one asks for {_words(needed)}. "
-            "Give docker more CPUs or memory (Docker Desktop: Settings, Resources), then: make kind-down && make kind-up"
+            "Give docker more CPUs or memory (Docker Desktop: Settings, Resources), and then: make kind-down kind-up"
         )
     return f"room for the steps of a run: {_words(free)}; the largest one asks for {_words(needed)}"
 
@@ -44,7 +44,7 @@ def _asked(pod: V1Pod, what: str) -> Decimal:
     """What the scheduler reserves for a pod: its containers together, or its largest init container."""
 
     def of(containers) -> list[Decimal]:
-        resources = [c.resources and c.resources.requests or {} for c in containers or []]
+        resources = [(c.resources and c.resources.requests) or {} for c in containers or []]
         return [parse_quantity(requests.get(what, 0)) for requests in resources]
 
     return max(sum(of(pod.spec.containers)), *of(pod.spec.init_containers), Decimal(0))

@@ -6,12 +6,13 @@ from kubernetes.client import CoreV1Api, V1Pod
 
 from components.core.step import ERROR_MARK
 from pipelines.cluster import pods
+from pipelines.cluster.own_lines import own_lines
 from pipelines.pipeline import STEPS
 
 LAST_LINES = 30
+READ_LINES = 500
+"""So many lines of a log are read for LAST_LINES of the step's own: what KFP says at the end is long."""
 TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
-NOT_THE_STEPS = re.compile(r"[IWEF]\d{4} |time=\"|\{\"time\"")
-"""How lines of KFP's launcher and Argo's executor begin, which share the log with the step."""
 
 
 def pods_of(core: CoreV1Api, namespace: str, run_id: str) -> list[V1Pod]:
@@ -36,27 +37,33 @@ def is_driver(pod: V1Pod) -> bool:
 
 
 def error_lines(step: str, log: list[str]) -> list[str]:
-    """The step's own last words, which begin with `ERROR <step>: `; empty where it had none."""
+    """The last words of a step in its own lines, which begin with `ERROR <step>: `; empty where it had none."""
     starts = [n for n, line in enumerate(log) if line.startswith(f"{ERROR_MARK} {step}: ")]
     if not starts:
         return []
-    said = log[starts[-1] :]
-    end = next((n for n, line in enumerate(said) if NOT_THE_STEPS.match(line)), len(said))
-    return [said[0].removeprefix(f"{ERROR_MARK} "), *said[1:end]]
+    first, *more = log[starts[-1] :]
+    return [first.removeprefix(f"{ERROR_MARK} "), *more]
+
+
+def own_end(core: CoreV1Api, pod: V1Pod) -> list[str]:
+    """The last of the step's own lines; of a driver, which is KFP's alone, its last lines."""
+    log = pods.log_end(core, pod, READ_LINES)
+    return (log if is_driver(pod) else list(own_lines(log)))[-LAST_LINES:]
 
 
 def reason(core: CoreV1Api, pod: V1Pod) -> str:
     """Why a pod failed, in a line: the step's own words, else the cluster's."""
     step = step_of(pod) or ""
-    said = error_lines(step, pods.log_end(core, pod, LAST_LINES))
+    said = error_lines(step, own_end(core, pod))
     return said[0].removeprefix(f"{step}: ") if said else pods.trouble(pod) or "it does not say why"
 
 
 def report(core: CoreV1Api, pod: V1Pod) -> tuple[list[str], list[str]]:
     """What a person wants to see of a failed pod, and the message to end with."""
     step = step_of(pod) or pod.metadata.name
-    log = pods.log_end(core, pod, LAST_LINES)
+    log = own_end(core, pod)
     error = error_lines(step, log)
     shown = [line for line in log if not error or not line.startswith(f"{ERROR_MARK} {step}: ")]
-    events = [f"events of pod {pod.metadata.name}:", *(f"  {line}" for line in pods.events(core, pod))]
+    told = pods.events(core, pod, warnings_only=pods.has_started(pod))
+    events = [f"events of pod {pod.metadata.name}:", *(f"  {line}" for line in told)]
     return [*shown, *(events if len(events) > 1 else [])], error or [f"{step}: {pods.trouble(pod) or 'failed'}"]

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import time
 from pathlib import Path
 
 from components.core.settings import Settings
@@ -9,6 +10,7 @@ from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import TARGETS, connect
+from pipelines.cluster.steps import OVER
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.target import upload_pipeline
 
@@ -18,6 +20,8 @@ FIELDS = (
     ("second", 0, 59, []), ("minute", 0, 59, []), ("hour", 0, 23, []),
     ("day of the month", 1, 31, []), ("month", 1, 12, MONTHS), ("day of the week", 0, 6, DAYS),
 )  # fmt: skip
+SETTLE_SECONDS, POLL_SECONDS, STOP_SECONDS = 5, 2, 120
+"""Until a run that was just being started is listed; between two looks; how long a run may take to stop."""
 EXAMPLE = 'CRON="0 2 * * *" is every night at two, CRON="30 6 * * 1-5" on workdays at half past six'
 
 
@@ -41,15 +45,20 @@ def make_schedule(cron: str, target: str, data: str, preset: str, settings: Sett
         print(f"It runs this version of the code until it is removed: {remove}")
 
 
-def schedules(target: str, remove: str) -> None:
-    """Print the schedules, or remove the one of this id or name."""
+def schedules(target: str, remove: str, force: bool = False) -> None:
+    """Print the schedules, or remove the one of this id or name; with `force` a run of it under way is stopped first.
+
+    Raises:
+        StepError: there is no such schedule, or one of its runs is under way.
+    """
     require_cluster(target)
     with connect(target) as cluster:
         api = Api(cluster.kfp_url, kind=target == "kind")
         api.check()
-        found = api.schedules(api.experiment(EXPERIMENT))
+        experiment = api.experiment(EXPERIMENT)
+        found = api.schedules(experiment)
         if remove:
-            _remove(api, found, remove)
+            _remove(api, experiment, _the_one(found, remove), force, f"TARGET={target} REMOVE={remove}")
             return
         if not found:
             print('no schedules. make pipeline-schedule CRON="0 2 * * *" makes one')
@@ -60,7 +69,7 @@ def schedules(target: str, remove: str) -> None:
             print(f'{schedule.display_name}  "{cron or ""}"  {data}{on}  {schedule.recurring_run_id}')
 
 
-def _remove(api: Api, found: list, wanted: str) -> None:
+def _the_one(found: list, wanted: str):
     matching = [s for s in found if wanted in (s.recurring_run_id, s.display_name)]
     if len(matching) != 1:
         names = ", ".join(f"{s.display_name} ({s.recurring_run_id})" for s in matching or found) or "none"
@@ -68,8 +77,38 @@ def _remove(api: Api, found: list, wanted: str) -> None:
             f"there is no schedule '{wanted}'" if not matching else f"'{wanted}' is the name of several: give an id"
         )
         raise StepError(f"{problem}. Schedules: {names}.")
-    api.remove_schedule(matching[0].recurring_run_id)
-    print(f"removed {matching[0].display_name}; runs that it has started go on")
+    return matching[0]
+
+
+def _remove(api: Api, experiment: str, schedule, force: bool, arguments: str) -> None:
+    """Kubernetes ends a schedule's runs with it, so it is removed only when none is under way."""
+    api.pause_schedule(schedule.recurring_run_id)
+    time.sleep(SETTLE_SECONDS)
+    going = [run for run in api.runs_of_schedule(experiment, schedule.recurring_run_id) if run.state not in OVER]
+    names = ", ".join(run.display_name for run in going)
+    if going and not force:
+        raise StepError(
+            f"{schedule.display_name} is paused and starts no more runs, but it is not removed: {names} is under way, "
+            f"and would be killed with it. When that run is over: make pipeline-schedules {arguments}. "
+            "To stop the run now and remove both: the same with FORCE=1."
+        )
+    for run in going:
+        _stop(api, run)
+    api.remove_schedule(schedule.recurring_run_id)
+    print(f"removed {schedule.display_name}{f'; stopped its run {names}' if going else ''}")
+
+
+def _stop(api: Api, run) -> None:
+    """Stop it and wait until it is over: KFP would show it as running for ever."""
+    api.stop(run.run_id)
+    deadline = time.monotonic() + STOP_SECONDS
+    while api.run(run.run_id).state not in OVER:
+        if time.monotonic() > deadline:
+            raise StepError(
+                f"{run.display_name} was told to stop, and has not in {STOP_SECONDS} s. Its schedule is paused, and "
+                "not removed: run the same command again, or look at the run's pods."
+            )
+        time.sleep(POLL_SECONDS)
 
 
 def require_cluster(target: str) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
-from pipelines.cluster import kind
+from pipelines.cluster import kind, retries
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection, connect
 from pipelines.cluster.kubernetes import compile_pipeline, sources_tag
-from pipelines.cluster.results import close, results
+from pipelines.cluster.results import close, epochs_done, results
 from pipelines.cluster.run_pods import report, step_of
+from pipelines.cluster.steps import outcome
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.watch import Watch
 from pipelines.pipeline import DESCRIPTION, NAME, READ_ON
@@ -21,7 +22,6 @@ from pipelines.sources import ROOT, code, commit
 from pipelines.summary import save, show
 
 COMPILED = ROOT / "build" / "pipeline.yaml"
-STATUS = {"SUCCEEDED": "succeeded", "CANCELED": "stopped"}
 
 
 class RunFailed(StepError):
@@ -46,6 +46,8 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
         run = api.start(run_id, api.experiment(EXPERIMENT), version, arguments)
         page = f"{cluster.kfp_url}/#/runs/details/{run.run_id}"
         print(f"run {run_id}: preset {preset}, data {data_uri}\n  {page}", flush=True)
+        if line := retries.note(cluster.core, cluster.system_namespace):
+            print(f"  {line}", flush=True)
         summary = {
             "run_id": run_id, "kfp_run_id": run.run_id, "status": "running", "target": target,
             "kube_context": cluster.context, "namespace": cluster.namespace, "kfp_host": cluster.kfp_url,
@@ -57,7 +59,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
         watch = Watch(api, cluster, run.run_id)
         try:
             over = watch.until_over()
-            summary["status"] = STATUS.get(over.state, "failed")
+            summary["status"] = outcome(over)
             if summary["status"] == "succeeded":
                 found = results(tracking_uri, run.run_id, over.created_at)
                 summary |= found | {"links": found["links"] | summary["links"]}
@@ -102,17 +104,25 @@ def _failure(watch: Watch, cluster: Connection, summary: dict) -> StepError:
     step = next((name for name, s in watch.steps.items() if s.state == "failed"), None)
     print(f"whole log: {again}{f' STEP={step}' if step else ''}", flush=True)
     _show_reopening(cluster)
+    lines = [*_reason(watch, step, summary)]
+    if step == "train" and (epochs := epochs_done(summary["mlflow_tracking_uri"], summary["kfp_run_id"])):
+        lines.append(f"The same command goes on after epoch {epochs}.")
+    return RunFailed("\n".join(lines))
+
+
+def _reason(watch: Watch, step: str | None, summary: dict) -> list[str]:
+    """Why the run failed; what its pod said is printed."""
     if watch.core is None:
-        return RunFailed(f"{step or 'the run'} failed. Its log: {summary['links']['kfp']} (no kube context here)")
+        return [f"{step or 'the run'} failed. Its log: {summary['links']['kfp']} (no kube context here)"]
     pods = [pod for pod in watch.pods() if pod.status.phase == "Failed" and (not step or step_of(pod) == step)]
     if not pods:
-        return RunFailed(
+        return [
             f"{step or 'the run'} failed, and its pod is gone (deleted, or its node lost), the log with it. Look at "
             f"{summary['links']['kfp']}; if it fails again, make pipeline-logs FOLLOW=1 shows the log while it runs."
-        )
+        ]
     shown, error = report(watch.core, pods[-1])
     print("\n".join(f"      {line}" for line in shown), flush=True)
-    return RunFailed("\n".join(error))
+    return error
 
 
 def _leave_or_stop(api: Api, cluster: Connection, summary: dict) -> str:
@@ -125,6 +135,7 @@ def _leave_or_stop(api: Api, cluster: Connection, summary: dict) -> str:
         print()
     if answer.strip().lower() in ("s", "stop"):
         api.stop(summary["kfp_run_id"])
+        close(summary["mlflow_tracking_uri"], summary["kfp_run_id"], "KILLED")
         print("stopped. Run the same command again to go on from here.", flush=True)
         return "stopped"
     print(f"\nleft going on the cluster. {_how_to_look(cluster, summary)}", flush=True)

@@ -293,9 +293,16 @@ def test_the_card_is_in_the_registry_entry_and_whole_in_the_run(here, version, a
     assert card.data.voxel_mm == [[2, 2], [2, 2], [5, 5]] and card.data.shape == [[32, 32], [24, 24], [5, 5]]
 
 
-def test_registering_again_makes_no_new_version_and_leaves_the_card(here, version, artifacts):
+def test_registering_again_makes_no_new_version_and_leaves_card_and_run(here, version, artifacts, monkeypatch):
+    client = mlflow.MlflowClient()
+    before = client.get_run(version.run_id).to_dictionary()
+    assert before["info"]["status"] == "FINISHED"
+    monkeypatch.setenv("KFP_RUN_ID", "another pipeline run")
     again = register(*artifacts)
-    assert again["version"] == str(version.version)
+    assert (again["version"], again["run_id"]) == (str(version.version), version.run_id)
+    assert client.get_run(version.run_id).to_dictionary() == before
+    tags = client.get_model_version(MODEL_NAME, version.version).tags
+    assert tags["pipeline_runs"].split(",")[-2:] == ["lineage", "another pipeline run"]
     assert mlflow.MlflowClient().get_model_version(MODEL_NAME, version.version).description == version.description
 
 

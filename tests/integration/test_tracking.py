@@ -7,7 +7,7 @@ import uuid
 import mlflow
 import pytest
 
-from components.core import tracking
+from components.core import pipeline_run, tracking
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME, Run, made_once
 from tests.faults.proxy import Proxy
@@ -64,6 +64,81 @@ def test_a_run_that_a_kill_left_unfinished_is_gone_on_with(kfp_run, monkeypatch)
     killed = Run.open(digest)
     monkeypatch.setenv("KFP_RUN_ID", kfp_run + "-again")
     assert Run.open(digest).id == killed.id
+
+
+def as_mlflow_has_it(run: Run) -> dict:
+    """All that MLflow holds of a run, times and files too."""
+    found = run.client.get_run(run.id)
+    files = [(file.path, file.file_size) for file in run.client.list_artifacts(run.id)]
+    return {**found.to_dictionary(), "files": sorted(files)}
+
+
+def test_a_finished_run_is_found_by_its_evaluation_and_never_written_to_again(kfp_run, monkeypatch, tmp_path):
+    for name in ("cases", "split", "page", "comparison"):
+        (tmp_path / f"{name}.json").write_text("{}")
+    digest, other = uuid.uuid4().hex, uuid.uuid4().hex
+    run = Run.open(digest, digest)
+    run.tags({"evaluation_digest": digest, "training_recorded": "true"})
+    assert Run.open(digest, digest).finished is None  # a retry of this very run, which is not over
+    tracking.record_comparison(run, tmp_path)
+    run.finish()
+    before = as_mlflow_has_it(run)
+    time.sleep(0.1)
+    for name in (kfp_run, kfp_run + "-again"):
+        monkeypatch.setenv("KFP_RUN_ID", name)
+        again = Run.open(digest, digest)
+        assert again.id == run.id and again.finished == before["info"]["end_time"]
+        (tmp_path / "comparison.json").write_text('{"another": "champion"}')
+        tracking.record_inputs(again, *(tmp_path / f"{name}.json" for name in ("cases", "split", "page")))
+        tracking.record_training(again, tmp_path)
+        tracking.record_page(again, tmp_path / "page.json")
+        tracking.record_comparison(again, tmp_path)
+    assert as_mlflow_has_it(run) == before
+    assert Run.open(digest, other).id != run.id  # another evaluation, in a run of its own
+
+
+def test_a_finished_run_whose_version_was_deleted_takes_a_new_one_and_stays_as_long_as_it_was(kfp_run):
+    digest = uuid.uuid4().hex
+    run = Run.open(digest, digest)
+    run.tags({"evaluation_digest": digest})
+    run.finish()
+    ended = run.client.get_run(run.id).info.end_time
+    time.sleep(0.1)
+    again = Run.open(digest, digest)
+    with mlflow.start_run(run.id):  # as MLflow logs a model
+        pass
+    again.finish()
+    assert run.client.get_run(run.id).info.end_time == ended
+
+
+@pytest.fixture
+def on_a_cluster(monkeypatch) -> str:
+    """KFP's id of this pipeline run, and the variables that its steps get."""
+    kfps_id = str(uuid.uuid4())
+    monkeypatch.setenv("KFP_RUN_ID", kfps_id)
+    monkeypatch.setenv("KFP_HOST", "https://kubeflow.example.org/pipeline/")
+    return kfps_id
+
+
+def test_a_run_on_a_cluster_has_the_name_that_kubeflow_shows_and_its_id_and_page_as_tags(on_a_cluster, monkeypatch):
+    pipeline_run.write_name("20261125-222254-demo")
+    digest = uuid.uuid4().hex
+    run = Run.open(digest)
+    found = run.client.get_run(run.id)
+    assert found.info.run_name == "20261125-222254-demo"
+    assert found.data.tags["kfp_run_id"] == on_a_cluster
+    assert found.data.tags["kfp_page"] == f"https://kubeflow.example.org/pipeline/#/runs/details/{on_a_cluster}"
+    monkeypatch.setenv("KFP_RUN_ID", str(uuid.uuid4()))  # the same command goes on after a kill
+    pipeline_run.write_name("20261126-070000-demo")
+    assert Run.open(digest).id == run.id
+    assert run.client.get_run(run.id).info.run_name == "20261126-070000-demo"
+
+
+def test_a_run_whose_name_was_not_written_down_is_called_by_its_id(on_a_cluster, kfp_run, monkeypatch):
+    for kfps_id in (on_a_cluster, kfp_run):
+        monkeypatch.setenv("KFP_RUN_ID", kfps_id)
+        run = Run.open(uuid.uuid4().hex)
+        assert run.client.get_run(run.id).info.run_name == kfps_id
 
 
 def test_a_given_run_is_resumed(kfp_run, monkeypatch):

@@ -1,5 +1,6 @@
 """Each step is a process: what a person sees of it is its log and its exit code."""
 
+import socket
 import subprocess
 import sys
 import textwrap
@@ -130,3 +131,29 @@ def test_a_step_ends_with_the_run_that_started_it():
         for process in (watched, step):
             process.kill()
             process.wait()
+
+
+def test_a_request_that_urllib3_sends_again_is_told_in_a_sentence():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    done = run(f"""
+        import urllib3
+        urllib3.PoolManager().request("GET", "http://127.0.0.1:{port}/", retries=urllib3.Retry(2, backoff_factor=0))
+    """)
+    again = [line for line in done.stdout.splitlines() if "trying again" in line]
+    assert len(again) == 2 and "Retrying (Retry" not in done.stdout
+    for line, left in zip(again, (1, 0), strict=True):
+        assert line.startswith(f"127.0.0.1:{port} does not answer (") and line.endswith(f"tries left: {left}")
+
+
+def test_a_connection_that_broke_names_what_was_asked_for():
+    done = run("""
+        import urllib3
+        broken = urllib3.exceptions.ProtocolError("Connection aborted.", ConnectionResetError(104, "reset by peer"))
+        said = "Retrying (%r) after connection broken by '%r': %s"
+        logging.getLogger("urllib3.connectionpool").warning(said, urllib3.Retry(3), broken, "/api/2.0/runs/get")
+        logging.warning("Retrying (%r) is a message of ours", 3)
+    """)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("the server of /api/2.0/runs/get does not answer (") and "reset by peer" in first
+    assert second == "Retrying (3) is a message of ours"

@@ -5,12 +5,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import pytest
 
 from pipelines import __main__ as command_line
-from pipelines.cluster import api, connect, logs, storage, target, watch
+from pipelines.cluster import api, connect, logs, schedules, storage, target, watch
 from pipelines.cluster import kubernetes as kubernetes_settings
 from tests.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
 
@@ -51,11 +52,29 @@ def tracking(empty_database, tmp_path):
     client.log_metric(run, "test_patients", 5)
     client.log_metric(run, "val_dice", 0.7)
     client.create_registered_model("dwi-attention-unet")
-    for digest in ("now", "an earlier evaluation"):
-        tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}"}
+    for digest, runs in (("now", f"another,{RUN_ID}"), ("an earlier evaluation", "another")):
+        tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}", "pipeline_runs": runs}
         client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
     client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
     return uri
+
+
+class MlflowRun(NamedTuple):
+    """The MLflow run of RUN_ID."""
+
+    client: mlflow.MlflowClient
+    id: str
+
+    def status(self) -> str:
+        return self.client.get_run(self.id).info.status
+
+
+@pytest.fixture
+def mlflow_run(tracking) -> MlflowRun:
+    client = mlflow.MlflowClient(tracking)
+    experiment = client.get_experiment_by_name("dwi-stroke-segmentation").experiment_id
+    (run,) = client.search_runs([experiment], f"tags.kfp_run_id = '{RUN_ID}'")
+    return MlflowRun(client, run.info.run_id)
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +106,7 @@ def cluster(kubeflow, kubernetes, tracking, compile_once, tmp_path, monkeypatch)
     for module, name, seconds in (
         (api, "RETRY_SECONDS", 1), (api, "FIRST_PAUSE_SECONDS", 0.05), (watch, "POLL_SECONDS", 0.02),
         (watch, "PATIENCE_SECONDS", 0.05), (logs, "POLL_SECONDS", 0.02),
+        (schedules, "SETTLE_SECONDS", 0), (schedules, "POLL_SECONDS", 0.02), (schedules, "STOP_SECONDS", 0.5),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)
 

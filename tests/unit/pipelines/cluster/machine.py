@@ -104,6 +104,10 @@ else:
         state["kfp"] = rest[-1].split("=")[1]
     elif rest[:3] == ["get", "namespace", "kubeflow"] and "-o" in rest:
         print(state["kfp"])
+    elif "workflow-controller-configmap" in rest and "get" in rest:
+        print(json.dumps({{"data": state["argo"]}}))
+    elif "workflow-controller-configmap" in rest:
+        state["argo"].update(json.loads(rest[-1])["data"])
     elif "storageclass" in rest:
         sys.exit(0 if state["complete"] else 1)
     elif "secret" in rest:
@@ -116,6 +120,14 @@ else:
 with open(place + "/state", "w") as file:
     json.dump(state, file)
 '''
+
+
+STOCK_ARGO = {
+    "executor": "imagePullPolicy: IfNotPresent\n",
+    "workflowDefaults": "spec:\n  ttlStrategy:\n    secondsAfterCompletion: 3600\n  templateDefaults:\n"
+    "    retryStrategy:\n      limit: '2'\n      retryPolicy: OnError\n",
+}
+"""The data of workflow-controller-configmap, as far as KFP 2.17.0 sets it."""
 
 
 class Machine:
@@ -149,6 +161,7 @@ class Machine:
             kubectl="Client Version: v1.33.1",
             server=f"http://127.0.0.1:{self.server.server_port}",
             cluster=False, complete=False, running=False, images=[], loaded=[], kfp="", applied="", failures={},
+            argo=STOCK_ARGO,
         )  # fmt: skip
 
     def cluster_file(self, original: Path) -> Path:

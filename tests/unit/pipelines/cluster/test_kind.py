@@ -7,6 +7,7 @@ import socket
 import subprocess
 
 import pytest
+import yaml
 
 from components.core.step import StepError
 from pipelines.cluster import kind, ready
@@ -135,6 +136,16 @@ class TestFromNothing:
         file = kind.ROOT / "manifests" / "kind" / "workflow-controller.yaml"
         assert patch.endswith("workflow-controller.yaml") and "DEFAULT_REQUEUE_TIME" in file.read_text()
 
+    def test_argo_tries_failed_steps_again_and_keeps_its_other_defaults(self, made):
+        spec = yaml.safe_load(made[0].state["argo"]["workflowDefaults"])["spec"]
+        assert spec["templateDefaults"]["retryStrategy"] == {
+            "limit": "2",
+            "retryPolicy": "Always",
+            "expression": 'lastRetry.status == "Error" || asInt(lastRetry.exitCode) > 0',
+        }
+        assert spec["ttlStrategy"] == {"secondsAfterCompletion": 3600}
+        assert made[0].state["argo"]["executor"] == "imagePullPolicy: IfNotPresent\n"
+
     def test_nested_downloads_get_more_time_than_kubectls_27_seconds(self, made):
         rendered = made[0].folder.parent / ".local/kind/kfp-2.17.0-platform-agnostic.yaml"
         assert "https://git.example/argo/crds?ref=v4.0.5&timeout=900s]" in rendered.read_text()
@@ -170,6 +181,14 @@ class TestAgain:
         assert "is there" in said and "is installed" in said and said.count("is in the cluster") == 2
         for made in ("kind create", "kind load", "docker build", "git -c"):
             assert not machine.calls(made)
+
+    def test_a_cluster_that_was_made_before_gets_the_retries_too(self, machine, up):
+        machine.has(*OURS)
+        assert "failed steps are tried again" in up()
+        assert "retryPolicy: Always" in machine.state["argo"]["workflowDefaults"]
+        machine.forget_calls()
+        assert "failed steps are tried again" not in up()
+        assert not any(" patch configmap " in call for call in machine.calls("kubectl"))
 
     def test_after_an_interruption_it_goes_on(self, machine, up, refused):
         machine.now(failures={"kubectl --context kind-dwi-stroke apply -f": "connection refused"})

@@ -13,7 +13,7 @@ import yaml
 from components.core.step import StepError
 from pipelines.cluster import kubernetes
 from pipelines.cluster.kubernetes import CREDENTIALS, NEEDS, Cluster
-from pipelines.pipeline import STEPS, compile_to
+from pipelines.pipeline import STEPS
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "pipeline.yaml"
 
@@ -26,7 +26,7 @@ def fixed_tag(monkeypatch):
 
 def compiled(path: Path, cluster: Cluster = Cluster()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
     """The executors and their Kubernetes settings, by step."""
-    compile_to(path, {step: cluster.image(step) for step in STEPS}, cluster.equip)
+    kubernetes.compile_for(cluster, path)
     spec, platform = yaml.safe_load_all(path.read_text())
     executors = spec["deploymentSpec"]["executors"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

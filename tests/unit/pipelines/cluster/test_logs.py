@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from pipelines.cluster.own_lines import own_lines
 from tests.cluster_stand_in import RUN_ID, Workflow
 
 
@@ -26,6 +27,45 @@ def test_the_last_run_is_shown_step_by_step_each_try_of_it(cluster, ran, capsys)
     parts = [out.index(text) for text in ("=== ingest", "no network", "3 cases", '{"a": 1}', "=== train", "epoch 2\n")]
     assert parts == sorted(parts) and "cache missed" not in out and "2024-11-05" not in out
     assert out.startswith("kube context kind-dwi-stroke")
+
+
+def test_the_steps_own_lines_are_shown_and_with_raw_all(cluster, ran, capsys):
+    assert cluster("logs", "--step", "train") == 0
+    own = capsys.readouterr().out.splitlines()
+    assert own[2:] == ["epoch 1", "epoch 2"]
+    assert cluster("logs", "--step", "train", "--raw", "1") == 0
+    every = capsys.readouterr().out
+    for noise in ("launcher_v2.go", "capturing logs", "[KFP Executor", '"parameterValues"', "FutureWarning"):
+        assert noise in every
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "epoch 3/20  train loss 0.5", '{"a": 1}', "[0.1, 0.2]", "  File 'x.py', line 3, in <module>", "Traceback:",
+        "1105 scans", "time is short", "  12 scans", "ERROR train: out of memory",
+    ],
+)  # fmt: skip
+def test_a_line_of_ones_own_is_not_taken_for_kfps(line):
+    assert list(own_lines([line])) == [line]
+
+
+def test_a_pod_with_nothing_of_its_own_says_where_the_rest_is(cluster, ran, kubernetes, capsys):
+    kubernetes.add_pod("evaluate", "Running", "\n", running={})
+    cluster("logs", "--step", "evaluate")
+    assert "it has said nothing yet; RAW=1 shows what KFP says" in capsys.readouterr().out
+
+
+def test_interrupting_a_follower_stops_nothing_and_does_not_advise_to_run_again(cluster, ran, kubeflow, capsys):
+    def pressed():
+        raise KeyboardInterrupt
+
+    kubeflow.stages = [("RUNNING", Workflow())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.cluster.logs.time.sleep", lambda _: pressed())
+        assert cluster("logs", "--follow", "1") == 130
+    out, err = capsys.readouterr()
+    assert "no longer followed; the run itself goes on" in out and "go on from here" not in out + err
 
 
 def test_one_step_alone(cluster, ran, capsys):

@@ -48,6 +48,7 @@ def test_a_schedule_runs_the_same_pipeline_with_the_same_arguments(schedule, kub
     assert made.runtime_config["parameters"]["epochs"] == 3
     assert made.pipeline_version_reference == {"pipeline_id": "p-1", "pipeline_version_id": "v-1"}
     assert made.max_concurrency == "1" and made.no_catchup is True
+    assert made.plugins_input == {"mlflow": {"disabled": True}}  # of KFP itself; it would fail at each run
     out = capsys.readouterr().out
     assert '"0 0 2 * * *" (seconds first, as KFP has it)' in out and "UTC" in out
     assert not kubeflow.runs
@@ -71,6 +72,52 @@ def test_schedules_are_listed_and_removed_by_name_or_id(schedule, cluster, kubef
     assert [s.recurring_run_id for s in kubeflow.schedules] == ["r-3"]
     assert cluster("schedules", "--target", "kind", "--remove", "r-9") == 1
     assert "there is no schedule 'r-9'. Schedules: " in capsys.readouterr().err
+
+
+@pytest.fixture
+def scheduled(schedule, kubeflow, capsys):
+    """A schedule; one of its runs is over, beside a run that somebody else started and that goes on."""
+    schedule("--cron", "0 2 * * *")
+    kubeflow.add_run("nightly-1", "r-1", "SUCCEEDED")
+    kubeflow.add_run("by hand", "", "RUNNING")
+    kubeflow.add_run("another schedule's", "r-2", "RUNNING")
+    capsys.readouterr()
+    return kubeflow
+
+
+def test_a_schedule_whose_run_is_under_way_is_paused_and_not_removed(cluster, scheduled, capsys):
+    run = scheduled.add_run("nightly-2", "r-1", "RUNNING")
+    assert cluster("schedules", "--target", "kind", "--remove", "r-1") == 1
+    said = capsys.readouterr().err
+    assert "is paused" in said and "nightly-2 is under way" in said and "FORCE=1" in said
+    assert "make pipeline-schedules TARGET=kind REMOVE=r-1" in said
+    assert scheduled.schedules[0].status == "DISABLED" and not scheduled.lost and run.state == "RUNNING"
+    cluster("schedules", "--target", "kind")
+    assert "disabled" in capsys.readouterr().out
+    run.state = "SUCCEEDED"
+    assert cluster("schedules", "--target", "kind", "--remove", "r-1") == 0
+    assert not scheduled.schedules and not scheduled.lost
+
+
+def test_it_is_paused_before_its_runs_are_looked_for(cluster, scheduled):
+    assert cluster("schedules", "--target", "kind", "--remove", "r-1") == 0
+    asked = [line.partition("/apis/v2beta1/")[2] for line in scheduled.requests]
+    assert asked.index("recurringruns/r-1:disable") < asked.index("runs") < asked.index("recurringruns/r-1")
+
+
+def test_with_force_the_run_is_stopped_first_so_that_kfp_knows_of_its_end(cluster, scheduled, capsys):
+    run = scheduled.add_run("nightly-2", "r-1", "RUNNING")
+    assert cluster("schedules", "--target", "kind", "--remove", "r-1", "--force", "1") == 0
+    assert "stopped its run nightly-2" in capsys.readouterr().out
+    assert run.state == "FAILED" and not scheduled.lost and not scheduled.schedules
+    assert [r.state for r in scheduled.runs if r.recurring_run_id != "r-1"] == ["RUNNING", "RUNNING"]
+
+
+def test_a_run_that_does_not_stop_keeps_its_schedule(cluster, scheduled, capsys):
+    scheduled.add_run("nightly-2", "r-1", "RUNNING")
+    scheduled.terminate = lambda run_id: None
+    assert cluster("schedules", "--target", "kind", "--remove", "r-1", "--force", "1") == 1
+    assert "has not in 0.5 s" in capsys.readouterr().err and scheduled.schedules and not scheduled.lost
 
 
 def test_without_schedules_it_says_how_to_make_one(cluster, capsys):

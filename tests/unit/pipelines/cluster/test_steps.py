@@ -1,14 +1,23 @@
 """What KFP tells of a run's workflow, and how far each step is by that."""
 
+import datetime
+
 import kfp_server_api as kfp
 import pytest
 
-from pipelines.cluster.steps import steps_of
-from tests.cluster_stand_in import Workflow, node_id
+from pipelines.cluster.steps import outcome, steps_of
+from tests.cluster_stand_in import START, Workflow, node_id
 
 
-def run_of(workflow: Workflow, state: str = "RUNNING") -> kfp.V2beta1Run:
-    return kfp.V2beta1Run(state=state, run_details=kfp.V2beta1RunDetails(task_details=workflow.details()))
+def run_of(workflow: Workflow, *states: str) -> kfp.V2beta1Run:
+    """A run that went through these states, a second each."""
+    states = states or ("RUNNING",)
+    history = [
+        kfp.V2beta1RuntimeStatus(update_time=START + datetime.timedelta(seconds=n, microseconds=700), state=state)
+        for n, state in enumerate(states)
+    ]
+    details = kfp.V2beta1RunDetails(task_details=workflow.details())
+    return kfp.V2beta1Run(state=states[-1], state_history=history, run_details=details)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +61,40 @@ def test_a_step_whose_driver_failed_has_failed():
 def test_what_still_ran_when_the_run_was_over_was_stopped():
     steps = steps_of(run_of(Workflow().step("train", phase="Running"), "CANCELED"))
     assert steps["train"].state == "stopped"
+
+
+def test_what_argo_omits_after_a_failure_has_not_begun():
+    workflow = Workflow().step("fingerprint").step("ingest", phase="Failed")
+    assert "train-driver" in [task.display_name for task in workflow.details()]
+    for run in (run_of(workflow), run_of(workflow, "FAILED")):
+        assert {name: step.state for name, step in steps_of(run).items()} == {
+            "fingerprint": "succeeded",
+            "ingest": "failed",
+        }
+
+
+@pytest.mark.parametrize(
+    ("states", "came_to"),
+    [
+        (("PENDING", "RUNNING", "SUCCEEDED"), "succeeded"),
+        (("PENDING", "RUNNING", "FAILED"), "failed"),
+        (("RUNNING", "CANCELING", "FAILED"), "stopped"),
+        (("RUNNING", "CANCELING", "RUNNING", "FAILED"), "stopped"),  # it was reported once more before its end
+        (("RUNNING", "CANCELING", "SUCCEEDED"), "succeeded"),  # too late
+        (("RUNNING", "CANCELING", "FAILED", "RUNNING", "FAILED"), "failed"),  # KFP's Retry, after a termination
+        (("RUNNING", "FAILED", "RUNNING", "CANCELING", "FAILED"), "stopped"),
+        (("CANCELED",), "stopped"),
+    ],
+)
+def test_a_terminated_run_is_told_from_a_failed_one(states, came_to):
+    assert outcome(run_of(Workflow(), *states)) == came_to
+
+
+def test_the_step_that_a_termination_ended_was_stopped_and_one_that_failed_before_has_failed():
+    workflow = Workflow().step("preprocess", seconds=1, phase="Failed").step("split", seconds=2, phase="Failed")
+    for states in (("PENDING", "RUNNING", "RUNNING", "CANCELING"), ("PENDING", "RUNNING", "", "CANCELING", "FAILED")):
+        states = [step.state for step in steps_of(run_of(workflow, *states)).values()]
+        assert states == ["failed", "stopped"]
 
 
 def test_where_the_nodes_are_not_as_known_nothing_is_taken_for_cached():

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from pipelines.cluster import target, watch
+from pipelines.cluster import retries, target, watch
 from pipelines.cluster.kubernetes import sources_tag
-from tests.cluster_stand_in import RUN_ID, Workflow
+from tests.cluster_stand_in import AFTER_A_STEP, RUN_ID, Workflow
 
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
 
@@ -55,6 +55,7 @@ def test_the_run_gets_the_arguments_of_a_local_one(kind_run, kubeflow):
     assert run.runtime_config["parameters"]["data_uri"] == "s3://dwi-stroke/scans"
     assert run.runtime_config["parameters"]["epochs"] == 2
     assert run.pipeline_version_reference == {"pipeline_id": "p-1", "pipeline_version_id": "v-1"}
+    assert not run.plugins_output  # KFP's own MLflow plugin would fail at each run
     assert [e.display_name for e in kubeflow.experiments] == ["dwi-stroke-segmentation"]
 
 
@@ -123,15 +124,35 @@ def test_a_failure_ends_with_the_pods_log_its_events_and_the_steps_own_words(
     log += 'I1105 07:00:12.000000 1 launcher.go:1] exit status 1\n{"time":"2024-11-05","msg":"sub-process exited"}\n'
     pod = kubernetes.add_pod("split", "Failed", log, terminated={"exit_code": 1})
     kubernetes.add_event(pod, "BackOff", "Back-off restarting failed container")
+    for n in range(13):
+        kubernetes.add_event(pod, "Pulled", f"Container image {n} already present on machine", "Normal")
     kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", "preprocess", "split", phase="Failed"))]
     assert kind_run() == 1
     out, err = capsys.readouterr()
     assert "[4/7] split\n      failed in 12.0 s\n" in out
     assert "      3 labelled patients\n" in out
-    assert "Warning BackOff: Back-off restarting failed container" in out
+    assert "Warning BackOff: Back-off restarting failed container" in out and "Normal" not in out
+    assert not any(noise in out for noise in ("launcher", "level=INFO", "KFP Executor", "parameterValues", "warnings"))
     assert f"make pipeline-logs RUN={last_run()['run_id']} STEP=split" in out
     assert err.strip() == ("split: 3 patients with a lesion are needed: 2 found.\nAdd scans with masks.")
     assert last_run()["status"] == "failed" and last_run()["steps"]["split"]["state"] == "failed"
+
+
+def test_the_last_epochs_are_shown_however_much_kfp_writes_after_them(kind_run, kubeflow, kubernetes, capsys):
+    log = "".join(f"epoch {n}/90  train loss 0.5\n" for n in range(1, 61)) + AFTER_A_STEP * 5
+    kubernetes.add_pod("train", "Failed", log, terminated={"exit_code": 137})
+    kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
+    assert kind_run() == 1
+    out = capsys.readouterr().out
+    assert "epoch 60/90" in out and "epoch 31/90" in out and "epoch 30/90" not in out and "launcher" not in out
+
+
+def test_of_a_pod_that_never_started_every_event_is_shown(kind_run, kubeflow, kubernetes, capsys):
+    pod = kubernetes.add_pod("train", "Failed", waiting={"reason": "ContainerCreating"})
+    kubernetes.add_event(pod, "Scheduled", "Successfully assigned", "Normal")
+    kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
+    assert kind_run() == 1
+    assert "Normal Scheduled: Successfully assigned" in capsys.readouterr().out
 
 
 def test_a_step_out_of_memory_says_so(kind_run, kubeflow, kubernetes, capsys):
@@ -139,6 +160,19 @@ def test_a_step_out_of_memory_says_so(kind_run, kubeflow, kubernetes, capsys):
     kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
     assert kind_run() == 1
     assert "train: container main ran out of memory" in capsys.readouterr().err
+
+
+def test_after_a_failed_training_the_last_line_says_where_the_same_command_goes_on(
+    kind_run, kubeflow, kubernetes, capsys, mlflow_run
+):
+    kubernetes.add_pod("train", "Failed", "epoch 3/20\n", terminated={"exit_code": 137})
+    kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
+    assert kind_run() == 1
+    assert "goes on after" not in capsys.readouterr().err  # nothing was learnt yet
+    for epoch in (1, 2, 3):
+        mlflow_run.client.log_metric(mlflow_run.id, "learning_rate", 0.001, step=epoch)
+    assert kind_run() == 1
+    assert capsys.readouterr().err.strip().endswith("\nThe same command goes on after epoch 3.")
 
 
 def test_a_failed_driver_is_the_failure_of_its_step(kind_run, kubeflow, kubernetes, capsys):
@@ -177,6 +211,51 @@ def test_why_a_pod_waits_is_told_once_while_it_waits(kind_run, kubeflow, kuberne
     assert out.count('fingerprint waits: container main cannot be set up: secret "dwi-stroke-s3" not found') == 1
 
 
+DEFAULTS = "spec: {{ttlStrategy: {{secondsAfterCompletion: 3600}}, templateDefaults: {}}}"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            DEFAULTS.format("{retryStrategy: {limit: '2', retryPolicy: OnError}}"),
+            "a step that fails or is killed is not",
+        ),
+        (DEFAULTS.format("{}"), "a step whose pod is deleted or whose node is lost is not"),
+        ("", "a step whose pod is deleted or whose node is lost is not"),
+        (DEFAULTS.format("{retryStrategy: {retryPolicy: OnTransientError}}"), "failed steps are not"),
+        (DEFAULTS.format("{retryStrategy: {retryPolicy: Always}}"), None),
+        (DEFAULTS.format("{retryStrategy: {expression: 'asInt(lastRetry.exitCode) > 0'}}"), None),
+        ("{damaged", None),
+        ("damaged", None),
+    ],
+)
+def test_what_the_cluster_does_not_try_again_is_said_in_a_line_with_what_mends_it(
+    kind_run, kubernetes, capsys, data, said
+):
+    kubernetes.config_maps["kubeflow/workflow-controller-configmap"] = {"workflowDefaults": data}
+    assert kind_run() == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "tried again on this cluster" in line]
+    assert len(lines) == bool(said)
+    for line in lines:
+        assert said in line and "ConfigMap workflow-controller-configmap (namespace kubeflow)" in line
+        assert "retryPolicy: 'Always', expression: 'lastRetry.status == \"Error\" ||" in line
+
+
+def test_what_cannot_be_read_of_its_retries_stops_no_run(kind_run, kubernetes, capsys):
+    assert kind_run() == 0
+    assert "tried again on this cluster" not in capsys.readouterr().out
+
+
+def test_the_change_that_is_written_into_the_config_map_is_taken_for_well():
+    stock = {"workflowDefaults": DEFAULTS.format("{retryStrategy: {limit: '2', retryPolicy: OnError}}")}
+    assert (retries.policy(stock), retries.policy(retries.mended(stock))) == ("OnError", "Always")
+    assert retries.policy(retries.mended({})) == "Always"
+    assert retries.policy(
+        {"config": f"workflowDefaults: {stock['workflowDefaults']}".replace("spec", "{spec") + "}"}
+    ) == ("OnError")
+
+
 def test_a_run_that_does_not_begin_is_remarked_on(kind_run, kubeflow, monkeypatch, capsys):
     monkeypatch.setattr(watch, "SILENCE_SECONDS", 0)
     kubeflow.stages = [("PENDING", Workflow())] * 4 + [("SUCCEEDED", begun("fingerprint"))]
@@ -206,8 +285,9 @@ class Terminal(io.StringIO):
     ],
 )
 def test_ctrl_c_asks_whether_to_leave_the_run_or_stop_it(
-    kind_run, kubeflow, monkeypatch, capsys, last_run, answer, status, said
+    kind_run, kubeflow, monkeypatch, capsys, last_run, mlflow_run, answer, status, said
 ):
+    mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     running = begun("fingerprint", phase="Running")
     kubeflow.stages = [("RUNNING", running), interrupt("RUNNING", running)]
@@ -215,6 +295,7 @@ def test_ctrl_c_asks_whether_to_leave_the_run_or_stop_it(
     assert said in capsys.readouterr().out
     assert last_run()["status"] == status
     assert (kubeflow.runs[-1].state == "CANCELING") == (status == "stopped")
+    assert mlflow_run.status() == ("KILLED" if status == "stopped" else "RUNNING")
 
 
 def test_ctrl_c_without_a_terminal_leaves_the_run_going(kind_run, kubeflow, monkeypatch, capsys):
@@ -227,11 +308,34 @@ def test_ctrl_c_without_a_terminal_leaves_the_run_going(kind_run, kubeflow, monk
     assert kubeflow.runs[-1].state != "CANCELING"
 
 
-def test_a_run_stopped_on_the_cluster_is_not_a_success(kind_run, kubeflow, capsys, last_run):
-    kubeflow.stages = [("CANCELED", begun("fingerprint", "ingest", phase="Running"))]
+def test_a_run_terminated_on_the_cluster_was_stopped_and_did_not_fail(
+    kind_run, kubeflow, kubernetes, capsys, last_run, mlflow_run
+):
+    kubernetes.add_pod("ingest", "Failed", "case 3 of 20\n", terminated={"exit_code": 143})
+    mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
+    kubeflow.stages = [
+        ("RUNNING", begun("fingerprint", "ingest", phase="Running")),
+        ("CANCELING", begun("fingerprint", "ingest", phase="Failed")),
+        ("FAILED", begun("fingerprint", "ingest", phase="Failed")),
+    ]
     assert kind_run() == 1
-    assert "the run was stopped on the cluster" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "the run was stopped on the cluster" in err
+    assert "[2/7] ingest\n      stopped in 12.0 s\n" in out and "[3/7]" not in out
+    assert "case 3 of 20" not in out and "SIGTERM" not in out + err
+    assert last_run()["status"] == "stopped" and last_run()["steps"].keys() == {"fingerprint", "ingest"}
     assert last_run()["steps"]["ingest"]["state"] == "stopped"
+    assert mlflow_run.status() == "KILLED"
+
+
+def test_a_run_that_failed_is_failed_in_mlflow_and_lists_no_step_that_never_began(
+    kind_run, kubeflow, capsys, last_run, mlflow_run
+):
+    mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
+    kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", phase="Failed"))]
+    assert kind_run() == 1
+    assert "[3/7]" not in capsys.readouterr().out and last_run()["steps"].keys() == {"fingerprint", "ingest"}
+    assert last_run()["status"] == "failed" and mlflow_run.status() == "FAILED"
 
 
 def test_a_server_that_vanishes_leaves_the_run_going_and_says_how_to_look_again(kind_run, kubeflow, capsys, last_run):
@@ -265,13 +369,15 @@ def test_a_lost_answer_does_not_start_a_second_run(kind_run, kubeflow):
     assert lost and len(kubeflow.runs) == 1
 
 
-def test_results_that_mlflow_does_not_have_are_asked_for_by_name(kind_run, kubeflow, tracking, capsys, last_run):
-    import mlflow
-
-    client = mlflow.MlflowClient(tracking)
-    (run,) = client.search_runs([client.get_experiment_by_name("dwi-stroke-segmentation").experiment_id])
-    client.set_tag(run.info.run_id, "kfp_run_id", "another")
+def test_results_that_mlflow_does_not_have_are_asked_for_by_name(kind_run, mlflow_run, capsys, last_run):
+    mlflow_run.client.set_model_version_tag("dwi-attention-unet", "1", "pipeline_runs", "another")
     assert kind_run() == 1
     err = capsys.readouterr().err
-    assert "the run succeeded, but its results cannot be read" in err and f"kfp_run_id={RUN_ID}" in err
+    assert "the run succeeded, but its results cannot be read" in err and f"has {RUN_ID} in its tag" in err
     assert last_run()["status"] == "succeeded"
+
+
+def test_a_run_that_came_to_an_earlier_runs_version_gets_that_ones_results(kind_run, mlflow_run, capsys):
+    mlflow_run.client.set_tag(mlflow_run.id, "kfp_run_id", "an earlier run")  # a finished run keeps its tags
+    assert kind_run() == 0
+    assert "dwi-attention-unet version 1 (challenger)" in capsys.readouterr().out
