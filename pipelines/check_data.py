@@ -1,16 +1,25 @@
-"""`make check-data`: what ingest would make of a folder or a prefix; nothing is changed or kept but a page."""
+"""`make check-data`: what ingest would make of a folder or a prefix; nothing is changed or kept but a page.
 
+A run asks for less of it before it uploads a folder: that it would not end in ingest.
+"""
+
+import json
 import logging
 import tempfile
 from pathlib import Path
 
+from components.core.cases import LESION_PATIENTS_NEEDED, learnable
+from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import Storage
-from components.ingest.discover import discover
+from components.core.volumes import BadVolume
+from components.ingest.discover import Found, discover
 from components.ingest.ingest import ABOUT, check, log_summary, require_enough
+from components.ingest.labels import Predictions
 from components.ingest.report import write_report
+from components.ingest.validate import validate
 from pipelines.targets import target
-from pipelines.upload import files_of
+from pipelines.upload import files_of, listed
 
 PAGE = "data-report.html"
 
@@ -45,3 +54,42 @@ def check_data(data: str, state: Path, b_value: float = 0, place: str = "local")
     logging.info("page with pictures: %s", state / PAGE)
     require_enough(facts)
     return 0
+
+
+def require_usable(data: str, settings: Settings) -> None:
+    """See that a run could learn from the folder `data`, before anything of it is uploaded.
+
+    No more scans are read than it takes to find that: three of them where all is well. What is in a bucket already, and
+    our own demo scans (no `data`), are left to the steps.
+
+    Raises:
+        StepError: nothing there, no layout recognised, or too few patients with a lesion (and an ADC map, where the
+            settings ask for it) are left; each refusal is logged first.
+    """
+    if not data or data.startswith("s3://"):
+        return
+    folder, files = listed(Path(data))
+    found = discover(files)
+    with tempfile.TemporaryDirectory() as temporary:
+        if _is_enough(found, folder, Path(temporary), settings):
+            return
+        cases = Path(temporary) / "cases"
+        facts = check(found, folder, cases, settings.b_value) | {"data_uri": data}
+        (cases / "cases.json").write_text(json.dumps(facts))
+        log_summary(facts)
+        require_enough(facts)
+        learnable(cases, settings.inputs)
+
+
+def _is_enough(found: Found, source: Path, target: Path, settings: Settings) -> bool:
+    patients, predictions = set(), Predictions(found.tables, source)
+    for case in found.cases:
+        try:
+            record = validate(case, source, target, settings.b_value, predictions) if case.mask else None
+        except BadVolume:
+            continue
+        if record and record.lesion_voxels and (settings.inputs == "dwi" or "adc" in record.files):
+            patients.add(record.patient)
+        if len(patients) >= LESION_PATIENTS_NEEDED:
+            return True
+    return False

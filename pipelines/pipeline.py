@@ -21,6 +21,7 @@ NAME = "dwi-stroke-segmentation"
 STEPS = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
 DEFAULT = Settings()
 DESCRIPTION = "Ischemic stroke lesions on diffusion MRI: scans in, a registered model out. Research use only."
+READ_ON = "How to run it and what it promises: README.md of its code, 'On Kubernetes'."
 
 
 def build(
@@ -76,7 +77,7 @@ def build(
         )
         looked.set_caching_options(False)
         ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], b_value=b_value)
-        cases, report = ingested.outputs["cases"], ingested.outputs["report"]
+        cases = ingested.outputs["cases"]
         sliced = preprocess_step(
             cases=cases,
             image_size=image_size,
@@ -98,7 +99,6 @@ def build(
         split = parts.outputs["split"]
         trained = train_step(
             cases=cases,
-            report=report,
             slices=sliced.outputs["slices"],
             split=split,
             base_channels=base_channels,
@@ -121,7 +121,7 @@ def build(
             memory_format=memory_format,
         )
         model = trained.outputs["model"]
-        evaluated = evaluate_step(cases=cases, report=report, split=split, model=model)
+        evaluated = evaluate_step(cases=cases, split=split, model=model)
         registered = register_step(model=model, evaluation=evaluated.outputs["evaluation"])
         tasks = (looked, ingested, sliced, parts, trained, evaluated, registered)
         for name, task in zip(STEPS, tasks, strict=True):
@@ -129,7 +129,12 @@ def build(
             equip(name, task)
 
     dwi_stroke_segmentation.__doc__ = _inputs_form()
-    return dsl.pipeline(name=NAME, description=DESCRIPTION)(dwi_stroke_segmentation)
+    pipeline = dsl.pipeline(name=NAME, description=f"{DESCRIPTION} {READ_ON}")(dwi_stroke_segmentation)
+    asked = pipeline.pipeline_spec.root.input_definitions.parameters
+    for name, field in Settings.model_fields.items():
+        for choice in get_args(field.annotation):  # a list in Kubeflow's form, which the SDK has no word for
+            asked[name].literals.add(string_value=choice)
+    return pipeline
 
 
 def settings_of(step: str) -> set[str]:

@@ -31,12 +31,7 @@ def upload(folder: Path, state: Path) -> str:
         StepError: there is no such folder, it holds no files or what cannot be read, somebody else wrote to the
             prefix, or much would be removed and nobody said yes.
     """
-    folder = folder.expanduser().resolve()
-    if not folder.is_dir():
-        raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
-    files = files_of(folder)
-    if not files:
-        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
+    folder, files = listed(folder)
     name = f"{folder.name}-{hashlib.sha256(f'{_checkout_id(state)}/{folder}'.encode()).hexdigest()[:8]}"
     storage = Storage(f"s3://{work_bucket()}/data/{name}")
     memory = state / "uploads" / f"{name}.json"
@@ -56,15 +51,15 @@ def upload(folder: Path, state: Path) -> str:
     storage.delete(gone)
     if stale or gone:
 
-        def unlike(listed: Listing) -> list[str]:
-            there = {o.key: o.etag for o in listed}
+        def unlike(now: Listing) -> list[str]:
+            there = {o.key: o.etag for o in now}
             return sorted({*there.keys() ^ files.keys(), *(k for k in etags if etags[k] != there.get(k))})
 
-        listed = storage.list_until(lambda listed: not unlike(listed))
-        there = {o.key: o for o in listed}
+        now = storage.list_until(lambda now: not unlike(now))
+        there = {o.key: o for o in now}
         if lost := sorted(files.keys() - there.keys()):
             raise StepError(f"object storage did not keep the name {lost[0]!r}. Rename the file.")
-        if wrong := unlike(listed):
+        if wrong := unlike(now):
             raise StepError(
                 f"{storage.uri}/{wrong[0]} is listed otherwise than it was left: the listing lags behind, or somebody "
                 "else writes there. Run again in a minute."
@@ -74,6 +69,21 @@ def upload(folder: Path, state: Path) -> str:
         "%s: %d files sent, %d removed, %d unchanged", storage.uri, len(stale), len(gone), len(files) - len(stale)
     )
     return storage.uri
+
+
+def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
+    """The folder, resolved, and its files as `files_of` gives them.
+
+    Raises:
+        StepError: there is no such folder, or it holds no files, or one that cannot be read.
+    """
+    folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
+    files = files_of(folder)
+    if not files:
+        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
+    return folder, files
 
 
 def _checkout_id(state: Path) -> str:

@@ -181,11 +181,16 @@ class Kubeflow(Server):
         self.uploaded: list[bytes] = []
         self.created_at = START
 
-    def add_version(self, name: str) -> None:
+    def add_version(self, name: str, description: str = "") -> None:
         number = len(self.versions) + 1
         self.versions.append(
             kfp.V2beta1PipelineVersion(
-                pipeline_id="p-1", pipeline_version_id=f"v-{number}", name=name, display_name=name, created_at=START
+                pipeline_id="p-1",
+                pipeline_version_id=f"v-{number}",
+                name=name,
+                display_name=name,
+                created_at=START,
+                description=description,
             )
         )
 
@@ -217,7 +222,7 @@ class Kubeflow(Server):
                 return self._page(kfp.V2beta1ListPipelineVersionsResponse, "pipeline_versions", self.versions, query)
             case "POST", ["pipelines", "upload_version"]:
                 self.uploaded.append(body)
-                self.add_version(query["name"])
+                self.add_version(query["name"], query.get("description", ""))
                 return self.versions[-1]
             case "GET", ["experiments"]:
                 return self._page(kfp.V2beta1ListExperimentsResponse, "experiments", self.experiments, query)

@@ -7,6 +7,8 @@ from pathlib import Path
 from components.core.step import StepError
 
 LESION_PATIENTS_NEEDED = 3
+REPORT = "data_report.html"
+"""The data report beside cases.json, for the MLflow runs of later steps."""
 
 
 def learnable(cases: Path, inputs: str) -> list[dict]:

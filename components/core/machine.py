@@ -8,17 +8,26 @@ from components.core.step import StepError
 
 TRAINING = ("core", "unet", "ingest", "preprocess", "train")
 """Folders whose code decides a training's weights."""
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpus() -> int:
     """CPUs this process may use: its affinity, and a container's quota where there is one."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota_file = Path("/sys/fs/cgroup/cpu.max")
-    if quota_file.exists():
-        quota, period = quota_file.read_text().split()
-        if quota != "max":
-            mine = min(mine, max(1, round(int(quota) / int(period))))
-    return mine
+    quota = _quota()
+    return mine if quota is None else min(mine, max(1, round(quota)))
+
+
+def _quota() -> float | None:
+    """Return the CPUs of the container's limit, as cgroup v2 or v1 has it; None without a limit."""
+    try:
+        if (limits := CGROUP / "cpu.max").exists():
+            quota, period = limits.read_text().split()
+        else:
+            quota, period = ((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    except OSError:  # no container's, or not Linux
+        return None
+    return int(quota) / int(period) if quota.strip() not in ("max", "-1") else None
 
 
 def asked_gpus() -> int:

@@ -5,7 +5,6 @@ from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
 def evaluate(
     cases: Input[Dataset],
-    report: Input[HTML],
     split: Input[Artifact],
     model: Input[Model],
     evaluation: Output[Artifact],
@@ -16,7 +15,6 @@ def evaluate(
 
     Args:
         cases: From ingest.
-        report: From ingest, for the MLflow run.
         split: From split.
         model: From train.
         evaluation: test_metrics.json, the comparison with the champion, overlays, predicted masks.
@@ -26,11 +24,13 @@ def evaluate(
     import json
     from pathlib import Path
 
+    from components.core.cases import REPORT
     from components.core.step import step
     from components.evaluate.evaluate import evaluate as run
 
     with step("evaluate"):
-        summary = run(*(Path(a.path) for a in (cases, split, report, model, evaluation, page)))
+        data, (parts, *others) = Path(cases.path), (Path(a.path) for a in (split, model, evaluation, page))
+        summary = run(data, parts, data / REPORT, *others)
         Path(metrics.path).write_text(json.dumps(summary))
         for name, value in summary.items():
             metrics.log_metric(name, value)

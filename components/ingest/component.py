@@ -10,7 +10,7 @@ def ingest(data_uri: str, data_version: str, b_value: float, cases: Output[Datas
         data_uri: s3://bucket/prefix of the scans.
         data_version: Digest of what is there, from fingerprint.
         b_value: s/mm² of a DWI that has a b0 but no .bval file or sidecar that says it; 0 takes 1000 and says so.
-        cases: Validated, de-identified volumes in one orientation, and cases.json.
+        cases: Validated, de-identified volumes in one orientation, cases.json, and the report.
         report: What was found, repaired, refused and why.
     """
     from pathlib import Path

@@ -6,7 +6,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.core.cases import LESION_PATIENTS_NEEDED
+from components.core.cases import LESION_PATIENTS_NEEDED, REPORT
 from components.core.machine import cpus
 from components.core.settings import checked
 from components.core.step import StepError, progress
@@ -28,7 +28,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: f
     """Download, validate and keep every case under `data_uri`.
 
     `b_value`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
-    Writes `cases/cases.json`, the canonical volumes beside it, and the report `page` (HTML).
+    Writes `cases/cases.json`, the canonical volumes and the report beside it, and the report as `page` (HTML).
 
     Raises:
         StepError: an impossible setting, the bucket changed since `data_version`, or too few patients with a lesion
@@ -47,6 +47,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: f
     (downloads / participants.FILE).unlink(missing_ok=True)  # ages and names may stand in it
     (cases / "cases.json").write_text(json.dumps(facts, indent=1))
     write_report(facts, cases, page)
+    shutil.copy(page, cases / REPORT)
     shutil.rmtree(downloads)
     log_summary(facts)
     require_enough(facts)

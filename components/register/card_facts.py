@@ -208,10 +208,10 @@ def _training(facts: dict, history: list[dict]) -> dict:
     params = facts["params"]
     times = [row["time"] for row in history]
     between = [after - before for before, after in pairwise(times)]
-    processes = params.get("processes", 1)
+    processes, device = params.get("processes", 1), params.get("device")
     return {
         "settings": {name: params[name] for name in Settings.model_fields if name in params},
-        "hardware": f"{processes} x {params['device']}" if processes > 1 else params.get("device"),
+        "hardware": params.get("devices") or (f"{processes} x {device}" if processes > 1 else device),
         "model_parameters": params.get("model_params"),
         "epochs": len(history),
         "best_epoch": facts.get("best_epoch"),

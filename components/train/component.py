@@ -5,7 +5,6 @@ from kfp.dsl import HTML, Artifact, Dataset, Input, Model, Output
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
 def train(
     cases: Input[Dataset],
-    report: Input[HTML],
     slices: Input[Dataset],
     split: Input[Artifact],
     base_channels: int,
@@ -33,7 +32,6 @@ def train(
 
     Args:
         cases: From ingest.
-        report: From ingest, for the MLflow run.
         slices: From preprocess.
         split: From split.
         base_channels: Width of the first encoder level: 64 gives 31.4 M parameters, 32 gives 7.9 M.
@@ -59,6 +57,7 @@ def train(
     """
     from pathlib import Path
 
+    from components.core.cases import REPORT
     from components.core.settings import checked
     from components.core.step import step
     from components.train.launch import launch
@@ -86,4 +85,5 @@ def train(
                 "memory_format": memory_format,
             }
         )
-        launch([Path(a.path) for a in (cases, slices, split, report, model, curves)], settings)
+        report = Path(cases.path) / REPORT
+        launch([*(Path(a.path) for a in (cases, slices, split)), report, Path(model.path), Path(curves.path)], settings)

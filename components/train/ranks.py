@@ -7,6 +7,7 @@ result does not depend, but for rounding, on how many there are. Alone, everythi
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,18 @@ def of_all(mine: list) -> list:
     dealt = [None] * count()
     dist.all_gather_object(dealt, mine)
     return [dealt[i % count()][i // count()] for i in range(sum(map(len, dealt)))]
+
+
+def devices(mine: str) -> str:
+    """The devices of all processes, in words, where `mine` is this one's: by node, where there are several."""
+    if not together():
+        return mine
+    found = [("", "")] * count()
+    dist.all_gather_object(found, (os.environ.get("GROUP_RANK", "0"), mine))
+    nodes = sorted({node for node, _ in found}, key=int)
+    of = {node: Counter(device for where, device in found if where == node) for node in nodes}
+    words = {node: ", ".join(f"{n} x {device}" for device, n in there.items()) for node, there in of.items()}
+    return words[nodes[0]] if len(nodes) == 1 else "; ".join(f"node {node}: {words[node]}" for node in nodes)
 
 
 def total(share: Tensor) -> Tensor:

@@ -94,6 +94,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     )  # fmt: skip
     data = loader(dataset, batches, where, cores)
     validation = read_index(slices, parts["cases"]["val"])
+    devices = ranks.devices(named(where))
     params = {
         **_settings_params(settings, index),
         "model_params": sum(p.numel() for p in network.parameters()),
@@ -103,11 +104,14 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "val_slices": sum(len(c.order) for c in validation),
         "device": named(where),
         "processes": ranks.count(),
+        **({"devices": devices} if ranks.together() else {}),
         "precision": precision,
         "memory_format": memory_format,
     }  # fmt: skip
     if ranks.first():
         run.params(params)
+    if ranks.together():
+        logging.info("devices: %s", devices)
     logging.info(
         "%s, %s; %.2f M parameters; %d training slices (%d with lesion), %d an epoch; %d validation patients",
         precision, memory_format, params["model_params"] / 1e6, len(dataset),

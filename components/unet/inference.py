@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.special import expit
 
+from components.core.machine import cpus
 from components.core.step import StepError
 from components.core.volumes import BadVolume
 from components.unet.bias import without_bias
@@ -34,6 +35,8 @@ def autocast(where: torch.device, precision: str):
 def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
     """The network and its facts from a folder with `best_model.pth` and `model.json`.
 
+    PyTorch would start a thread for every core of the node; a container with a CPU limit gets as many as it may use.
+
     Raises:
         StepError: the weights are not those that training wrote, or do not fit the facts.
     """
@@ -50,6 +53,7 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
     except Exception as error:
         reason = type(error).__name__
         raise StepError(f"best_model.pth does not load ({reason}): training did not write it. Train again.") from None
+    torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     where = device()
     return network.to(where, memory_format=torch.channels_last).eval(), facts
 

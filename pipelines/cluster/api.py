@@ -88,10 +88,15 @@ class Api:
 
         return self._call(get_or_make).experiment_id
 
-    def pipeline_version(self, name: str, compiled: Path) -> tuple[kfp.V2beta1PipelineVersionReference, str, bool]:
-        """The pipeline's version that is this file, its name, and whether it is new: only a change is uploaded."""
+    def pipeline_version(
+        self, name: str, compiled: Path, about: str
+    ) -> tuple[kfp.V2beta1PipelineVersionReference, str, bool]:
+        """The pipeline's version that is this file, its name, and whether it is new: only a change is uploaded.
+
+        `about` is what Kubeflow's page says of a new version, and of the pipeline where that is new too.
+        """
         version_name = file_sha256(compiled)[:16]
-        pipeline_id = self._call(self._pipeline, name)
+        pipeline_id = self._call(self._pipeline, name, about)
 
         def find(**options):
             listing = self._pipelines.pipeline_service_list_pipeline_versions
@@ -102,20 +107,20 @@ class Api:
             return None
 
         def upload(**options):
-            names = {"name": version_name, "display_name": version_name, "pipelineid": pipeline_id}
-            return find(**options) or self._uploads.upload_pipeline_version(str(compiled), **names, **options)
+            told = {"name": version_name, "display_name": version_name, "description": about, "pipelineid": pipeline_id}
+            return find(**options) or self._uploads.upload_pipeline_version(str(compiled), **told, **options)
 
         known = self._call(find)
         version = known or self._call(upload)
         reference = kfp.V2beta1PipelineVersionReference(pipeline_id, version.pipeline_version_id)
         return reference, version_name, known is None
 
-    def _pipeline(self, name: str, **options) -> str:
+    def _pipeline(self, name: str, about: str, **options) -> str:
         space = {"namespace": self.namespace} if self.namespace else {}
         found = self._pipelines.pipeline_service_list_pipelines(filter=_named(name), **space, **options)
         if found.pipelines:
             return found.pipelines[0].pipeline_id
-        new = kfp.V2beta1Pipeline(name=name, display_name=name, **space)
+        new = kfp.V2beta1Pipeline(name=name, display_name=name, description=about, **space)
         return self._pipelines.pipeline_service_create_pipeline(new, **options).pipeline_id
 
     def start(self, name: str, experiment: str, version, arguments: dict[str, Any]) -> kfp.V2beta1Run:

@@ -24,6 +24,7 @@ from pipelines.cluster import prerequisites, retries
 from pipelines.cluster.command import quiet, shown, succeeds
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.cluster.ready import wait_until_ready
+from pipelines.cluster.room import room_for_steps
 from pipelines.local.services import HOST, is_free
 from pipelines.sources import ROOT
 
@@ -31,6 +32,7 @@ NAME, CONTEXT, NODE = "dwi-stroke", "kind-dwi-stroke", "dwi-stroke-control-plane
 CLUSTER = ROOT / "manifests" / "kind" / "cluster.yaml"
 KFP_VERSION, KFP_SOURCES = "2.17.0", "https://github.com/kubeflow/pipelines"
 KFP_PARTS = ("cluster-scoped-resources", "env/platform-agnostic")
+KFP_PATCHES = {"seaweedfs": "seaweedfs.yaml", "workflow-controller": "workflow-controller.yaml"}
 KFP_MARK = "dwi-stroke/installed-kfp"  # on the namespace kubeflow, once all of it was applied
 NAMESPACES = ("kubeflow", "dwi-stroke")
 IMAGES = ("components", "mlflow")  # a train step without GPUs runs in components
@@ -62,6 +64,7 @@ def up(state: Path) -> None:
     _step(5, "waiting until everything is ready (Ctrl-C leaves it going on; make kind-up looks again)")
     _say("parts that need others fail at first, and are started again until those are there")
     count = wait_until_ready(CONTEXT, NAMESPACES)
+    _say(room_for_steps(CONTEXT))
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     kfp, mlflow = _ports()
     print(f"\nReady: all {count} parts, after {minutes} min {seconds} s.")
@@ -177,14 +180,20 @@ def _kubeflow_pipelines(work: Path) -> None:
     mark = f"jsonpath={{.metadata.annotations.{KFP_MARK}}}"
     if quiet(*_kubectl("get", "namespace", "kubeflow", "--ignore-not-found", "-o", mark)) == KFP_VERSION:
         _say("is installed")
+        _patch_kubeflow_pipelines()  # patches may be newer than it
         return
     manifests = _kfp_manifests(work)
     _say("applying it")
     quiet(*_kubectl("apply", "-f", str(manifests[0])))
     quiet(*_kubectl("wait", "--for", "condition=established", "--timeout", "120s", "crd", "--all"))
     quiet(*_kubectl("apply", "-f", str(manifests[1])))
-    quiet(*_kubectl("-n", "kubeflow", "patch", "deployment", "seaweedfs", *_patch("seaweedfs.yaml")))
+    _patch_kubeflow_pipelines()
     quiet(*_kubectl("annotate", "--overwrite", "namespace", "kubeflow", f"{KFP_MARK}={KFP_VERSION}"))
+
+
+def _patch_kubeflow_pipelines() -> None:
+    for deployment, file in KFP_PATCHES.items():
+        quiet(*_kubectl("-n", "kubeflow", "patch", "deployment", deployment, *_patch(file)))
 
 
 def _retries() -> None:
@@ -229,8 +238,6 @@ def _image(name: str, image: str) -> None:
         return
     if not succeeds("docker", "image", "inspect", image):
         _say(f"building {image} (some minutes)")
-        if name == "components" and not os.environ.get("TORCH_INDEX"):
-            _say("on x86 PyTorch brings CUDA, some GB of no use to kind: TORCH_INDEX leaves it out, see images/build")
         shown(str(ROOT / "images" / "build"), sources_tag(), env={**os.environ, "IMAGES": name})
     _say(f"loading {image} into the cluster")
     shown("kind", "load", "docker-image", "--name", NAME, image)

@@ -27,23 +27,27 @@ HOURS = 3600
 @dataclass(frozen=True)
 class Needs:
     """CPUs asked for and at most, memory asked for and GiB at most (at most for each GPU); seconds at most for one try,
-    the download of its inputs among them; tries after the first (every step may be repeated)."""
+    the download of its inputs among them; tries after the first (every step may be repeated); seconds before the second
+    try, doubled before each further one."""
 
     cpu: tuple[str, int]
     memory: tuple[str, int]
     seconds: int
     retries: int = 2
+    pause: int = 30
 
 
 NEEDS = {
-    "fingerprint": Needs(("100m", 1), ("256Mi", 1), HOURS // 2),
-    "ingest": Needs(("500m", 4), ("1Gi", 8), 12 * HOURS),
+    "fingerprint": Needs(("100m", 1), ("256Mi", 1), HOURS // 2, pause=5),
+    "ingest": Needs(("500m", 4), ("1Gi", 8), 12 * HOURS, pause=5),
     "preprocess": Needs(("500m", 4), ("1Gi", 8), 12 * HOURS),
-    "split": Needs(("100m", 1), ("256Mi", 1), 6 * HOURS),
+    "split": Needs(("100m", 1), ("256Mi", 1), 6 * HOURS, pause=5),
     "train": Needs(("1", 8), ("2Gi", 32), 96 * HOURS, retries=5),
     "evaluate": Needs(("500m", 4), ("2Gi", 16), 12 * HOURS),
-    "register": Needs(("250m", 2), ("1Gi", 4), HOURS),
+    "register": Needs(("250m", 2), ("1Gi", 4), HOURS, pause=5),
 }
+KIND_CPU = "100m"
+"""What every step asks for on kind: of two CPUs Kubernetes and Kubeflow Pipelines leave a quarter of one."""
 WATCHES = Needs(("100m", 1), ("512Mi", 4), NEEDS["train"].seconds, NEEDS["train"].retries)
 """Of the train step's own pod when other nodes train."""
 
@@ -58,9 +62,10 @@ class Cluster:
     node_selector: str = ""
     toleration: str = ""
     nodes: int = 1
+    kind: bool = False
 
     @classmethod
-    def from_environment(cls) -> "Cluster":
+    def from_environment(cls, kind: bool = False) -> "Cluster":
         """REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value), TOLERATION (a taint's key), NODES.
 
         Raises:
@@ -83,7 +88,7 @@ class Cluster:
             )
         registry = os.environ.get("REGISTRY") or cls.registry
         gpu_type = os.environ.get("GPU_TYPE") or cls.gpu_type
-        return cls(registry, int(gpus), gpu_type, selector, toleration, int(nodes))
+        return cls(registry, int(gpus), gpu_type, selector, toleration, int(nodes), kind)
 
     def image(self, step: str) -> str:
         """The image of the step's pod: the CUDA one where that pod trains on GPUs."""
@@ -99,11 +104,12 @@ class Cluster:
         """Give the step's task all that its pod needs; credentials come from a Secret, never as values."""
         needs = WATCHES if step == "train" and self.nodes > 1 else NEEDS[step]
         times = max(1, self.gpus) if step == "train" and self.nodes == 1 else 1
-        task.set_cpu_request(needs.cpu[0]).set_cpu_limit(str(times * needs.cpu[1]))
+        task.set_cpu_request(KIND_CPU if self.kind else needs.cpu[0]).set_cpu_limit(str(times * needs.cpu[1]))
         task.set_memory_request(needs.memory[0]).set_memory_limit(f"{times * needs.memory[1]}Gi")
         # Argo counts backoff_max_duration from the first try's start: it must hold all of them, and their waiting.
         all_tries = (needs.retries + 1) * (needs.seconds + 24 * HOURS)
-        task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2, backoff_max_duration=f"{all_tries}s")
+        pauses = {"backoff_duration": f"{needs.pause}s", "backoff_factor": 2, "backoff_max_duration": f"{all_tries}s"}
+        task.set_retry(needs.retries, **pauses)
         kubernetes.set_timeout(task, needs.seconds)
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS})
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS_IF_THERE}, optional=True)
@@ -145,10 +151,10 @@ class Cluster:
             kubernetes.add_toleration(task, key=self.toleration, operator="Exists", effect="NoSchedule")
 
 
-def compile_pipeline(output: Path) -> None:
-    """Write the pipeline's IR YAML, with the settings of the environment."""
+def compile_pipeline(output: Path, kind: bool = False) -> None:
+    """Write the pipeline's IR YAML, with the settings of the environment; for `kind` its steps ask for less."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    compile_for(Cluster.from_environment(), output)
+    compile_for(Cluster.from_environment(kind), output)
 
 
 def compile_for(cluster: Cluster, output: Path) -> None:

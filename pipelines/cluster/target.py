@@ -11,14 +11,14 @@ from components.core.tracking import EXPERIMENT
 from pipelines.cluster import kind, retries
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection, connect
-from pipelines.cluster.kubernetes import compile_pipeline
+from pipelines.cluster.kubernetes import compile_pipeline, sources_tag
 from pipelines.cluster.results import close, epochs_done, results
 from pipelines.cluster.run_pods import report, step_of
 from pipelines.cluster.steps import outcome
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.watch import Watch
-from pipelines.pipeline import NAME
-from pipelines.sources import ROOT, code
+from pipelines.pipeline import DESCRIPTION, NAME, READ_ON
+from pipelines.sources import ROOT, code, commit
 from pipelines.summary import save, show
 
 COMPILED = ROOT / "build" / "pipeline.yaml"
@@ -89,8 +89,9 @@ def upload_pipeline(cluster: Connection) -> tuple[Api, object, str]:
     """Compile, and make it a version of the one named pipeline if it is not yet; the version and its name."""
     api = Api(cluster.kfp_url, kind=cluster.target == "kind")
     api.check()
-    compile_pipeline(COMPILED)
-    version, name, new = api.pipeline_version(NAME, COMPILED)
+    compile_pipeline(COMPILED, kind=cluster.target == "kind")
+    about = f"{DESCRIPTION} Images {sources_tag()}, commit {commit() or 'unknown'}. {READ_ON}"
+    version, name, new = api.pipeline_version(NAME, COMPILED, about)
     print(f"pipeline {NAME}, version {name} ({'uploaded' if new else 'unchanged'})", flush=True)
     return api, version, name
 

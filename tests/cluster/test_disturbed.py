@@ -1,45 +1,20 @@
 """Pods that are killed, deleted or evicted, runs that are terminated, schedules that are removed."""
 
-import json
 import re
-import subprocess
 import time
 
 import pytest
 
 from pipelines.cluster import retries
 from pipelines.pipeline import STEPS
-from tests.cluster.conftest import CONTEXT, NAMESPACE, SMALL, TARGET, at_the_cluster, kubectl, make, until
+from tests.cluster.conftest import SMALL, TARGET, at_the_cluster, make, until
+from tests.cluster.disturb import delete, evict, kill
 
 pytestmark = pytest.mark.cluster
 
 # early_stop_patience counts for nothing in so few epochs, and yet makes it another training: no cache, no checkpoint
 EPOCHS = "epochs=8 early_stop_patience={}"
 LONG = "epochs=200 early_stop_patience=200"
-KILL = """
-import os, signal
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        if b"executor_main" in file.read() and int(pid) not in (1, os.getpid()):
-            os.kill(int(pid), signal.SIGKILL)
-"""
-
-
-def kill(pod: str) -> None:
-    """SIGKILL to the step's own process, as from the kernel that is out of memory."""
-    command = ["kubectl", "--context", CONTEXT, "-n", NAMESPACE, "exec", pod, "-c", "main", "--"]
-    subprocess.run([*command, "python", "-c", KILL], capture_output=True, timeout=60)
-
-
-def delete(pod: str) -> None:
-    kubectl("-n", NAMESPACE, "delete", "pod", pod, "--wait=false")
-
-
-def evict(pod: str) -> None:
-    metadata = {"name": pod, "namespace": NAMESPACE}
-    eviction = json.dumps({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata})
-    address = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
-    kubectl("create", "--raw", address, "-f", "-", given=eviction)
 
 
 @pytest.fixture(scope="module")

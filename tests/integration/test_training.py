@@ -6,6 +6,7 @@ agree but for rounding (test_ranks compares losses, gradients and statistics), a
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -133,6 +134,7 @@ def test_they_keep_one_mlflow_run_and_one_checkpoint_with_which_one_process_goes
         [mlflow.get_experiment_by_name(EXPERIMENT).experiment_id], "tags.kfp_run_id = 'two processes'"
     )
     assert [run.data.params["processes"] for run in runs] == ["2"]
+    assert all(re.fullmatch(r"2 x cpu, \d+ threads", run.data.params["devices"]) for run in runs)
     assert [m.step for m in mlflow.MlflowClient().get_metric_history(runs[0].info.run_id, "val_dice")] == [1, 2, 3]
     assert len(list(checkpoints.list())) == 1
 

@@ -62,6 +62,21 @@ def test_builds_the_three_and_prints_their_sizes(build):
     assert said.count("1500 MB") == 3
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ["components: 6.2 GB", "TORCH_INDEX", "WHEELS", "trainer: 6.2 GB", "IMAGES=", "mlflow: "]),
+        ({"TORCH_INDEX": "index", "IMAGES": "components"}, ["components: about 2 GB"]),
+        ({"IMAGES": "mlflow"}, ["mlflow: about 1 GB"]),
+    ],
+)
+def test_says_how_large_the_images_become_and_what_to_set_before_it_builds(build, settings, expected):
+    status, said, _ = build("abc", **settings)
+    before, *_ = said.partition("building ")
+    assert status == 0 and all(word in before for word in expected), said
+    assert ("6.2 GB" in before) == (not settings)
+
+
 def test_passes_the_settings_on(build, tmp_path):
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels/torch-1-any.whl").touch()

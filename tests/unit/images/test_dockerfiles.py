@@ -1,6 +1,7 @@
 """The Dockerfiles as text: what the pods' security context and the pins rely on. No Docker needed."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,42 @@ def test_the_build_context_is_a_list_of_what_may_enter():
     assert lines[0] == "*"
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert allowed == {"requirements.txt", "images/requirements-*.txt", "components", ".local/wheels"}
+
+
+REMOVED = {
+    "site-packages/torch/include", "site-packages/torch/test", "site-packages/pandas/tests",
+    "site-packages/scipy/linalg/tests", "site-packages/sklearn/tests", "site-packages/sympy/core/tests",
+    "usr/local/lib/python3.11/site-packages/pip", "usr/local/bin/pip3",
+}  # fmt: skip
+KEPT = {"site-packages/torch/nn", "site-packages/torchgen/tests", "site-packages/numpy/tests", "usr/bin/python3"}
+SERVERS = {"usr/bin/apt-get", "usr/bin/dpkg", "usr/bin/perl", "usr/bin/bash", "usr/bin/dash", "usr/bin/sh"}
+
+
+def _removals(name: str, root: Path) -> list[str]:
+    """Each RUN of the image as a shell line, of its commands those that remove, moved from / to below `root`."""
+    lines = []
+    for word, rest in _instructions(name):
+        commands = [command.strip() for command in rest.split("&&")] if word == "RUN" else []
+        if removing := [c for c in commands if re.match(r"(cd|rm|find)\b", c) and "/wheels" not in c]:
+            lines.append(" && ".join(removing))
+    site_packages = f"{root}/site-packages"
+    moved = (line.replace("/opt/venv/lib/python3.11/site-packages", site_packages) for line in lines)
+    return [re.sub(r"(?<![\w/.*])/(?=usr/| )", f"{root}/", line) for line in moved]
+
+
+@pytest.mark.parametrize("lacking", [None, "everything", *sorted(REMOVED | SERVERS)])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_removed_need_not_be_there(tmp_path, name, lacking):
+    """PyPI's torch has no folder of tests, its CPU build has; another base has other programs."""
+    for folder in ("site-packages", "usr/local/bin", "usr/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for path in (REMOVED | KEPT | SERVERS) - {lacking} if lacking != "everything" else ():
+        (tmp_path / path).mkdir(parents=True) if "site-packages" in path else (tmp_path / path).touch()
+    removals = _removals(name, tmp_path)
+    assert removals and all(str(tmp_path) in line for line in removals)
+    for line in removals:
+        done = subprocess.run(["sh", "-ec", line], capture_output=True, text=True)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    gone = {path for path in REMOVED if "usr" in path or name != "mlflow"} | (SERVERS if name == "mlflow" else set())
+    assert not [path for path in gone if (tmp_path / path).exists()]
+    assert lacking == "everything" or all((tmp_path / path).exists() for path in KEPT)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import yaml
@@ -81,6 +82,18 @@ def test_every_setting_is_a_parameter_with_its_default_and_type(spec, name):
     assert parameter["parameterType"] == KFP_TYPES[type(default).__name__]
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_kubeflows_form_offers_the_choices_of_a_setting_as_a_list(spec, name):
+    parameter = spec["root"]["inputDefinitions"]["parameters"][name]
+    assert tuple(parameter.get("literals", ())) == get_args(Settings.model_fields[name].annotation)
+    assert "literals" not in parameter or parameter["defaultValue"] in parameter["literals"]
+
+
+def test_the_pipeline_says_what_it_is_and_where_to_read_on(spec):
+    said = spec["pipelineInfo"]["description"]
+    assert "stroke lesions" in said and "Research use only" in said and "README.md" in said
+
+
 def test_besides_the_settings_there_are_the_data(spec):
     asked = spec["root"]["inputDefinitions"]["parameters"]
     assert asked.keys() - set(Settings.model_fields) == {"data_uri"}
@@ -121,8 +134,8 @@ def test_what_passes_between_the_steps_comes_from_the_step_that_makes_it(tasks):
         "ingest": {},
         "preprocess": {"cases": "ingest"},
         "split": {"cases": "ingest"},
-        "train": {"cases": "ingest", "report": "ingest", "slices": "preprocess", "split": "split"},
-        "evaluate": {"cases": "ingest", "report": "ingest", "split": "split", "model": "train"},
+        "train": {"cases": "ingest", "slices": "preprocess", "split": "split"},
+        "evaluate": {"cases": "ingest", "split": "split", "model": "train"},
         "register": {"model": "train", "evaluation": "evaluate"},
     }
 

@@ -83,3 +83,26 @@ def test_gpus_that_are_no_number_are_refused(monkeypatch):
     monkeypatch.setenv("GPUS", "all")
     with pytest.raises(machine.StepError, match="GPUS=all is no number"):
         machine.asked_gpus()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 16),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        ({"cpu/cpu.cfs_quota_us": "9000000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 16),
+        ({"cpu/cpu.shares": "1024\n"}, 16),
+        ({}, 16),
+    ],
+    ids=["v2", "v2, a part of one", "v2, none", "v1", "v1, none", "v1, more than there are", "v1, unset", "no cgroup"],
+)
+def test_a_containers_limit_is_read_from_either_version_of_cgroups(tmp_path, monkeypatch, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert machine.cpus() == expected

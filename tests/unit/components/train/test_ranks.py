@@ -71,3 +71,27 @@ def test_alone_nothing_is_changed():
     assert ranks.of_first(lambda: 3) == 3
     tensor = torch.ones(2)
     assert ranks.total(tensor) is tensor
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([("0", "A100")] * 2, "2 x A100"),
+        ([("0", "A100"), ("0", "A100"), ("1", "H100"), ("1", "H100")], "node 0: 2 x A100; node 1: 2 x H100"),
+        ([("0", "A100"), ("1", "cpu, 8 threads")], "node 0: 1 x A100; node 1: 1 x cpu, 8 threads"),
+    ],
+)
+def test_the_devices_of_every_node_are_named(monkeypatch, found, words):
+    def gather(into: list, mine: tuple[str, str]) -> None:
+        assert mine == found[0]
+        into[:] = found
+
+    monkeypatch.setenv("GROUP_RANK", "0")
+    monkeypatch.setattr(ranks, "together", lambda: True)
+    monkeypatch.setattr(ranks, "count", lambda: len(found))
+    monkeypatch.setattr(ranks.dist, "all_gather_object", gather)
+    assert ranks.devices(found[0][1]) == words
+
+
+def test_alone_a_process_names_its_own_device():
+    assert ranks.devices("cpu, 2 threads") == "cpu, 2 threads"

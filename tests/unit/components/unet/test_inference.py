@@ -137,6 +137,22 @@ def test_a_saved_model_predicts_as_before(network, volume, tmp_path):
     np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, FACTS, volume), atol=1e-5)
 
 
+def test_a_limited_container_predicts_with_the_threads_that_it_may_use(network, tmp_path, monkeypatch):
+    torch.save(network.state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(inference, "cpus", lambda: 1)
+        load_model(tmp_path)
+        assert torch.get_num_threads() == 1
+        monkeypatch.setattr(inference, "cpus", lambda: 64)
+        load_model(tmp_path)
+        assert torch.get_num_threads() == 1, "and never with more than before"
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("weights", ["of another width", "that are no weights"])
 def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path, weights):
     content = {"of another width": AttentionUNet(8).state_dict(), "that are no weights": [1]}

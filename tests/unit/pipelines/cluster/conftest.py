@@ -79,13 +79,13 @@ def mlflow_run(tracking) -> MlflowRun:
 
 @pytest.fixture(scope="session")
 def compile_once(tmp_path_factory):
-    """The compiler, which takes seconds, asked once for each REGISTRY."""
+    """The compiler, which takes seconds, asked once for each REGISTRY, and for kind."""
     folder = tmp_path_factory.mktemp("compiled")
 
-    def compile_pipeline(output: Path) -> None:
-        known = folder / f"{os.environ.get('REGISTRY', '').replace('/', '-')}.yaml"
+    def compile_pipeline(output: Path, kind: bool = False) -> None:
+        known = folder / f"{os.environ.get('REGISTRY', '').replace('/', '-')}-{kind}.yaml"
         if not known.exists():
-            kubernetes_settings.compile_pipeline(known)
+            kubernetes_settings.compile_pipeline(known, kind)
         shutil.copy(known, output)
 
     return compile_pipeline

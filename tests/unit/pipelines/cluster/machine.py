@@ -143,6 +143,7 @@ class Machine:
             (self.path / tool).write_text(script)
             (self.path / tool).chmod(0o755)
         self.scenes, self.looks = [scene()], 0
+        self.has_room("4", "8Gi")
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.kubeconfig.write_text(
             json.dumps(
@@ -193,6 +194,21 @@ class Machine:
         """All is installed, with these images, as after an earlier make kind-up."""
         self.now(cluster=True, complete=True, running=True, kfp="2.17.0", images=images, loaded=images)
 
+    def has_room(self, cpu: str, memory: str, *pods: dict[str, str], init: dict[str, str] | None = None) -> None:
+        """One node of this size, on it pods with these requests, each with an init container that asks for `init`."""
+        node = {"metadata": {"name": "node"}, "status": {"allocatable": {"cpu": cpu, "memory": memory}}}
+        containers = [[{"name": "c", "resources": {"requests": requests}}] for requests in pods]
+        first = [{"name": "i", "resources": {"requests": init}}] if init else []
+        there = [
+            {
+                "metadata": {"name": f"pod-{number}"},
+                "spec": {"nodeName": "node", "containers": asked, "initContainers": first},
+                "status": {"phase": "Running"},
+            }
+            for number, asked in enumerate(containers)
+        ]
+        self.whole_cluster = {"nodes": [node], "pods": there}
+
     def calls(self, start: str = "") -> list[str]:
         """What was asked of the programs, in order."""
         file = self.folder / "calls"
@@ -241,7 +257,11 @@ def workload(namespace: str, name: str, ready: bool = True, kind: str = "deploym
 def _handler(machine: Machine):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            parts = urlsplit(self.path).path.split("/namespaces/")[-1].split("/")
+            path = urlsplit(self.path).path
+            if path in ("/api/v1/nodes", "/api/v1/pods"):  # of the whole cluster
+                items = machine.whole_cluster[path.rpartition("/")[2]]
+                return self._answer(json.dumps({"items": items}).encode(), "application/json")
+            parts = path.split("/namespaces/")[-1].split("/")
             namespace, kind = parts[0], parts[1]
             if (namespace, kind) == ("kubeflow", "pods") and len(parts) == 2:  # a look begins
                 machine.looks += 1

@@ -121,11 +121,20 @@ class TestFromNothing:
         built = [call.split("--tag ")[1].split()[0] for call in made[0].calls("docker build")]
         assert built == OURS
 
+    def test_the_size_of_the_image_and_what_makes_it_smaller_are_said_before_it_is_built(self, made):
+        before, *_ = made[1].partition("building dwi-stroke/components")[2].partition("loading")
+        assert "6.2 GB" in before and "TORCH_INDEX" in before
+
     def test_kubeflow_pipelines_comes_from_its_pinned_tag(self, made):
         (clone,) = made[0].calls("git -c advice.detachedHead=false clone")
         assert "--branch 2.17.0 https://github.com/kubeflow/pipelines " in clone
         applied = [call.split("/kfp-")[1] for call in made[0].calls("kubectl") if "/kfp-" in call]
         assert applied == ["2.17.0-cluster-scoped-resources.yaml", "2.17.0-platform-agnostic.yaml"]
+
+    def test_argo_does_not_wait_ten_seconds_between_a_steps_pods(self, made):
+        (patch,) = made[0].calls("kubectl --context kind-dwi-stroke -n kubeflow patch deployment workflow-controller")
+        file = kind.ROOT / "manifests" / "kind" / "workflow-controller.yaml"
+        assert patch.endswith("workflow-controller.yaml") and "DEFAULT_REQUEUE_TIME" in file.read_text()
 
     def test_argo_tries_failed_steps_again_and_keeps_its_other_defaults(self, made):
         spec = yaml.safe_load(made[0].state["argo"]["workflowDefaults"])["spec"]
@@ -168,6 +177,7 @@ class TestAgain:
         up()
         machine.forget_calls()
         said = up()
+        assert len(machine.calls("kubectl --context kind-dwi-stroke -n kubeflow patch deployment")) == 2
         assert "is there" in said and "is installed" in said and said.count("is in the cluster") == 2
         for made in ("kind create", "kind load", "docker build", "git -c"):
             assert not machine.calls(made)
@@ -295,6 +305,33 @@ class TestWaiting:
         monkeypatch.setattr(ready, "STUCK_SECONDS", 0)
         machine.now(server="http://127.0.0.1:1")
         assert "API server does not answer" in refused()
+
+
+class TestRoom:
+    """KFP, Kubernetes and MLflow asked for 1.7 of two CPUs, and the train step for one more."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self, machine):
+        machine.has(*OURS)
+
+    def test_two_cpus_are_enough(self, machine, up):
+        machine.has_room("2", "7Gi", *[{"cpu": "425m", "memory": "512Mi"}] * 4)
+        assert "room for the steps of a run: 0.30 CPUs and 5.0 GB of memory" in up()
+
+    @pytest.mark.parametrize(("cpu", "memory"), [("1900m", "7Gi"), ("4", "3Gi")])
+    def test_where_no_step_finds_a_place_it_says_so_with_what_to_do(self, machine, refused, cpu, memory):
+        machine.has_room(cpu, memory, *[{"cpu": "450m", "memory": "512Mi"}] * 4)
+        said = refused()
+        assert "find no place" in said and "Give docker more CPUs or memory" in said
+
+    def test_the_pods_of_a_run_that_goes_on_take_no_place_from_the_next(self, machine, up):
+        machine.has_room("2", "7Gi", {"cpu": "1950m", "memory": "1Gi"})
+        machine.whole_cluster["pods"][0]["metadata"]["labels"] = {"pipeline/runid": "a-run"}
+        assert "room for the steps of a run: 2.00 CPUs" in up()
+
+    def test_an_init_container_counts_where_it_asks_for_more(self, machine, refused):
+        machine.has_room("2", "7Gi", {"cpu": "100m", "memory": "1Gi"}, init={"cpu": "1900m"})
+        assert "0.10 CPUs" in refused()
 
 
 class TestCodeThatChanged:

@@ -61,6 +61,37 @@ def test_a_retry_is_in_time_however_late_the_first_try_failed(tmp_path):
         assert int(policy["backoffMaxDuration"].removesuffix("s")) > tries * NEEDS[step].seconds
 
 
+def test_a_short_step_waits_less_between_its_tries(tmp_path):
+    """A folder without scans is refused three times before the run ends."""
+    compiled(tmp_path / "p.yaml")
+    spec, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    for step in STEPS:
+        policy = spec["root"]["dag"]["tasks"][step]["retryPolicy"]
+        first, factor = int(policy["backoffDuration"].removesuffix("s")), policy["backoffFactor"]
+        waits = sum(first * factor**n for n in range(2))
+        assert waits <= (15 if step in ("fingerprint", "ingest", "split", "register") else 90)
+
+
+def test_on_kind_a_step_asks_for_what_two_cpus_leave(tmp_path):
+    containers, _ = compiled(tmp_path / "p.yaml", Cluster(kind=True))
+    usual, _ = compiled(tmp_path / "p.yaml")
+    for step in STEPS:
+        less, more = containers[step]["resources"], usual[step]["resources"]
+        assert less["resourceCpuRequest"] == "100m"
+        assert {k: v for k, v in less.items() if "CpuRequest" not in k and k != "cpuRequest"} == (
+            {k: v for k, v in more.items() if "CpuRequest" not in k and k != "cpuRequest"}
+        )
+    assert usual["train"]["resources"]["resourceCpuRequest"] == "1"
+
+
+def test_with_nothing_changed_a_run_is_eleven_pods_at_most(tmp_path):
+    """Each pod costs 4 to 6 s and its work: a driver for the run, one for each step, and what no cache has."""
+    compiled(tmp_path / "p.yaml")
+    spec, _ = yaml.safe_load_all((tmp_path / "p.yaml").read_text())
+    tasks = spec["root"]["dag"]["tasks"].values()
+    assert 1 + len(tasks) + sum(not task["cachingOptions"].get("enableCache") for task in tasks) <= 11
+
+
 def test_no_step_installs_anything_when_it_starts(tmp_path):
     containers, _ = compiled(tmp_path / "p.yaml")
     for step in STEPS:

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from pipelines.cluster import retries, watch
+from pipelines.cluster import retries, target, watch
+from pipelines.cluster.kubernetes import sources_tag
 from tests.cluster_stand_in import AFTER_A_STEP, RUN_ID, Workflow
 
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
@@ -71,6 +72,15 @@ def test_only_a_change_makes_a_new_version_of_the_one_pipeline(kind_run, kubeflo
     kind_run()
     assert len(kubeflow.uploaded) == 2 and len(kubeflow.pipelines) == 1
     assert b"registry.example.org/team/components" in kubeflow.uploaded[-1]
+
+
+def test_pipeline_and_version_say_on_kubeflows_page_what_they_are(kind_run, kubeflow, monkeypatch):
+    monkeypatch.setattr(target, "commit", lambda: "0123abc")
+    kind_run()
+    (pipeline,), (version,) = kubeflow.pipelines, kubeflow.versions
+    for said in (pipeline.description, version.description):
+        assert "stroke lesions" in said and "README.md" in said
+    assert f"Images {sources_tag()}, commit 0123abc" in version.description
 
 
 def test_with_nothing_changed_it_says_so(kind_run, kubeflow, capsys, last_run):
