@@ -78,14 +78,13 @@ def waiting_for(what: str) -> Iterator[None]:
     import mlflow
 
     over, began = threading.Event(), time.monotonic()
+    where = f"MLflow at {mlflow.get_tracking_uri()}"
+    if os.environ.get(DIRECT) != "false":
+        where += f", which may send to its S3 ({DIRECT}=false: never)"
 
     def say() -> None:
         while not over.wait(SAID_EVERY_SECONDS):
-            waited = time.monotonic() - began
-            where = f"MLflow at {mlflow.get_tracking_uri()}"
-            if os.environ.get(DIRECT) != "false":
-                where += f", which may send to its S3 ({DIRECT}=false: never)"
-            logging.warning("waiting %.0f s for %s, from %s", waited, what, where)
+            logging.warning("waiting %.0f s for %s, from %s", time.monotonic() - began, what, where)
 
     threading.Thread(target=say, daemon=True, name="waiting for MLflow").start()
     try:
