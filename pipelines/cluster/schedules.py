@@ -8,6 +8,7 @@ from pathlib import Path
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
+from pipelines.cluster import retries
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import TARGETS, connect
 from pipelines.cluster.steps import OVER
@@ -41,6 +42,8 @@ def make_schedule(cron: str, target: str, data: str, preset: str, settings: Sett
         api.schedule(name, six, api.experiment(EXPERIMENT), version, arguments)
         print(f'schedule {name}: "{six}" (seconds first, as KFP has it), preset {preset}, data {data_uri}')
         print("The clock is the cluster's: UTC, unless its administrator set CRON_SCHEDULE_TIMEZONE.")
+        if line := retries.note(cluster.core, cluster.system_namespace):
+            print(line)
         remove = f"make pipeline-schedules TARGET={target} REMOVE={name}"
         print(f"It runs this version of the code until it is removed: {remove}")
 

@@ -10,7 +10,9 @@ import yaml
 
 from tests.unit.manifests.overlays import MANIFESTS, OVERLAYS, RENDERER, rendered
 
-SETTINGS = {"S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"}
+SETTINGS = {
+    "S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "KFP_HOST",
+}  # fmt: skip
 
 
 def names(objects, kind):

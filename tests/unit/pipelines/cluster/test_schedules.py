@@ -54,6 +54,12 @@ def test_a_schedule_runs_the_same_pipeline_with_the_same_arguments(schedule, kub
     assert not kubeflow.runs
 
 
+def test_a_schedule_says_too_what_its_cluster_does_not_try_again(schedule, kubernetes, capsys):
+    kubernetes.config_maps["kubeflow/workflow-controller-configmap"] = {"workflowDefaults": "spec: {}"}
+    assert schedule("--cron", "0 2 * * *") == 0
+    assert "not tried again on this cluster" in capsys.readouterr().out
+
+
 def test_a_wrong_cron_string_touches_no_cluster(schedule, kubeflow, capsys):
     assert schedule("--cron", "0 99 * * *") == 1
     assert "is no hour" in capsys.readouterr().err and not kubeflow.requests
