@@ -16,8 +16,12 @@ from components.evaluate.metrics import SUMMARISED, patient_means
 from components.unet.inference import load_model
 
 
-def against_champion(results: list[dict], split: dict, measure: Callable[..., list[dict]], synthetic: bool) -> dict:
+def against_champion(
+    results: list[dict], split: dict, measure: Callable[..., list[dict]], synthetic: bool, model: Path | None = None
+) -> dict:
     """The content of `comparison.json`. `measure(network, facts)` is what gave `results`, for another model.
+
+    `model` is the folder of what gave them: a champion of the same weights and facts is not measured once more.
 
     `synthetic`: these are synthetic scans. A model of patients and one of synthetic scans alone are not compared.
 
@@ -42,7 +46,8 @@ def against_champion(results: list[dict], split: dict, measure: Callable[..., li
     logging.info("the champion, %s, on the same patients", name)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            theirs = measure(*load_model(_weights(champion, Path(folder))))
+            same = model is not None and _is_made_of(champion, model)
+            theirs = results if same else measure(*load_model(_weights(champion, Path(folder))))
             pairs = pairs_by_patient(results, theirs)
         except Exception as error:  # whatever is wrong with an old model, the new one is evaluated
             with tracking.answering():  # MLflow gone altogether is no fault of the champion's
@@ -107,6 +112,11 @@ def _weights(champion, folder: Path) -> Path:
     if file_sha256(weights) != champion.tags.get("weights_sha256"):
         raise StepError("its weights are not those that were registered (sha256)")
     return weights.parent
+
+
+def _is_made_of(champion, model: Path) -> bool:
+    files = {"weights_sha256": "best_model.pth", "facts_sha256": "model.json"}
+    return all(champion.tags.get(tag) == file_sha256(model / name) for tag, name in files.items())
 
 
 def _patients(champion, folder: Path) -> dict[str, list[str]] | None:

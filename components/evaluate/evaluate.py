@@ -101,7 +101,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
 
     results = measure(network, facts, cases, tested, evaluation / "masks")
     comparison = against_champion(
-        results, parts, lambda *champion: measure(*champion, cases, tested), listed["synthetic"]
+        results, parts, lambda *champion: measure(*champion, cases, tested), listed["synthetic"], model
     )
     results = [result | rule for result, rule in zip(results, measure_rule(cases, tested), strict=True)]
     before, after = np.sum([result.pop("reliability") for result in results], axis=0)

@@ -1,9 +1,15 @@
 """Which patients make a fair comparison, and what is compared. With a registry: see tests/integration."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from components.core.step import StepError
+from components.core.storage import file_sha256
 from components.core.volumes import BadVolume, write
+from components.evaluate import champion
 from components.evaluate.champion import pairs_by_patient, why_not_frozen
 from components.evaluate.evaluate import measure
 from components.unet.network import AttentionUNet
@@ -52,6 +58,43 @@ def test_a_metric_that_a_patient_lacks_has_no_pair_of_theirs():
     ours = [result("A", absolute_volume_difference_ml=None), result("B")]
     assert set(pairs_by_patient(ours, ours)["absolute_volume_difference_ml"]) == {"B"}
     assert "absolute_volume_difference_ml" not in pairs_by_patient(ours[:1], ours[:1])
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """registry(change): a champion made of the folder that it gives, but for a change of its facts' digest."""
+
+    def make(facts_sha256: str | None = None) -> Path:
+        (tmp_path / "model.json").write_text("{}")
+        (tmp_path / "best_model.pth").write_bytes(b"weights")
+        digests = {tag: file_sha256(tmp_path / name) for tag, name in
+                   (("weights_sha256", "best_model.pth"), ("facts_sha256", "model.json"))}  # fmt: skip
+        if facts_sha256:
+            digests["facts_sha256"] = facts_sha256
+        version = SimpleNamespace(version="3", source="m-3", tags=digests, run_id="r", name="m")
+        monkeypatch.setattr(champion.tracking, "champion", lambda client: version)
+        monkeypatch.setattr(champion, "_patients", lambda *_: THEN)
+        return tmp_path
+
+    return make
+
+
+def measured_again(*_):
+    raise StepError("measured again")
+
+
+def test_a_champion_that_is_this_very_model_is_not_measured_once_more(registry):
+    """With nothing changed, the evaluation works for seconds less on every run."""
+    both = champion.against_champion([result("D"), result("E")], {"patients": THEN}, measured_again, False, registry())
+    assert both["pairs"]["dice"] == {"D": (0.5, 0.5), "E": (0.5, 0.5)} and both["reason"] == ""
+    assert both["differences"]["dice"]["mean"] == 0
+
+
+def test_a_champion_with_the_same_weights_and_another_threshold_is_measured(registry, monkeypatch):
+    monkeypatch.setattr(champion, "_weights", lambda *_: None)
+    monkeypatch.setattr(champion, "load_model", lambda _: ("network", {}))
+    other = champion.against_champion([result("D")], {"patients": THEN}, measured_again, False, registry("another"))
+    assert "measured again" in other["reason"]
 
 
 @pytest.fixture
