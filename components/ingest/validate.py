@@ -72,7 +72,7 @@ def validate(case: Case, source: Path, target: Path, b_value_set: float = 0) -> 
     slug = case_slug(case.name)
     files = {kind: f"{slug}_{kind}.nii.gz" for kind in volumes}
     for kind, volume in volumes.items():
-        write(target / files[kind], volume, geometry.canonical_affine)
+        write(target / files[kind], volume, geometry.canonical_space)
     lesion_voxels = int(volumes["mask"].sum()) if case.mask else None
     lesion_ml = lesion_voxels * float(np.prod(voxel_mm)) / 1000 if case.mask and voxel_mm else None
     return Record(
@@ -92,7 +92,7 @@ def validate(case: Case, source: Path, target: Path, b_value_set: float = 0) -> 
         lesion_ml=lesion_ml,
         adc_unit_found=adc_unit,
         portrait=portrait(image),
-        repairs=repairs,
+        repairs=list(dict.fromkeys(repairs)),
     )
 
 

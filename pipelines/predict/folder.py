@@ -124,8 +124,8 @@ def _say(rows: list[Row], found: Found, target: Path) -> None:
     for row in refused:
         logging.info("refused    %s: %s", row.case, row.refused)
     for row in rows:
-        for line in row.noted:
-            logging.info("noted      %s: %s", row.case, line)
+        if row.noted:
+            logging.info("noted      %s: %s", row.case, row.noted)
         if row.reasons:
             logging.info("review     %s: %s", row.case, row.reasons)
     if found.ignored:

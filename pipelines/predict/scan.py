@@ -59,5 +59,7 @@ def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state
     print(f"{target}: {found.volume} ({segmenter.uri}, MLflow run {run}). Research use only.")
     if segmenter.synthetic:
         print(f"This model {WARNING}.")
+    for line in found.noted:
+        print(f"Noted: {line}.")
     if found.review:
         print(f"Needs review: {found.review}.")

@@ -25,7 +25,7 @@ class Prediction:
     mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it, ""
     where nothing is unusual.
     image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, to be drawn.
-    noted: what was assumed of the scan, a line each.
+    noted: what was assumed of the scan or mended in its header, a line each.
     """
 
     mask: bytes
@@ -124,10 +124,10 @@ class Segmenter:
             blob = file_bytes(scan)
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
-            columns, noted = {"scan": [blob]}, ()
+            columns, noted = {"scan": [blob]}, geometry.repairs
             if self.sees_adc:
-                adc_blob, noted = self._adc(adc, b0, b_values or [], image, geometry)
-                columns["adc"] = [adc_blob]
+                adc_blob, said = self._adc(adc, b0, b_values or [], image, geometry)
+                columns["adc"], noted = [adc_blob], noted + said
             asked = {"probability": True} if probability else None
             row = self.model.predict(pd.DataFrame(columns), params=asked).iloc[0]
         except OSError as error:
@@ -155,7 +155,7 @@ class Segmenter:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
         b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
-        return nifti_bytes(geometry.native(computed), geometry.affine), (*b.said, f"ADC computed from b0, {b.origin}")
+        return nifti_bytes(geometry.native(computed), geometry.space), (*b.said, f"ADC computed from b0, {b.origin}")
 
 
 def _version_behind(uri: str) -> str:

@@ -260,6 +260,25 @@ def test_an_adc_map_flipped_against_its_scan_is_right_once_both_are_canonical(tm
     assert record.repairs == ["ADC stored as LAS, the DWI as RAS: both made RAS"]
 
 
+def test_a_scan_with_two_places_keeps_both_and_the_millimetres_between_them_are_said(
+    tmp_path, scan, write_case, validated
+):
+    folder = write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"], mask=scan["mask"])
+    moved = AFFINE.copy()
+    moved[:3, 3] = 3, 0, 4
+    for path in folder.rglob("*.nii.gz"):
+        image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj)[::-1], None)
+        image.set_qform(AFFINE @ np.diag([-1, 1, 1, 1]), 1)
+        image.set_sform(moved @ np.diag([-1, 1, 1, 1]), 4)
+        nib.save(image, path)
+    record, volumes = validated(folder)
+    (said,) = record.repairs
+    assert "two places for the scan, up to 5.0 mm apart" in said
+    for volume in volumes.values():
+        assert (volume.header["qform_code"], volume.header["sform_code"]) == (1, 4)
+        assert np.linalg.norm((volume.get_sform() - volume.get_qform())[:3, 3]) == pytest.approx(5)
+
+
 def test_a_trailing_axis_of_one_is_dropped_and_said(tmp_path, scan, write_case, validated):
     record, volumes = validated(write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"][..., None], mask=scan["mask"]))
     assert record.shape == volumes["dwi"].shape == (32, 24, 5)
