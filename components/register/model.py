@@ -34,9 +34,9 @@ class LesionSegmenter(PythonModel):
     A model that sees the ADC map too has a column `adc` for it, in any of the usual units.
 
     Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, with the scan's shape, both forms and their
-    codes); `lesion_ml`, its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the confidence
-    `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, "" where
-    nothing is unusual, None where the model does not know what is usual. With the parameter `probability` also
+    codes); `lesion_ml`, its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the
+    confidence `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, ""
+    where nothing is unusual, None where the model does not know what is usual. With the parameter `probability` also
     `probability`, a calibrated lesion probability for each voxel (float32) as the mask is stored.
 
     One scan at a time, however many ask: memory stays that of one.

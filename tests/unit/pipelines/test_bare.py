@@ -68,7 +68,7 @@ def test_scaling_a_trailing_axis_and_a_missing_orientation_stay_what_they_are(tm
 @pytest.mark.parametrize("codes", [(1, 4), (1, 0), (0, 1)])
 def test_both_forms_and_their_codes_stay(tmp_path, make_scan, codes):
     image = telling(make_scan()[0])
-    turned = image.affine @ np.array([[1, 0, 0, 3], [0, 0.9, -0.4, 8], [0, 0.4, 0.9, -6], [0, 0, 0, 1]])
+    turned = np.array([[1, 0, 0, 3], [0, 0.96, -0.28, 8], [0, 0.28, 0.96, -6], [0, 0, 0, 1]]) @ image.affine
     image.set_qform(image.affine, codes[0])
     image.set_sform(turned, codes[1])
     path, clean = stored(tmp_path, image), tmp_path / "clean.nii.gz"

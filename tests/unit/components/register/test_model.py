@@ -62,7 +62,7 @@ def test_the_mask_has_the_scans_shape_and_affine_and_holds_zeros_and_ones(segmen
 @pytest.mark.parametrize("codes", [(1, 4), (1, 0), (0, 1), (0, 0)])
 def test_mask_and_probabilities_carry_the_scans_own_forms_and_codes(segmenter, codes):
     image = scan()
-    moved = RAS @ np.array([[1, 0, 0, 3], [0, 0.9, -0.4, 8], [0, 0.4, 0.9, -6], [0, 0, 0, 1]])
+    moved = np.array([[1, 0, 0, 3], [0, 0.96, -0.28, 8], [0, 0.28, 0.96, -6], [0, 0, 0, 1]]) @ RAS
     image.set_qform(RAS, codes[0])
     image.set_sform(moved, codes[1])
     out = segmenter().predict(None, pd.DataFrame({"scan": [image.to_bytes()]}), params={"probability": True})
