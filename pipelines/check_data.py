@@ -14,10 +14,10 @@ from pipelines.upload import files_of
 PAGE = "data-report.html"
 
 
-def check_data(data: str, state: Path, b_value: float = 0) -> int:
+def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool = True) -> int:
     """Print and draw what would be ingested, repaired and refused; 0 where a run could start with it.
 
-    `b_value` as for a run.
+    `b_value` and `modality_check` as for a run.
 
     Raises:
         StepError: nothing there, or no layout recognised.
@@ -38,7 +38,10 @@ def check_data(data: str, state: Path, b_value: float = 0) -> int:
             found = discover(files_of(source))
         else:
             raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
-        facts = check(found, source, target, b_value) | {"data_uri": data, "data_version": "not uploaded"}
+        facts = check(found, source, target, b_value, modality_check) | {
+            "data_uri": data,
+            "data_version": "not uploaded",
+        }
         state.mkdir(exist_ok=True)
         state.chmod(0o700)  # the page shows scans
         write_report(facts, target, state / PAGE)

@@ -53,6 +53,7 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
         n4_bias_correction: bool = DEFAULT.n4_bias_correction,
         inputs: str = DEFAULT.inputs,
         b_value: float = DEFAULT.b_value,
+        modality_check: bool = DEFAULT.modality_check,
         carry_split: bool = DEFAULT.carry_split,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
@@ -67,7 +68,12 @@ def build(images: dict[str, str], equip: Callable[[str, PipelineTask], None] = l
             carry_split=carry_split,
         )
         looked.set_caching_options(False)
-        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], b_value=b_value)
+        ingested = ingest_step(
+            data_uri=data_uri,
+            data_version=looked.outputs["data_version"],
+            b_value=b_value,
+            modality_check=modality_check,
+        )
         cases, report = ingested.outputs["cases"], ingested.outputs["report"]
         sliced = preprocess_step(
             cases=cases,

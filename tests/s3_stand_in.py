@@ -36,10 +36,10 @@ DIALECTS = {
     "AWS": Dialect(batch=(MD5, CRC32)),
     "MinIO, old": Dialect(batch=(MD5,)),
     "MinIO, new": Dialect(batch=(MD5, CRC32)),
-    "Ceph RGW, old": Dialect(batch=(MD5,), checksums=False),
-    "Ceph RGW, new": Dialect(),
+    "Ceph RGW": Dialect(batch=(MD5,)),
     "SeaweedFS 4.34": Dialect(cuts_at=400),
-    "rclone": Dialect(checksums=False),
+    "rclone": Dialect(),
+    "a store that knows no checksums but MD5": Dialect(batch=(MD5,), checksums=False),
     "a store without batch deletes": Dialect(batch=None),
     "a store with ETags of its own": Dialect(own_etags=True),
 }

@@ -12,11 +12,13 @@ from components.core.likeness import portrait
 from components.core.storage import file_sha256, local_path
 from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
 from components.ingest.discover import Case
-from components.unet.head import find_head
+from components.unet.head import Head, find_head
+from components.unet.modality import require_dwi
 from components.unet.symmetry import left_right_axis
 
 BINARY_TOLERANCE = 1e-3
 MOST_LESION = 0.5
+INSIST = 'If it is a DWI all the same: SET="modality_check=false".'
 
 
 @dataclass
@@ -47,17 +49,22 @@ class Record:
         return asdict(self)
 
 
-def validate(case: Case, source: Path, target: Path, b_value_set: float = 0) -> Record:
+def validate(case: Case, source: Path, target: Path, b_value_set: float = 0, modality_check: bool = True) -> Record:
     """Check one downloaded case, write its canonical, de-identified volumes to `target`, and describe it.
 
     `b_value_set`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
+    `modality_check`: refuse a scan whose intensities say that it is no DWI.
 
     Raises:
         BadVolume: the reason why the case is refused.
     """
     image, geometry = _assemble(case.image, source)
     voxel_mm = geometry.voxel_mm
-    repairs = [*geometry.repairs, *_check_image(image, case), *_about_head(image, voxel_mm)]
+    repairs = [*geometry.repairs, *_check_image(image, case)]
+    head = find_head(image, voxel_mm)
+    if modality_check:
+        require_dwi(image, voxel_mm, head, INSIST)
+    repairs += _about_head(head, voxel_mm)
     volumes, adc_unit = {"dwi": image}, None
     if case.adc or case.b0:
         adc, adc_unit, said = _adc(case, source, image, geometry, b_value_set)
@@ -138,9 +145,8 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
     return []
 
 
-def _about_head(image: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> list[str]:
+def _about_head(head: Head, voxel_mm: tuple[float, float, float] | None) -> list[str]:
     """What is assumed of the head where the file has no orientation and no millimetres, or no head is found."""
-    head = find_head(image, voxel_mm)
     said = [] if head.found else ["no head found: the whole plane is taken"]
     if voxel_mm is None and head.found:
         axis = ("first", "second")[left_right_axis(head.mask)]

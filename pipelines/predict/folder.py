@@ -16,11 +16,14 @@ from pipelines.predict.segmenter import Segmenter
 TABLE, PAGE = "predictions.csv", "predictions.html"
 
 
-def predict_folder(source: Path, target: Path, model: str, state: Path, probability: bool) -> None:
+def predict_folder(
+    source: Path, target: Path, model: str, state: Path, probability: bool, modality_check: bool = True
+) -> None:
     """Segment every scan under `source`, one at a time, into the folder `target`.
 
     It gets `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
-    `predictions.html`. What an earlier call made there is replaced; anything else is left alone.
+    `predictions.html`. What an earlier call made there is replaced; anything else is left alone. Without
+    `modality_check` what looks like an ADC map or a b0 image is segmented too.
 
     Raises:
         StepError: no scans there, none that could be segmented, no such model, or `target` holds what is not ours.
@@ -37,7 +40,8 @@ def predict_folder(source: Path, target: Path, model: str, state: Path, probabil
                 local_path(target, left).unlink(missing_ok=True)
         for folder in ("masks", "probabilities")[: 1 + probability]:
             (target / folder).mkdir(parents=True, exist_ok=True)
-        rows, pictures = _segment_all(found, source.resolve(), target, segmenter, probability)
+        asked = {"probability": probability, "modality_check": modality_check}
+        rows, pictures = _segment_all(found, source.resolve(), target, segmenter, asked)
         write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
     except OSError as error:
         raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
@@ -46,7 +50,7 @@ def predict_folder(source: Path, target: Path, model: str, state: Path, probabil
         logging.warning("%s %s", segmenter.uri, WARNING)
 
 
-def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, probability: bool):
+def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool]):
     rows, pictures, done = [], [], 0
     table = Table(target / TABLE)
     for name, why in sorted(found.refused.items()):
@@ -54,7 +58,7 @@ def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter,
         table.add(rows[-1])
     try:
         for case in progress(found.cases, total=len(found.cases), what="segmented"):
-            row, drawn = _segment(case, source, target, segmenter, probability, table, len(pictures) < MOST_PICTURED)
+            row, drawn = _segment(case, source, target, segmenter, asked, table, len(pictures) < MOST_PICTURED)
             rows.append(row)
             pictures += [drawn] * bool(drawn)
             done += 1
@@ -68,18 +72,18 @@ def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter,
 
 
 def _segment(
-    case: Case, source: Path, target: Path, segmenter: Segmenter, probability: bool, table: Table, draw_it: bool
+    case: Case, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool], table: Table, draw_it: bool
 ):
     files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
     try:
         b_values = [source / key for key in case.b_values]
-        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, probability=probability)
+        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, **asked)
     except BadVolume as reason:
         row = Row(case.name, case.image[0], str(reason))
         table.add(row)
         return row, None
     row = Row.of(case.name, case.image[0], prediction, segmenter.named)
-    outputs = dict(zip(("mask", "probability"), _outputs(case, probability), strict=False))
+    outputs = dict(zip(("mask", "probability"), _outputs(case, asked["probability"]), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)
     table.add(row)  # before the files: whatever stops us, what is there is listed

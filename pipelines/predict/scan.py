@@ -10,11 +10,19 @@ from pipelines.files import write_bytes
 from pipelines.predict.segmenter import Segmenter
 
 
-def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state: Path, probability: bool) -> None:
+def predict_scan(
+    source: Path,
+    adc: Path | None,
+    target: Path,
+    model: str,
+    state: Path,
+    probability: bool,
+    modality_check: bool = True,
+) -> None:
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
     `adc` is its ADC map, for a model that needs one. With `probability` the lesion probabilities go beside the mask,
-    `NAME_probability.nii.gz` for `NAME.nii.gz`.
+    `NAME_probability.nii.gz` for `NAME.nii.gz`. Without `modality_check` also what looks like an ADC map or a b0 image.
 
     Raises:
         StepError: an input is not there or not a scan, the output is no NIfTI name, or there is no such model.
@@ -46,7 +54,7 @@ def predict_scan(source: Path, adc: Path | None, target: Path, model: str, state
     if segmenter.sees_adc and not adc:
         raise StepError(f"{model} sees the ADC map too: make predict INPUT={source} ADC=adc.nii.gz OUTPUT=...")
     try:
-        found = segmenter.segment(source, adc, probability=probability)
+        found = segmenter.segment(source, adc, probability=probability, modality_check=modality_check)
     except BadVolume as reason:
         raise StepError(f"INPUT={source}: {reason}") from None
     try:

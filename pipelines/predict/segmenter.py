@@ -15,7 +15,10 @@ from components.core.machine import sources_digest
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory
 from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from components.ingest.validate import INSIST
 from components.register.seal import broken_seal
+from components.unet.head import find_head
+from components.unet.modality import require_dwi
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,12 @@ class Segmenter:
         b0: Path | None = None,
         b_values: list[Path] | None = None,
         probability: bool = False,
+        modality_check: bool = True,
     ) -> Prediction:
         """The scan of a NIfTI file; from `b0` the ADC map is computed where there is none.
 
         `b_values` are the files beside the scan that may hold its b-value; without one, that which the model was
-        trained with counts.
+        trained with counts. `modality_check`: refuse a scan whose intensities say that it is no DWI.
 
         Raises:
             BadVolume: it breaks the input contract, with the reason.
@@ -124,12 +128,13 @@ class Segmenter:
             blob = file_bytes(scan)
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
+            if modality_check:
+                require_dwi(image, geometry.voxel_mm, find_head(image, geometry.voxel_mm), INSIST)
             columns, noted = {"scan": [blob]}, geometry.repairs
             if self.sees_adc:
                 adc_blob, said = self._adc(adc, b0, b_values or [], image, geometry)
                 columns["adc"], noted = [adc_blob], noted + said
-            asked = {"probability": True} if probability else None
-            row = self.model.predict(pd.DataFrame(columns), params=asked).iloc[0]
+            row = self.model.predict(pd.DataFrame(columns), params=self._asked(probability)).iloc[0]
         except OSError as error:
             raise BadVolume(f"it cannot be read ({error.strerror})") from None
         except Exception as error:  # the model's own refusal; its code is loaded with it, and so is its class
@@ -144,6 +149,12 @@ class Segmenter:
             row["mask"], row.get("probability"), float(row["lesion_ml"]), low, high, level,
             row.get("needs_review"), image, lesion > 0, noted,
         )  # fmt: skip
+
+    def _asked(self, probability: bool) -> dict[str, bool]:
+        """The model's parameters, as far as it knows them; the modality was checked here, for older models too."""
+        asked = {"modality_check": False} | ({"probability": True} if probability else {})
+        known = self.model.metadata.get_params_schema()
+        return {name: value for name, value in asked.items() if known and name in {p.name for p in known}}
 
     def _adc(
         self, adc: Path | None, b0: Path | None, b_values: list[Path], image: np.ndarray, geometry: Geometry

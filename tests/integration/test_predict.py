@@ -156,7 +156,7 @@ class TestFolder:
             "case": "a", "file": "a.nii.gz", "refused": "", "lesion_ml": "12.346", "lesion_ml_low": "10.000",
             "lesion_ml_high": "15.500", "interval_level": "0.9", "needs_review": "yes",
             "reasons": "uncertain; thin slices", "model": f"models:/{MODEL_NAME}/{version}",
-            "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz",
+            "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz", "noted": "",
         }  # fmt: skip
         page = (tmp_path / "out" / "predictions.html").read_text()
         assert "12.35 mL of lesion (90 % interval 10.00 to 15.50)" in page and "uncertain; thin slices" in page
@@ -295,6 +295,19 @@ class TestFolder:
         assert "noted" not in rows[0]
         path.write_text("".join(",".join(row) + "\r\n" for row in rows))
         assert segment(tmp_path / "in")["a"]["refused"] == ""
+
+    def test_an_adc_map_under_a_scans_name_is_refused_unless_the_user_insists(
+        self, champion, put, segment, make_head, tmp_path
+    ):
+        champion()
+        adc = make_head(fluid=3.0, tissue=0.8)
+        put(tmp_path / "in" / "a.nii.gz")
+        put(tmp_path / "in" / "b.nii.gz", adc)
+        rows = segment(tmp_path / "in")
+        assert "looks like an ADC map" in rows["b"]["refused"] and 'SET="modality_check=false"' in rows["b"]["refused"]
+        assert rows["a"]["refused"] == ""
+        predict_folder(tmp_path / "in", tmp_path / "out", CHAMPION, tmp_path / "state", False, modality_check=False)
+        assert table(tmp_path / "out")["b"]["refused"] == ""
 
     def test_a_model_that_sees_the_dwi_alone_leaves_the_adc_aside(self, champion, put, segment, make_scan, tmp_path):
         champion()

@@ -99,7 +99,7 @@ def test_what_a_store_that_cuts_objects_its_own_way_altered_is_noticed(store, mo
 
 
 def test_the_users_own_word_on_checksums_counts(store, monkeypatch):
-    store("rclone")
+    store("a store that knows no checksums but MD5")
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")
     with pytest.raises(StepError, match="NotImplemented"):
         Storage("s3://bucket").put("a", b"1")

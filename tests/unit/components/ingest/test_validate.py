@@ -337,6 +337,16 @@ def test_an_image_beyond_single_precision_is_refused(tmp_path, scan, write_case,
     assert "infinite" in refusal(write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"].astype(np.float64) * 1e300))
 
 
+def test_an_adc_map_in_a_scans_place_is_refused_unless_the_user_insists(
+    tmp_path, make_head, write_case, refusal, keys_of
+):
+    folder = write_case(tmp_path / "set", "sub-1", dwi=make_head(fluid=3.0, tissue=0.8))
+    said = refusal(folder)
+    assert "looks like an ADC map" in said and 'SET="modality_check=false"' in said
+    (case,) = discover(keys_of(folder)).cases
+    assert validate(case, folder, tmp_path / "validated", modality_check=False).case == "sub-1_ses-0001"
+
+
 def test_fewer_than_three_slices_are_refused(tmp_path, scan, write_case, refusal):
     assert refusal(write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"][:, :, :2])).startswith("2 slices, at least 3")
 
