@@ -77,8 +77,8 @@ test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1] [TARGET=kind|cluster]
-	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY" --target="$$TARGET"
+predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1] [SET="modality_check=false"] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY" --set="$$SET" --target="$$TARGET"
 
 serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001] [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --port="$$SERVE_PORT" --target="$$TARGET"

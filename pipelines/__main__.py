@@ -162,10 +162,11 @@ def _check_data(a) -> int:
     if not a.data:
         raise StepError("Which scans? make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     settings = presets.load(a.preset, a.set)
-    return check_data(_data(a), STATE, settings.b_value, a.target)
+    return check_data(_data(a), STATE, settings.b_value, settings.modality_check, a.target)
 
 
 def _predict(a) -> None:
+    from pipelines import presets
     from pipelines.predict.folder import predict_folder
     from pipelines.predict.scan import predict_scan
 
@@ -176,12 +177,13 @@ def _predict(a) -> None:
         Path(a.output).expanduser(),
         a.probability not in ("", "0"),
     )
+    modality_check = presets.load("demo", a.set).modality_check
     if not source.is_dir():
         adc = Path(a.adc).expanduser() if a.adc else None
-        return predict_scan(source, adc, target, a.model, STATE, probability, a.target)
+        return predict_scan(source, adc, target, a.model, STATE, probability, modality_check, a.target)
     if a.adc:
         raise StepError("ADC is for one scan; in a folder the ADC maps are found beside the DWI (NAME_adc.nii.gz).")
-    predict_folder(source, target, a.model, STATE, probability, a.target)
+    predict_folder(source, target, a.model, STATE, probability, modality_check, a.target)
 
 
 def _serve(a) -> None:
@@ -259,13 +261,16 @@ def _parser() -> argparse.ArgumentParser:
     checking = command("check-data", _check_data, "say what would be ingested, and change nothing")
     checking.add_argument("--data", required=True)
     checking.add_argument("--preset", default="demo")
-    checking.add_argument("--set", default="", help='of the settings b_value counts here: "b_value=800"')
+    checking.add_argument(
+        "--set", default="", help='of the settings b_value and modality_check count here: "b_value=800"'
+    )
     predicting = command("predict", _predict, "segment a scan, or a folder of them, with a registered model")
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
     predicting.add_argument("--probability", default="", help="1 writes the lesion probabilities too")
+    predicting.add_argument("--set", default="", help='of the settings "modality_check=false" counts here')
     serving = command("serve", _serve, "answer over HTTP with a registered model")
     serving.add_argument("--model", default="models:/dwi-attention-unet@champion")
     serving.add_argument("--port", default="5001")

@@ -24,10 +24,10 @@ from pipelines.upload import files_of, listed
 PAGE = "data-report.html"
 
 
-def check_data(data: str, state: Path, b_value: float = 0, place: str = "local") -> int:
+def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool = True, place: str = "local") -> int:
     """Print and draw what would be ingested, repaired and refused; 0 where a run could start with it.
 
-    `b_value` as for a run; `place` is the target whose storage `s3://` means.
+    `b_value` and `modality_check` as for a run; `place` is the target whose storage `s3://` means.
 
     Raises:
         StepError: nothing there, or no layout recognised.
@@ -46,7 +46,8 @@ def check_data(data: str, state: Path, b_value: float = 0, place: str = "local")
             found = discover(files_of(source))
         else:
             raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
-        facts = check(found, source, cases, b_value) | {"data_uri": data, "data_version": "not uploaded"}
+        facts = check(found, source, cases, b_value, modality_check)
+        facts |= {"data_uri": data, "data_version": "not uploaded"}
         state.mkdir(exist_ok=True)
         state.chmod(0o700)  # the page shows scans
         write_report(facts, cases, state / PAGE)
@@ -74,7 +75,7 @@ def require_usable(data: str, settings: Settings) -> None:
         if _is_enough(found, folder, Path(temporary), settings):
             return
         cases = Path(temporary) / "cases"
-        facts = check(found, folder, cases, settings.b_value) | {"data_uri": data}
+        facts = check(found, folder, cases, settings.b_value, settings.modality_check) | {"data_uri": data}
         (cases / "cases.json").write_text(json.dumps(facts))
         log_summary(facts)
         require_enough(facts)
@@ -85,7 +86,8 @@ def _is_enough(found: Found, source: Path, target: Path, settings: Settings) -> 
     patients, predictions = set(), Predictions(found.tables, source)
     for case in found.cases:
         try:
-            record = validate(case, source, target, settings.b_value, predictions) if case.mask else None
+            given = settings.b_value, settings.modality_check, predictions
+            record = validate(case, source, target, *given) if case.mask else None
         except BadVolume:
             continue
         if record and record.lesion_voxels and (settings.inputs == "dwi" or "adc" in record.files):

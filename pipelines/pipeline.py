@@ -61,6 +61,7 @@ def build(
         n4_bias_correction: bool = DEFAULT.n4_bias_correction,
         inputs: str = DEFAULT.inputs,
         b_value: float = DEFAULT.b_value,
+        modality_check: bool = DEFAULT.modality_check,
         carry_split: bool = DEFAULT.carry_split,
         precision: str = DEFAULT.precision,
         memory_format: str = DEFAULT.memory_format,
@@ -76,7 +77,12 @@ def build(
             run_name=run_name,
         )
         looked.set_caching_options(False)
-        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], b_value=b_value)
+        ingested = ingest_step(
+            data_uri=data_uri,
+            data_version=looked.outputs["data_version"],
+            b_value=b_value,
+            modality_check=modality_check,
+        )
         cases = ingested.outputs["cases"]
         sliced = preprocess_step(
             cases=cases,

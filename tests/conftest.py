@@ -39,6 +39,25 @@ def make_scan() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 
 @pytest.fixture(scope="session")
+def make_head() -> Callable[..., np.ndarray]:
+    """make_head(fluid, tissue, lesion=tissue) -> a head (96, 96, 9), 2 mm pixels: fluid in its middle and at its rim.
+
+    The lesion fills a fifth of one side. Without `air` that is its own, there is none.
+    """
+
+    def make(fluid: float, tissue: float, lesion: float | None = None, air: np.ndarray | float = 0) -> np.ndarray:
+        x, y, _ = np.meshgrid(*[np.linspace(-1, 1, n) for n in (96, 96, 9)], indexing="ij")
+        radius, shape = np.hypot(x / 0.72, y / 0.85), x.shape
+        head = np.full(shape, tissue)
+        head[(x + 0.4) ** 2 + (y - 0.1) ** 2 < 0.05] = tissue if lesion is None else lesion
+        head[(np.hypot(x / 0.14, y / 0.3) < 1) | ((radius > 0.82) & (np.cos(9 * np.arctan2(y, x)) > 0.2))] = fluid
+        grain = np.random.default_rng(0).normal(1, 0.05, shape)
+        return np.where(radius < 1, head * grain, air).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def write_case() -> Callable[..., Path]:
     """write_case(folder, "sub-1", dwi=..., mask=..., adc=...) writes one session in the ISLES'22 (BIDS) layout.
 

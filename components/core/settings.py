@@ -68,6 +68,8 @@ class Settings(BaseModel):
     """What the network sees: three slices of the DWI, or of the DWI and of the ADC map."""
     b_value: float = Field(0.0, ge=0, le=10_000)
     """b-value of a DWI that has a b0 but no .bval file or sidecar that says it, s/mm²; 0 takes 1000 and says so."""
+    modality_check: bool = True
+    """Refuse a scan whose intensities say that it is an ADC map or a b0 image; false takes it as a DWI."""
     carry_split: bool = Field(
         True,
         description="Keep every patient of earlier registered runs in its subset; false draws all anew, and no fair "

@@ -30,6 +30,15 @@ LEAST_RIGHT_ANGLE = 0.98
 """A voxel's volume over the product of its sides: 1 at right angles, 0.98 where two of its axes stand at 78 degrees."""
 SAME_SIZE = 0.05
 """How far two statements of a voxel's side may differ, as a share of it."""
+SAME_PLACE_MM = 0.1
+"""How far qform and sform may place a voxel of the scan apart before it is said."""
+FORMS = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+"""What a NIfTI header says of where its voxels lie, beside their sizes."""
+NIBABEL_LENGTH, ROUNDED_LENGTH = 1 + 3e-7, 1 + 2e-4
+"""Squared length of a quaternion: what nibabel takes, and what four decimals can make of 1."""
 GZIP, GZIP_PIECE, MOST_GZIP_MEMBERS = b"\x1f\x8b", 2**16, 2**15
 """bgzip parts a file into members of 64 KiB: 32,768 of them hold more than the largest scan."""
 BOMB_BYTES, BOMB_RATIO = 2**28, 200
@@ -49,12 +58,15 @@ class Geometry:
     """How a stored array lies in space.
 
     shape: as stored, a trailing axis of length one included. affine: voxel to RAS+ millimetres,
-    None where the file has none. repairs: what had to be assumed or dropped on reading.
+    None where the file has none. repairs: what had to be assumed or dropped on reading. space: a header that says
+    where the voxels lie as the file does (qform, sform, both codes, voxel sizes, unit), and nothing else; other
+    programs place what carries it where they place the scan.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray | None
     repairs: tuple[str, ...] = ()
+    space: nib.Nifti1Header | None = None
 
     @property
     def orientation(self) -> str | None:
@@ -79,6 +91,24 @@ class Geometry:
         if self.affine is None:
             return None
         return self.affine @ nib.orientations.inv_ornt_aff(self._to_canonical(), self.shape[:3])
+
+    @property
+    def canonical_space(self) -> nib.Nifti1Header | None:
+        """The header `space` for the volume in RAS+: what of both forms there is, turned alike."""
+        if self.space is None:
+            return None
+        turn = nib.orientations.inv_ornt_aff(self._to_canonical(), self.shape[:3])
+        sform, qform = self.space.get_sform(coded=True), _qform(self.space)
+        if sform[0] is None and qform is None:
+            return _space_of(self.affine @ turn)
+        space = nib.Nifti1Header()
+        space.set_xyzt_units("mm")
+        space["pixdim"][1:4] = self.voxel_mm
+        if sform[0] is not None:
+            space.set_sform(sform[0] @ turn, int(sform[1]))
+        if qform is not None:
+            space.set_qform(qform @ turn, int(self.space["qform_code"]))
+        return space
 
     @property
     def voxel_mm(self) -> tuple[float, float, float] | None:
@@ -181,7 +211,8 @@ def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
         if np.isinf(head["scl_slope"]):
             raise BadVolume("the header says that intensities scale by infinity")
         slope, intercept = head.get_slope_inter()
-        affine = np.asarray(head.get_best_affine(), dtype=np.float64)
+        space, mended = _space(head)
+        affine = np.asarray(space.get_best_affine(), dtype=np.float64)
     except BadVolume:
         raise
     except Exception as error:
@@ -191,7 +222,7 @@ def _read_nifti(blob: bytes) -> tuple[np.ndarray, Geometry]:
             data *= np.float32(slope)
             data += np.float32(intercept)
     _check_affine(affine)
-    geometry = Geometry(shape, affine, repairs + _assumed(head, affine))
+    geometry = Geometry(shape, affine, repairs + mended + _assumed(space, affine), space)
     return geometry.canonical(data), geometry
 
 
@@ -223,28 +254,81 @@ def _unpacked(blob: bytes, most: int) -> tuple[bytearray | bytes, bool]:
     return raw, reader.eof and at == len(blob)
 
 
-def _assumed(head: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
+def _space(head: nib.Nifti1Header) -> tuple[nib.Nifti1Header, tuple[str, ...]]:
+    """What a header says of where its voxels lie, without what the standard or rounding mends, and what that was.
+
+    Raises:
+        BadVolume: the qform is what counts, and it is no rotation.
+    """
+    space = nib.Nifti1Header()
+    for field in (*FORMS, "dim"):
+        space[field] = head[field]
+    space["pixdim"][:4], space["xyzt_units"] = head["pixdim"][:4], int(head["xyzt_units"]) & 7
+    if not space["qform_code"]:
+        return space, ()
+    said, qfac, counts = [], float(space["pixdim"][0]), not space["sform_code"]
+    if qfac == 0:
+        space["pixdim"][0] = 1
+        said.append("qfac (pixdim[0]) is 0 in the header: taken as 1, as the NIfTI standard says")
+    elif abs(qfac) != 1 and counts:
+        raise BadVolume(f"the header's qfac (pixdim[0]) is {qfac:g}, not 1 or -1: its qform is no rotation")
+    quaternion = np.array([space[f"quatern_{axis}"] for axis in "bcd"], np.float64)
+    squared = float(quaternion @ quaternion)
+    if NIBABEL_LENGTH < squared <= ROUNDED_LENGTH:
+        for axis, value in zip("bcd", quaternion / np.sqrt(squared), strict=True):
+            space[f"quatern_{axis}"] = value
+        said.append(f"the header's quaternion has length {np.sqrt(squared):.7g} by rounding: made 1")
+    elif not squared <= ROUNDED_LENGTH and counts:
+        raise BadVolume(f"the header's quaternion has length {np.sqrt(squared):.3g}, not 1: its qform is no rotation")
+    return space, tuple(said)
+
+
+def _qform(space: nib.Nifti1Header) -> np.ndarray | None:
+    """The affine of the qform; None where there is none, or it is no rotation."""
+    try:
+        affine = space.get_qform(coded=True)[0]
+    except (nib.spatialimages.HeaderDataError, ValueError):
+        return None
+    return affine if affine is not None and np.isfinite(affine).all() else None
+
+
+def _space_of(affine: np.ndarray) -> nib.Nifti1Header:
+    space = nib.Nifti1Header()
+    space.set_sform(affine, "aligned")
+    space.set_qform(affine, "unknown")
+    space.set_xyzt_units("mm")
+    return space
+
+
+def _assumed(space: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
     """What the header leaves open or says twice, and how it was taken."""
     said = []
-    sform, qform = (int(head[f"{form}_code"]) > 0 for form in ("sform", "qform"))
-    if not sform and not qform:
+    sform, qform = int(space["sform_code"]) > 0, _qform(space)
+    if not sform and qform is None:
         said.append("no orientation in the header: assumed as the NIfTI standard says (LAS)")
     if sform:
-        sides, stated = nib.affines.voxel_sizes(affine), np.abs(head["pixdim"][1:4])
+        sides, stated = nib.affines.voxel_sizes(affine), np.abs(space["pixdim"][1:4])
         if (np.abs(stated - sides) > SAME_SIZE * sides).any():
             said.append(f"the header says twice how large a voxel is: {_sides(sides)} taken, not {_sides(stated)}")
-    if sform and qform:
-        try:
-            other = head.get_qform()
-            differ = ornt2axcodes(_closest_axes(other)) != ornt2axcodes(_closest_axes(affine))
-        except Exception:  # it is none, and not needed
-            differ = False
-        if differ:
-            said.append("the header holds two orientations: that of the sform taken, not that of the qform")
-    unit = int(head["xyzt_units"]) & 7
+    if sform and qform is not None:
+        apart = _most_apart(affine, qform, space.get_data_shape()[:3])
+        one_way = ornt2axcodes(_closest_axes(qform)) == ornt2axcodes(_closest_axes(affine))
+        if apart > SAME_PLACE_MM or not one_way:
+            what = "places for the scan" if one_way else "orientations"
+            said.append(
+                f"the header holds two {what}, up to {apart:.1f} mm apart: that of the sform taken, not that of the "
+                "qform, which some other programs take"
+            )
+    unit = int(space["xyzt_units"])
     if unit not in (0, 2):
         said.append("the header measures in another unit than millimetres: taken as millimetres")
     return tuple(said)
+
+
+def _most_apart(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+    """How far apart two affines place a voxel of a grid at most, mm: at one of its corners."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
+    return float(np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max())
 
 
 def _sides(millimetres: np.ndarray) -> str:
@@ -308,24 +392,33 @@ def require_same_grid(what: str, other: np.ndarray, other_geometry: Geometry, im
         raise BadVolume(f"the {what} and the image are not of one format: one has a geometry, the other has none")
     if a is None:
         return
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape])).reshape(3, -1)
-    shift = np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max()
+    shift = _most_apart(a, b, image.shape)
     if shift > AFFINE_TOLERANCE * min(geometry.voxel_mm):
         raise BadVolume(f"the {what} lies up to {shift:.1f} mm off the image (their affines differ)")
 
 
-def nifti_bytes(data: np.ndarray, affine: np.ndarray | None, mark: str = "") -> bytes:
-    """A `.nii.gz` file whose header holds geometry and `mark`, nothing else; the same bytes for the same input."""
-    image = nib.Nifti1Image(data, np.eye(4) if affine is None else affine)
-    image.header["descrip"] = mark
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+def nifti_bytes(data: np.ndarray, space: nib.Nifti1Header | np.ndarray | None, mark: str = "") -> bytes:
+    """A `.nii.gz` file whose header holds geometry and `mark`, nothing else; the same bytes for the same input.
+
+    space: of a `Geometry`, for what lies where its scan does; or an affine.
+    """
+    if not isinstance(space, nib.Nifti1Header):
+        space = _space_of(np.eye(4) if space is None else space)
+    header = space.copy()
+    header.set_data_dtype(data.dtype)
+    header.set_data_shape(data.shape)
+    header.set_slope_inter(1, 0)
+    header["descrip"] = mark
+    header["vox_offset"] = HEADER_BYTES
+    voxels = data.astype(header.get_data_dtype(), copy=False).tobytes(order="F")
+    padding = bytes(HEADER_BYTES - header.sizeof_hdr)
+    return gzip.compress(header.binaryblock + padding + voxels, compresslevel=1, mtime=0)
 
 
-def write(path: Path, data: np.ndarray, affine: np.ndarray | None) -> None:
+def write(path: Path, data: np.ndarray, space: nib.Nifti1Header | np.ndarray | None) -> None:
     """Write a `.nii.gz` (see `nifti_bytes`); it appears whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(nifti_bytes(data, affine))
+    part.write_bytes(nifti_bytes(data, space))
     part.rename(path)
 
 

@@ -54,7 +54,7 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
         probability = predict_volume(network, facts, volume, record["slice_numbers"], adc, record["voxel_mm"], head)
         predicted = lesion_mask(probability, facts, record["voxel_mm"])
         if masks:
-            write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.affine)
+            write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.space)
         found = findings(probability, predicted, volume, record["voxel_mm"], facts, head)
         counted = probability >= COUNTED
         both = (probability[counted], calibrated(probability[counted], facts))

@@ -3,13 +3,16 @@ from kfp.dsl import HTML, Dataset, Output
 
 
 @dsl.component(base_image="dwi-stroke-python", install_kfp_package=False)
-def ingest(data_uri: str, data_version: str, b_value: float, cases: Output[Dataset], report: Output[HTML]):
+def ingest(
+    data_uri: str, data_version: str, b_value: float, modality_check: bool, cases: Output[Dataset], report: Output[HTML]
+):
     """Download and validate every scan; bad ones are refused by name, the others go on.
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
         data_version: Digest of what is there, from fingerprint.
         b_value: s/mm² of a DWI that has a b0 but no .bval file or sidecar that says it; 0 takes 1000 and says so.
+        modality_check: Refuse a scan whose intensities say that it is an ADC map or a b0 image, not a DWI.
         cases: Validated, de-identified volumes in one orientation, cases.json, and the report.
         report: What was found, repaired, refused and why.
     """
@@ -19,4 +22,4 @@ def ingest(data_uri: str, data_version: str, b_value: float, cases: Output[Datas
     from components.ingest.ingest import ingest as run
 
     with step("ingest"):
-        run(data_uri, data_version, Path(cases.path), Path(report.path), b_value)
+        run(data_uri, data_version, Path(cases.path), Path(report.path), b_value, modality_check)

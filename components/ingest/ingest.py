@@ -24,17 +24,20 @@ ABOUT = {DESCRIPTION, participants.FILE}
 """What is read besides the scans."""
 
 
-def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: float = 0) -> None:
+def ingest(
+    data_uri: str, data_version: str, cases: Path, page: Path, b_value: float = 0, modality_check: bool = True
+) -> None:
     """Download, validate and keep every case under `data_uri`.
 
     `b_value`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
+    `modality_check`: refuse a scan whose intensities say that it is no DWI.
     Writes `cases/cases.json`, the canonical volumes and the report beside it, and the report as `page` (HTML).
 
     Raises:
         StepError: an impossible setting, the bucket changed since `data_version`, or too few patients with a lesion
             are left.
     """
-    checked({"b_value": b_value})
+    checked({"b_value": b_value, "modality_check": modality_check})
     storage = Storage(data_uri)
     objects = storage.list_until(lambda listed: digest_of(listed) == data_version)
     if digest_of(objects) != data_version:
@@ -43,7 +46,10 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: f
     wanted = found.wanted | ABOUT
     downloads = scratch() / f"ingest-{data_version[:16]}"
     storage.download([o for o in objects if o.key in wanted], downloads)
-    facts = check(found, downloads, cases, b_value) | {"data_uri": data_uri, "data_version": data_version}
+    facts = check(found, downloads, cases, b_value, modality_check) | {
+        "data_uri": data_uri,
+        "data_version": data_version,
+    }
     (downloads / participants.FILE).unlink(missing_ok=True)  # ages and names may stand in it
     (cases / "cases.json").write_text(json.dumps(facts, indent=1))
     write_report(facts, cases, page)
@@ -53,7 +59,7 @@ def ingest(data_uri: str, data_version: str, cases: Path, page: Path, b_value: f
     require_enough(facts)
 
 
-def check(found: Found, source: Path, target: Path, b_value: float = 0) -> dict:
+def check(found: Found, source: Path, target: Path, b_value: float = 0, modality_check: bool = True) -> dict:
     """Validate the found cases from `source` into `target`, in parallel; the content of `cases.json`."""
     target.mkdir(parents=True, exist_ok=True)
     cases, predictions = [*found.cases, *found.unclear], Predictions(found.tables, source)
@@ -62,7 +68,7 @@ def check(found: Found, source: Path, target: Path, b_value: float = 0) -> dict:
 
     def attempt(case: Case) -> Record | str:
         try:
-            return validate(case, source, target, b_value, predictions)
+            return validate(case, source, target, b_value, modality_check, predictions)
         except BadVolume as reason:
             return str(reason)
 

@@ -13,11 +13,13 @@ from components.core.storage import file_sha256, local_path
 from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
 from components.ingest.found import Case
 from components.ingest.labels import NO_PREDICTIONS, Predictions, labelled
-from components.unet.head import find_head
+from components.unet.head import Head, find_head
+from components.unet.modality import require_dwi
 from components.unet.symmetry import left_right_axis
 
 BINARY_TOLERANCE = 1e-3
 MOST_LESION = 0.5
+INSIST = 'If it is a DWI all the same: SET="modality_check=false".'
 
 
 @dataclass
@@ -49,11 +51,13 @@ class Record:
 
 
 def validate(
-    case: Case, source: Path, target: Path, b_value_set: float = 0, predictions: Predictions = NO_PREDICTIONS
-) -> Record:
+    case: Case, source: Path, target: Path, b_value_set: float = 0, modality_check: bool = True,
+    predictions: Predictions = NO_PREDICTIONS,
+) -> Record:  # fmt: skip
     """Check one downloaded case, write its canonical, de-identified volumes to `target`, and describe it.
 
     `b_value_set`, s/mm², is that of a DWI with a b0 but no file beside it that says it; 0 where it is unknown.
+    `modality_check`: refuse a scan whose intensities say that it is no DWI.
     `predictions` are the masks that tables in the data set list as predicted.
 
     Raises:
@@ -62,7 +66,11 @@ def validate(
     case, about_labels = labelled(case, source, predictions, _assemble)
     image, geometry = _assemble(case.image, source)
     voxel_mm = geometry.voxel_mm
-    repairs = [*about_labels, *geometry.repairs, *_check_image(image, case), *_about_head(image, voxel_mm)]
+    repairs = [*about_labels, *geometry.repairs, *_check_image(image, case)]
+    head = find_head(image, voxel_mm)
+    if modality_check:
+        require_dwi(image, voxel_mm, head, INSIST)
+    repairs += _about_head(head, voxel_mm)
     volumes, adc_unit = {"dwi": image}, None
     if case.adc or case.b0:
         adc, adc_unit, said = _adc(case, source, image, geometry, b_value_set)
@@ -77,7 +85,7 @@ def validate(
     slug = case_slug(case.name)
     files = {kind: f"{slug}_{kind}.nii.gz" for kind in volumes}
     for kind, volume in volumes.items():
-        write(target / files[kind], volume, geometry.canonical_affine)
+        write(target / files[kind], volume, geometry.canonical_space)
     lesion_voxels = int(volumes["mask"].sum()) if case.mask else None
     lesion_ml = lesion_voxels * float(np.prod(voxel_mm)) / 1000 if case.mask and voxel_mm else None
     return Record(
@@ -97,7 +105,7 @@ def validate(
         lesion_ml=lesion_ml,
         adc_unit_found=adc_unit,
         portrait=portrait(image),
-        repairs=repairs,
+        repairs=list(dict.fromkeys(repairs)),
     )
 
 
@@ -143,9 +151,8 @@ def _check_image(image: np.ndarray, case: Case) -> list[str]:
     return []
 
 
-def _about_head(image: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> list[str]:
+def _about_head(head: Head, voxel_mm: tuple[float, float, float] | None) -> list[str]:
     """What is assumed of the head where the file has no orientation and no millimetres, or no head is found."""
-    head = find_head(image, voxel_mm)
     said = [] if head.found else ["no head found: the whole plane is taken"]
     if voxel_mm is None and head.found:
         axis = ("first", "second")[left_right_axis(head.mask)]

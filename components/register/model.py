@@ -15,6 +15,7 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 COLUMNS = ["mask", "lesion_ml", "lesion_ml_low", "lesion_ml_high", "interval_level", "needs_review"]
+INSIST = 'If it is a DWI all the same, send "params": {"modality_check": false}.'
 
 
 class Refused(MlflowException):
@@ -33,11 +34,12 @@ class LesionSegmenter(PythonModel):
 
     A model that sees the ADC map too has a column `adc` for it, in any of the usual units.
 
-    Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, the scan's shape and affine); `lesion_ml`,
-    its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the confidence
-    `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, "" where
-    nothing is unusual, None where the model does not know what is usual. With the parameter `probability` also
-    `probability`, a calibrated lesion probability for each voxel (float32) as the mask is stored.
+    Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, with the scan's shape, both forms and their
+    codes); `lesion_ml`, its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the
+    confidence `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, ""
+    where nothing is unusual, None where the model does not know what is usual. With the parameter `probability` also
+    `probability`, a calibrated lesion probability for each voxel (float32) as the mask is stored. With `modality_check`
+    false a scan is segmented even if its intensities say that it is an ADC map or a b0 image.
 
     One scan at a time, however many ask: memory stays that of one.
     """
@@ -56,13 +58,14 @@ class LesionSegmenter(PythonModel):
         from components.core.step import NO_MEMORY, is_out_of_memory
         from components.core.volumes import BadVolume
 
-        columns = [*COLUMNS, "probability"] if (params or {}).get("probability") else COLUMNS
+        asked = {"probability": False, "modality_check": True, **(params or {})}
+        columns = [*COLUMNS, "probability"] if asked["probability"] else COLUMNS
         adcs = model_input["adc"] if "adc" in model_input else [None] * len(model_input)
         rows = []
         for number, (scan, adc) in enumerate(zip(model_input["scan"], adcs, strict=True), start=1):
             try:
                 with self.one_at_a_time:
-                    rows.append(self._segment(scan, adc, "probability" in columns))
+                    rows.append(self._segment(scan, adc, asked["probability"], asked["modality_check"]))
             except Exception as error:
                 if not isinstance(error, BadVolume) and not is_out_of_memory(error):
                     raise
@@ -71,7 +74,7 @@ class LesionSegmenter(PythonModel):
         table = pd.DataFrame(rows, columns=columns)
         return table.astype(object).where(table.notna(), None)  # NaN is no JSON
 
-    def _segment(self, blob: bytes, adc: bytes | None, with_probability: bool) -> dict:
+    def _segment(self, blob: bytes, adc: bytes | None, with_probability: bool, modality_check: bool) -> dict:
         from components.core.adc import in_kept_unit
         from components.core.mark import PROBABILITY, mark_of_mask
         from components.core.volumes import BadVolume, nifti_bytes, read_nifti_bytes, require_scan
@@ -80,6 +83,7 @@ class LesionSegmenter(PythonModel):
         from components.unet.head import find_head
         from components.unet.inference import predict_volume
         from components.unet.lesions import lesion_mask
+        from components.unet.modality import require_dwi
 
         for file in (blob,) if adc is None else (blob, adc):
             if not isinstance(file, bytes | bytearray | memoryview):
@@ -89,12 +93,14 @@ class LesionSegmenter(PythonModel):
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
         head = find_head(volume, geometry.voxel_mm)
+        if modality_check:
+            require_dwi(volume, geometry.voxel_mm, head, INSIST)
         probability = predict_volume(self.network, self.facts, volume, None, adc, geometry.voxel_mm, head)
         mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
         found = findings(probability, mask, volume, geometry.voxel_mm, self.facts, head)
 
         def stored(data: np.ndarray, mark: str) -> bytes:
-            return nifti_bytes(geometry.native(data), geometry.affine, mark)
+            return nifti_bytes(geometry.native(data), geometry.space, mark)
 
         row = {
             "mask": stored(mask.astype(np.uint8), mark_of_mask(mask)),

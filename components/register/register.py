@@ -209,7 +209,7 @@ def _log(run: Run, model: Path):
         outputs=Schema(
             [ColSpec({"mask": "binary", "needs_review": "string"}.get(name, "double"), name) for name in COLUMNS]
         ),
-        params=ParamSchema([ParamSpec("probability", "boolean", False)]),
+        params=ParamSchema([ParamSpec("probability", "boolean", False), ParamSpec("modality_check", "boolean", True)]),
     )
     with tempfile.TemporaryDirectory() as folder:
         weights, code = Path(folder) / "weights", Path(folder) / "components"

@@ -58,7 +58,15 @@ class Head:
 
     def smooth_quartiles(self, volume: np.ndarray) -> list[float]:
         """Quartiles of the head in a scan (X, Y, S) that is smoothed, so that noise and sharpness hardly count."""
-        return [float(v) for v in np.percentile(_smoothed(volume, *self.sides_mm)[self.mask], (25, 50, 75))]
+        return [float(v) for v in np.percentile(self.smoothed(volume)[self.mask], (25, 50, 75))]
+
+    def smoothed(self, volume: np.ndarray) -> np.ndarray:
+        """The scan (X, Y, S), smoothed in each plane by 1.5 mm."""
+        return _smoothed(volume, *self.sides_mm)
+
+    def without_border(self, width_mm: float) -> np.ndarray:
+        """The mask without the outermost millimetres in each plane."""
+        return _morphed(cv2.erode, self.mask, width_mm, *self.sides_mm)
 
     def edges(self, axis: int) -> tuple[float, float]:
         """Where the head begins and ends along an axis, in voxels, without the outermost 0.1 % on either side."""

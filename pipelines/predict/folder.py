@@ -18,12 +18,19 @@ PAGE = "predictions.html"
 
 
 def predict_folder(
-    source: Path, target: Path, model: str, state: Path, probability: bool, place: str = "local"
+    source: Path,
+    target: Path,
+    model: str,
+    state: Path,
+    probability: bool,
+    modality_check: bool = True,
+    place: str = "local",
 ) -> None:
     """Segment every scan under `source`, one at a time, into the folder `target`.
 
     It gets `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
-    `predictions.html`. What an earlier call made there is replaced; anything else is left alone.
+    `predictions.html`. What an earlier call made there is replaced; anything else is left alone. Without
+    `modality_check` what looks like an ADC map or a b0 image is segmented too.
 
     Raises:
         StepError: no scans there, none that could be segmented, no such model, or `target` holds what is not ours.
@@ -40,7 +47,8 @@ def predict_folder(
                 local_path(target, left).unlink(missing_ok=True)
         for folder in ("masks", "probabilities")[: 1 + probability]:
             (target / folder).mkdir(parents=True, exist_ok=True)
-        rows, pictures = _segment_all(found, source.resolve(), target, segmenter, probability)
+        asked = {"probability": probability, "modality_check": modality_check}
+        rows, pictures = _segment_all(found, source.resolve(), target, segmenter, asked)
         write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
     except OSError as error:
         raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
@@ -49,7 +57,7 @@ def predict_folder(
         logging.warning("%s %s", segmenter.uri, WARNING)
 
 
-def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, probability: bool):
+def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool]):
     rows, pictures, done = [], [], 0
     table = Table(target / TABLE)
     for name, why in sorted(found.refused.items()):
@@ -57,7 +65,7 @@ def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter,
         table.add(rows[-1])
     try:
         for case in progress(found.cases, total=len(found.cases), what="segmented"):
-            row, drawn = _segment(case, source, target, segmenter, probability, table, len(pictures) < MOST_PICTURED)
+            row, drawn = _segment(case, source, target, segmenter, asked, table, len(pictures) < MOST_PICTURED)
             rows.append(row)
             pictures += [drawn] * bool(drawn)
             done += 1
@@ -71,18 +79,18 @@ def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter,
 
 
 def _segment(
-    case: Case, source: Path, target: Path, segmenter: Segmenter, probability: bool, table: Table, draw_it: bool
+    case: Case, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool], table: Table, draw_it: bool
 ):
     files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
     try:
         b_values = [source / key for key in case.b_values]
-        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, probability=probability)
+        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, **asked)
     except BadVolume as reason:
         row = Row(case.name, case.image[0], str(reason))
         table.add(row)
         return row, None
     row = Row.of(case.name, case.image[0], prediction, segmenter.named)
-    outputs = dict(zip(("mask", "probability"), _outputs(case, probability), strict=False))
+    outputs = dict(zip(("mask", "probability"), _outputs(case, asked["probability"]), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)
     table.add(row)  # before the files: whatever stops us, what is there is listed
@@ -127,8 +135,8 @@ def _say(rows: list[Row], found: Found, target: Path) -> None:
     for row in refused:
         logging.info("refused    %s: %s", row.case, row.refused)
     for row in rows:
-        for line in row.noted:
-            logging.info("noted      %s: %s", row.case, line)
+        if row.noted:
+            logging.info("noted      %s: %s", row.case, row.noted)
         if row.reasons:
             logging.info("review     %s: %s", row.case, row.reasons)
     if found.ignored:

@@ -41,8 +41,8 @@ class Row:
     mask: str = ""
     probability: str = ""
     voxels: str = ""
+    noted: str = ""
     words: str = field(default="", repr=False)
-    noted: tuple[str, ...] = field(default=(), repr=False)
 
     @staticmethod
     def of(case: str, file: str, found: Prediction, model: str) -> "Row":
@@ -53,13 +53,13 @@ class Row:
             case, file, "", number(found.lesion_ml), number(found.lesion_ml_low), number(found.lesion_ml_high),
             "" if found.level is None else f"{found.level:g}",
             "unknown" if found.review is None else "yes" if found.review else "no",
-            found.review or "", model, voxels=digest(found.lesion), words=found.volume, noted=found.noted,
+            found.review or "", model, voxels=digest(found.lesion), noted="; ".join(found.noted), words=found.volume,
         )  # fmt: skip
 
 
-COLUMNS = [f.name for f in fields(Row) if f.name not in ("words", "noted")]
-BEFORE = [column for column in COLUMNS if column != DIGEST]
-"""Those of earlier versions."""
+COLUMNS = [f.name for f in fields(Row) if f.name != "words"]
+EARLIER_COLUMNS = [name for name in COLUMNS if name not in (DIGEST, "noted")]
+"""Of tables that older checkouts wrote."""
 
 
 class Table:
@@ -91,7 +91,7 @@ def listed(path: Path) -> set[str]:
         made.add(table.name)
         with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.DictReader(file)
-            if rows.fieldnames and rows.fieldnames not in (COLUMNS, BEFORE):
+            if rows.fieldnames and rows.fieldnames not in (COLUMNS, EARLIER_COLUMNS):
                 raise StepError(f"{table} is there, and make predict did not write it. Name another OUTPUT.")
             made |= {row[column] for row in rows for column in ("mask", "probability") if row[column]}
     return made
@@ -123,7 +123,7 @@ unknown.</p>{% endif %}
 {% if predicted|length > most %}<p>The first {{ most }} of {{ predicted|length }}; all are in predictions.csv.</p>
 {% endif %}
 {% if noted %}<h2>Noted</h2><table><tr><th>case</th><th>what was assumed</th></tr>
-{% for r in noted[:most] %}<tr><td>{{ r.case }}</td><td>{{ r.noted|join('; ') }}</td></tr>{% endfor %}
+{% for r in noted[:most] %}<tr><td>{{ r.case }}</td><td>{{ r.noted }}</td></tr>{% endfor %}
 </table>{% endif %}
 <h2>Pictures</h2><p>The slices with most of the predicted lesion, outlined in orange; a middle one where none is
 predicted. Slices are counted from below. Radiological view: the patient's left is on the right.</p>

@@ -11,12 +11,19 @@ from pipelines.predict.segmenter import Segmenter
 
 
 def predict_scan(
-    source: Path, adc: Path | None, target: Path, model: str, state: Path, probability: bool, place: str = "local"
+    source: Path,
+    adc: Path | None,
+    target: Path,
+    model: str,
+    state: Path,
+    probability: bool,
+    modality_check: bool = True,
+    place: str = "local",
 ) -> None:
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
     `adc` is its ADC map, for a model that needs one. With `probability` the lesion probabilities go beside the mask,
-    `NAME_probability.nii.gz` for `NAME.nii.gz`.
+    `NAME_probability.nii.gz` for `NAME.nii.gz`. Without `modality_check` also what looks like an ADC map or a b0 image.
 
     Raises:
         StepError: an input is not there or not a scan, the output is no NIfTI name, or there is no such model.
@@ -48,7 +55,7 @@ def predict_scan(
     if segmenter.sees_adc and not adc:
         raise StepError(f"{model} sees the ADC map too: make predict INPUT={source} ADC=adc.nii.gz OUTPUT=...")
     try:
-        found = segmenter.segment(source, adc, probability=probability)
+        found = segmenter.segment(source, adc, probability=probability, modality_check=modality_check)
     except BadVolume as reason:
         raise StepError(f"INPUT={source}: {reason}") from None
     try:
@@ -61,5 +68,7 @@ def predict_scan(
     print(f"{target}: {found.volume} ({segmenter.uri}, MLflow run {run}). Research use only.")
     if segmenter.synthetic:
         print(f"This model {WARNING}.")
+    for line in found.noted:
+        print(f"Noted: {line}.")
     if found.review:
         print(f"Needs review: {found.review}.")

@@ -17,7 +17,10 @@ from components.core.step import NO_MEMORY, StepError, is_out_of_memory
 from components.core.synthetic import is_synthetic
 from components.core.tracking import waiting_for
 from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from components.ingest.validate import INSIST
 from components.register.seal import broken_seal
+from components.unet.head import find_head
+from components.unet.modality import require_dwi
 from pipelines.registry import CHAMPION, no_champion
 from pipelines.targets import as_argument, target
 
@@ -29,7 +32,7 @@ class Prediction:
     mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it, ""
     where nothing is unusual.
     image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, to be drawn.
-    noted: what was assumed of the scan, a line each.
+    noted: what was assumed of the scan or mended in its header, a line each.
     """
 
     mask: bytes
@@ -120,11 +123,12 @@ class Segmenter:
         b0: Path | None = None,
         b_values: list[Path] | None = None,
         probability: bool = False,
+        modality_check: bool = True,
     ) -> Prediction:
         """The scan of a NIfTI file; from `b0` the ADC map is computed where there is none.
 
         `b_values` are the files beside the scan that may hold its b-value; without one, that which the model was
-        trained with counts.
+        trained with counts. `modality_check`: refuse a scan whose intensities say that it is no DWI.
 
         Raises:
             BadVolume: it breaks the input contract, with the reason.
@@ -135,12 +139,13 @@ class Segmenter:
             blob = file_bytes(scan)
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
-            columns, noted = {"scan": [blob]}, ()
+            if modality_check:
+                require_dwi(image, geometry.voxel_mm, find_head(image, geometry.voxel_mm), INSIST)
+            columns, noted = {"scan": [blob]}, geometry.repairs
             if self.sees_adc:
-                adc_blob, noted = self._adc(adc, b0, b_values or [], image, geometry)
-                columns["adc"] = [adc_blob]
-            asked = {"probability": True} if probability else None
-            row = self.model.predict(pd.DataFrame(columns), params=asked).iloc[0]
+                adc_blob, said = self._adc(adc, b0, b_values or [], image, geometry)
+                columns["adc"], noted = [adc_blob], noted + said
+            row = self.model.predict(pd.DataFrame(columns), params=self._asked(probability)).iloc[0]
         except OSError as error:
             raise BadVolume(f"it cannot be read ({error.strerror})") from None
         except Exception as error:  # the model's own refusal; its code is loaded with it, and so is its class
@@ -157,6 +162,12 @@ class Segmenter:
             row.get("needs_review"), image, lesion > 0, noted,
         )  # fmt: skip
 
+    def _asked(self, probability: bool) -> dict[str, bool]:
+        """The model's parameters, as far as it knows them; the modality was checked here, for older models too."""
+        asked = {"modality_check": False} | ({"probability": True} if probability else {})
+        known = self.model.metadata.get_params_schema()
+        return {name: value for name, value in asked.items() if known and name in {p.name for p in known}}
+
     def _adc(
         self, adc: Path | None, b0: Path | None, b_values: list[Path], image: np.ndarray, geometry: Geometry
     ) -> tuple[bytes, tuple[str, ...]]:
@@ -167,7 +178,7 @@ class Segmenter:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
         b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
-        return nifti_bytes(geometry.native(computed), geometry.affine), (*b.said, f"ADC computed from b0, {b.origin}")
+        return nifti_bytes(geometry.native(computed), geometry.space), (*b.said, f"ADC computed from b0, {b.origin}")
 
 
 def _version_behind(uri: str) -> str:

@@ -29,24 +29,41 @@ def serve(model: str, port: str, state: Path, place: str = "local") -> None:
     print(request(url, segmenter.columns), flush=True)
     if segmenter.synthetic:
         print(f"This model {WARNING}.", flush=True)
-    app = guarded(scoring_server.init(segmenter.model))
+    app = guarded(scoring_server.init(segmenter.model), segmenter.columns)
     uvicorn.run(app, host=HOST, port=number, log_level="warning")
     print("stopped", flush=True)
 
 
-def guarded(app):
-    """The app, closed to web pages: to a name that was made to point here, and to another page's script."""
+def guarded(app, columns: list[str]):
+    """The app, closed to web pages: to a name that was made to point here, and to another page's script.
+
+    JSON of another form than `dataframe_split` is answered with the form to send: MLflow would not decode the file.
+    """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import PlainTextResponse
+    from starlette.responses import JSONResponse, PlainTextResponse
 
     @app.middleware("http")
-    async def refuse_pages(request, call_next):
+    async def refuse(request, call_next):
         if "origin" in request.headers:
             return PlainTextResponse("web pages are not answered", 403)
+        sends_json = "json" in request.headers.get("content-type", "").lower()
+        if request.url.path == "/invocations" and sends_json and b'"dataframe_split"' not in await request.body():
+            return JSONResponse({"error_code": "BAD_REQUEST", "message": right_form(columns)}, 400)
         return await call_next(request)
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
     return app
+
+
+def right_form(columns: list[str]) -> str:
+    """Return in words which request is answered."""
+    named, files = (
+        ", ".join(f'"{text}"' for text in texts) for texts in (columns, [f"{c} in base64" for c in columns])
+    )
+    return (
+        'the scan was not sent in the form that is answered ("inputs", "instances" and others are not): send '
+        f'{{"dataframe_split": {{"columns": [{named}], "data": [[{files}]]}}}}, as the request that make serve prints.'
+    )
 
 
 def request(url: str, columns: list[str]) -> str:

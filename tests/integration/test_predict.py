@@ -162,7 +162,7 @@ class TestFolder:
             "case": "a", "file": "a.nii.gz", "refused": "", "lesion_ml": "12.346", "lesion_ml_low": "10.000",
             "lesion_ml_high": "15.500", "interval_level": "0.9", "needs_review": "yes",
             "reasons": "uncertain; thin slices", "model": f"models:/{MODEL_NAME}/{version}",
-            "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz",
+            "mask": "masks/a.nii.gz", "probability": "probabilities/a.nii.gz", "noted": "",
             "voxels": digest(np.asarray(nib.load(tmp_path / "out" / "masks" / "a.nii.gz").dataobj)),
         }  # fmt: skip
         page = (tmp_path / "out" / "predictions.html").read_text()
@@ -275,6 +275,46 @@ class TestFolder:
             assert f"noted      {line}" in caplog.text
             assert f"<td>{case}</td><td>{words}</td>" in (tmp_path / "out" / "predictions.html").read_text()
         assert "left alone" not in caplog.text
+
+    def test_a_header_with_two_places_is_told_in_millimetres_in_the_table_and_kept_in_the_mask(
+        self, champion, put, segment, tmp_path, caplog
+    ):
+        champion()
+        path = put(tmp_path / "in" / "a.nii.gz")
+        image = nib.load(path)
+        moved = image.affine.copy()
+        moved[:3, 3] += 3, 0, 4
+        image.set_qform(image.affine, 1)
+        image.set_sform(moved, 4)
+        nib.save(image, path)
+        with caplog.at_level("INFO"):
+            noted = segment(tmp_path / "in")["a"]["noted"]
+        assert "two places for the scan, up to 5.0 mm apart" in noted and f"noted      a: {noted}" in caplog.text
+        header = nib.load(tmp_path / "out" / "masks" / "a.nii.gz").header
+        assert (header["qform_code"], header["sform_code"]) == (1, 4)
+
+    def test_a_table_of_an_older_checkout_is_replaced_like_ours(self, champion, put, segment, tmp_path):
+        champion()
+        put(tmp_path / "in" / "a.nii.gz")
+        segment(tmp_path / "in")
+        path = tmp_path / "out" / "predictions.csv"
+        rows = [row[:-1] for row in csv.reader(path.open(encoding="utf-8-sig", newline=""))]
+        assert "noted" not in rows[0]
+        path.write_text("".join(",".join(row) + "\r\n" for row in rows))
+        assert segment(tmp_path / "in")["a"]["refused"] == ""
+
+    def test_an_adc_map_under_a_scans_name_is_refused_unless_the_user_insists(
+        self, champion, put, segment, make_head, tmp_path
+    ):
+        champion()
+        adc = make_head(fluid=3.0, tissue=0.8)
+        put(tmp_path / "in" / "a.nii.gz")
+        put(tmp_path / "in" / "b.nii.gz", adc)
+        rows = segment(tmp_path / "in")
+        assert "looks like an ADC map" in rows["b"]["refused"] and 'SET="modality_check=false"' in rows["b"]["refused"]
+        assert rows["a"]["refused"] == ""
+        predict_folder(tmp_path / "in", tmp_path / "out", CHAMPION, tmp_path / "state", False, modality_check=False)
+        assert table(tmp_path / "out")["b"]["refused"] == ""
 
     def test_a_model_that_sees_the_dwi_alone_leaves_the_adc_aside(self, champion, put, segment, make_scan, tmp_path):
         champion()

@@ -1,5 +1,6 @@
 """The champion over HTTP: the request that is printed and documented, sent to the server that was started."""
 
+import base64
 import json
 import os
 import re
@@ -113,6 +114,21 @@ def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sente
     assert re.search(rf"(?ms)^segmenting on \w.*^models:/{MODEL_NAME}/{version} answers at {url}", out)
     assert request(url, ["scan"]) in out
     assert out.endswith("stopped\n") and "Traceback" not in out and "SYNTHETIC" not in out
+
+
+def test_another_form_is_answered_with_the_form_to_send(served, put, tmp_path):
+    _, url, _ = served
+    blob = base64.b64encode(put(tmp_path / "scan.nii.gz").read_bytes()).decode()
+    for body in (
+        {"inputs": {"scan": [blob]}}, {"inputs": [blob]}, {"instances": [{"scan": blob}]}, {"instances": [blob]},
+        {"inputs": [{"scan": {"b64": blob}}], "params": {"probability": True}}, {"scan": blob}, [blob],
+    ):  # fmt: skip
+        status, answer = ask(url, body)
+        assert (status, answer.keys()) == (400, {"error_code", "message"})
+        assert '"dataframe_split": {"columns": ["scan"], "data": [["scan in base64"]]}' in answer["message"]
+        assert blob[:20] not in answer["message"]
+    status, answer = ask(url, {"dataframe_split": {"columns": ["scan"], "data": [[blob]]}})
+    assert status == 200 and answer["predictions"][0]["mask"]
 
 
 def test_a_champion_that_learnt_from_synthetic_scans_alone_is_called_so(servers, champion, registry, start, free_port):

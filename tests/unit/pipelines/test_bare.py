@@ -91,6 +91,21 @@ def test_words_in_a_form_that_the_header_calls_unused_go(tmp_path, make_scan, un
     assert np.array_equal(before, after) and np.array_equal(old.affine, new.affine)
 
 
+@pytest.mark.parametrize("codes", [(1, 4), (1, 0), (0, 1)])
+def test_both_forms_and_their_codes_stay(tmp_path, make_scan, codes):
+    image = telling(make_scan()[0])
+    turned = np.array([[1, 0, 0, 3], [0, 0.96, -0.28, 8], [0, 0.28, 0.96, -6], [0, 0, 0, 1]]) @ image.affine
+    image.set_qform(image.affine, codes[0])
+    image.set_sform(turned, codes[1])
+    path, clean = stored(tmp_path, image), tmp_path / "clean.nii.gz"
+    clean.write_bytes(bare(path))
+    before, after = (nib.load(p).header for p in (path, clean))
+    for field in ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_y", "srow_y"):
+        assert np.array_equal(before[field], after[field])
+    assert (int(after["qform_code"]), int(after["sform_code"])) == codes
+    assert read(clean)[1].repairs == read(path)[1].repairs
+
+
 def test_what_gzip_says_of_a_file_and_what_lies_behind_the_voxels_go_too(tmp_path, make_scan):
     raw = telling(make_scan()[0]).to_bytes() + NAME.encode()
     path = tmp_path / "a.nii.gz"

@@ -10,6 +10,7 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.spatial.transform import Rotation
 
@@ -26,7 +27,11 @@ ORIENTATIONS = [
 
 def nifti(data=DATA, affine=AFFINE, **header) -> bytes:
     """An uncompressed NIfTI-1 file; `header` sets fields of it as they are, sensible or not."""
-    raw = bytearray(nib.Nifti1Image(data, affine).to_bytes())
+    return nifti_with(nib.Nifti1Image(data, affine), **header)
+
+
+def nifti_with(image: nib.Nifti1Image, **header) -> bytes:
+    raw = bytearray(image.to_bytes())
     for name, value in header.items():
         dtype, at = nib.nifti1.header_dtype.fields[name]
         raw[at : at + dtype.itemsize] = np.asarray(value, dtype.base).tobytes().ljust(dtype.itemsize, b"\0")
@@ -44,6 +49,27 @@ def rotated(degrees, zooms=(2, 2.5, 5), flips=(1, 1, 1)) -> np.ndarray:
     affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() @ np.diag(np.multiply(zooms, flips))
     affine[:3, 3] = (-90, 12, 7)
     return affine
+
+
+STRAIGHT, TILTED = rotated((0, 0, 0)), rotated((12, 3, 5))
+
+
+def two_forms(qform=STRAIGHT, sform=TILTED, codes=(1, 4), data=DATA, **header) -> bytes:
+    """A file with a qform and an sform of its own and their codes; a code of 0 leaves the form unset."""
+    image = nib.Nifti1Image(data, sform)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    return nifti_with(image, **header)
+
+
+def seen_by_others(folder, blob: bytes) -> dict:
+    """Where ITK, and nibabel by either form, place a file, and the codes of its forms."""
+    path = folder / f"{len(list(folder.iterdir()))}.nii"
+    path.write_bytes(gzip.decompress(blob) if blob[:2] == b"\x1f\x8b" else blob)
+    itk, header = sitk.ReadImage(str(path)), nib.load(path).header
+    placed = {"itk": [*itk.GetOrigin(), *itk.GetSpacing(), *itk.GetDirection()], "nibabel": nib.load(path).affine}
+    placed |= {form: getattr(header, f"get_{form}")(coded=True)[0] for form in ("qform", "sform")}
+    return placed | {"codes": [int(header[f"{form}_code"]) for form in ("qform", "sform")]}
 
 
 def refused(blob: bytes) -> str:
@@ -177,11 +203,13 @@ def test_canonical_is_what_nibabel_calls_closest_to_canonical(degrees):
     np.testing.assert_allclose(geometry.canonical_affine, closest.affine, atol=1e-6)
 
 
+@pytest.mark.parametrize("codes", [(0, 1), (1, 0), (1, 1)])
 @pytest.mark.parametrize("degrees", list(itertools.product((0, 30, 45, 90, -45, 135), repeat=3))[::5])
-def test_a_canonical_volume_reads_as_canonical_again_even_where_axes_tie(degrees, tmp_path):
+def test_a_canonical_volume_reads_as_canonical_again_even_where_axes_tie(degrees, codes, tmp_path):
     for flips in ((1, 1, 1), (-1, 1, 1), (1, -1, -1)):
-        data, geometry = read_nifti_bytes(nifti(DATA, rotated(degrees, flips=flips)))
-        write(tmp_path / "canonical.nii.gz", data, geometry.canonical_affine)
+        affine = rotated(degrees, flips=flips)
+        data, geometry = read_nifti_bytes(two_forms(affine, affine, codes))
+        write(tmp_path / "canonical.nii.gz", data, geometry.canonical_space)
         again, canonical_geometry = read(tmp_path / "canonical.nii.gz")
         assert canonical_geometry.orientation == "RAS" and np.array_equal(again, data)
 
@@ -198,6 +226,65 @@ def test_a_header_without_orientation_is_taken_as_las_and_that_is_said():
     data, geometry = read_nifti_bytes(nifti(sform_code=0, qform_code=0))
     assert geometry.orientation == "LAS" and "no orientation in the header" in geometry.repairs[0]
     assert np.array_equal(data, DATA[::-1])
+
+
+ALONE = {"sform_code": 0, "qform_code": 1}
+ROUNDED_UP = {"quatern_b": 0.7071, "quatern_c": 0.70712}
+
+
+@pytest.mark.parametrize(
+    ("header", "quaternion", "said"),
+    [
+        ({"pixdim": [0, 2, 2.5, 5, 0, 0, 0, 0]}, (0, 0, 0), "qfac (pixdim[0]) is 0 in the header: taken as 1"),
+        (ROUNDED_UP, (0.5**0.5, 0.5**0.5, 0), "has length 1.000005 by rounding: made 1"),
+        ({"quatern_c": 1 + 5e-7}, (0, 1, 0), "by rounding"),
+        ({"quatern_b": 0.57735, "quatern_c": 0.57735, "quatern_d": 0.5774}, (3**-0.5,) * 3, "by rounding"),
+    ],
+    ids=["qfac 0", "four digits", "the last bit of single precision", "mixed digits"],
+)
+def test_what_the_standard_or_rounding_explains_is_mended_and_said(tmp_path, header, quaternion, said):
+    turn = Rotation.from_quat([*quaternion, max(0, 1 - np.square(quaternion).sum()) ** 0.5]).as_matrix()
+    blob = nifti(**ALONE | {"quatern_b": 0, "quatern_c": 0, "quatern_d": 0} | header)
+    _, geometry = read_nifti_bytes(blob)
+    np.testing.assert_allclose(geometry.affine[:3, :3], turn @ np.diag([2, 2.5, 5]), atol=2e-3)
+    assert len(geometry.repairs) == 1 and said in geometry.repairs[0]
+    path = tmp_path / "scan.nii"
+    path.write_bytes(blob)
+    itk = sitk.ReadImage(str(path))
+    sides_lps = np.reshape(itk.GetDirection(), (3, 3)) @ np.diag(itk.GetSpacing())
+    np.testing.assert_allclose(geometry.affine[:3, :3], np.diag([-1, -1, 1]) @ sides_lps, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"quatern_b": 9}, {"quatern_b": 0.8, "quatern_c": 0.61}, {"quatern_d": np.nan}, {"quatern_b": np.inf},
+     {"pixdim": [3, 2, 2.5, 5, 0, 0, 0, 0]}, {"pixdim": [np.nan, 2, 2.5, 5, 0, 0, 0, 0]}],
+)  # fmt: skip
+def test_a_qform_that_is_no_rotation_is_refused_where_it_counts_alone(header):
+    assert "no rotation" in refused(nifti(**ALONE | header))
+    assert read_nifti_bytes(nifti(qform_code=1, **header))[1].orientation == "RAS"
+
+
+def test_a_qform_that_is_a_rotation_but_for_single_precision_needs_no_word():
+    for degrees in [(0, 0, 0), (0, 0, 180), (15, -10, 30), (80, 5, -95), (180, 0, 0)]:
+        image = nib.Nifti1Image(DATA, rotated(degrees))
+        image.set_qform(rotated(degrees), 1)
+        image.set_sform(None, 0)
+        assert read_nifti_bytes(image.to_bytes())[1].repairs == ()
+
+
+@pytest.mark.parametrize(("degrees", "apart"), [(0, None), (0.05, None), (0.5, "0.3 mm"), (20, "12.1 mm")])
+def test_two_forms_are_told_by_the_millimetres_between_them_at_the_corners(degrees, apart):
+    """30 mm from the first voxel to the farthest edge, which a small turn about its first axis moves."""
+    straight, turned = np.diag([2.0, 2.5, 5.0, 1.0]), np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("x", degrees, degrees=True).as_matrix()
+    repairs = read_nifti_bytes(two_forms(straight, turned @ straight))[1].repairs
+    far = 2 * np.hypot(17.5, 30) * np.sin(np.radians(degrees) / 2)
+    assert (apart is None) == (far < 0.1)
+    said = f"two places for the scan, up to {far:.1f} mm apart: that of the sform taken"
+    assert repairs == () if apart is None else (said in repairs[0] and len(repairs) == 1)
+    if apart:
+        assert apart in repairs[0]
 
 
 # Shapes
@@ -417,6 +504,54 @@ def test_others_read_it_in_millimetres_with_its_own_type(tmp_path):
     image = nib.load(tmp_path / "mask.nii.gz")
     assert image.get_data_dtype() == np.uint8 and image.header.get_xyzt_units()[0] == "mm"
     assert np.array_equal(image.dataobj, DATA > 100) and np.array_equal(image.affine, AFFINE)
+
+
+@pytest.mark.parametrize("codes", [(1, 4), (2, 1), (1, 1), (1, 0), (0, 1), (0, 3), (0, 0)])
+@pytest.mark.parametrize("data", [DATA, DATA[..., None]], ids=["3-D", "with a trailing axis"])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_other_programs_place_a_mask_where_they_place_its_scan(tmp_path, codes, data, flips):
+    """By whichever form they go: forms that differ, as SPM leaves them, only one of them, or neither."""
+    scan = two_forms(rotated((0, 5, 90), flips=flips), rotated((12, 5, 88), flips=flips), codes, data)
+    volume, geometry = read_nifti_bytes(scan)
+    mask = nifti_bytes(geometry.native((volume > 100).astype(np.uint8)), geometry.space)
+    itself, other = seen_by_others(tmp_path, scan), seen_by_others(tmp_path, mask)
+    assert itself["codes"] == other["codes"] == list(codes)
+    for program, place in itself.items():
+        assert (place is None) == (other[program] is None)
+        assert place is None or np.array_equal(place, other[program])
+    assert np.array_equal(nib.Nifti1Image.from_bytes(gzip.decompress(mask)).dataobj, data > 100)
+
+
+@pytest.mark.parametrize("header", [{"xyzt_units": 1}, {"xyzt_units": 0}, {"pixdim": [1, 1, 1, 1, 0, 0, 0, 0]}])
+def test_a_mask_has_its_scans_unit_and_stated_sides_for_other_programs_go_by_them(tmp_path, header):
+    scan = two_forms(**header)
+    volume, geometry = read_nifti_bytes(scan)
+    mask = nifti_bytes(geometry.native(volume), geometry.space)
+    assert seen_by_others(tmp_path, scan)["itk"] == seen_by_others(tmp_path, mask)["itk"]
+
+
+@pytest.mark.parametrize("header", [{"pixdim": [0, 2, 2.5, 5, 0, 0, 0, 0], **ALONE}, {**ALONE, **ROUNDED_UP}])
+def test_of_a_mended_scan_the_mask_has_the_mended_header_which_all_programs_take(tmp_path, header):
+    volume, geometry = read_nifti_bytes(nifti(**header))
+    (tmp_path / "scan.nii").write_bytes(nifti(**header))
+    itk = sitk.ReadImage(str(tmp_path / "scan.nii"))
+    mask = seen_by_others(tmp_path, nifti_bytes(geometry.native(volume), geometry.space))
+    np.testing.assert_allclose(mask["itk"], [*itk.GetOrigin(), *itk.GetSpacing(), *itk.GetDirection()], atol=1e-5)
+    np.testing.assert_allclose(mask["nibabel"], geometry.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("codes", [(1, 4), (2, 1), (1, 0), (0, 3)])
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "PIL", "SAR"])
+def test_a_canonical_volume_carries_both_forms_turned_alike(tmp_path, axes, codes):
+    stored, sform = stored_as(axes)
+    tilt = np.eye(4)
+    tilt[:3, :3], tilt[:3, 3] = Rotation.from_euler("x", 12, degrees=True).as_matrix(), (3, 8, -6)
+    volume, geometry = read_nifti_bytes(two_forms(tilt @ sform, sform, codes, stored))
+    written = seen_by_others(tmp_path, nifti_bytes(volume, geometry.canonical_space))
+    assert written["codes"] == list(codes)
+    for form, code, affine in zip(("qform", "sform"), codes, (tilt @ AFFINE, AFFINE), strict=True):
+        assert (written[form] is None) == (code == 0)
+        assert code == 0 or np.abs(written[form] - affine).max() < 1e-3
 
 
 def test_the_same_scan_is_written_as_the_same_bytes(monkeypatch):

@@ -260,6 +260,25 @@ def test_an_adc_map_flipped_against_its_scan_is_right_once_both_are_canonical(tm
     assert record.repairs == ["ADC stored as LAS, the DWI as RAS: both made RAS"]
 
 
+def test_a_scan_with_two_places_keeps_both_and_the_millimetres_between_them_are_said(
+    tmp_path, scan, write_case, validated
+):
+    folder = write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"], mask=scan["mask"])
+    moved = AFFINE.copy()
+    moved[:3, 3] = 3, 0, 4
+    for path in folder.rglob("*.nii.gz"):
+        image = nib.Nifti1Image(np.asarray(nib.load(path).dataobj)[::-1], None)
+        image.set_qform(AFFINE @ np.diag([-1, 1, 1, 1]), 1)
+        image.set_sform(moved @ np.diag([-1, 1, 1, 1]), 4)
+        nib.save(image, path)
+    record, volumes = validated(folder)
+    (said,) = record.repairs
+    assert "two places for the scan, up to 5.0 mm apart" in said
+    for volume in volumes.values():
+        assert (volume.header["qform_code"], volume.header["sform_code"]) == (1, 4)
+        assert np.linalg.norm((volume.get_sform() - volume.get_qform())[:3, 3]) == pytest.approx(5)
+
+
 def test_a_trailing_axis_of_one_is_dropped_and_said(tmp_path, scan, write_case, validated):
     record, volumes = validated(write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"][..., None], mask=scan["mask"]))
     assert record.shape == volumes["dwi"].shape == (32, 24, 5)
@@ -316,6 +335,16 @@ def test_an_image_with_nan_or_infinity_is_refused(tmp_path, scan, write_case, re
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_an_image_beyond_single_precision_is_refused(tmp_path, scan, write_case, refusal):
     assert "infinite" in refusal(write_case(tmp_path / "set", "sub-1", dwi=scan["dwi"].astype(np.float64) * 1e300))
+
+
+def test_an_adc_map_in_a_scans_place_is_refused_unless_the_user_insists(
+    tmp_path, make_head, write_case, refusal, keys_of
+):
+    folder = write_case(tmp_path / "set", "sub-1", dwi=make_head(fluid=3.0, tissue=0.8))
+    said = refusal(folder)
+    assert "looks like an ADC map" in said and 'SET="modality_check=false"' in said
+    (case,) = discover(keys_of(folder)).cases
+    assert validate(case, folder, tmp_path / "validated", modality_check=False).case == "sub-1_ses-0001"
 
 
 def test_fewer_than_three_slices_are_refused(tmp_path, scan, write_case, refusal):

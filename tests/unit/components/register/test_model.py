@@ -59,6 +59,22 @@ def test_the_mask_has_the_scans_shape_and_affine_and_holds_zeros_and_ones(segmen
     assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
 
 
+@pytest.mark.parametrize("codes", [(1, 4), (1, 0), (0, 1), (0, 0)])
+def test_mask_and_probabilities_carry_the_scans_own_forms_and_codes(segmenter, codes):
+    image = scan()
+    moved = np.array([[1, 0, 0, 3], [0, 0.96, -0.28, 8], [0, 0.28, 0.96, -6], [0, 0, 0, 1]]) @ RAS
+    image.set_qform(RAS, codes[0])
+    image.set_sform(moved, codes[1])
+    out = segmenter().predict(None, pd.DataFrame({"scan": [image.to_bytes()]}), params={"probability": True})
+    scans = nib.Nifti1Image.from_bytes(image.to_bytes()).header
+    for file in (out["mask"][0], out["probability"][0]):
+        header = mask_of(file).header
+        assert (header["qform_code"], header["sform_code"]) == codes
+        for form in ("get_qform", "get_sform"):
+            placed, own = (getattr(h, form)(coded=True)[0] for h in (header, scans))
+            assert (placed is None) == (own is None) and (own is None or np.array_equal(placed, own))
+
+
 @pytest.mark.parametrize(("bias", "ml"), [(100.0, 40 * 36 * 5 * 20 / 1000), (-100.0, 0.0)])
 def test_the_volume_is_that_of_the_masks_voxels_in_millilitres(segmenter, bias, ml):
     assert predict(segmenter(bias=bias), scan())["lesion_ml"][0] == pytest.approx(ml)
