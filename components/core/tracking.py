@@ -329,7 +329,7 @@ def data_lineage(cases: Path, split: Path) -> dict[str, str]:
 def data_params(cases: Path, split: Path) -> dict[str, Any]:
     """What the data are, as parameters: address, ratios, patients and scans per subset."""
     parts, facts = json.loads(split.read_text()), json.loads((cases / "cases.json").read_text())
-    params: dict[str, Any] = {name: facts[name] for name in ("data_uri", "b_value") if name in facts}
+    params: dict[str, Any] = {name: facts[name] for name in ("data_uri", "b_value", "modality_check") if name in facts}
     for subset, ratio in parts["ratios_asked"].items():
         params[f"{subset}_ratio"] = ratio
         params[f"{subset}_patients"] = len(parts["patients"][subset])

@@ -91,6 +91,7 @@ def check(found: Found, source: Path, target: Path, b_value: float = 0, modality
         "notes": told.notes,
         "synthetic": is_synthetic_set(source),
         "b_value": b_value,
+        "modality_check": modality_check,
     }
 
 
