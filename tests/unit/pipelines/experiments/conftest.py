@@ -84,7 +84,7 @@ class Pipeline:
         def tracking(state):
             yield self.uri
 
-        return Target("local", self.run, tracking)
+        return Target("local", self.run, tracking, tracking)
 
 
 @pytest.fixture
