@@ -129,7 +129,8 @@ test-containers: images ## run all with each step in its container: [DATA=...] [
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target=containers
 
 torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1] [TARGET=kind]
-	@$(PYTHON) -m pytest -m torture -s -k "$$ONLY" tests/torture$(if $(filter local,$(TARGET)),,/test_cluster.py)
+	@case "$$TARGET" in local) tests=tests/torture ;; *) tests=tests/torture/test_cluster.py ;; esac; \
+	$(PYTHON) -m pytest -m torture -s -k "$$ONLY" $$tests
 
 relations: $(DEV_INSTALLED) ## the relations that must hold, on the demo's champion and real scans (minutes) [RELATIONS_MODEL=folder of weights]
 	@$(PYTHON) -m pytest -m relations tests/relations
