@@ -77,6 +77,7 @@ class Segmenter:
         _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()
         self.sees_adc = "adc" in self.columns
+        self.parameters = {parameter.name for parameter in self.model.metadata.get_params_schema() or ()}
 
     def _load(self, uri: str, place: str) -> dict[str, str]:
         """Fetch the model and load it; the version's tags."""
@@ -111,7 +112,7 @@ class Segmenter:
 
     def require_probabilities(self) -> None:
         """Raises StepError where the model was registered before it could give them."""
-        if self.model.metadata.get_params_schema() is None:
+        if "probability" not in self.parameters:
             raise StepError(
                 f"{self.uri} is too old to give probabilities. Leave PROBABILITY out, or register a model anew."
             )
@@ -165,8 +166,7 @@ class Segmenter:
     def _asked(self, probability: bool) -> dict[str, bool]:
         """The model's parameters, as far as it knows them; the modality was checked here, for older models too."""
         asked = {"modality_check": False} | ({"probability": True} if probability else {})
-        known = self.model.metadata.get_params_schema()
-        return {name: value for name, value in asked.items() if known and name in {p.name for p in known}}
+        return {name: value for name, value in asked.items() if name in self.parameters}
 
     def _adc(
         self, adc: Path | None, b0: Path | None, b_values: list[Path], image: np.ndarray, geometry: Geometry

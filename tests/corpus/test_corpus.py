@@ -207,6 +207,7 @@ def model(tmp_path):
 def test_predict_refuses_the_same_by_name_and_segments_the_good(tmp_path, model, monkeypatch):
     segmenter = object.__new__(Segmenter)
     segmenter.uri, segmenter.sees_adc, segmenter.synthetic = "models:/m/1", False, False
+    segmenter.parameters = {"probability", "modality_check"}
     segmenter.model = SimpleNamespace(predict=lambda table, params: model.predict(None, table, params))
     monkeypatch.setattr(predicting, "Segmenter", lambda *_: segmenter)
     for number, file in enumerate(scans.IMAGES):
