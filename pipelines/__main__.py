@@ -177,13 +177,13 @@ def _predict(a) -> None:
         Path(a.output).expanduser(),
         a.probability not in ("", "0"),
     )
-    modality_check = presets.load("demo", a.set).modality_check
+    modality_check, overwrite = presets.load("demo", a.set).modality_check, a.overwrite not in ("", "0")
     if not source.is_dir():
         adc = Path(a.adc).expanduser() if a.adc else None
-        return predict_scan(source, adc, target, a.model, STATE, probability, modality_check, a.target)
+        return predict_scan(source, adc, target, a.model, STATE, probability, modality_check, overwrite, a.target)
     if a.adc:
         raise StepError("ADC is for one scan; in a folder the ADC maps are found beside the DWI (NAME_adc.nii.gz).")
-    predict_folder(source, target, a.model, STATE, probability, modality_check, a.target)
+    predict_folder(source, target, a.model, STATE, probability, modality_check, overwrite, a.target)
 
 
 def _serve(a) -> None:
@@ -269,6 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")
     predicting.add_argument("--model", default="models:/dwi-attention-unet@champion")
+    predicting.add_argument("--overwrite", default="", help="1 replaces masks that a person drew or changed too")
     predicting.add_argument("--probability", default="", help="1 writes the lesion probabilities too")
     predicting.add_argument("--set", default="", help='of the settings "modality_check=false" counts here')
     serving = command("serve", _serve, "answer over HTTP with a registered model")

@@ -1,20 +1,30 @@
 """`make predict` of a folder: a mask for each scan, a table and a page; what breaks the input contract is named."""
 
+import contextlib
+import fcntl
 import logging
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from components.core.mark import TABLE
+from components.core.mark import PART, TABLE
 from components.core.step import StepError, progress
 from components.core.storage import local_path
 from components.core.synthetic import WARNING
 from components.core.volumes import BadVolume
+from components.core.words import shown
 from components.ingest.found import Case, Found
 from pipelines.files import write_bytes
 from pipelines.predict.find import find
-from pipelines.predict.results import MOST_PICTURED, Row, Table, draw, listed, page
+from pipelines.predict.results import MOST_PICTURED, Row, Table, draw, is_untouched, listed, page
 from pipelines.predict.segmenter import Segmenter
 
 PAGE = "predictions.html"
+RESULT = re.compile(r"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz")
+"""A file that this command makes in its folder."""
+ELSEWHERE = "Name another OUTPUT."
+KEEP = f"{ELSEWHERE} To lose it, run again with OVERWRITE=1."
 
 
 def predict_folder(
@@ -24,37 +34,70 @@ def predict_folder(
     state: Path,
     probability: bool,
     modality_check: bool = True,
+    overwrite: bool = False,
     place: str = "local",
 ) -> None:
     """Segment every scan under `source`, one at a time, into the folder `target`.
 
     It gets `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
-    `predictions.html`. What an earlier call made there is replaced; anything else is left alone. Without
-    `modality_check` what looks like an ADC map or a b0 image is segmented too.
+    `predictions.html`. What an earlier call made there is replaced, if nobody changed it since or `overwrite` is set;
+    anything else is left alone. Without `modality_check` what looks like an ADC map or a b0 image is segmented too.
 
     Raises:
-        StepError: no scans there, none that could be segmented, no such model, or `target` holds what is not ours.
+        StepError: no scans there, none that could be segmented, no such model, `target` holds what is not ours or was
+            changed, or another call writes there.
     """
     found = find(source)
     _require_apart(source, target)
-    old = _earlier(target, found, probability)
-    segmenter = Segmenter(model, state, place)
-    if probability:
-        segmenter.require_probabilities()
-    try:
-        for name in old:
-            for left in (name, f"{name}.part"):
-                local_path(target, left).unlink(missing_ok=True)
-        for folder in ("masks", "probabilities")[: 1 + probability]:
-            (target / folder).mkdir(parents=True, exist_ok=True)
-        asked = {"probability": probability, "modality_check": modality_check}
-        rows, pictures = _segment_all(found, source.resolve(), target, segmenter, asked)
-        write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
-    except OSError as error:
-        raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None
+    with _alone(target):
+        old = _earlier(target, found, probability, overwrite)
+        segmenter = Segmenter(model, state, place)
+        if probability:
+            segmenter.require_probabilities()
+        try:
+            for name in old:
+                for left in (name, f"{name}.part"):
+                    local_path(target, left).unlink(missing_ok=True)
+            for folder in ("masks", "probabilities")[: 1 + probability]:
+                (target / folder).mkdir(parents=True, exist_ok=True)
+            asked = {"probability": probability, "modality_check": modality_check}
+            rows, pictures = _segment_all(found, source.resolve(), target, segmenter, asked)
+            write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
+        except OSError as error:
+            raise _cannot_write(target, error) from None
     _say(rows, found, target)
     if segmenter.synthetic:
         logging.warning("%s %s", segmenter.uri, WARNING)
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Hold the folder for one call: two that write one table would lose rows.
+
+    Raises:
+        StepError: another call writes there, or it cannot be written.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        folder = os.open(target, os.O_RDONLY)
+    except OSError as error:
+        raise _cannot_write(target, error) from None
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StepError(
+                f"another make predict writes to OUTPUT={target}. Wait until it ends, or name another."
+            ) from None
+        except OSError:
+            logging.warning("%s lies on a file system without locks: start no second make predict there", target)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _cannot_write(target: Path, error: OSError) -> StepError:
+    return StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.")
 
 
 def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool]):
@@ -115,18 +158,25 @@ def _require_apart(source: Path, target: Path) -> None:
         raise StepError(f"OUTPUT={target} is a scan's name. INPUT is a folder, so name a folder for the results.")
 
 
-def _earlier(target: Path, found: Found, probability: bool) -> set[str]:
-    """The files in `target` that an earlier call made.
+def _earlier(target: Path, found: Found, probability: bool, overwrite: bool) -> set[str]:
+    """The files in `target` that an earlier call made and this one may replace.
 
     Raises:
-        StepError: something else lies where a result would go.
+        StepError: something else lies where a result would go, or a mask was changed since; without `overwrite`.
     """
-    old = listed(target / TABLE)
-    old |= {PAGE} if old else set()
+    tables = {name for name in (TABLE, TABLE + PART) if (target / name).exists()}
+    masks = {name for name in listed(target / TABLE) - tables if (target / name).exists()}
+    foreign = {name for name in masks if not RESULT.fullmatch(name)}
+    if foreign:
+        raise StepError(f"{target / TABLE} lists {shown(min(foreign))}, which make predict never makes. {ELSEWHERE}")
+    old = tables | ({PAGE} if tables else set()) | masks
     new = {TABLE, PAGE} | {name for case in found.cases for name in _outputs(case, probability)}
+    for name in () if overwrite else sorted(masks):
+        if not is_untouched(local_path(target, name)):
+            raise StepError(f"{target / name} was changed since make predict made it. {KEEP}")
     for name in sorted(new - old):
-        if local_path(target, name).exists():
-            raise StepError(f"{target / name} is there, and make predict did not make it. Name another OUTPUT.")
+        if local_path(target, name).exists() and not (overwrite and RESULT.fullmatch(name)):
+            raise StepError(f"{target / name} is there, and make predict did not make it. {KEEP}")
     return old
 
 

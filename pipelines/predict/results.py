@@ -1,14 +1,16 @@
 """What a folder's predictions came to: a row each, as CSV for a spreadsheet and as a page with pictures."""
 
 import csv
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TextIO
 
+import nibabel as nib
 import numpy as np
 
-from components.core.mark import DIGEST, PART, digest
+from components.core.mark import DIGEST, PART, digest, read_mark
 from components.core.page import render, thumbnail
 from components.core.step import StepError
 from components.core.synthetic import WARNING
@@ -95,6 +97,17 @@ def listed(path: Path) -> set[str]:
                 raise StepError(f"{table} is there, and make predict did not write it. Name another OUTPUT.")
             made |= {row[column] for row in rows for column in ("mask", "probability") if row[column]}
     return made
+
+
+def is_untouched(path: Path) -> bool:
+    """Whether `make predict` wrote the file and nobody changed a mask's voxels since: only then may it be replaced."""
+    mark = read_mark(path)
+    if mark is None or mark.digest is None:
+        return mark is not None  # a probability map, which nobody corrects
+    try:
+        return digest(np.asanyarray(nib.load(path).dataobj)) == mark.digest
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError):
+        return False
 
 
 def _part(path: Path) -> Path:

@@ -7,6 +7,7 @@ from components.core.step import StepError
 from components.core.synthetic import WARNING
 from components.core.volumes import BadVolume
 from pipelines.files import write_bytes
+from pipelines.predict.results import is_untouched
 from pipelines.predict.segmenter import Segmenter
 
 
@@ -18,15 +19,18 @@ def predict_scan(
     state: Path,
     probability: bool,
     modality_check: bool = True,
+    overwrite: bool = False,
     place: str = "local",
 ) -> None:
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
     `adc` is its ADC map, for a model that needs one. With `probability` the lesion probabilities go beside the mask,
     `NAME_probability.nii.gz` for `NAME.nii.gz`. Without `modality_check` also what looks like an ADC map or a b0 image.
+    What lies there already is replaced if it is a prediction that nobody changed, or with `overwrite`.
 
     Raises:
-        StepError: an input is not there or not a scan, the output is no NIfTI name, or there is no such model.
+        StepError: an input is not there or not a scan, the output is no NIfTI name or somebody's work, or there is no
+            such model.
     """
     if not source.is_file():
         raise StepError(
@@ -43,6 +47,11 @@ def predict_scan(
     for out in (target, beside) if probability else (target,):
         if out.resolve() in (source.resolve(), adc and adc.resolve()):
             raise StepError(f"{out} is an input: it would be overwritten. Name another OUTPUT.")
+        if out.is_file() and not overwrite and not is_untouched(out):
+            raise StepError(
+                f"{out} is there, and it is no prediction, or was changed since. Name another OUTPUT. To lose it, run "
+                "again with OVERWRITE=1."
+            )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

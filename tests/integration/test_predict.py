@@ -1,6 +1,7 @@
 """A scan, and a folder of scans, through a registered model: what comes out, and what is refused."""
 
 import csv
+import fcntl
 import gzip
 import html
 import os
@@ -395,6 +396,72 @@ class TestWhatWasPredicted:
         assert not {"voxels", "noted"} & set(rows[0])
         path.write_text("".join(",".join(row) + "\r\n" for row in rows), "utf-8-sig")
         assert segment(tmp_path / "in")["a"]["voxels"]
+
+
+class TestWhatAPersonMade:
+    """What this command did not write, or what was changed since, is never replaced nor removed unless asked for."""
+
+    @pytest.fixture
+    def corrected(self, champion, put, segment, make_scan, tmp_path):
+        """The mask of a.nii.gz in out/, corrected by hand."""
+        champion(bias=100.0)
+        put(tmp_path / "in" / "a.nii.gz")
+        segment(tmp_path / "in")
+        path = tmp_path / "out" / "masks" / "a.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(make_scan()[2], image.affine, image.header), path)
+        return path
+
+    @pytest.mark.parametrize("scan", ["a", "another"])
+    def test_a_corrected_mask_is_named_and_stays(self, corrected, put, segment, tmp_path, scan):
+        put(tmp_path / scan / f"{scan}.nii.gz")
+        before = files(tmp_path / "out"), corrected.read_bytes()
+        with pytest.raises(StepError, match=r"masks/a\.nii\.gz was changed since make predict made it.*OVERWRITE=1"):
+            segment(tmp_path / scan)
+        assert (files(tmp_path / "out"), corrected.read_bytes()) == before
+
+    def test_it_is_replaced_where_the_user_says_so(self, corrected, tmp_path):
+        predict_folder(tmp_path / "in", tmp_path / "out", CHAMPION, tmp_path / "state", False, overwrite=True)
+        assert np.asarray(nib.load(corrected).dataobj).all()
+
+    def test_a_table_that_lists_other_files_removes_none(self, champion, put, segment, tmp_path):
+        champion()
+        put(tmp_path / "in" / "a.nii.gz")
+        segment(tmp_path / "in")
+        (tmp_path / "out" / "thesis.docx").write_text("years of work")
+        path = tmp_path / "out" / "predictions.csv"
+        path.write_text(path.read_text("utf-8-sig").replace("masks/a.nii.gz", "thesis.docx"), "utf-8-sig")
+        for overwrite in (False, True):
+            with pytest.raises(StepError, match=r"lists thesis\.docx, which make predict never makes"):
+                predict_folder(
+                    tmp_path / "in", tmp_path / "out", CHAMPION, tmp_path / "state", False, overwrite=overwrite
+                )
+        assert (tmp_path / "out" / "thesis.docx").read_text() == "years of work"
+
+    @pytest.mark.parametrize("content", [b"drawn by hand", None], ids=["no scan", "a mask without our mark"])
+    def test_a_mask_that_somebody_drew_is_no_output_of_one_scan(self, champion, put, make_scan, tmp_path, content):
+        champion()
+        scan, mask = put(tmp_path / "a.nii.gz"), put(tmp_path / "truth.nii.gz", make_scan()[2])
+        if content:
+            mask.write_bytes(content)
+        before = mask.read_bytes()
+        with pytest.raises(StepError, match=r"truth\.nii\.gz is there, and it is no prediction.*OVERWRITE=1"):
+            predict_scan(scan, None, mask, CHAMPION, tmp_path / "state", False)
+        assert mask.read_bytes() == before
+        predict_scan(scan, None, mask, CHAMPION, tmp_path / "state", False, overwrite=True)
+        predict_scan(scan, None, mask, CHAMPION, tmp_path / "state", False)
+        assert mask.read_bytes() != before
+
+    def test_two_calls_at_once_lose_no_row(self, champion, put, segment, tmp_path):
+        champion()
+        put(tmp_path / "in" / "a.nii.gz")
+        (tmp_path / "out").mkdir()
+        held = os.open(tmp_path / "out", os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StepError, match="another make predict writes to OUTPUT="):
+            segment(tmp_path / "in")
+        os.close(held)
+        assert segment(tmp_path / "in").keys() == {"a"}
 
 
 class TestAnAlteredModel:
