@@ -47,6 +47,10 @@ RULES = (
          "how long MLflow is waited for"),
     Rule("MLFLOW_LOGGING_LEVEL MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT "
          "MLFLOW_DISABLE_TELEMETRY DO_NOT_TRACK", YES, "what MLflow prints and reports; telemetry is off by default"),
+    Rule("MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD", YES,
+         "true lets files come straight from the S3 of MLflow, where this machine reaches it; by default they come "
+         "through MLflow"),
+    Rule("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", OURS, "false: no pickled model is opened"),
     Rule("MLFLOW_PORT", YES, "the port of the MLflow that is started here"),
     Rule("_MLFLOW_*", YES, "what MLflow tells its own processes"),
     Rule("MLFLOW_* DATABRICKS_* DISABLE_MLFLOWDBFS SERVERLESS_GPU_*", NO,
