@@ -36,9 +36,10 @@ def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float]
     """
     import mlflow
 
-    require_pair(mlflow.MlflowClient(), Ledger())
     synthetic = _is_synthetic_set(Storage(data_uri))
-    return known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs), synthetic)
+    before = known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs), synthetic)
+    require_pair(mlflow.MlflowClient(), Ledger())
+    return before
 
 
 def _is_synthetic_set(storage: Storage) -> bool:

@@ -182,12 +182,17 @@ def test_the_mlflow_run_holds_what_a_reader_looks_for(checkout, first):
     assert any(f.startswith("test_predictions/") for f in seen["files"])
 
 
-def test_a_failing_steps_own_message_comes_last(checkout, scans, tmp_path, first):
-    few = tmp_path / "few"
-    shutil.copytree(scans, few)
-    for mask in sorted((few / "derivatives").rglob("*.nii.gz"))[2:]:
+def with_two_labels(scans: Path, folder: Path) -> Path:
+    """A copy of the scans in which two patients have a lesion mask: too few to learn from."""
+    shutil.copytree(scans, folder)
+    for mask in sorted((folder / "derivatives").rglob("*.nii.gz"))[2:]:
         mask.unlink()
-    process = checkout.start("run", "--data", str(few), "--set", SMALL)
+    return folder
+
+
+def test_a_failing_steps_own_message_comes_last(checkout, scans, first):
+    with_two_labels(scans, checkout.state / "s3" / "dwi-stroke" / "few")
+    process = checkout.start("run", "--data", "s3://dwi-stroke/few", "--set", SMALL)
     out, _ = process.communicate()
     assert process.returncode == 1
     assert "3 labelled patients with a lesion are needed" in out.splitlines()[-1]
@@ -195,6 +200,17 @@ def test_a_failing_steps_own_message_comes_last(checkout, scans, tmp_path, first
     summary = checkout.last_run()
     assert summary["status"] == "failed"
     assert summary["steps"]["ingest"]["state"] == "failed"
+
+
+def test_a_folder_that_no_run_could_learn_from_is_refused_before_it_is_uploaded(checkout, scans, tmp_path, first):
+    before = checkout.last_run()
+    process = checkout.start("run", "--data", str(with_two_labels(scans, tmp_path / "few")), "--set", SMALL)
+    out, _ = process.communicate()
+    assert process.returncode == 1
+    assert "3 labelled patients with a lesion are needed" in out.splitlines()[-1]
+    assert "Traceback" not in out
+    assert checkout.last_run() == before
+    assert not list((checkout.state / "s3" / "dwi-stroke" / "data").glob("few-*"))
 
 
 @pytest.mark.parametrize(
