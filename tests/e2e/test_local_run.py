@@ -190,8 +190,8 @@ def with_two_labels(scans: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_failing_steps_own_message_comes_last(checkout, scans, first):
-    with_two_labels(scans, checkout.state / "s3" / "dwi-stroke" / "few")
+def test_a_failing_steps_own_message_comes_last(checkout, demo_scans, first):
+    with_two_labels(demo_scans, checkout.state / "s3" / "dwi-stroke" / "few")
     process = checkout.start("run", "--data", "s3://dwi-stroke/few", "--set", SMALL)
     out, _ = process.communicate()
     assert process.returncode == 1
