@@ -73,6 +73,7 @@ def registry(tmp_path, monkeypatch):
             digests["facts_sha256"] = facts_sha256
         version = SimpleNamespace(version="3", source="m-3", tags=digests, run_id="r", name="m")
         monkeypatch.setattr(champion.tracking, "champion", lambda client: version)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # else the client makes a database here
         monkeypatch.setattr(champion, "_patients", lambda *_: THEN)
         return tmp_path
 
