@@ -69,10 +69,10 @@ def _experiments(a) -> int:
 
 def _what_to_run(a) -> dict:
     from pipelines import presets
-    from pipelines.check_data import require_usable
+    from pipelines.check_data import require_learnable
 
     settings, data = presets.load(a.preset, a.set), _data_to_upload(a)
-    require_usable(data, settings)
+    require_learnable(data, settings)
     return {"data": data, "preset": a.preset, "settings": settings}
 
 
@@ -177,13 +177,17 @@ def _predict(a) -> None:
         Path(a.output).expanduser(),
         a.probability not in ("", "0"),
     )
-    modality_check, overwrite = presets.load("demo", a.set).modality_check, a.overwrite not in ("", "0")
+    asked = {
+        "modality_check": presets.load("demo", a.set).modality_check,
+        "overwrite": a.overwrite not in ("", "0"),
+        "place": a.target,
+    }
     if not source.is_dir():
         adc = Path(a.adc).expanduser() if a.adc else None
-        return predict_scan(source, adc, target, a.model, STATE, probability, modality_check, overwrite, a.target)
+        return predict_scan(source, adc, target, a.model, STATE, probability, **asked)
     if a.adc:
         raise StepError("ADC is for one scan; in a folder the ADC maps are found beside the DWI (NAME_adc.nii.gz).")
-    predict_folder(source, target, a.model, STATE, probability, modality_check, overwrite, a.target)
+    predict_folder(source, target, a.model, STATE, probability, **asked)
 
 
 def _serve(a) -> None:

@@ -57,7 +57,7 @@ def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool 
     return 0
 
 
-def require_usable(data: str, settings: Settings) -> None:
+def require_learnable(data: str, settings: Settings) -> None:
     """See that a run could learn from the folder `data`, before anything of it is uploaded.
 
     No more scans are read than it takes to find that: three of them where all is well. What is in a bucket already, and

@@ -13,7 +13,7 @@ from components.core.step import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.words import shown
 from components.ingest.names import unfit
-from pipelines.files import read_json, write_json
+from pipelines.files import identity, read_json, write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
 ALLOW_DELETE = "UPLOAD_DELETE"
@@ -87,12 +87,12 @@ def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
 
 
 def _checkout_id(state: Path) -> str:
-    """Return this checkout's own random name; a copy on another machine, or in another place, makes one of its own."""
-    path, place = state / "checkout.json", f"{platform.node()}:{state.resolve()}"
+    """Return this checkout's own random name; a copy, here or on another machine, makes one of its own."""
+    state.mkdir(parents=True, exist_ok=True)
+    path, place = state / "checkout.json", f"{platform.node()}:{identity(state)}"
     known = read_json(path, {})
     if known.get("place") != place:
         known = {"id": secrets.token_hex(8), "place": place}
-        state.mkdir(parents=True, exist_ok=True)
         write_json(path, known)
     return known["id"]
 

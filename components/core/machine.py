@@ -34,11 +34,11 @@ def asked_gpus() -> int:
     """GPUs that the user asked for: TRAIN_GPUS in a cluster's train step, GPUS on a laptop.
 
     Raises:
-        StepError: GPUS is no number.
+        StepError: GPUS is not a whole number.
     """
     asked = os.environ.get("TRAIN_GPUS") or os.environ.get("GPUS") or "0"
     if not asked.isdecimal():
-        raise StepError(f"GPUS={asked} is no number. Say how many GPUs train, or leave it out.")
+        raise StepError(f"GPUS={asked} is not a whole number. Set it to how many GPUs to train on, or leave it out.")
     return int(asked)
 
 

@@ -53,7 +53,7 @@ def digest(mask: np.ndarray) -> str:
 
 
 def read_mark(path: Path) -> Mark | None:
-    """The mark in a file's header; None where there is none, or no NIfTI file that can be read."""
+    """Return the mark in a file's header; None without one, or where the file is not readable NIfTI."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"

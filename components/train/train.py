@@ -51,7 +51,8 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     `training_curve.png`; `curves` a page with it.
 
     Raises:
-        StepError: the loss is no number, the GPU's memory does not suffice, or a GPU was asked for and cannot be used.
+        StepError: the loss became NaN or infinite, the GPU's memory does not suffice, or a GPU was asked for and
+            cannot be used.
         Preempted: SIGTERM came while it learnt. What is learnt is kept: to the batch, or to the epoch where several
             processes share the batches.
     """

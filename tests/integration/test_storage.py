@@ -178,6 +178,17 @@ def test_a_copied_checkout_is_another_one(tmp_path):
     assert [o.key for o in Storage(uri).list()] == ["a.npy"]
 
 
+def test_a_moved_checkout_is_the_same_one(tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    (folder / "a.npy").write_bytes(b"1")
+    uri = upload(folder, tmp_path / "here" / ".local")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert upload(folder, tmp_path / "there" / ".local") == uri
+    assert caplog.messages[-1].endswith("0 files sent, 0 removed, 1 unchanged")
+
+
 def test_what_somebody_else_put_there_is_named_and_stays(tmp_path):
     folder, state = tmp_path / "scans", tmp_path / "state"
     folder.mkdir()

@@ -7,7 +7,7 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from pipelines import __main__ as command_line
 from pipelines import check_data
-from pipelines.check_data import require_usable
+from pipelines.check_data import require_learnable
 
 
 @pytest.fixture
@@ -27,38 +27,38 @@ def folder(tmp_path, make_scan, write_case):
 def test_a_folder_that_a_run_can_learn_from_passes_when_three_of_its_scans_are_read(folder, monkeypatch):
     read, validate = [], check_data.validate
     monkeypatch.setattr(check_data, "validate", lambda case, *a: read.append(case.name) or validate(case, *a))
-    require_usable(folder(6), Settings())
+    require_learnable(folder(6), Settings())
     assert len(read) == 3
 
 
 @pytest.mark.parametrize("data", ["", "s3://bucket/scans"])
 def test_demo_scans_and_what_is_in_a_bucket_are_left_to_the_steps(data):
-    require_usable(data, Settings())
+    require_learnable(data, Settings())
 
 
 def test_a_folder_without_a_scan_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no scan")
     with pytest.raises(StepError, match=r"images/NAME\.nii\.gz"):
-        require_usable(str(tmp_path), Settings())
+        require_learnable(str(tmp_path), Settings())
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(StepError, match="is not a folder"):
-        require_usable(str(tmp_path / "nowhere"), Settings())
+        require_learnable(str(tmp_path / "nowhere"), Settings())
 
 
 def test_too_few_patients_with_a_lesion_are_refused_with_what_was_found(folder, caplog):
     caplog.set_level("INFO")
     with pytest.raises(StepError, match=r"3 labelled patients with a lesion are needed.*2 found"):
-        require_usable(folder(2, lesion_free=2), Settings())
+        require_learnable(folder(2, lesion_free=2), Settings())
     assert "4 labelled scans of 4 patients (2 lesion-free)" in caplog.text
 
 
 def test_too_few_adc_maps_are_refused_where_the_network_is_to_see_them(folder):
     data = folder(4, adc=False)
-    require_usable(data, Settings())
+    require_learnable(data, Settings())
     with pytest.raises(StepError, match=r"inputs=dwi\+adc needs 3 labelled patients"):
-        require_usable(data, Settings(inputs="dwi+adc"))
+        require_learnable(data, Settings(inputs="dwi+adc"))
 
 
 @pytest.mark.parametrize(

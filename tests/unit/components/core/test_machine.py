@@ -78,10 +78,10 @@ def test_the_gpus_that_were_asked_for(monkeypatch, variables, asked):
     assert machine.asked_gpus() == asked
 
 
-def test_gpus_that_are_no_number_are_refused(monkeypatch):
+def test_gpus_that_are_not_a_number_are_refused(monkeypatch):
     monkeypatch.delenv("TRAIN_GPUS", raising=False)
     monkeypatch.setenv("GPUS", "all")
-    with pytest.raises(machine.StepError, match="GPUS=all is no number"):
+    with pytest.raises(machine.StepError, match="GPUS=all is not a whole number"):
         machine.asked_gpus()
 
 
