@@ -1,24 +1,27 @@
 """Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) for 2.5D slices."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 DOWN_SAMPLING = 16
+NORMS = {"batch": nn.BatchNorm2d, "instance": partial(nn.InstanceNorm2d, affine=True)}
+"""Over the slices of a batch, with running statistics to predict with; or over each slice alone, there and here."""
 
 
 class ConvBlock(nn.Sequential):
-    """Twice 3x3 convolution, BatchNorm, ReLU."""
+    """Twice 3x3 convolution, normalisation, ReLU."""
 
-    def __init__(self, c_in: int, c_out: int):
+    def __init__(self, c_in: int, c_out: int, norm: str = "batch"):
         super().__init__(
             nn.Conv2d(c_in, c_out, 3, padding=1),
-            nn.BatchNorm2d(c_out),
+            NORMS[norm](c_out),
             nn.ReLU(inplace=True),
             nn.Conv2d(c_out, c_out, 3, padding=1),
-            nn.BatchNorm2d(c_out),
+            NORMS[norm](c_out),
             nn.ReLU(inplace=True),
         )
 
@@ -45,17 +48,18 @@ class AttentionGate(nn.Module):
 class AttentionUNet(nn.Module):
     """Stack of slices (B, 3, H, W) to lesion logits (B, 1, H, W); H and W multiples of 16.
 
-    Widths are 1, 2, 4, 8 times `base_channels` and 16 times at the bottleneck.
+    Widths are 1, 2, 4, 8 times `base_channels` and 16 times at the bottleneck. `norm` is one of `NORMS`.
     """
 
-    def __init__(self, base_channels: int = 64, in_channels: int = 3):
+    def __init__(self, base_channels: int = 64, in_channels: int = 3, norm: str = "batch"):
         super().__init__()
+        block = partial(ConvBlock, norm=norm)
         widths = [base_channels * 2**level for level in range(4)]
-        self.encoder = nn.ModuleList(map(ConvBlock, [in_channels, *widths[:-1]], widths))
-        self.bottleneck = ConvBlock(widths[-1], 2 * widths[-1])
+        self.encoder = nn.ModuleList(map(block, [in_channels, *widths[:-1]], widths))
+        self.bottleneck = block(widths[-1], 2 * widths[-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths))
         self.gates = nn.ModuleList(AttentionGate(w) for w in reversed(widths))
-        self.decoder = nn.ModuleList(ConvBlock(2 * w, w) for w in reversed(widths))
+        self.decoder = nn.ModuleList(block(2 * w, w) for w in reversed(widths))
         self.head = nn.Conv2d(base_channels, 1, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

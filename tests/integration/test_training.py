@@ -25,8 +25,7 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
-from components.train import score, worker
-from components.train import train as training
+from components.train import learner, score, worker
 from components.train.launch import launch, torchrun
 from components.train.preemption import Preempted
 from components.unet.inference import load_model
@@ -230,7 +229,7 @@ def test_a_batch_that_is_too_small_to_share_is_refused(inputs, tmp_path):
 
 @pytest.fixture
 def sigterm_at(monkeypatch):
-    """sigterm_at(training, "loss_over_levels", 3): SIGTERM comes in the third call of it from now on."""
+    """sigterm_at(learner, "loss_over_levels", 3): SIGTERM comes in the third call of it from now on."""
 
     def at(module, name: str, which: int) -> None:
         calls, whole = iter(range(1, 10_000)), getattr(module, name)
@@ -252,7 +251,7 @@ def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identic
     checkpoints.delete([o.key for o in checkpoints.list()])
     learnt, step, before = [], torch.optim.Adam.step, signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *more: (learnt.append(1), step(self, *more)))
-    for moment in [(training, "loss_over_levels", 3), (score, "stack_logits", 2)]:
+    for moment in [(learner, "loss_over_levels", 3), (score, "stack_logits", 2)]:
         sigterm_at(*moment)
         with pytest.raises(Preempted) as end:
             train("preempted", launch, seed=8, epochs=2, batch_size=2)

@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from components.core.step import StepError
-from components.train.data import EpochBatches, StackDataset, augmentation, loader
+from components.train.augment import light
+from components.train.data import EpochBatches, StackDataset, loader
 from tests.whole_plane import mask_to_model_grid, to_model_grid
 
 HAS_LESION = np.isin(np.arange(50), (3, 10, 11, 12, 29, 30, 49))
 """Fifty slices, seven of them with a lesion."""
-NOTHING = augmentation(0, 0, 0)
+NOTHING = light(0, 0, 0)
 
 
 def epoch_of(batches: EpochBatches, epoch: int) -> list[tuple[int, int]]:
@@ -170,7 +171,7 @@ def test_the_flip_swaps_left_and_right_of_scan_and_mask_alike(slices):
     for name, volume in (("scan", scan), ("mirrored", scan[::-1])):
         slices.add(name, to_model_grid(volume, 32, "volume"), mask_to_model_grid(volume > 4, 32))
     (flipped, flipped_lesion), (mirrored, mirrored_lesion) = (
-        StackDataset(slices.read(name), augmentation(p, 0, 0))[(1, 0)] for name, p in (("scan", 1), ("mirrored", 0))
+        StackDataset(slices.read(name), light(p, 0, 0))[(1, 0)] for name, p in (("scan", 1), ("mirrored", 0))
     )
     assert flipped == pytest.approx(mirrored, abs=0.01)
     assert np.array_equal(flipped_lesion, mirrored_lesion)
@@ -181,7 +182,7 @@ def test_brightness_adds_one_number_to_the_whole_stack_and_does_not_clip(noise):
     stack, lesion = noise(NOTHING)[(0, 0)]
     shifts = []
     for seed in range(200):
-        shifted, same = noise(augmentation(0, 0, 1))[(0, seed)]
+        shifted, same = noise(light(0, 0, 1))[(0, seed)]
         difference = shifted - stack
         assert np.ptp(difference) < 1e-5
         assert np.array_equal(same, lesion)
@@ -197,7 +198,7 @@ def test_rotation_is_by_up_to_ten_degrees_both_ways_about_the_middle(slices):
     y, x = np.mgrid[-32:33, -32:33]
     disc = np.exp(-((x - 24) ** 2 + y**2) / 8)
     slices.add("disc", disc[None], disc[None] > 0.5)
-    dataset = StackDataset(slices.read(), augmentation(0, 1, 0))
+    dataset = StackDataset(slices.read(), light(0, 1, 0))
     angles = []
     for seed in range(200):
         stack, lesion = dataset[(0, seed)]
@@ -213,13 +214,13 @@ def test_rotation_is_by_up_to_ten_degrees_both_ways_about_the_middle(slices):
 
 def test_rotation_leaves_no_black_corners_and_a_mask_of_zeros_and_ones(slices):
     slices.add("flat", np.full((1, 32, 32), 4.0), np.ones((1, 32, 32)))
-    stack, lesion = StackDataset(slices.read(), augmentation(0, 1, 0))[(0, 3)]
+    stack, lesion = StackDataset(slices.read(), light(0, 1, 0))[(0, 3)]
     assert stack == pytest.approx(4)
     assert (lesion == 1).all()
 
 
 def test_the_same_item_is_augmented_the_same_way_again(noise):
-    dataset, again = (noise(augmentation(0.5, 0.5, 0.5)) for _ in range(2))
+    dataset, again = (noise(light(0.5, 0.5, 0.5)) for _ in range(2))
     for seed in range(20):
         first = dataset[(0, seed)]
         dataset[(0, 1000 + seed)]
@@ -227,7 +228,7 @@ def test_the_same_item_is_augmented_the_same_way_again(noise):
 
 
 def test_worker_processes_augment_as_this_process_does(noise):
-    dataset = noise(augmentation(0.5, 0.5, 0.5))
+    dataset = noise(light(0.5, 0.5, 0.5))
     items = [(0, seed) for seed in range(12)]
     from_workers = DataLoader(dataset, batch_sampler=[[item] for item in items], num_workers=2)
     for (stacks, _), item in zip(from_workers, items, strict=True):
@@ -244,7 +245,7 @@ def what_was_done(slices, probabilities: tuple[float, float, float], draws: int)
     image[0, :, 17:] = 8
     image[0, 16, 4:12] = 4
     slices.add("probe", image, image > 5)
-    dataset, done = StackDataset(slices.read("probe"), augmentation(*probabilities)), Counter()
+    dataset, done = StackDataset(slices.read("probe"), light(*probabilities)), Counter()
     for seed in np.random.default_rng(0).integers(2**31, size=draws).tolist():
         stack, lesion = dataset[(0, seed)]
         value = stack[..., 1] - stack.min()
@@ -278,7 +279,7 @@ def test_the_loader_gives_the_batches_in_their_order(dataset):
 
 def test_six_channels_are_flipped_and_turned_together_and_only_the_dwi_changes_its_brightness():
     stack = np.random.default_rng(0).normal(size=(32, 32, 6)).astype(np.float32)
-    turn, shift = augmentation(1, 1, 0), augmentation(0, 0, 1)
+    turn, shift = light(1, 1, 0), light(0, 0, 1)
     for transform in (turn, shift):
         transform.set_random_seed(1)
     turned = turn(image=stack)["image"]
