@@ -8,8 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 DOWN_SAMPLING = 16
-NORMS = {"batch": nn.BatchNorm2d, "instance": partial(nn.InstanceNorm2d, affine=True)}
-"""Over the slices of a batch, with running statistics to predict with; or over each slice alone, there and here."""
+
+
+class InstanceNorm(nn.InstanceNorm2d):
+    """Normalisation over each slice alone, with a learnt scale and shift; of no slices it makes none."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, affine=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if len(x_BCHW):
+            return super().forward(x_BCHW)
+        return x_BCHW * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+NORMS = {"batch": nn.BatchNorm2d, "instance": InstanceNorm}
 
 
 class ConvBlock(nn.Sequential):
