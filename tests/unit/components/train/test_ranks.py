@@ -18,7 +18,10 @@ SIZES = (6, 5, 1)
 """Even shares, uneven ones, and one where the second process gets nothing."""
 
 
-@pytest.fixture(scope="module", params=[*((size, "dice+bce") for size in SIZES), (5, "focal_tversky")], ids=str)
+CASES = [*((size, "dice+bce") for size in SIZES), (5, "focal_tversky"), (5, "slice_dice+bce"), (1, "slice_dice+bce")]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
 def shares(request) -> tuple[int, str]:
     """The size of the batch, and the loss."""
     return request.param

@@ -37,7 +37,7 @@ def test_half_way_and_at_the_last_batch(kind, half_way, last):
 @pytest.mark.parametrize("batches", [1, 2, 33, 34, 1000])
 def test_it_is_above_zero_at_every_batch_and_falls_after_the_warm_up(kind, batches):
     shares = [share_of_rate(kind, batch, batches) for batch in range(batches)]
-    assert 0 < min(shares) and max(shares) == 1
+    assert min(shares) > 0 and max(shares) == 1
     falling = shares[math.ceil(0.03 * batches) :]
     assert falling == sorted(falling, reverse=True)
 

@@ -137,6 +137,18 @@ def test_a_saved_model_predicts_as_before(network, volume, tmp_path):
     np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, FACTS, volume), atol=1e-5)
 
 
+def test_a_model_with_instance_norm_loads_by_its_facts_and_one_without_the_entry_has_batch_norm(volume, tmp_path):
+    facts, network = FACTS | {"norm": "instance"}, AttentionUNet(4, norm="instance").eval()
+    torch.save(network.state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    loaded, _ = load_model(tmp_path)
+    np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, facts, volume), atol=1e-5)
+
+    torch.save(AttentionUNet(4).state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(FACTS))  # as older versions wrote it
+    assert any(type(module) is torch.nn.BatchNorm2d for module in load_model(tmp_path)[0].modules())
+
+
 def test_a_limited_container_predicts_with_the_threads_that_it_may_use(network, tmp_path, monkeypatch):
     torch.save(network.state_dict(), tmp_path / "best_model.pth")
     (tmp_path / "model.json").write_text(json.dumps(FACTS))
