@@ -94,6 +94,19 @@ def test_with_tta_slices_still_stand_between_their_own_neighbours(network, volum
     assert changed_slices(before, predict_volume(network, FACTS | {"tta": True}, volume, numbers)) == [8, 9]
 
 
+def test_slices_without_head_are_no_lesion_even_for_a_network_that_sees_lesion_everywhere(network):
+    """Of a grid in millimetres around the head, which learns from none of these slices either."""
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    volume = np.abs(np.random.default_rng(0).normal(0, 3, (48, 48, 12))).astype(np.float32)
+    volume[x**2 + y**2 < 0.5, 3:9] += 100
+    torch.nn.init.constant_(network.head.bias, 100)
+    facts = FACTS | {"normalization": "head", "pixel_mm": 6.0, "tta": True}
+    probability = predict_volume(network, facts, volume, voxel_mm=(4.0, 4.0, 5.0))
+    lesion = [s for s in range(12) if probability[:, :, s].any()]
+    assert lesion == [3, 4, 5, 6, 7, 8]
+    assert probability[24, 24, lesion].min() > 0.99
+
+
 @pytest.mark.parametrize("batch", [1, 3, 20])
 def test_the_batch_size_does_not_change_the_prediction(network, volume, monkeypatch, batch):
     before = predict_volume(network, FACTS, volume)
