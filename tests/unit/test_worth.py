@@ -11,7 +11,7 @@ from tests.benchmarks.worth_cost import Cost
 from tests.benchmarks.worth_tables import differences, figures, speeds
 from tests.relations.phantoms import phantom
 
-TINY = "image_size=32 base_channels=4"
+TINY = "image_size=64 pixel_mm=3 base_channels=4 precision=float32 memory_format=contiguous"
 
 
 def scan(patient: str, dice: float, ml: float = 1.0) -> dict:
