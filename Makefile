@@ -148,8 +148,8 @@ sbom: $(DEV_INSTALLED) ## the bill of materials (CycloneDX): build/sbom.json, bu
 	@$(SBOM) --output-file build/sbom-mlflow.json images/requirements-mlflow.txt
 	@echo "build/sbom.json (laptops and the images components and trainer), build/sbom-mlflow.json (the image mlflow)"
 
-bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes)
-	@$(PYTHON) -m tests.benchmarks
+bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes) [ONLY="worth seconds=300": against MONAI]
+	@set -f; $(PYTHON) -m tests.benchmarks $$ONLY
 
 evidence: $(DEV_INSTALLED) ## make the tables of docs/evidence.md (minutes) [ONLY="statistics ..."]
 	@set -f; $(PYTHON) -m tests.evidence $$ONLY
