@@ -11,18 +11,24 @@ import pytest
 TESTS = Path(__file__).parent
 REAL_SCANS = Path(__file__).parents[2] / "shared" / "data" / "real-scans"
 VOXEL_2X2X5_MM = np.diag([2.0, 2.0, 5.0, 1.0])
+OF_THE_LOCAL_RUN = ("tests/e2e/test_local_run.py", "tests/e2e/test_mlflow_ui.py")
 LONGEST_FIRST = ("e2e", "integration", "relations", "corpus", "unit")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core of its own
 
 
-def pytest_itemcollected(item) -> None:
-    """Keep on one worker the tests of a file, and those of the one local run, so that fixtures are made once."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        uses_local_run = "first" in getattr(item, "fixturenames", ())
-        group = "local run" if uses_local_run else item.path.relative_to(TESTS).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep on one worker the tests of a file, and those of the local run, so that fixtures are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "the local run" if file in OF_THE_LOCAL_RUN else file
+
+    return Files(config, log)
 
 
 @pytest.hookimpl(trylast=True)
