@@ -40,6 +40,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
+PYTEST := $(PYTHON) -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 DEV_INSTALLED := $(VENV)/.installed-dev
 
 SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application
@@ -69,11 +70,11 @@ pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TA
 pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
 
-test: $(DEV_INSTALLED) ## the tests (a few minutes; those that need what is not here say so)
-	@$(PYTHON) -m pytest
+test: $(DEV_INSTALLED) ## the tests of every part, in a few minutes; what is skipped says why
+	@$(PYTEST)
 
-test-all: $(DEV_INSTALLED) ## the tests, the slow ones too
-	@$(PYTHON) -m pytest -m "slow or not slow"
+test-all: $(DEV_INSTALLED) ## all tests, the slow ones too, but those of test-kind, torture and relations
+	@$(PYTEST) -m "not cluster and not torture and not relations"
 
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"

@@ -1,5 +1,6 @@
-"""What several tests share: small scans, written the way users lay them out."""
+"""What several tests share: small scans, written the way users lay them out; which tests share a worker."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,34 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+TESTS = Path(__file__).parent
 REAL_SCANS = Path(__file__).parents[2] / "shared" / "data" / "real-scans"
 VOXEL_2X2X5_MM = np.diag([2.0, 2.0, 5.0, 1.0])
+OF_THE_LOCAL_RUN = ("tests/e2e/test_local_run.py", "tests/e2e/test_mlflow_ui.py")
+LONGEST_FIRST = ("e2e", "integration", "relations", "corpus", "unit")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core of its own
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep on one worker the tests of a file, and those of the local run, so that fixtures are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "the local run" if file in OF_THE_LOCAL_RUN else file
+
+    return Files(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items) -> None:
+    """Begin with the folders whose files take longest, so that the workers end together."""
+    order = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).parts[0], len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,7 @@ def test_a_challenger_is_refused_on_too_few_patients_and_the_summary_says_so(che
     assert decisions(checkout) == ["first", "refused"]
 
 
+@pytest.mark.slow
 def test_a_person_promotes_it_and_another_run_is_compared_with_it(checkout, scans, first):
     out = checkout.python("promote", "--model", "models:/dwi-attention-unet/2", "--reason", "to see")
     assert "dwi-attention-unet version 2 is champion" in out
@@ -93,6 +94,7 @@ def test_a_person_promotes_it_and_another_run_is_compared_with_it(checkout, scan
     assert decisions(checkout) == ["first", "refused", "promoted by a person", "refused", "rolled back"]
 
 
+@pytest.mark.slow
 def test_an_alias_moved_by_hand_is_noticed_and_stops_no_run(checkout, scans, first):
     code = "import mlflow; mlflow.MlflowClient().set_registered_model_alias('dwi-attention-unet', 'champion', '2')"
     environment = checkout.environment | checkout.services()
@@ -102,6 +104,7 @@ def test_an_alias_moved_by_hand_is_noticed_and_stops_no_run(checkout, scans, fir
     assert "WRONG: in the registry version 2 is champion, the ledger ends with version 1" in out
 
 
+@pytest.mark.slow
 def test_what_was_deleted_from_the_registry_is_registered_again(checkout, scans, first):
     code = "import mlflow; mlflow.MlflowClient().delete_registered_model('dwi-attention-unet')"
     environment = checkout.environment | checkout.services()
@@ -111,12 +114,14 @@ def test_what_was_deleted_from_the_registry_is_registered_again(checkout, scans,
     assert summary["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger,champion"}
 
 
+@pytest.mark.slow
 def test_a_changed_line_of_code_reruns_its_step_and_what_follows(checkout, scans, first):
     code = checkout.folder / "components" / "evaluate" / "metrics.py"
     code.write_text(code.read_text() + "\n# changed\n")
     assert rerun_steps(run(checkout, scans)) == {"fingerprint", "evaluate", "register"}
 
 
+@pytest.mark.slow
 def test_a_changed_scan_in_the_bucket_reruns_everything(checkout, scans, first):
     mask = next(scans.rglob("derivatives/**/*.nii.gz"))
     image = nib.load(mask)
@@ -190,6 +195,7 @@ def with_two_labels(scans: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_failing_steps_own_message_comes_last(checkout, demo_scans, first):
     with_two_labels(demo_scans, checkout.state / "s3" / "dwi-stroke" / "few")
     process = checkout.start("run", "--data", "s3://dwi-stroke/few", "--set", SMALL)

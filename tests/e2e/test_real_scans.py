@@ -12,7 +12,10 @@ REAL = ROOT.parent / "shared" / "data" / "real-scans"
 UNLABELLED = REAL / "isles-layout/sub-kinghaw/ses-0001/dwi/sub-kinghaw_ses-0001_dwi.nii.gz"
 SMALL = "image_size=64 base_channels=4 epochs=1"
 
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="no real scans here (../shared/data)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REAL.is_dir(), reason="no real scans here (../shared/data)"),
+]
 
 
 @pytest.fixture(scope="module")

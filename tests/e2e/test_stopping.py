@@ -14,6 +14,8 @@ import pytest
 
 from tests.checkout import Checkout
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 20
 SETTINGS = f"image_size=32 base_channels=4 epochs={EPOCHS} early_stop_patience={EPOCHS} batch_size=4"
 SETTINGS += " precision=float32 memory_format=channels_last"  # a measurement may choose otherwise in another run

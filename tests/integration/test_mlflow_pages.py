@@ -1,16 +1,13 @@
 """The links that are printed, each opened in a browser that has never been there."""
 
-import shutil
-
 import mlflow
 import pytest
 
 from components.core.tracking import MODEL_NAME, Run
 from components.register.register import CARD, _address
 from pipelines.summary import links
+from tests.browser import launch
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 WAIT_MS = 120_000
 OF_GENAI = ("AI Gateway", "Prompts")
 """Entries of the menu beside each page of the GenAI view."""
@@ -42,7 +39,7 @@ def test_a_printed_link_opens_the_view_of_model_training(printed, name):
 
     address, word = printed[name]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1360, "height": 950})  # a new profile
         page.goto(address, timeout=WAIT_MS)
         page.get_by_text(word, exact=True).first.wait_for(timeout=WAIT_MS)

@@ -116,6 +116,7 @@ def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sente
     assert out.endswith("stopped\n") and "Traceback" not in out and "SYNTHETIC" not in out
 
 
+@pytest.mark.slow
 def test_another_form_is_answered_with_the_form_to_send(served, put, tmp_path):
     _, url, _ = served
     blob = base64.b64encode(put(tmp_path / "scan.nii.gz").read_bytes()).decode()
@@ -131,6 +132,7 @@ def test_another_form_is_answered_with_the_form_to_send(served, put, tmp_path):
     assert status == 200 and answer["predictions"][0]["mask"]
 
 
+@pytest.mark.slow
 def test_a_champion_that_learnt_from_synthetic_scans_alone_is_called_so(servers, champion, registry, start, free_port):
     version, port = champion(), free_port()
     for tag, value in TAG.items():
@@ -140,6 +142,7 @@ def test_a_champion_that_learnt_from_synthetic_scans_alone_is_called_so(servers,
     assert f"This model {WARNING}." in process.communicate(timeout=60)[0]
 
 
+@pytest.mark.slow
 def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):
     _, url, _ = served
     put(tmp_path / "scan.nii.gz")
@@ -150,6 +153,7 @@ def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):
     assert status == 200 and answer["predictions"][0]["probability"]
 
 
+@pytest.mark.slow
 def test_web_pages_are_not_answered(served):
     _, url, _ = served
     port = url.rpartition(":")[2]
@@ -184,6 +188,7 @@ def test_for_a_model_that_sees_adc_the_request_sends_both(put, tmp_path):
     assert split["columns"] == ["scan", "adc"] and len(split["data"][0]) == 2
 
 
+@pytest.mark.slow
 def test_the_command_of_the_manifest_serves_the_champion_from_mlflow_alone(
     servers, champion, start, put, free_port, tmp_path
 ):

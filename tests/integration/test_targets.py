@@ -168,6 +168,7 @@ sys.exit(command_line.main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("direct", "asked"), [(None, False), ("true", True)])
 def test_a_model_comes_through_mlflow_unless_somebody_says_otherwise(servers, champion, put, tmp_path, direct, asked):
     champion(bias=100.0)

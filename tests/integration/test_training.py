@@ -93,11 +93,15 @@ RECIPE = {
     "loss": "slice_dice+bce", "schedule": "cosine", "prior_bias": True, "ema_decay": 0.99, "norm": "instance",
     "sampling": "patients", "augmentation": "strong",
 }  # fmt: skip
-WAYS = {"plain": {}, "deep": {"deep_supervision": True, "loss": "focal_tversky"}, "recipe": RECIPE}
-WAYS["average of batch norm"] = {"ema_decay": 0.9, "deep_supervision": True}
+WAYS = [
+    pytest.param({}, id="plain"),
+    pytest.param({"deep_supervision": True, "loss": "focal_tversky"}, id="deep", marks=pytest.mark.slow),
+    pytest.param(RECIPE, id="recipe"),
+    pytest.param({"ema_decay": 0.9, "deep_supervision": True}, id="average of batch norm", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("more", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("more", WAYS)
 def test_two_processes_learn_what_one_learns(train, checkpoints, more):
     one = train("one", launch, **more)
     checkpoints.delete([o.key for o in checkpoints.list()])
@@ -151,6 +155,7 @@ def _killed_after_two(_, rows: list[dict]) -> None:
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_they_keep_one_mlflow_run_and_one_checkpoint_with_which_one_process_goes_on(train, checkpoints):
     both = train("two processes", two, seed=4)
     runs = mlflow.MlflowClient().search_runs(
@@ -229,12 +234,14 @@ def test_what_decides_the_weights_is_another_training(train, checkpoints, more):
     assert len({o.key.split("/")[0] for o in checkpoints.list()}) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_weights_that_one_has_trained(train, checkpoints):
     alone = train("alone before", launch, seed=10)
     both = train("two with another cut", two, seed=10, **CUT)
     assert (alone / "best_model.pth").read_bytes() == (both / "best_model.pth").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(inputs, tmp_path, servers_here, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cases, slices, parts, page = inputs

@@ -1,5 +1,6 @@
 """Two processes that share a batch do what one does with the whole of it: real processes, over gloo."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,25 +17,31 @@ from tests.unit.components.train.half_a_batch import batch, network
 SCRIPT = Path(__file__).with_name("half_a_batch.py")
 SIZES = (6, 5, 1)
 """Even shares, uneven ones, and one where the second process gets nothing."""
+SHARES = [
+    *((size, "dice+bce") for size in SIZES), (5, "focal_tversky"), (5, "slice_dice+bce"), (1, "slice_dice+bce")
+]  # fmt: skip
+"""The size of the batch, and the loss."""
 
 
-CASES = [*((size, "dice+bce") for size in SIZES), (5, "focal_tversky"), (5, "slice_dice+bce"), (1, "slice_dice+bce")]
-
-
-@pytest.fixture(scope="module", params=CASES, ids=str)
+@pytest.fixture(scope="module", params=SHARES, ids=str)
 def shares(request) -> tuple[int, str]:
-    """The size of the batch, and the loss."""
     return request.param
 
 
 @pytest.fixture(scope="module")
-def shared(shares, tmp_path_factory) -> dict:
-    """What the second of two processes has after a step."""
-    out = tmp_path_factory.mktemp("ranks") / "out.pt"
+def steps(tmp_path_factory) -> Path:
+    """A folder with what the second of two processes has after each step."""
+    folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", SCRIPT]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run([*command, *map(str, shares), str(out)], env=environment, check=True)
-    return torch.load(out, weights_only=True)
+    subprocess.run([*command, json.dumps(SHARES), str(folder)], env=environment, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(shares, steps) -> dict:
+    size, name = shares
+    return torch.load(steps / f"{size} {name}.pt", weights_only=True)
 
 
 @pytest.fixture(scope="module")
