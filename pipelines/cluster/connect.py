@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from urllib.parse import urlsplit
 
+from components.core import listener
 from components.core.loopback import around_proxy
 from components.core.step import StepError
 from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without
@@ -108,7 +109,7 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
     Without `kfp` Kubeflow Pipelines is of no concern: MLflow's address is enough.
 
     Raises:
-        StepError: no such context, no kubectl where it is needed, nothing behind an address.
+        StepError: no such context, no kubectl where it is needed, nothing behind an address, or another user's program.
     """
     kind = target == "kind"
     if kind:
@@ -129,6 +130,9 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
             print(
                 "without a kube context the pods' logs, and why one waits, cannot be shown (KUBE_CONTEXT)", flush=True
             )
+        if kind:
+            for url in (kfp_host, mlflow_uri):
+                listener.refuse_strangers(urlsplit(url).port)
         os.environ.update(around_proxy())
         yield connection
 
@@ -149,6 +153,8 @@ class PortForward:
 
     def __enter__(self) -> "PortForward":
         self.errors = tempfile.TemporaryFile()
+        listener.guard()
+        listener.own(self.local)
         self._start()
         try:
             self._wait()
@@ -162,6 +168,7 @@ class PortForward:
         self.closing.set()
         self.process.terminate()
         self.process.wait()
+        listener.disown(self.local)
 
     def _start(self) -> None:
         """In a session of its own, so that Ctrl-C leaves it to us."""
@@ -176,7 +183,7 @@ class PortForward:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not _listens(self.local):
+        while not listener.is_served_by(self.process.pid, self.local):
             ended = self.process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.errors.seek(0)
@@ -240,8 +247,3 @@ def _free_port(wanted: int) -> int:
         with contextlib.suppress(OSError), socket.create_server((HOST, port)) as server:
             return server.getsockname()[1]
     raise StepError(f"no port on {HOST} is free.")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex((HOST, port)) == 0

@@ -35,8 +35,9 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
+from components.core import listener
 from components.core.loopback import around_proxy, is_here
-from components.core.step import without_logins
+from components.core.step import StepError, without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
 from pipelines.files import identity
@@ -60,7 +61,8 @@ def up(state: Path) -> dict[str, str]:
     with _lock(state):
         s3 = S3(state).up()
         both = s3 | MLflow(state).up(s3)
-        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"])
+        own = " ".join(str(p.port) for p in (S3(state).in_use(), MLflow(state).in_use()) if p)
+        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"]) | {listener.OWN_PORTS: own}
 
 
 def down(state: Path) -> None:
@@ -135,6 +137,10 @@ class Service:
         settings = {name: value for name, value in given.items() if name.startswith(self.prefix)}
         return settings | {self.address[0]: urls[0]}
 
+    def in_use(self) -> Process | None:
+        """The server that was started here, where the user has none of their own."""
+        return None if self.external() else self.process
+
     def status(self) -> bool:
         places = f"data {self.data}", f"log {self.log}"
         if external := self.external():
@@ -146,9 +152,13 @@ class Service:
         else:
             self.say("stopped", *places)
             return False
-        answers = self.answers(url)
-        self.say(*line, "" if answers else "NO ANSWER")
-        return answers
+        try:
+            ours = bool(external) or listener.is_served_by(self.process.pid, self.process.port)
+            fault = "" if ours and self.answers(url) else "NO ANSWER"
+        except StepError as error:
+            fault = str(error)
+        self.say(*line, fault)
+        return not fault
 
     def down(self) -> None:
         if self.process:
@@ -184,8 +194,7 @@ class Service:
             raise ServiceError(f"{variable} is {text!r}, not a port from 1024 to 65535. {advice}")
         port = int(text)
         if not is_free(port):
-            other = next(n for n in (*range(port + 1, 65536), *range(1024, port)) if is_free(n))
-            advice = f"Free it, or choose another: make up {variable}={other}"
+            advice = f"Free it, or choose another: make up {variable}={_free(port)}"
             raise ServiceError(f"port {port} on {HOST} is taken by another program. {advice}")
         return port
 
@@ -204,7 +213,7 @@ class Service:
 
     def _wait(self, process: Process) -> None:
         began, announced = time.monotonic(), False
-        while not self.answers(process.url):
+        while not (self._is_ours(process) and self.answers(process.url)):
             waited = time.monotonic() - began
             if waited > START_SECONDS or not process.is_alive():
                 process.stop()
@@ -217,6 +226,18 @@ class Service:
                 announced = True
                 self.say("starting", process.url, "(the first time takes longest)")
             time.sleep(0.05)
+
+    def _is_ours(self, process: Process) -> bool:
+        """Whether it listens. Where another program took the port, it is stopped, and nothing is sent there."""
+        try:
+            return listener.is_served_by(process.pid, process.port)
+        except StepError as error:
+            process.stop()
+            variable = f"{self.name.upper()}_PORT"
+            advice = (
+                f"End that program, or choose another port: make down, then make up {variable}={_free(process.port)}"
+            )
+            raise ServiceError(f"{self.title}: {error}. {advice}") from error
 
     def answers(self, url: str) -> bool:
         """Whether it is there. What is not HTTP (AWS itself, a database) is trusted to be."""
@@ -358,6 +379,11 @@ def is_free(port: int) -> bool:
     with suppress(OSError), socket.create_server((HOST, port)):
         return True
     return False
+
+
+def _free(port: int) -> int:
+    """A free port near this one, which is taken."""
+    return next(n for n in (*range(port + 1, 65536), *range(1024, port)) if is_free(n))
 
 
 def _group(leader: int) -> dict[str, str]:

@@ -23,10 +23,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 
+from components.core import listener
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.local import services
-from pipelines.local.services import Process, ServiceError, down, status, up
+from pipelines.local.services import Process, ServiceError, down, is_free, status, up
 
 S3_VARIABLES = {
     "S3_ENDPOINT_URL",
@@ -75,7 +76,7 @@ def other(env: dict[str, str], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_an_object_goes_in_and_comes_out(env):
-    assert set(env) == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "NO_PROXY", "no_proxy"}
+    assert set(env) == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "OWN_PORTS", "NO_PROXY", "no_proxy"}
     assert env["S3_BUCKET"] == "dwi-stroke"
     s3(env).put_object(Bucket="dwi-stroke", Key="case-1/dwi.nii.gz", Body=b"voxels")
     assert read(env, "case-1/dwi.nii.gz") == b"voxels"
@@ -279,6 +280,70 @@ def test_a_taken_port_is_named_with_a_free_one(variable, env, other, monkeypatch
     socket.create_server(("127.0.0.1", suggested)).close()
 
 
+@pytest.fixture
+def squatter(tmp_path):
+    """squatter(port, seconds) -> a file with what it was sent: it listens there so many seconds from now."""
+    code = """import socket, sys, time
+time.sleep(float(sys.argv[2]))
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    client, _ = server.accept()
+    open(sys.argv[3], "ab").write(client.recv(1 << 16))
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    client.close()"""
+    received, started = tmp_path / "received", []
+    received.touch()
+
+    def start(port: int, seconds: float) -> Path:
+        command = [sys.executable, "-c", code, str(port), str(seconds), str(received)]
+        started.append(subprocess.Popen(command, start_new_session=True))
+        return received
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_who_takes_the_port_while_a_server_starts_is_sent_nothing(env, other, tmp_path, monkeypatch, squatter, capsys):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_PORT", str(port))
+    stand_in(monkeypatch, tmp_path, "sleep 60")
+    received = squatter(port, 1)
+    with pytest.raises(
+        ServiceError, match=rf"MLflow: port {port} .* is held by process \d+ \(python.*\) of user .*not by"
+    ):
+        up(other)
+    assert not status(other)
+    assert received.read_bytes() == b"" and not services._group(records(other)["mlflow"]["pid"])
+
+
+def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
+    env, other, tmp_path, monkeypatch, squatter, capsys
+):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_PORT", str(port))
+    stand_in(
+        monkeypatch, tmp_path, f'"{sys.executable}" -m http.server --directory /proc/self/net {port} & wait; sleep 60'
+    )
+    monkeypatch.setattr(services.MLflow, "health", "/")
+    up(other)
+    (worker,) = listener.programs(port)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: is_free(port))
+    received = squatter(port, 0)
+    wait_until(lambda: not is_free(port))
+    already_asked = received.read_bytes()
+    capsys.readouterr()
+    assert not status(other)
+    assert f"port {port} on 127.0.0.1 is held by process" in capsys.readouterr().out
+    with pytest.raises(ServiceError, match=r"not by what was started here\. Nothing was sent there\. End that program"):
+        up(other)
+    assert received.read_bytes() == already_asked == b""
+
+
 @pytest.mark.parametrize("text", ["http", "80", "70000", "-1"])
 def test_what_is_no_port_is_named(text, env, other, monkeypatch):
     monkeypatch.setenv("S3_PORT", text)
@@ -290,7 +355,8 @@ def test_what_is_no_port_is_named(text, env, other, monkeypatch):
 
 def test_the_users_own_servers_are_used_as_they_are(env, other, monkeypatch, capsys):
     export(monkeypatch, env)
-    assert up(other) == {name: value for name, value in env.items() if "proxy" not in name.lower()}
+    used_as_they_are = {name: value for name, value in env.items() if "proxy" not in name.lower()}
+    assert up(other) == used_as_they_are | {"OWN_PORTS": ""}
     assert status(other)
     out = capsys.readouterr().out
     assert out.count(f"S3      external  {env['S3_ENDPOINT_URL']}\n") == 2
