@@ -1,8 +1,8 @@
 """Which program listens on a port of this machine: nothing is sent to one that is not ours.
 
     is_served_by(group, 5000)   as a server starts: does the listening socket belong to its process group?
-    guard()                     then: each new HTTP connection to a port in OWN_PORTS goes to this user's (or root's)
-                                program, or nothing is sent on it
+    guard()                     then: each new HTTP connection to a port in OWN_PORTS reaches a program of this user (or
+                                root's), to one that is in `own` the process group there; else nothing is sent on it
 
 Linux tells it in /proc, macOS through lsof, which shows a person's own programs alone.
 """
@@ -27,6 +27,8 @@ PROC = Path("/proc")
 LISTEN = "0A"
 UNKNOWN_USER = -1
 
+_groups: dict[int, int] = {}
+
 
 def is_served_by(group: int, port: int) -> bool:
     """Return whether this process group listens on the port; False where no program does.
@@ -36,12 +38,12 @@ def is_served_by(group: int, port: int) -> bool:
     """
     if not users(port):
         return False
-    if not any(_group_of(pid) == group for pid in programs(port)):
-        # What ended between the two questions is no impostor.
-        if not users(port):
+    if not programs(port, group):
+        if not users(port):  # it has just ended
             return False
-        raise StepError(f"port {port} on {HOST} is held by {holder(port)}, not by what was started here. "
-                        "Nothing was sent there")  # fmt: skip
+        raise StepError(
+            f"port {port} on {HOST} is held by {holder(port)}, not by what was started here. Nothing was sent there"
+        )
     return True
 
 
@@ -73,33 +75,27 @@ def users(port: int) -> set[int]:
     return set(_sockets(port).values())
 
 
-def programs(port: int) -> set[int]:
-    """Return the ids of the processes that listen on HOST at this port, as far as this user may see them."""
+def programs(port: int, group: int | None = None) -> set[int]:
+    """Return the processes that listen on HOST at this port, of a group or of all, as far as this user may see them."""
     if not _has_proc():
-        return _lsof(port)
+        return {pid for pid in _lsof(port) if group in (None, _group_of(pid))}
     links = {f"socket:[{inode}]" for inode in _sockets(port)}
-    found = set()
-    for folder in PROC.glob("[0-9]*/fd"):
-        with suppress(OSError):
-            for file in folder.iterdir():
-                with suppress(OSError):
-                    if str(file.readlink()) in links:
-                        found.add(int(folder.parent.name))
-    return found
+    pids = (int(folder.name) for folder in PROC.glob("[0-9]*"))
+    return {pid for pid in pids if group in (None, _group_of(pid)) and links & _open_files(pid)}
 
 
-def own(port: int) -> None:
-    """Add a port to those that only this user's own programs may answer."""
-    os.environ[OWN_PORTS] = " ".join(sorted({*_own(), str(port)}))
+def own(port: int, group: int) -> None:
+    """From here on only this process group may answer this process on the port."""
+    _groups[port] = group
 
 
 def disown(port: int) -> None:
-    """Take the port out again."""
-    os.environ[OWN_PORTS] = " ".join(sorted({*_own()} - {str(port)}))
+    """End what `own` began."""
+    _groups.pop(port, None)
 
 
 def guard() -> None:
-    """Check each new connection of this process to a port in OWN_PORTS before anything is sent on it.
+    """Check each new connection of this process to a port of ours before anything is sent on it.
 
     It is the connection of urllib3, through which boto3, MLflow and Kubeflow's client go. The check comes after the
     connection is made: a program that took the port before is seen, and one that takes it later does not get this one.
@@ -124,14 +120,17 @@ def guard() -> None:
 
 def _check(opened: socket.socket) -> None:
     host, port, *_ = opened.getpeername()
-    if host == HOST and str(port) in _own():
+    if host != HOST:
+        return
+    if port in _groups:
+        there = is_served_by(_groups[port], port)
+    elif str(port) in os.environ.get(OWN_PORTS, "").split():
         refuse_strangers(port)
-        if not users(port):
-            raise ConnectionRefusedError(f"the server on port {port} has just ended")
-
-
-def _own() -> list[str]:
-    return os.environ.get(OWN_PORTS, "").split()
+        there = bool(users(port))
+    else:
+        return
+    if not there:
+        raise ConnectionRefusedError(f"the program on port {port} has just ended")
 
 
 def _sockets(port: int) -> dict[str, int]:
@@ -146,6 +145,15 @@ def _sockets(port: int) -> dict[str, int]:
                 address, _, number = fields[1].partition(":")
                 if fields[3] == LISTEN and address in addresses and int(number, 16) == port:
                     found[fields[9]] = int(fields[7])
+    return found
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    with suppress(OSError):
+        for file in (PROC / str(pid) / "fd").iterdir():
+            with suppress(OSError):
+                found.add(str(file.readlink()))
     return found
 
 

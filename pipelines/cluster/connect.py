@@ -132,7 +132,8 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
             )
         if kind:
             for url in (kfp_host, mlflow_uri):
-                listener.refuse_strangers(urlsplit(url).port)
+                if port := urlsplit(url).port:
+                    listener.refuse_strangers(port)
         os.environ.update(around_proxy())
         yield connection
 
@@ -154,7 +155,6 @@ class PortForward:
     def __enter__(self) -> "PortForward":
         self.errors = tempfile.TemporaryFile()
         listener.guard()
-        listener.own(self.local)
         self._start()
         try:
             self._wait()
@@ -180,16 +180,23 @@ class PortForward:
                 f"kubectl is not there, and {self.name} is reached through it. "
                 "Install it (https://kubernetes.io/docs/tasks/tools/), or give KFP_HOST and MLFLOW_TRACKING_URI."
             ) from None
+        listener.own(self.local, self.process.pid)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not listener.is_served_by(self.process.pid, self.local):
+        while not self._listens():
             ended = self.process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.errors.seek(0)
                 said = self.errors.read().decode(errors="replace").strip() or f"no answer in {START_SECONDS} s"
                 raise StepError(f"{self.name} cannot be reached: {said}. Tried: {' '.join(self.command)}")
             time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        try:
+            return listener.is_served_by(self.process.pid, self.local)
+        except StepError as error:
+            raise StepError(f"{self.name} cannot be reached: {error}. End that program, then run again.") from error
 
     def _keep_alive(self) -> None:
         while True:

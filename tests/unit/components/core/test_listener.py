@@ -195,13 +195,22 @@ def test_the_guard_is_put_up_once(guarded):
     assert connection.create_connection is once
 
 
-def test_ports_come_and_go(monkeypatch):
-    monkeypatch.setenv(listener.OWN_PORTS, "9000")
-    listener.own(8880)
-    listener.own(8880)
-    assert os.environ[listener.OWN_PORTS] == "8880 9000"
-    listener.disown(8880)
-    assert os.environ[listener.OWN_PORTS] == "9000"
+def test_on_a_port_of_one_program_no_other_of_the_same_user_is_asked(serve, port, received, guarded):
+    listener.own(port, os.getpgid(0))
+    serve()
+    with pytest.raises(StepError, match=rf"port {port} .* is held by process \d+ .* not by what was started here"):
+        _ask_through_requests(port)
+    assert received.read_bytes() == b""
+    listener.disown(port)
+    _ask_through_requests(port)
+    assert b"a scan" in received.read_bytes()
+
+
+def test_the_program_of_a_port_is_asked(serve, port, received, guarded):
+    listener.own(port, serve(wrapped=True).pid)
+    _ask_through_requests(port)
+    assert b"a scan" in received.read_bytes()
+    listener.disown(port)
 
 
 @as_root
