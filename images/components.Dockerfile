@@ -8,7 +8,7 @@ ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 # Wheels from disk, if any; the [l] is a pattern, so that the folder may be absent.
-COPY requirements.txt images/requirements-torch.txt .loca[l]/wheels/*.whl /wheels/
+COPY requirements.txt images/requirements-torch.txt .loca[l]/staged-wheels/*.whl /wheels/
 # The address of PyTorch's own CPU wheel index, for a build of torch without CUDA. Empty takes pip's index alone.
 ARG TORCH_INDEX=
 RUN cd /wheels && pip install --find-links . ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \

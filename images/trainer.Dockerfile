@@ -8,7 +8,7 @@ ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 # Wheels from disk, if any; the [l] is a pattern, so that the folder may be absent.
-COPY requirements.txt images/requirements-torch.txt .loca[l]/wheels/*.whl /wheels/
+COPY requirements.txt images/requirements-torch.txt .loca[l]/staged-wheels/*.whl /wheels/
 # On x86-64 Linux pip's own index has torch's CUDA build, which brings the CUDA libraries. The same words as for
 # components: an image from the same wheels then shares its layers.
 ARG TORCH_INDEX=

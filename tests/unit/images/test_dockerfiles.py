@@ -151,7 +151,7 @@ def test_the_build_context_is_a_list_of_what_may_enter():
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"
     allowed = {line[1:] for line in lines if line.startswith("!")}
-    assert allowed == {"requirements.txt", "images/requirements-*.txt", "components", ".local/wheels"}
+    assert allowed == {"requirements.txt", "images/requirements-*.txt", "components", ".local/staged-wheels"}
 
 
 REMOVED = {
