@@ -27,6 +27,7 @@ from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without
 
 HOST = "127.0.0.1"
 KIND = {"context": "kind-dwi-stroke", "kfp": f"http://{HOST}:8880", "mlflow": f"http://{HOST}:5500"}
+NO_LOGIN = "no login: who is logged in on this machine can start and remove runs there"
 TARGETS = ("kind", "cluster")
 OURS = "dwi-stroke"
 KFP_UI, MLFLOW = ("ml-pipeline-ui", 80, 8880), ("mlflow", 5000, 5500)  # service, its port, the local port to prefer

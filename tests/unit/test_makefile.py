@@ -29,7 +29,7 @@ with open("calls", "a") as calls:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
-    for name in (".venv/bin/python", "images/build", "pipelines/local/make-venv"):
+    for name in (".venv/bin/python", "images/build", "images/pin-bases", "pipelines/local/make-venv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(RECORDER.format(python=sys.executable))
         (folder / name).chmod(0o755)
