@@ -291,11 +291,11 @@ while True:
     open(sys.argv[3], "ab").write(client.recv(1 << 16))
     client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
     client.close()"""
-    received, started = tmp_path / "received", []
+    received, started, python = tmp_path / "received", [], sys.executable  # which `stand_in` replaces
     received.touch()
 
     def start(port: int, seconds: float) -> Path:
-        command = [sys.executable, "-c", code, str(port), str(seconds), str(received)]
+        command = [python, "-c", code, str(port), str(seconds), str(received)]
         started.append(subprocess.Popen(command, start_new_session=True))
         return received
 

@@ -24,6 +24,8 @@ def images(tmp_path) -> Path:
     folder.mkdir()
     for path in (IMAGES / "pin-bases", *IMAGES.glob("*.Dockerfile")):
         shutil.copy(path, folder)
+    (tmp_path / "manifests").mkdir()
+    shutil.copy(IMAGES.parent / "manifests" / "images.txt", tmp_path / "manifests")
     return folder
 
 
@@ -43,10 +45,14 @@ def bases(images: Path) -> set[str]:
 
 @pytest.mark.parametrize("docker", [BUILDX, PULLS], ids=["buildx", "pull"])
 def test_each_base_gets_the_digest_of_its_tag_and_later_the_newer_one(images, docker):
+    listed = (images.parent / "manifests" / "images.txt").read_text()
     others = {path.name: path.read_text().partition("\nFROM")[2] for path in images.glob("*.Dockerfile")}
     for digest in (FIRST, SECOND):
         assert pin(images, docker.format(digest=digest)) == (0, f"python:3.11-slim-bookworm@{digest}\n")
-        assert bases(images) == {f"python:3.11-slim-bookworm@{digest}"}
+        pinned = f"python:3.11-slim-bookworm@{digest}"
+        assert bases(images) == {pinned}
+        now = (images.parent / "manifests" / "images.txt").read_text()
+        assert now == listed.replace("\npython:3.11-slim-bookworm\n", f"\n{pinned}\n") != listed
     assert {path.name: path.read_text().partition("\nFROM")[2] for path in images.glob("*.Dockerfile")} == others
     assert {path.suffix for path in images.iterdir()} == {"", ".Dockerfile"}
 
