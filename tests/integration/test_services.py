@@ -326,7 +326,9 @@ def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
     port = free_port()
     monkeypatch.setenv("MLFLOW_PORT", str(port))
     stand_in(
-        monkeypatch, tmp_path, f'"{sys.executable}" -m http.server --directory /proc/self/net {port} & wait; sleep 60'
+        monkeypatch,
+        tmp_path,
+        f'"{sys.executable}" -m http.server --bind 127.0.0.1 --directory /proc/self/net {port} & wait; sleep 60',
     )
     monkeypatch.setattr(services.MLflow, "health", "/")
     up(other)
@@ -455,7 +457,7 @@ def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp
     export(monkeypatch, foreign | {"S3_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())})
     monkeypatch.setattr(services.environment, "_named", set())
     found = up(other)
-    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | {"MLFLOW_TRACKING_URI"}
+    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "OWN_PORTS"}
     assert not foreign.keys() & os.environ.keys()
     for pid in pids(other):
         environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{pid}/environ").read_text().split("\0"))
