@@ -37,11 +37,8 @@ def step(name: str) -> Iterator[None]:
     A `StepError` is printed without a stack; anything else is a fault of ours and keeps its stack,
     with the reason repeated below it. Either way the process ends with exit code 1.
     """
-    from components.core.listener import guard
-
     log_plainly()
     _end_with_the_run()
-    guard()
     try:
         yield
     except StepError as error:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from components.core import tracking
-from components.core.listener import guard
 from components.core.settings import Settings
 from components.core.step import StepError, without_logins
 from pipelines.files import identity, read_json, write_json
@@ -106,7 +105,6 @@ def use_services(state: Path) -> dict[str, str]:
     """Start or find S3 and MLflow, and point this process at them."""
     import os
 
-    guard()
     environment = services.up(state)
     os.environ.update(environment)
     os.environ.setdefault("SCRATCH_DIR", str(state / "scratch"))

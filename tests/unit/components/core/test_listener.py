@@ -265,3 +265,23 @@ class TestWithoutProc:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(StepError, match=re.escape("lsof is not on the PATH. Install lsof.")):
             listener.is_served_by(os.getpgid(0), port)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["fingerprint.fingerprint", "ingest.ingest", "train.train", "evaluate.evaluate", "register.register"],
+)
+def test_what_a_step_reaches_over_http_is_guarded(module):
+    """In a process of its own, as a step is: with its module MLflow's client is guarded; S3's when it is made."""
+    code = f"""
+import os
+from components.{module} import *
+from components.core.storage import connect
+os.environ["S3_ENDPOINT_URL"] = "http://127.0.0.1:9"
+connect()
+from urllib3.util import connection
+print(hasattr(connection.create_connection, "unguarded"))
+"""
+    variables = os.environ | {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
