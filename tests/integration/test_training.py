@@ -93,11 +93,12 @@ RECIPE = {
     "loss": "slice_dice+bce", "schedule": "cosine", "prior_bias": True, "ema_decay": 0.99, "norm": "instance",
     "sampling": "patients", "augmentation": "strong",
 }  # fmt: skip
+AVERAGE = {"ema_decay": 0.9, "deep_supervision": True}
 WAYS = [
     pytest.param({}, id="plain"),
     pytest.param({"deep_supervision": True, "loss": "focal_tversky"}, id="deep", marks=pytest.mark.slow),
     pytest.param(RECIPE, id="recipe"),
-    pytest.param({"ema_decay": 0.9, "deep_supervision": True}, id="average of batch norm", marks=pytest.mark.slow),
+    pytest.param(AVERAGE, id="average of batch norm", marks=pytest.mark.slow),
 ]
 
 
@@ -275,7 +276,7 @@ def sigterm_at(monkeypatch):
     return at
 
 
-@pytest.mark.parametrize("more", [{}, RECIPE, WAYS["average of batch norm"]], ids=["plain", "recipe", "average"])
+@pytest.mark.parametrize("more", [{}, RECIPE, AVERAGE], ids=["plain", "recipe", "average"])
 def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identical(
     train, checkpoints, sigterm_at, monkeypatch, more
 ):
