@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from components.core.known import split_digest
 from components.core.ledger import Ledger
 from components.core.machine import TRAINING, sources_digest
 from components.core.pairing import strangers
@@ -147,7 +148,7 @@ def _version(chain: Chain, client, version) -> None:
         return chain.link(NOT_REACHED, "ledger entry", "no decision about this version is on record")
     ledger = Ledger()
     try:
-        other, entries = strangers(client, ledger), ledger.entries()
+        other, entries = strangers(ledger), ledger.entries()
     except StepError as why:
         return chain.link(NOT_REACHED, "ledger entry", str(why))
     if other:
@@ -306,7 +307,7 @@ def _split_digest(reached: _Artifacts) -> str:
         patients, scans = split["patients"], split["cases"]
     except (ValueError, KeyError) as error:
         return f"no split any more ({error!r})"
-    digest = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+    digest = split_digest(patients)
     cases = json.loads(reached.of_run("cases.json").read_text())["cases"]
     patient_of = {c["case"]: c["patient"] for c in cases}
     for subset, names in scans.items():

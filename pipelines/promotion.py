@@ -1,11 +1,13 @@
 """`make champion`, `make promote`, `make rollback`: who is champion, and a person's decision about it."""
 
-import getpass
+import os
+import pwd
 from pathlib import Path
 
 from components.core import tracking
+from components.core.entry import Entry, about
 from components.core.headline import against_rule, in_words
-from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
+from components.core.ledger import BY_PERSON, NAMES_ENTRY, REFUSED, ROLLED_BACK, Ledger, champions, enact
 from components.core.pairing import pair, require_pair, strangers
 from components.core.step import StepError
 from components.core.synthetic import WARNING, is_synthetic
@@ -30,13 +32,13 @@ def promote(model: str, reason: str, state: Path, place: str = "local") -> None:
         raise StepError(f"A promotion past the policy needs a reason. {example}")
     with registry.connect(place, state) as client:
         version, present, ledger = registry.version(client, model, example), tracking.champion(client), Ledger()
-        require_pair(client, ledger)
+        require_pair(ledger)
         number, before = str(version.version), present and str(present.version)
         if number == before and champions(ledger.entries())[-1:] == [number]:
             raise StepError(f"version {number} is champion already. Name another: {example}")
         who = _person()
         over = f" over version {before}" if before not in (None, number) else ""
-        pair(client, ledger)
+        pair(ledger)
         enact(client, ledger.append({
             "decision": BY_PERSON, "who": who, **about(version), "from": before, "to": number,
             "words": f"promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
@@ -55,7 +57,7 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
     example = _example(place)
     with registry.connect(place, state) as client:
         present, ledger = tracking.champion(client), Ledger()
-        require_pair(client, ledger)
+        require_pair(ledger)
         stack = champions(ledger.entries())
         if present is None or stack[-1:] != [str(present.version)]:
             raise StepError(f"{_disagreement(present, stack, place)} Only then is it clear what was before.")
@@ -64,7 +66,7 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
         number, back, who = str(present.version), stack[-2], _person()
         registry.version(client, f"models:/{MODEL_NAME}/{back}", example)
         why = f": {reason.strip()}" if reason.strip() else ""
-        pair(client, ledger)
+        pair(ledger)
         enact(client, ledger.append({
             "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
             "words": f"rolled back to version {back} by {who}{why}", "reason": reason.strip(),
@@ -81,7 +83,7 @@ def champion(state: Path, place: str = "local") -> int:
 
 def _show(client, ledger: Ledger, place: str) -> int:
     entries, present = ledger.entries(), tracking.champion(client)
-    if why := strangers(client, ledger):
+    if why := strangers(ledger):
         print(f"{MODEL_NAME}: {f'version {present.version}' if present else 'no version'} is champion in the registry")
         print(f"WRONG: {why}")
         return 1
@@ -109,7 +111,7 @@ def _show(client, ledger: Ledger, place: str) -> int:
         faults.append(_disagreement(present, stack, place))
     known = {e.key for e in entries}
     for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
-        if (key := version.tags.get("ledger_entry")) and key not in known:
+        if (key := version.tags.get(NAMES_ENTRY)) and key not in known:
             faults.append(f"the decision about version {version.version}, {ledger.storage.uri}/{key}, is not there")
     print(f"decisions: {len(entries)} in {ledger.storage.uri}" + (", the last:" if len(entries) > SHOWN else ""))
     for entry in entries[-SHOWN:]:
@@ -148,7 +150,8 @@ def _who_and_when(entry: Entry) -> str:
 
 
 def _person() -> str:
+    """The login by the operating system's word, whatever LOGNAME and USER say; where it has no name, its number."""
     try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise StepError("whose decision is it? This login has no name: set USER to yours.") from None
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user id {os.getuid()}"

@@ -70,10 +70,8 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             object storage does not answer, or keeps other weights than it was sent, or the registry and the ledger do
             not belong together.
     """
-    import mlflow
-
     ledger = Ledger()
-    require_pair(mlflow.MlflowClient(), ledger)
+    require_pair(ledger)
     policy, statement = load_policy(), load_statement()
     packages = dict(line.split("==") for line in _requirements())
     card = make_card(statement, model, evaluation, packages)

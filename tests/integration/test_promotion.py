@@ -1,12 +1,14 @@
 """Who becomes champion, against a real registry and a real ledger."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import mlflow
 import pytest
 import torch
 
+from components.core.known import split_digest
 from components.core.ledger import BY_PERSON, BY_POLICY, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
@@ -59,9 +61,10 @@ def register(client, tmp_path):
         (weights / "model.json").write_text(json.dumps({"base_channels": 4, "threshold": 0.5, "seed": seed} | facts))
         run = client.create_run("0")
         client.log_artifacts(run.info.run_id, str(weights), "model/artifacts/weights")
-        client.log_text(run.info.run_id, json.dumps({"patients": patients, "digest": "d"}), "split.json")
+        client.log_text(run.info.run_id, json.dumps({"patients": patients}), "split.json")
         tags = {
-            "weights_sha256": file_sha256(weights / "best_model.pth"), "split_digest": "d", "git_commit": "abc",
+            "weights_sha256": file_sha256(weights / "best_model.pth"), "git_commit": "abc",
+            "facts_sha256": file_sha256(weights / "model.json"), "split_digest": split_digest(patients),
             "test_dice_mean": "0.6", "test_dice_ci_low": "0.5", "test_dice_ci_high": "0.7",
             "test_lesion_f1_mean": "0.8", "test_patients": "12", **(TAG if synthetic else {}),
         }  # fmt: skip
@@ -253,7 +256,7 @@ def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two
     entry = Ledger().entries()[-1].facts
     assert (entry["decision"], entry["from"], entry["to"], entry["version"]) == (REFUSED, "1", "1", "2")
     assert entry["evidence"]["differences"]["dice"]["mean"] == pytest.approx(-0.05)
-    assert entry["lineage"]["git_commit"] == "abc" and entry["lineage"]["split_digest"] == "d"
+    assert entry["lineage"]["git_commit"] == "abc" and entry["lineage"]["split_digest"] == split_digest(PATIENTS)
 
 
 @pytest.mark.parametrize(("policy", "holder"), [(load(), "1"), (NON_INFERIOR, "2")], ids=["superior", "non-inferior"])
@@ -292,17 +295,23 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
     [
-        ({"weights_sha256": "0" * 64}, {}, "not those that were registered"),
+        ({"weights_sha256": "0" * 64}, {}, "best_model.pth is not what was registered (tag weights_sha256)"),
+        ({"facts_sha256": "0" * 64}, {}, "model.json is not what was registered (tag facts_sha256)"),
+        ({"facts_sha256": None, "model_sha256": "0" * 64}, {}, "a file of its model is not what was registered"),
+        ({"facts_sha256": None}, {}, "registered without the tag model_sha256: nothing says whether a file"),
         ({}, {"base_channels": 8}, "best_model.pth does not load"),
         ({"split_digest": "another"}, {}, "is not known: its MLflow run holds no split.json of its own"),
     ],
-    ids=["other weights", "another network", "other patients"],
+    ids=["other weights", "other facts", "another file", "no digest of its facts", "another network", "other patients"],
 )
 def test_a_champion_that_cannot_be_compared_is_said_in_words_and_stays(client, register, tags, facts, why):
     first = register(1, **facts)
     settle(client, first, compared(0.5, 0.0))
     for name, value in tags.items():
-        client.set_model_version_tag(MODEL_NAME, "1", name, value)
+        if value is None:
+            client.delete_model_version_tag(MODEL_NAME, "1", name)
+        else:
+            client.set_model_version_tag(MODEL_NAME, "1", name, value)
     said = settle(client, register(2), compared(0.9, 0.5))
     assert said.startswith("champion stays version 1: ") and why in said
     assert champion(client) == "1"
@@ -355,7 +364,9 @@ def test_a_new_registry_beside_an_old_ledger_begins_anew(client, two, register):
 
 
 def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("LOGNAME", "somchai")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "mallory")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: SimpleNamespace(pw_name={os.getuid(): "somchai"}[uid]))
     settle(client, two[1], compared(0.45, 0.5))
     promotion.promote(f"models:/{MODEL_NAME}/2", "finds the small ones", tmp_path)
     assert champion(client) == "2"
