@@ -7,12 +7,12 @@ from pathlib import Path
 from components.core import tracking
 from components.core.entry import Entry, about
 from components.core.headline import against_rule, in_words
-from components.core.ledger import BY_PERSON, NAMES_ENTRY, REFUSED, ROLLED_BACK, Ledger, champions, enact
+from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Ledger, champions, enact
 from components.core.pairing import pair, require_pair, strangers
 from components.core.step import StepError
 from components.core.synthetic import WARNING, is_synthetic
 from components.core.tracking import MODEL_NAME
-from pipelines import registry
+from pipelines import registry, registry_check
 from pipelines.targets import as_argument
 
 SHOWN = 5
@@ -82,15 +82,17 @@ def champion(state: Path, place: str = "local") -> int:
 
 
 def _show(client, ledger: Ledger, place: str) -> int:
-    entries, present = ledger.entries(), tracking.champion(client)
+    present = tracking.champion(client)
     if why := strangers(ledger):
         print(f"{MODEL_NAME}: {f'version {present.version}' if present else 'no version'} is champion in the registry")
         print(f"WRONG: {why}")
         return 1
-    stack, faults = champions(entries), list(ledger.faults)
+    entries = ledger.entries()
+    stack, faults, unchecked = champions(entries), list(ledger.faults), list(ledger.unchecked)
+    whole = not unchecked
     if present is None:
         print(registry.no_champion(client, place))
-        if not entries:
+        if not (entries or faults or unchecked):
             return 0
     else:
         number = str(present.version)
@@ -107,19 +109,26 @@ def _show(client, ledger: Ledger, place: str) -> int:
             print("  numbers  its registry entry does not hold them")
         for name, value in about(present)["lineage"].items():
             print(f"  {name:<16} {value}")
+        wrong, not_compared = registry_check.against_card(present)
+        faults += wrong
+        unchecked += not_compared
     if stack[-1:] != ([str(present.version)] if present else []):
         faults.append(_disagreement(present, stack, place))
-    known = {e.key for e in entries}
     for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
-        if (key := version.tags.get(NAMES_ENTRY)) and key not in known:
-            faults.append(f"the decision about version {version.version}, {ledger.storage.uri}/{key}, is not there")
+        wrong, not_compared = registry_check.against_ledger(version, entries, ledger.uri)
+        faults += wrong
+        unchecked += not_compared
     print(f"decisions: {len(entries)} in {ledger.storage.uri}" + (", the last:" if len(entries) > SHOWN else ""))
     for entry in entries[-SHOWN:]:
         print(f"  {entry.facts['number']:>3}  {_said(entry)}  [{_who_and_when(entry)}]")
     for fault in faults:
         print(f"WRONG: {fault}")
-    if not faults:
+    for what in unchecked:
+        print(f"not checked: {what}")
+    if not faults and whole:
         print("The ledger is whole, and replays to what the registry says.")
+    elif not faults:
+        print("What was checked of the ledger replays to what the registry says.")
     return 1 if faults else 0
 
 

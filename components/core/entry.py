@@ -11,13 +11,11 @@ CODE = "authentication"
 """The field that holds an entry's authentication code; entries of the first version have none."""
 TEXTS = ("decision", "who", "when", "version", "model", "words", "subject")
 LINEAGE = (
-    "git_commit", "image_tag", "data_version", "cases_sha256", "split_digest", "training_digest", "weights_sha256",
-    "evaluation_digest", "card_sha256", "data",
+    "git_commit", "image_tag", "data_version", "cases_sha256", "split_digest", "split_lineage", "training_digest",
+    "weights_sha256", "facts_sha256", "model_sha256", "code_sha256", "threshold", "evaluation_digest", "metrics_sha256",
+    "card_sha256", "description_sha256", "data",
 )  # fmt: skip
-LINEAGE_WITH_CODE = (
-    "facts_sha256", "code_sha256", "model_sha256", "metrics_sha256", "description_sha256", "split_lineage", "threshold",
-)  # fmt: skip
-"""Tags of a version that an entry repeats; those of entries without a code end with the first."""
+"""Tags of a version that an entry repeats, where there are such; entries without a code repeat fewer."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,10 @@ def _decision(blob: bytes) -> dict | None:
 
 def about(version) -> dict:
     """What an entry says of a model version: which one, what it was made of, what it was measured to be worth."""
-    names = (*LINEAGE, *LINEAGE_WITH_CODE)
     return {
         "version": str(version.version),
         "model": version.source,
-        "lineage": {name: version.tags[name] for name in names if name in version.tags} | {"run_id": version.run_id},
+        "lineage": {name: version.tags[name] for name in LINEAGE if name in version.tags} | {"run_id": version.run_id},
         "metrics": {name: value for name, value in version.tags.items() if name.startswith("test_")},
     }
 
@@ -88,7 +85,7 @@ def about(version) -> dict:
 def differences(entry: Entry, version) -> list[str]:
     """Return what of a version is not as the entry about it says: names of tags, `model`, `run_id`, `decision`."""
     now, then = about(version), entry.facts
-    names = (*LINEAGE, "run_id", *(LINEAGE_WITH_CODE if CODE in then else ()))
+    names = (*LINEAGE, "run_id") if CODE in then else then["lineage"]
     found = [name for name in names if now["lineage"].get(name) != then["lineage"].get(name)]
     measured = then.get("metrics", now["metrics"])
     found += [name for name in sorted(now["metrics"] | measured) if now["metrics"].get(name) != measured.get(name)]

@@ -8,8 +8,22 @@ import mlflow
 import pytest
 import torch
 
+from components.core.authentication import KEY_TAG
+from components.core.entry import CODE, written
 from components.core.known import split_digest
-from components.core.ledger import BY_PERSON, BY_POLICY, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
+from components.core.ledger import (
+    BY_PERSON,
+    BY_POLICY,
+    FIRST,
+    HEAD,
+    NAMES_ENTRY,
+    REFUSED,
+    ROLLED_BACK,
+    Ledger,
+    champions,
+)
+from components.core.pairing import RENEW
+from components.core.pairing import TAG as TAG_OF_MARK
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
 from components.core.synthetic import TAG
@@ -430,6 +444,110 @@ def test_the_last_decision_is_missed_too_where_it_was_removed(client, two, tmp_p
     Ledger().storage.delete([Ledger().entries()[-1].key])
     assert promotion.champion(tmp_path) == 1
     assert "WRONG: the decision about version 2, s3://" in capsys.readouterr().out
+
+
+def put_into_bucket(facts: dict, **other) -> None:
+    """As somebody who can write the bucket alone: an entry after the last one, of these facts."""
+    entry, blob = written(facts | {"number": facts["number"] + 1, "previous": [], **other})
+    Ledger().storage.put(entry.key, blob)
+
+
+@pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
+def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
+    settle(client, two[1], compared(0.45, 0.5))
+    facts = Ledger().entries()[-1].facts
+    put_into_bucket(
+        {name: value for name, value in facts.items() if coded or name != CODE},
+        **{"decision": BY_PERSON, "from": "1", "to": "2", "words": "promoted by somebody", "subject": "x"},
+    )
+    settle(client, two[1], compared(0.44, 0.5))
+    assert champion(client) == "1" and decisions() == [FIRST, REFUSED, REFUSED]
+    assert promotion.champion(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "is not this registry's: its authentication code is missing or wrong. Not used" in out
+    assert "somebody" not in out and "The ledger is whole" not in out
+
+
+def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_gives_it_up(
+    client, two, tmp_path, capsys
+):
+    settle(client, two[1], compared(0.56, 0.5))
+    promotion.rollback("it misses the small ones", tmp_path)
+    Ledger().storage.delete([Ledger().entries()[-1].key])
+    for act in (
+        lambda: settle(client, two[1], compared(0.6, 0.5)),
+        lambda: promotion.promote(f"models:/{MODEL_NAME}/2", "why not", tmp_path),
+        lambda: promotion.rollback("", tmp_path),
+    ):
+        with pytest.raises(StepError, match=r"which the registry names, was removed .* Nothing was decided"):
+            act()
+    assert champion(client) == "1" and decisions() == [FIRST, BY_POLICY]
+    capsys.readouterr()
+    assert promotion.champion(tmp_path) == 1 and "The ledger is whole" not in capsys.readouterr().out
+    client.set_registered_model_tag(MODEL_NAME, TAG_OF_MARK, RENEW)
+    promotion.promote(f"models:/{MODEL_NAME}/1", "its record is lost", tmp_path)
+    out = capsys.readouterr().out
+    assert "not checked: 1 decisions of s3://" in out and "The ledger is whole" not in out
+    assert "What was checked of the ledger replays to what the registry says." in out
+
+
+def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(client, two, tmp_path, capsys):
+    settle(client, two[1], compared(0.45, 0.5))
+    storage = Ledger().storage
+    before: list = []
+    for entry in Ledger().entries():
+        facts = entry.content | {"previous": [e.sha256 for e in before[-1:]]}
+        storage.delete([entry.key])
+        before.append(written(facts)[0])
+        storage.put(before[-1].key, written(facts)[1])
+        client.set_model_version_tag(MODEL_NAME, facts["version"], NAMES_ENTRY, before[-1].key)
+    for name in client.get_registered_model(MODEL_NAME).tags:
+        if name == HEAD or name.startswith(KEY_TAG):
+            client.delete_registered_model_tag(MODEL_NAME, name)
+    assert promotion.champion(tmp_path) == 0
+    promotion.promote(f"models:/{MODEL_NAME}/2", "as it was", tmp_path)
+    assert decisions() == [FIRST, REFUSED, BY_PERSON] and champion(client) == "2"
+    assert "The ledger is whole, and replays to what the registry says." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda client: client.set_model_version_tag(MODEL_NAME, "1", "test_dice_mean", "0.9"),
+        lambda client: client.set_model_version_tag(MODEL_NAME, "1", "test_better_than_rule", "1.0"),
+        lambda client: client.delete_model_version_tag(MODEL_NAME, "1", "split_digest"),
+        lambda client: client.set_model_version_tag(MODEL_NAME, "1", "data", "synthetic demo scans, no patients"),
+        lambda client: client.set_model_version_tag(MODEL_NAME, "2", "decision", "promoted over version 1"),
+        lambda client: client.delete_model_version_tag(MODEL_NAME, "2", "ledger_entry"),
+    ],
+    ids=["a number", "one more", "one less", "what it learnt from", "why", "by which decision"],
+)
+def test_what_was_altered_in_the_registry_is_named(client, two, tmp_path, capsys, alter):
+    settle(client, two[1], compared(0.45, 0.5))
+    assert promotion.champion(tmp_path) == 0
+    alter(client)
+    capsys.readouterr()
+    assert promotion.champion(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert out.count("WRONG: ") == 1 and "The ledger is whole" not in out
+
+
+@pytest.mark.parametrize(
+    ("ending", "alter", "why"),
+    [
+        ("weights/model.json", lambda facts: facts | {"threshold": 0.9999}, "model.json is not what was registered"),
+        ("split.json", lambda split: split | {"patients": PATIENTS | {"train": ["B"], "test": ["A", *TEST]}},
+         "which patients version 1 was trained on is not known"),
+    ],
+    ids=["its threshold", "its patients"],
+)  # fmt: skip
+def test_a_champion_that_was_altered_in_the_bucket_supports_no_promotion(client, two, ending, alter, why):
+    storage = Storage(f"s3://{work_bucket()}")
+    (key,) = (o.key for o in storage.list() if two[0].run_id in o.key and o.key.endswith(ending))
+    storage.put(key, json.dumps(alter(json.loads(storage.get(key)))).encode())
+    comparison = compared(0.9, 0.5)
+    assert why in comparison["reason"]
+    assert settle(client, two[1], comparison).startswith("champion stays version 1: ") and champion(client) == "1"
 
 
 def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp_path, register):
