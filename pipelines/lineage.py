@@ -161,6 +161,8 @@ def _version(chain: Chain, client, version) -> None:
     if "champion" in version.aliases and champions(entries)[-1:] != [str(version.version)]:
         chain.link(CHANGED, "champion", f"by the ledger it is version {(champions(entries) or ['none'])[-1]}")
     entry = next((e for e in entries if e.key == key), None)
+    if entry is None and ledger.gave_up(key):
+        return chain.link(NOT_REACHED, "ledger entry", f"{ledger.uri}/{key} is lost, and a person gave it up")
     if entry is None:
         return chain.link(CHANGED, "ledger entry", f"{ledger.uri}/{key} is not there, or not this registry's")
     if other := ", ".join(differences(entry, version)):

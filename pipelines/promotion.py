@@ -115,7 +115,7 @@ def _show(client, ledger: Ledger, place: str) -> int:
     if stack[-1:] != ([str(present.version)] if present else []):
         faults.append(_disagreement(present, stack, place))
     for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
-        wrong, not_compared = registry_check.against_ledger(version, entries, ledger.uri)
+        wrong, not_compared = registry_check.against_ledger(version, entries, ledger)
         faults += wrong
         unchecked += not_compared
     print(f"decisions: {len(entries)} in {ledger.storage.uri}" + (", the last:" if len(entries) > SHOWN else ""))

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from components.core.entry import Entry, differences
-from components.core.ledger import NAMES_ENTRY
+from components.core.ledger import NAMES_ENTRY, Ledger
 from components.core.storage import file_sha256
 from components.register.register import CARD
 
@@ -38,14 +38,19 @@ def other_measures(tags: dict[str, str], summary: dict[str, float]) -> list[str]
     return [name for name, value in measured.items() if name not in summary or not _is(value, summary[name])]
 
 
-def against_ledger(version, entries: list[Entry], uri: str) -> tuple[list[str], list[str]]:
-    """Return what of a version is not as the last decision about it says, and what could not be compared, in words."""
+def against_ledger(version, entries: list[Entry], ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Return what of a version is not as the last decision about it says, and what could not be compared, in words.
+
+    entries: The ledger's, as it has just read them.
+    """
     name, key = f"version {version.version}", version.tags.get(NAMES_ENTRY)
     of_it = (str(version.version), version.source)
     last = next((e for e in reversed(entries) if (e.facts["version"], e.facts["model"]) == of_it), None)
     named = next((e for e in entries if e.key == key), None)
+    if key and named is None and ledger.gave_up(key):
+        return [], [f"the tags of {name}: the decision that they name, {key}, is lost"]
     if key and named is None:
-        return [f"the decision about {name}, {uri}/{key}, is not there, or not this registry's"], []
+        return [f"the decision about {name}, {ledger.uri}/{key}, is not there, or not this registry's"], []
     if last and last != named:
         return [f"the tags of {name} name {key or 'no decision'}, and the last decision about it is {last.key}"], []
     if named is None:

@@ -88,6 +88,7 @@ class Ledger:
         self.faults: list[str] = []
         self.gaps: list[str] = []
         self.unchecked: list[str] = []
+        self._lost: tuple[str, ...] = ()
         self._fetched: dict[tuple[str, str], bytes] = {}
 
     @property
@@ -108,6 +109,10 @@ class Ledger:
             StepError: MLflow or the storage does not answer, or the registry's head cannot be read.
         """
         return sorted(self._read()[0], key=lambda e: (e.facts["number"], e.key))
+
+    def gave_up(self, key: str) -> bool:
+        """Return whether the entry of this key is missing, and a person gave it up; after `entries`."""
+        return bool(KEY.match(key)) and any(digest.startswith(KEY.match(key)[1]) for digest in self._lost)
 
     def append(self, facts: dict) -> Entry:
         """Write a decision down, and name it in the registry.
@@ -182,7 +187,7 @@ class Ledger:
         coded = [e.sha256 for e in stored.values() if authentication.is_authentic(e.content, e.facts.get(CODE), keys)]
         named = head.last if head else self._named_by_versions(stored)
         own, missing = _with_all_before([*named, *coded], stored)
-        lost = head.lost if head else ()
+        self._lost = lost = head.lost if head else ()
         gone = (self._gone(digest, by, odd) for digest, by in missing.items() if digest not in lost)
         self.gaps = list(dict.fromkeys(gone))
         if head and not missing and len(own) < head.count:

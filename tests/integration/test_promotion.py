@@ -488,6 +488,7 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
     promotion.promote(f"models:/{MODEL_NAME}/1", "its record is lost", tmp_path)
     out = capsys.readouterr().out
     assert "not checked: 1 decisions of s3://" in out and "The ledger is whole" not in out
+    assert "not checked: the tags of version 2: the decision that they name, " in out
     assert "What was checked of the ledger replays to what the registry says." in out
 
 
