@@ -48,7 +48,7 @@ def read(key: str, blob: bytes) -> Entry | str:
     if facts is None:
         return "is no whole decision, whoever wrote it"
     if key != _key(facts["when"], digest):
-        return "is a copy under another time, or has a wrong one"
+        return "is a copy, or forged: its name has another time than its content"
     return Entry(key, digest, facts)
 
 

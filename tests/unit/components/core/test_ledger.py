@@ -265,7 +265,7 @@ def test_a_copy_of_an_entry_under_another_time_is_named_and_not_used(ledger, buc
     bucket.put(f"20990101T000000.000000Z-{key[-21:]}", bucket.blobs[key])
     assert [e.facts["number"] for e in ledger.entries()] == [1, 2, 3]
     (fault,) = ledger.faults
-    assert fault.endswith("is a copy under another time, or has a wrong one") and ledger.gaps == []
+    assert fault.endswith("is a copy, or forged: its name has another time than its content") and ledger.gaps == []
     del bucket.blobs[key]
     assert champions(ledger.entries()) == ["1"] and len(ledger.gaps) == 1
 
