@@ -65,7 +65,7 @@ def _registry(cluster: Connection) -> bool:
         use_storage(cluster)
         ledger = Ledger()
         ledger.storage.patience = PATIENCE_SECONDS
-        apart = strangers(client, ledger)
+        apart = strangers(ledger)
     except StepError as error:
         _say("S3", f"NO ANSWER: {error}")
         return False
