@@ -25,7 +25,9 @@ def printed(versionless, tmp_path, monkeypatch) -> dict[str, tuple[str, str]]:
     run.artifact(tmp_path / f"{CARD}.md", CARD)
     run.metrics({"test_dice_mean": 0.472})
     address = _address(run)
-    version = versionless.create_model_version(MODEL_NAME, "s3://b/m", run.id, description=address).version
+    version = versionless.create_model_version(
+        MODEL_NAME, "s3://dwi-stroke/mlflow/m", run.id, description=address
+    ).version
     uri = mlflow.get_tracking_uri()
     found = links(uri, run.client.get_run(run.id).info.experiment_id, run.id, MODEL_NAME, version)
     card = f"{uri}/{address.split('(')[1].rstrip(')')}"
