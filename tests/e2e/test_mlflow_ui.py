@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mlflow_login import log_in
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)")
 WAIT_MS = 60_000
@@ -23,9 +25,10 @@ def browser(first):
 
 
 @pytest.fixture
-def page(browser, request):
+def page(browser, checkout, request):
     page = browser.new_page(viewport={"width": 1360, "height": 950})
     page.set_default_timeout(WAIT_MS)
+    log_in(page, checkout.services())
     yield page
     close = page.get_by_role("button", name="Close")
     if close.count():
