@@ -53,7 +53,7 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -102,6 +102,9 @@ demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
 
 up: $(INSTALLED) ## start the embedded S3 and MLflow servers [S3_PORT=9000] [MLFLOW_PORT=5000]
 	@exec $(PYTHON) -m pipelines up --target="$$TARGET"
+
+mlflow: $(INSTALLED) ## show a link that logs a browser in to MLflow: [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines mlflow --target="$$TARGET"
 
 down: $(INSTALLED) ## stop them
 	@exec $(PYTHON) -m pipelines down --target="$$TARGET"

@@ -107,10 +107,10 @@ def _schedules(a) -> None:
     schedules(a.target, a.remove, a.force not in ("", "0"))
 
 
-def _up(_) -> None:
-    from pipelines.local import services
+def _mlflow(a) -> None:
+    from pipelines.mlflow_link import show_of
 
-    services.up(STATE)
+    show_of(a.target, STATE)
 
 
 def _down(_) -> None:
@@ -253,7 +253,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = command("schedules", _schedules, "list a cluster's schedules, or remove one")
     listing.add_argument("--remove", default="", help="id or name")
     listing.add_argument("--force", default="", help="1 stops a run of it that is under way")
-    command("up", _up, "start the embedded services", (LOCAL,))
+    command("up", _mlflow, "start the embedded services", (LOCAL,))
+    command("mlflow", _mlflow, "show a link that logs a browser in to MLflow")
     command("down", _down, "stop them", (LOCAL,))
     command("status", _status, "say whether the services run, and on a cluster what goes on")
     compiling = command("compile", _compile, "write the pipeline's IR YAML")
