@@ -344,8 +344,10 @@ def scratch() -> Path:
     given = os.environ.get("SCRATCH_DIR")
     folder = Path(given or tempfile.gettempdir()) / "dwi-stroke"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not given and folder.lstat().st_uid != os.getuid():
-        raise StepError(f"{folder} belongs to another login. Set SCRATCH_DIR to a folder of your own.")
+    if not given:
+        if folder.lstat().st_uid != os.getuid():
+            raise StepError(f"{folder} belongs to another login. Set SCRATCH_DIR to a folder of your own.")
+        folder.chmod(0o700)
     return folder
 
 

@@ -17,7 +17,9 @@ import pytest
 
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
+from components.core.tracking import MODEL_NAME
 from pipelines.local import services
+from pipelines.promotion import promote
 from tests.faults import steps
 from tests.faults.services import forget_services, free_port
 
@@ -53,7 +55,10 @@ class House:
 
 @contextlib.contextmanager
 def inhabited(scans: Path) -> Iterator[House]:
-    """Start the servers, run all steps on the scans; this process's environment points there until the end."""
+    """Start the servers, run all steps on the scans, make version 1 champion.
+
+    This process's environment points there until the end.
+    """
     folder = Path(tempfile.mkdtemp(prefix="house-", dir="/tmp"))
     folder.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
@@ -66,6 +71,7 @@ def inhabited(scans: Path) -> Iterator[House]:
                 patch.setenv(name, value)
             patch.setenv("SCRATCH_DIR", str(house.state / "scratch"))
             steps.run(scans, house.run)
+            promote(f"models:/{MODEL_NAME}/1", "too few test patients for the policy", house.state)
             yield house
         finally:
             for name in ("MLFLOW_TRACKING_URI", "S3_ENDPOINT_URL"):

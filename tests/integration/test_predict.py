@@ -651,6 +651,13 @@ class TestTheOutputFolder:
             segment(scans)
         assert {path: path.read_bytes() for path in scans.iterdir()} == before
 
+    def test_a_link_in_place_of_the_table_is_not_followed(self, scans, segment, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "predictions.csv.part").symlink_to(tmp_path / "planted")
+        with pytest.raises(StepError, match="cannot be written"):
+            segment(scans)
+        assert not (tmp_path / "planted").exists()
+
     def test_a_file_is_no_folder_for_results(self, scans, tmp_path):
         for name in ("mask.nii.gz", "there"):
             (tmp_path / "there").write_text("a file")
