@@ -30,6 +30,7 @@ REMOVE ?=
 FORCE ?=
 RAW ?=
 MODEL ?= models:/dwi-attention-unet@champion
+MODEL_DIGEST ?=
 ONLY ?=
 SECONDS_EACH ?= 300
 SEED ?= 1
@@ -51,7 +52,7 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
 
@@ -79,11 +80,11 @@ test-all: $(DEV_INSTALLED) ## all tests, the slow ones too, but those of test-ki
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1] [OVERWRITE=1] [SET="modality_check=false"] [TARGET=kind|cluster]
-	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
+predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [MODEL_DIGEST=...] [PROBABILITY=1] [OVERWRITE=1] [SET="modality_check=false"] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --digest="$$MODEL_DIGEST" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
 
-serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001] [TARGET=kind|cluster]
-	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --port="$$SERVE_PORT" --target="$$TARGET"
+serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [MODEL_DIGEST=...] [SERVE_PORT=5001] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --digest="$$MODEL_DIGEST" --port="$$SERVE_PORT" --target="$$TARGET"
 
 champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines champion --target="$$TARGET"

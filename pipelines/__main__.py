@@ -181,6 +181,7 @@ def _predict(a) -> None:
         "modality_check": presets.load("demo", a.set).modality_check,
         "overwrite": a.overwrite not in ("", "0"),
         "place": a.target,
+        "digest": a.digest,
     }
     if not source.is_dir():
         adc = Path(a.adc).expanduser() if a.adc else None
@@ -193,7 +194,7 @@ def _predict(a) -> None:
 def _serve(a) -> None:
     from pipelines.predict.serve import serve
 
-    serve(a.model, a.port, STATE, a.target)
+    serve(a.model, a.port, STATE, a.target, a.digest)
 
 
 def _promote(a) -> None:
@@ -280,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     serving = command("serve", _serve, "answer over HTTP with a registered model")
     serving.add_argument("--model", default="models:/dwi-attention-unet@champion")
     serving.add_argument("--port", default="5001")
+    for loading in (predicting, serving):
+        loading.add_argument("--digest", default="", help="digest of a model for which the registry has none")
     promoting = command("promote", _promote, "make a version champion: a person's decision")
     promoting.add_argument("--model", required=True)
     promoting.add_argument("--reason", required=True)
