@@ -15,11 +15,13 @@ KINDS = {
     "lacune": (0.05, 2.5, 0.3),
     "cortex": (0.1, 15.0, 0.2),
     "watershed": (0.5, 25.0, 0.1),
-    "emboli": (0.3, 20.0, 0.25),
+    "emboli": (0.3, 30.0, 0.35),
     "brainstem": (0.05, 4.0, 0.12),
 }
 """Kind of lesion to its smallest and largest volume in mL and its weight among those that a volume allows."""
 
+LEAST_EMBOLUS_ML = 0.1
+"""On average, of a shower of emboli."""
 DEEP = ("lacune", "brainstem")
 """Kinds that are round, and may touch the midline."""
 SURFACE = [n for n in NAMES if n not in ("MCA deep", "thalamus", "brainstem")]
@@ -68,13 +70,14 @@ def lesion_score(rng: np.random.Generator, kind: str, volume_ml: float) -> np.nd
     if kind == "emboli":
         score = np.full(len(brain.gray), OUT_OF_REACH, np.float32)
         reachable = brain.depth_mm > -1 if rng.random() < 0.5 else reachable
-        emboli = int(rng.integers(3, 4 + min(20, 4 * volume_ml)))
+        emboli = int(rng.integers(3, 4 + min(32, volume_ml / LEAST_EMBOLUS_ML)))
+        radius_mm /= emboli ** (1 / 3)
     else:
         score = _core_score(rng, kind, home, reachable, radius_mm)
-        emboli = int(rng.integers(1, 10)) if kind not in DEEP and rng.random() < 0.3 else 0
+        emboli = int(rng.integers(1, 16)) if kind not in DEEP and rng.random() < 0.35 else 0
     seats = np.flatnonzero(reachable & brain.tissue & ((brain.gray > 0.4) | (rng.random() < 0.3)))
     for embolus in brain.mm[:, rng.choice(seats, emboli)].T:
-        later_mm = (0.5 if kind == "emboli" else 1.0) * radius_mm * rng.uniform(0.4, 1.1)
+        later_mm = radius_mm * rng.uniform(*((0, 0.8) if kind == "emboli" else (0.4, 1.1)))
         score = np.maximum(score, -brain.distance_mm(embolus, np.exp(rng.normal(0, 0.3, 3))) - later_mm)
     score += min(7.0, 0.3 * radius_mm) * brain.smooth_field(rng, float(np.clip(radius_mm, 4, 14)))
     score += min(3.0, 0.2 * radius_mm) * brain.smooth_field(rng, 4.0)

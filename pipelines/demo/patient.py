@@ -15,7 +15,7 @@ OUT_OF_REACH = -1000.0
 """Score (mm) where a lesion never comes."""
 EYE_MM = 12.5
 """Radius."""
-LEAST_SHARE = 0.35
+LEAST_SHARE = 0.25
 """Of a voxel: an expert's outline holds what the lesion fills to so much, or more."""
 
 

@@ -47,12 +47,12 @@ class Protocol:
     texture: Range = (0.015, 0.06)
 
     lesion_free: float = 0.125
-    lesion_adc: Range = (0.3, 0.66)
+    lesion_adc: Range = (0.3, 0.7)
     lesion_contrast: Range = (1.25, 3.1)
     """Over healthy tissue; as far as b and a longer T2 give it."""
     lesion_edge_mm: Range = (1.0, 5.0)
 
-    old_infarcts: float = 0.2
+    old_infarcts: float = 0.3
     """Share of patients with an old infarct."""
     shine_through: float = 0.6
     choroid_plexus: float = 0.4
@@ -81,8 +81,8 @@ HELD_OUT = Protocol(
     ventricles_mm=(0.5, 6.5),
     gray_over_white=(1.2, 1.6),
     texture=(0.03, 0.08),
-    lesion_adc=(0.35, 0.7),
+    lesion_adc=(0.35, 0.73),
     lesion_contrast=(1.25, 2.6),
-    old_infarcts=0.35,
+    old_infarcts=0.4,
 )
 """For validation: another site, whose ranges are shifted against those of `TRAINING` and partly lie beyond them."""

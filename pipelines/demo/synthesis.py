@@ -12,6 +12,7 @@ depends on (seed, patient, protocol) alone.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from pipelines.demo.acquisition import Grid, coil_bias, distorted, draw_grid
 from pipelines.demo.anatomy import template
@@ -123,7 +124,7 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
 
     points = np.full(np.prod(grid.points), -SHOWN_MM, np.float32)
     points[near] = depth_mm
-    shown = _shown(rng, protocol, grid, points, dwi)
+    shown = _shown(rng, protocol, draw, grid, points, dwi)
     brightness = 10 ** rng.uniform(1.7, 3.0)
     facts = {"site": protocol.site, "kind": kind, "lesion_ml_asked": volume_ml, **draw}
     return Scan(
@@ -145,7 +146,7 @@ def _lesion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much longer T2 makes the lesion's signal at b = 0, and its ADC in 1e-3 mm²/s, at each point."""
     adc, b = draw["lesion_adc"], draw["b"] / 1000
-    gain = np.clip(draw["lesion_contrast"] / np.exp(b * (WHITE_ADC + 0.03 - adc)), 0.95, 2.1)
+    gain = np.clip(draw["lesion_contrast"] / np.exp(b * (WHITE_ADC + 0.03 - adc)), 0.95, 2.4)
     uneven = rng.uniform(0.03, 0.18, 2)
     adc = adc * (1 + uneven[0] * coarse + 0.4 * uneven[0] * fine) + rng.uniform(0, 0.15) * (1 - share)
     return gain * (1 + uneven[1] * (coarse + 0.5 * fine)).clip(0.7, 1.6), adc.clip(0.2, MOST_LESION_ADC)
@@ -167,11 +168,16 @@ def _received(
 
 
 def _shown(
-    rng: np.random.Generator, protocol: Protocol, grid: Grid, depth_mm: np.ndarray, dwi: np.ndarray
+    rng: np.random.Generator,
+    protocol: Protocol,
+    draw: dict[str, float],
+    grid: Grid,
+    depth_mm: np.ndarray,
+    dwi: np.ndarray,
 ) -> np.ndarray:
     """Where the file shows something: everywhere, in the brain alone, or where it is not dark."""
     if rng.random() < protocol.skull_stripped:
         return grid.interpolated(grid.slices(depth_mm)) > rng.uniform(-1.5, 1.0)
     if rng.random() < protocol.masked_air:
-        return dwi > rng.uniform(0.1, 0.2)
+        return ndimage.uniform_filter(dwi, (5, 5, 1)) > rng.uniform(0.1, 0.2) + 1.5 * draw["noise"]
     return np.ones(dwi.shape, bool)
