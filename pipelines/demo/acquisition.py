@@ -7,12 +7,12 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from pipelines.demo.anatomy import template
-from pipelines.demo.protocol import Protocol
 
 THINNEST_SUBSLICE_MM = 2.0
 SOURCES_MM = (
-    ((0, 46, -34), 13.0), ((12, 56, -22), 11.0), ((0, 14, -36), 10.0), ((46, -22, -34), 9.0), ((52, -14, -30), 8.0),
-    ((38, -42, -42), 8.0),
+    ((0, 42, -32), 12.0), ((14, 54, -20), 9.0), ((22, 40, -22), 6.0), ((8, 66, -10), 6.0), ((0, 12, -34), 9.0),
+    ((26, -18, -34), 5.0), ((38, -22, -31), 6.0), ((48, -26, -28), 6.0), ((56, -30, -24), 6.0), ((50, -8, -36), 7.0),
+    ((38, -44, -42), 7.0), ((34, 8, -42), 6.0),
 )  # fmt: skip
 """Air that disturbs the field: sinuses, ear canals, mastoids: centre (|x|, y, z) in MNI mm, and reach."""
 
@@ -93,15 +93,12 @@ def rotation(degrees_xyz: np.ndarray) -> np.ndarray:
     return Rotation.from_euler("xyz", degrees_xyz, degrees=True).as_matrix()
 
 
-def draw_grid(rng: np.random.Generator, protocol: Protocol) -> Grid:
+def draw_grid(rng: np.random.Generator, draw: dict[str, float]) -> Grid:
     """Draw affine (RAS or LAS, half of them oblique) and shape of a grid around the head."""
-    acquired_mm, field_mm, slice_mm = (
-        rng.uniform(*r) for r in (protocol.acquired_mm, protocol.field_mm, protocol.slice_mm)
-    )
-    rows = 2 * round(field_mm / acquired_mm / 2)
+    acquired_mm, slice_mm = draw["acquired_mm"], draw["slice_mm"]
+    rows = 2 * round(draw["field_mm"] / acquired_mm / 2)
     columns = rows if rng.random() < 0.6 else rows - 2 * int(rng.integers(1, 8))
-    factor = rng.uniform(*protocol.zero_fill) if rng.random() < 0.5 else 1.0
-    shape = (round(columns * factor), round(rows * factor), round(rng.uniform(*protocol.coverage_mm) / slice_mm))
+    shape = (*(round(n * draw["zero_fill"]) for n in (columns, rows)), round(draw["coverage_mm"] / slice_mm))
     voxel_mm = [acquired_mm * columns / shape[0], acquired_mm * rows / shape[1], slice_mm]
     oblique = rotation(rng.uniform([-10, -2, -3], [10, 2, 3])) if rng.random() < 0.5 else np.eye(3)
     affine = np.eye(4)
@@ -121,7 +118,7 @@ def distorted(
     brain, shift = template(), 0
     sign = rng.choice([-1, 1])
     for centre, reach_mm in SOURCES_MM:
-        height = most_mm * rng.uniform(0.3, 1.0)
+        height = most_mm * rng.uniform(0.4, 1.2) * (reach_mm / 8)
         for x in (-1, 1) if centre[0] else (1,):
             place, reach = np.array(centre) * [x, 1, 1] + rng.normal(0, 3, 3), reach_mm * rng.uniform(0.7, 1.2)
             shift = shift + np.float32(rng.uniform(0.6, 1.2) * height) * brain.bump(place, reach)

@@ -21,7 +21,7 @@ class Sampler:
         return values[index]
 
     def __call__(self, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        """Return values (points, volumes) of `rows` (voxels, volumes) at `voxels` (3, points); outside, the border's."""
+        """Values (points, volumes) of `rows` (voxels, volumes) at `voxels` (3, points); those of the border beyond."""
         index, weights = 0, []
         for axis in range(3):
             at = np.clip(voxels[axis], 0, self.shape[axis] - 1.001)

@@ -4,9 +4,9 @@ import numpy as np
 from scipy.stats import norm
 
 from pipelines.demo.anatomy import POSTERIOR_FOSSA, TERRITORIES, template
+from pipelines.demo.patient import OUT_OF_REACH
 from pipelines.demo.protocol import Protocol
 
-OUT_OF_REACH = -1000.0  # mm
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 NAMES = [t.name for t in TERRITORIES]
 KINDS = {
@@ -15,10 +15,24 @@ KINDS = {
     "lacune": (0.05, 2.5, 0.3),
     "cortex": (0.1, 15.0, 0.2),
     "watershed": (0.5, 25.0, 0.1),
-    "emboli": (0.1, 20.0, 0.25),
+    "emboli": (0.3, 30.0, 0.35),
     "brainstem": (0.05, 4.0, 0.12),
 }
 """Kind of lesion to its smallest and largest volume in mL and its weight among those that a volume allows."""
+
+LEAST_EMBOLUS_ML = 0.1
+"""On average, of a shower of emboli."""
+DEEP = ("lacune", "brainstem")
+"""Kinds that are round, and may touch the midline."""
+SURFACE = [n for n in NAMES if n not in ("MCA deep", "thalamus", "brainstem")]
+HOMES = {
+    "brainstem": ["brainstem"],
+    "lacune": ["MCA deep", "thalamus", "brainstem", "MCA superior"],
+    "branch": SURFACE,
+    "cortex": SURFACE,
+    "watershed": [n for n in SURFACE if not n.startswith("cerebellum")],
+}
+"""Kind of lesion to the territories where it may start; the others start in any."""
 
 
 def lesion_volume_ml(index: int, seed: int) -> float:
@@ -44,60 +58,63 @@ def draw_kind(rng: np.random.Generator, volume_ml: float) -> str:
 
 
 def lesion_score(rng: np.random.Generator, kind: str, volume_ml: float) -> np.ndarray:
-    """Return how early each template voxel joins a growing lesion of a kind, in mm from its core (0 and below)."""
-    brain = template()
+    """Return how early each template voxel joins a growing lesion of a kind, in mm from its core (0 and below).
+
+    A lesion stays on its side, and above or below the tentorium; emboli from the heart go everywhere.
+    """
+    brain, home = template(), _home(rng, kind, volume_ml)
     radius_mm = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
-    left = rng.random() < 0.5
-    side = (brain.mm[0] < (2 if kind in ("lacune", "brainstem") else -1)) == left
-    if kind == "brainstem":
-        home = NAMES.index("brainstem")
-    else:
-        fitting = np.array([t.share * (t.largest_ml >= volume_ml) for t in TERRITORIES])
-        if kind == "lacune":
-            fitting *= np.isin(NAMES, ["MCA deep", "thalamus", "brainstem", "MCA superior"])
-        if kind in ("cortex", "watershed", "branch"):
-            fitting *= ~np.isin(NAMES, ["MCA deep", "thalamus", "brainstem"])
-        home = int(rng.choice(len(TERRITORIES), p=fitting / fitting.sum()))
-    reachable = side & (brain.cerebellum == (home in POSTERIOR_FOSSA)) & (brain.depth_mm > -1)
-    own_mm = brain.territory_mm[home]
-    beyond_mm = 1.3 * np.clip(own_mm - brain.territory_mm.min(0), 0, None)
-    places = reachable & (beyond_mm == 0) & brain.tissue
-    if kind == "lacune":
-        places &= (brain.depth_mm > 18) | (beyond_mm == 0) & (home in POSTERIOR_FOSSA)
-    if kind == "cortex":
-        places &= (brain.gray > 0.6) & (brain.depth_mm < 12)
-    core = _one(rng, places if places.any() else reachable & brain.tissue)
-
-    if kind in ("lacune", "brainstem"):
-        score = -radius_mm * brain.distance_mm(core, radius_mm * np.exp(rng.normal(0, 0.3, 3)))
-    elif kind == "watershed":
-        other_mm = np.min([brain.territory_mm[i] for i in range(len(TERRITORIES)) if i != home], axis=0)
-        border_mm = np.abs(own_mm - other_mm)
-        core = _one(rng, reachable & brain.tissue & (border_mm < 2) & (brain.mm[2] > 10))
-        score = -1.5 * border_mm - rng.uniform(0.25, 0.5) * brain.distance_mm(core)
-    elif kind == "emboli":
+    left, midline_mm = rng.random() < 0.5, 2 if kind in DEEP else -1
+    reachable = (brain.mm[0] < midline_mm) == left
+    reachable &= (brain.cerebellum == (home in POSTERIOR_FOSSA)) & (brain.depth_mm > -1)
+    if kind == "emboli":
         score = np.full(len(brain.gray), OUT_OF_REACH, np.float32)
+        reachable = brain.depth_mm > -1 if rng.random() < 0.5 else reachable
+        emboli = int(rng.integers(3, 4 + min(32, volume_ml / LEAST_EMBOLUS_ML)))
+        radius_mm /= emboli ** (1 / 3)
     else:
-        score = -brain.distance_mm(core, np.exp(rng.normal(0, 0.15, 3))) - beyond_mm
-        if kind == "branch":  # a wedge that widens towards the surface
-            score -= rng.uniform(0.3, 0.9) * brain.depth_mm.clip(0)
-    if kind == "cortex":
-        score += rng.uniform(6, 14) * (brain.gray - 0.5)
-    elif kind in ("territory", "branch", "watershed"):
-        score += rng.uniform(-3, 6) * (brain.gray - 0.5)
-
-    count = int(rng.integers(4, 26)) if kind == "emboli" else int(rng.integers(1, 10)) if rng.random() < 0.3 else 0
-    if kind in ("lacune", "brainstem"):
-        count = 0
-    if kind == "emboli" and rng.random() < 0.5:  # from the heart: into any artery
-        reachable = brain.depth_mm > -1
+        score = _core_score(rng, kind, home, reachable, radius_mm)
+        emboli = int(rng.integers(1, 16)) if kind not in DEEP and rng.random() < 0.35 else 0
     seats = np.flatnonzero(reachable & brain.tissue & ((brain.gray > 0.4) | (rng.random() < 0.3)))
-    for embolus in brain.mm[:, rng.choice(seats, count)].T:
-        later_mm = (0.5 if kind == "emboli" else 1.0) * radius_mm * rng.uniform(0.4, 1.1)
+    for embolus in brain.mm[:, rng.choice(seats, emboli)].T:
+        later_mm = radius_mm * rng.uniform(*((0, 0.8) if kind == "emboli" else (0.4, 1.1)))
         score = np.maximum(score, -brain.distance_mm(embolus, np.exp(rng.normal(0, 0.3, 3))) - later_mm)
     score += min(7.0, 0.3 * radius_mm) * brain.smooth_field(rng, float(np.clip(radius_mm, 4, 14)))
     score += min(3.0, 0.2 * radius_mm) * brain.smooth_field(rng, 4.0)
     return np.where(reachable, score, OUT_OF_REACH).astype(np.float32)
+
+
+def _home(rng: np.random.Generator, kind: str, volume_ml: float) -> int:
+    """The territory that the lesion starts in, one that is large enough."""
+    share = np.array([t.share * (t.largest_ml >= volume_ml) for t in TERRITORIES])
+    if kind in HOMES:
+        share *= np.isin(NAMES, HOMES[kind])
+    return int(rng.choice(len(TERRITORIES), p=share / share.sum()))
+
+
+def _core_score(rng: np.random.Generator, kind: str, home: int, reachable: np.ndarray, radius_mm: float) -> np.ndarray:
+    """The score of a lesion that grows from one place."""
+    brain = template()
+    own_mm, places = brain.territory_mm[home], reachable & brain.tissue
+    beyond_mm = 1.3 * np.clip(own_mm - brain.territory_mm.min(0), 0, None)
+    if kind == "watershed":
+        border_mm = np.abs(own_mm - np.delete(brain.territory_mm, home, 0).min(0))
+        core = _one(rng, places & (border_mm < 2) & (brain.mm[2] > 10))
+        score = -1.5 * border_mm - rng.uniform(0.25, 0.5) * brain.distance_mm(core)
+        return score + rng.uniform(-3, 6) * (brain.gray - 0.5)
+    fitting = places & (beyond_mm == 0)
+    if kind == "lacune" and home not in POSTERIOR_FOSSA:
+        fitting &= brain.depth_mm > 18
+    if kind == "cortex":
+        fitting &= (brain.gray > 0.6) & (brain.depth_mm < 12)
+    core = _one(rng, fitting if fitting.any() else places)
+    if kind in DEEP:
+        return -radius_mm * brain.distance_mm(core, radius_mm * np.exp(rng.normal(0, 0.3, 3)))
+    score = -brain.distance_mm(core, np.exp(rng.normal(0, 0.15, 3))) - beyond_mm
+    if kind == "branch":  # a wedge that widens towards the surface
+        score -= rng.uniform(0.3, 0.9) * brain.depth_mm.clip(0)
+    along_cortex_mm = rng.uniform(6, 14) if kind == "cortex" else rng.uniform(-3, 6)
+    return score + along_cortex_mm * (brain.gray - 0.5)
 
 
 def _one(rng: np.random.Generator, places: np.ndarray) -> np.ndarray:
@@ -146,8 +163,9 @@ def look_alikes(rng: np.random.Generator, protocol: Protocol) -> dict[str, np.nd
     if rng.random() < protocol.old_infarcts:
         volume_ml = float(np.exp(rng.uniform(np.log(0.1), np.log(60))))
         score = lesion_score(rng, draw_kind(rng, volume_ml), volume_ml)
-        count = int(min(volume_ml * 1000 / 8, (score > OUT_OF_REACH / 2).sum() - 1)) + 1
-        inside_mm = score - np.partition(score, -count)[-count]
+        reached = score[score > OUT_OF_REACH / 2]
+        count = min(int(volume_ml * 1000 / 8) + 1, reached.size)
+        inside_mm = score - np.partition(reached, -count)[-count]
         drawn["old"], drawn["rim"] = np.clip(inside_mm / 3, 0, 1), np.clip(inside_mm / 3 + 1.5, 0, 1)
     gain = 1 - np.minimum(_bumps(rng, IRON_MM, 0.5), 0.6)
     if rng.random() < protocol.bright_tracts:

@@ -11,9 +11,11 @@ FOLD_MM = 11.0
 """About the distance between two sulci."""
 RIBBON_MM = 2.6
 """Thickness of cortex."""
+OUT_OF_REACH = -1000.0
+"""Score (mm) where a lesion never comes."""
 EYE_MM = 12.5
 """Radius."""
-LEAST_SHARE = 0.35
+LEAST_SHARE = 0.25
 """Of a voxel: an expert's outline holds what the lesion fills to so much, or more."""
 
 
@@ -64,15 +66,15 @@ def tissues(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the shares of gray matter, white matter and fluid at each point, from the template's."""
     atrophy = draw["atrophy"]
-    sulcus_mm, deep_mm = 0.45 + 1.0 * atrophy * rng.uniform(0.5, 1), rng.uniform(10, 20)
-    fluid = np.clip((0.97 - gray - white - 0.1) / rng.uniform(0.45, 0.8), 0, 1)
-    folded = (sulcus_mm * np.clip(1 - depth_mm / deep_mm, -1, 1) - fold_mm) / 1.2 + 0.5
+    sulcus_mm, deep_mm = 0.5 + 1.0 * atrophy * rng.uniform(0.5, 1), rng.uniform(10, 20)
+    fluid = np.clip((0.97 - gray - white - 0.1) / rng.uniform(0.3, 0.6), 0, 1)
+    folded = (sulcus_mm * np.clip(1 - depth_mm / deep_mm, -1, 1) - fold_mm) / 0.8 + 0.5
     rim = (rng.uniform(0.0, 1.0) + 1.2 * atrophy - depth_mm) / 1.5 + 0.5
     ventricles = np.clip((draw["ventricles_mm"] - ventricle_mm) / 1.5 + 0.5, 0, 1) * (depth_mm > 8)
     fluid = np.clip(np.maximum.reduce([fluid, folded, rim, ventricles]), 0, 1)
-    ribbon = np.clip((sulcus_mm + RIBBON_MM - fold_mm) / 1.5 + 0.5, 0, 1) * np.clip((deep_mm + 3 - depth_mm) / 3, 0, 1)
+    ribbon = np.clip((sulcus_mm + RIBBON_MM - fold_mm) / 0.8 + 0.5, 0, 1) * np.clip((deep_mm + 3 - depth_mm) / 3, 0, 1)
     ribbon = np.maximum(ribbon, np.clip((RIBBON_MM + rim - depth_mm) / 1.5 + 0.5, 0, 1))
-    of_tissue = np.clip((gray / np.maximum(gray + white, 0.05) - 0.5) * 1.5 + 0.5, 0, 1)
+    of_tissue = np.clip((gray / np.maximum(gray + white, 0.05) - 0.5) * 2 + 0.5, 0, 1)
     gray = np.maximum(of_tissue, ribbon) * (1 - fluid)
     return gray, 1 - fluid - gray, fluid
 
@@ -86,12 +88,13 @@ def grown(
     """
     if not volume_ml:
         return np.zeros_like(score), np.ones(score.shape, bool)
-    edge_mm = min(edge_mm, 0.5 + (volume_ml * 1000) ** (1 / 3) / 3)
-    count = int(np.clip(2 * volume_ml / point_ml + 50, 1, len(score) - 1))
-    candidates = np.argpartition(score, -count)[-count:]
-    some, of_it = score[candidates], tissue[candidates]
+    edge_mm = min(edge_mm, 0.5 + (volume_ml * 1000) ** (1 / 3) / 4)
+    reached = np.flatnonzero(score > OUT_OF_REACH / 2)
+    if not reached.size:  # it lies outside what was scanned
+        return np.zeros_like(score), np.ones(score.shape, bool)
+    some, of_it = score[reached], tissue[reached]
     low, high = float(some.min()) - 50, float(some.max()) + edge_mm
-    for _ in range(24):
+    for _ in range(20):
         level = (low + high) / 2
         much = (np.clip((some - level) / edge_mm + 0.5, 0, 1) * of_it).sum() * point_ml > volume_ml
         low, high = (level, high) if much else (low, level)

@@ -12,6 +12,7 @@ depends on (seed, patient, protocol) alone.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from pipelines.demo.acquisition import Grid, coil_bias, distorted, draw_grid
 from pipelines.demo.anatomy import template
@@ -23,6 +24,8 @@ from pipelines.demo.protocol import TRAINING, Protocol
 WHITE_ADC, GRAY_ADC, FLUID_ADC, PLEXUS_ADC = 0.72, 0.82, 3.0, 1.4
 """1e-3 mm²/s."""
 MOST_LESION_ADC = 0.73
+SOME_HAVE_NONE = {"zero_fill": 1.0, "ghost": 0.0}
+"""Half of the scans."""
 SHOWN_MM = 20.0
 """How far outside the brain something may shine: scalp and eyes."""
 
@@ -32,7 +35,8 @@ class Scan:
     """A simulated scan (X, Y, S) and the truth behind it.
 
     adc_mm2_s: in mm²/s, 0 where nothing is shown. gray, white: shares of each voxel. look_alikes: name to the share of
-    each voxel of what looks like a lesion and is none. facts: what was drawn.
+    each voxel of what looks like a lesion and is none; of `pile_up` and `bright_tissue`, by how much brighter they are.
+    facts: what was drawn.
     """
 
     affine: np.ndarray
@@ -53,7 +57,8 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
     """Return the scan of a patient (from 0): the same for the same arguments."""
     rng, volume_ml, brain = np.random.default_rng([seed, patient]), lesion_volume_ml(patient, seed), template()
     draw = {name: float(rng.uniform(*value)) for name, value in vars(protocol).items() if isinstance(value, tuple)}
-    grid = draw_grid(rng, protocol)
+    draw |= {name: none for name, none in SOME_HAVE_NONE.items() if rng.random() < 0.5}
+    grid = draw_grid(rng, draw)
     voxels, along = template_voxels(rng, grid, draw)
     near = np.flatnonzero(brain.sampler.nearest(brain.depth_mm, voxels) > -SHOWN_MM)
     voxels, piled = distorted(rng, grid, voxels, near, along, draw["distortion_mm"])
@@ -81,8 +86,8 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
     b = draw["b"] / 1000
     gray, white, fluid = gray * (1 - old), white * (1 - old), fluid + old - choroid
     gray_s0, white_s0 = draw["gray_over_white"] * np.exp(b * GRAY_ADC), np.exp(b * WHITE_ADC)
-    fluid_s0, choroid_s0 = rng.uniform(1.4, 2.6) * white_s0, rng.uniform(0.9, 2.0) * np.exp(b * PLEXUS_ADC)
-    gain = sampled["gain"] * (1 + draw["texture"] * (fine + 0.7 * coarse)) * (1 + rng.uniform(0.4, 1.2) * shine)
+    fluid_s0, choroid_s0 = rng.uniform(1.8, 4.0) * white_s0, rng.uniform(0.9, 2.0) * np.exp(b * PLEXUS_ADC)
+    gain = sampled["gain"] * (1 + draw["texture"] * (fine + coarse)) * (1 + rng.uniform(0.4, 1.2) * shine)
     adc_up = 0.28 * shine + 0.03 * coarse
     lesion_gain, lesion_adc = _lesion(rng, draw, share, fine, coarse)
 
@@ -113,12 +118,13 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
 
     shares = {"gray": gray, "white": white, "lesion": share * (gray + white)}
     shares |= {"shine_through": shine * (gray + white), "choroid_plexus": choroid, "old_infarct": old}
+    shares |= {"pile_up": piled[inside].clip(1) - 1, "bright_tissue": sampled["gain"].clip(1) - 1}
     shares = {name: grid.interpolated(of_slices(values)) for name, values in shares.items()}
     mask = outlined(shares.pop("lesion"), volume_ml * 1000 / np.prod(np.linalg.norm(grid.affine[:3, :3], axis=0)))
 
     points = np.full(np.prod(grid.points), -SHOWN_MM, np.float32)
     points[near] = depth_mm
-    shown = _shown(rng, protocol, grid, points, dwi)
+    shown = _shown(rng, protocol, draw, grid, points, dwi)
     brightness = 10 ** rng.uniform(1.7, 3.0)
     facts = {"site": protocol.site, "kind": kind, "lesion_ml_asked": volume_ml, **draw}
     return Scan(
@@ -140,8 +146,8 @@ def _lesion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much longer T2 makes the lesion's signal at b = 0, and its ADC in 1e-3 mm²/s, at each point."""
     adc, b = draw["lesion_adc"], draw["b"] / 1000
-    gain = np.clip(draw["lesion_contrast"] / np.exp(b * (WHITE_ADC + 0.03 - adc)), 0.95, 2.1)
-    uneven = rng.uniform(0.02, 0.12, 2)
+    gain = np.clip(draw["lesion_contrast"] / np.exp(b * (WHITE_ADC + 0.03 - adc)), 0.95, 2.4)
+    uneven = rng.uniform(0.03, 0.18, 2)
     adc = adc * (1 + uneven[0] * coarse + 0.4 * uneven[0] * fine) + rng.uniform(0, 0.15) * (1 - share)
     return gain * (1 + uneven[1] * (coarse + 0.5 * fine)).clip(0.7, 1.6), adc.clip(0.2, MOST_LESION_ADC)
 
@@ -151,11 +157,10 @@ def _received(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the coil receives of both images: bias, ghost, Rician noise, blur, interpolation."""
     bias = coil_bias(rng, dwi.shape, draw["bias"]) * rng.normal(1, 0.012, dwi.shape[2])
-    ghost = draw["ghost"] if rng.random() < 0.5 else 0.0
     images = []
     for image in (dwi, b0):
         image = bias * image
-        image = image + ghost * np.roll(image, image.shape[1] // 2, axis=1)
+        image = image + draw["ghost"] * np.roll(image, image.shape[1] // 2, axis=1)
         sigma = np.float32(draw["noise"])
         noisy = [p + sigma * rng.standard_normal(image.shape, dtype=np.float32) for p in (image.astype(np.float32), 0)]
         images.append(np.hypot(*(grid.reconstructed(n, draw["sharpness"]) for n in noisy)))
@@ -163,11 +168,16 @@ def _received(
 
 
 def _shown(
-    rng: np.random.Generator, protocol: Protocol, grid: Grid, depth_mm: np.ndarray, dwi: np.ndarray
+    rng: np.random.Generator,
+    protocol: Protocol,
+    draw: dict[str, float],
+    grid: Grid,
+    depth_mm: np.ndarray,
+    dwi: np.ndarray,
 ) -> np.ndarray:
     """Where the file shows something: everywhere, in the brain alone, or where it is not dark."""
     if rng.random() < protocol.skull_stripped:
         return grid.interpolated(grid.slices(depth_mm)) > rng.uniform(-1.5, 1.0)
     if rng.random() < protocol.masked_air:
-        return dwi > rng.uniform(0.1, 0.2)
+        return ndimage.uniform_filter(dwi, (5, 5, 1)) > rng.uniform(0.1, 0.2) + 1.5 * draw["noise"]
     return np.ones(dwi.shape, bool)

@@ -18,7 +18,7 @@ def told(volume, voxel_mm=MM) -> str:
     return other_modality(volume, voxel_mm, find_head(volume, voxel_mm))
 
 
-@pytest.fixture(scope="module", params=[0, 2, 3, 4], ids=["noisy air", "no air", "no air, thin slices", "thin slices"])
+@pytest.fixture(scope="module", params=[0, 8, 3, 4], ids=["noisy air", "no air", "no air, thin slices", "thin slices"])
 def demo(request):
     """A DWI, its ADC map in 1e-3 mm²/s, and its voxel sizes."""
     scan = simulate_scan(request.param, 42)
