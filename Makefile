@@ -53,7 +53,7 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push kind-up kind-down test-kind test-containers relations torture lint audit sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -118,6 +118,9 @@ images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
 images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
 	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
 
+base-digests: ## write the digests of the base images into images/*.Dockerfile (asks their registry, through docker)
+	@exec images/pin-bases
+
 kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines and MLflow (wants docker, kind, kubectl, git)
 	@exec $(PYTHON) -m pipelines kind-up --target="$$TARGET"
 
@@ -143,14 +146,17 @@ lint: $(DEV_INSTALLED) ## ruff
 audit: $(DEV_INSTALLED) ## what is known against the pinned packages (asks the package index)
 	@$(PYTHON) .ci/audit.py
 
+lock: $(DEV_INSTALLED) ## write the hashes of all pins into the lock files (asks the package index)
+	@.ci/lock
+
 sbom: $(DEV_INSTALLED) ## the bill of materials (CycloneDX): build/sbom.json, build/sbom-mlflow.json
 	@mkdir -p build
 	@cat requirements.txt images/requirements-torch.txt | $(SBOM) --output-file build/sbom.json -
 	@$(SBOM) --output-file build/sbom-mlflow.json images/requirements-mlflow.txt
 	@echo "build/sbom.json (laptops and the images components and trainer), build/sbom-mlflow.json (the image mlflow)"
 
-bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes)
-	@$(PYTHON) -m tests.benchmarks
+bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes) [ONLY="worth seconds=300": against MONAI]
+	@set -f; $(PYTHON) -m tests.benchmarks $$ONLY
 
 evidence: $(DEV_INSTALLED) ## make the tables of docs/evidence.md (minutes) [ONLY="statistics ..."]
 	@set -f; $(PYTHON) -m tests.evidence $$ONLY
@@ -160,15 +166,17 @@ install: $(INSTALLED) ## install the pinned dependencies into .venv [BASE_PYTHON
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(INSTALLED): requirements.txt $(PYTHON)
+# torch by itself: which of its builds fits differs from machine to machine, so requirements.lock has no hash of it.
+$(INSTALLED): requirements.txt requirements.lock $(PYTHON)
 	@pipelines/local/make-venv $(VENV)
 	@echo "installing the pinned dependencies into $(VENV) (once, some minutes)"
-	@$(PIP) -r requirements.txt
+	@$(PIP) --require-hashes --no-deps -r requirements.lock
+	@$(PIP) -c requirements.txt "$$(grep '^torch==' requirements.txt)"
 	@touch $@
 
 # Missing, or a link to a Python that is gone: make-venv makes it.
 $(PYTHON): ;
 
-$(DEV_INSTALLED): requirements-dev.txt $(INSTALLED)
-	@$(PIP) -r requirements-dev.txt
+$(DEV_INSTALLED): requirements-dev.txt requirements-dev.lock $(INSTALLED)
+	@$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@

@@ -7,8 +7,8 @@ ARG PIP_INDEX_URL=
 ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
-COPY images/requirements-mlflow.txt /tmp/requirements.txt
-RUN pip install --no-deps --only-binary :all: --requirement /tmp/requirements.txt \
+COPY images/requirements-mlflow.lock /tmp/requirements.lock
+RUN pip install --require-hashes --no-deps --only-binary :all: --requirement /tmp/requirements.lock \
     && pip check \
     && pip uninstall --yes setuptools pip
 

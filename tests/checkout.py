@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COPIED = ("components", "pipelines", "images", "requirements.txt", "Makefile")
+COPIED = ("components", "pipelines", "images", "requirements.txt", "requirements.lock", "Makefile")
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_")
 
 

@@ -45,6 +45,11 @@ def settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict
     return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
 
 
+def split_digest(patients: dict[str, list[str]]) -> str:
+    """Return the SHA-256 of who is in which subset. What a split says of itself is never taken for it."""
+    return hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+
+
 def lineage_digest(lineage: dict) -> str:
     return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
 
@@ -146,7 +151,8 @@ def _lineage(client, entry) -> tuple[dict, bool] | None:
     try:
         split = json.loads(text)
         lineage = split.get("lineage") or _before_there_were_lineages(split, run.data.params.get("data_uri"))
-        is_whole = split["digest"] == entry.tags.get("split_digest", split["digest"])
+        digest = split_digest(split["patients"])
+        is_whole = digest == split["digest"] == entry.tags.get("split_digest", digest)
         is_whole &= lineage_digest(lineage) == entry.tags.get("split_lineage", lineage_digest(lineage))
         is_whole &= isinstance(lineage["drawn"], dict | None) and all(p.keys() >= PERSON for p in lineage["people"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

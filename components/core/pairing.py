@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 
-from components.core.ledger import FIRST, Ledger
+from components.core.ledger import FIRST, NAMES_ENTRY, Ledger, registered_model
 from components.core.step import StepError, without_logins
 from components.core.tracking import MODEL_NAME, answering
 
@@ -17,35 +17,44 @@ TAG, RENEW = "ledger_id", "renew"
 
 
 @answering()
-def require_pair(client, ledger: Ledger) -> None:
-    """Return where they may be used together; nothing is written.
+def require_pair(ledger: Ledger) -> None:
+    """Return where the ledger and its registry may be used together; nothing is written.
 
     Raises:
-        StepError: they belong to different places, or MLflow does not answer.
+        StepError: they belong to different places, decisions are missing, or MLflow does not answer.
     """
-    if why := strangers(client, ledger):
+    if why := strangers(ledger):
         raise StepError(f"{why}. Nothing was written. {_advice()}")
+    model = registered_model(ledger.client)
+    if model is not None and model.tags.get(TAG, RENEW) != RENEW:
+        ledger.entries()
+        ledger.require_whole()
 
 
 @answering()
-def pair(client, ledger: Ledger) -> None:
-    """`require_pair`, and mark both where they do not carry the same mark yet. The registered model must be there."""
-    require_pair(client, ledger)
-    model, theirs = _model(client), ledger.mark()
-    own = _own(model)
+def pair(ledger: Ledger) -> None:
+    """`require_pair`, and mark both where they do not carry the same mark yet. The registered model must be there.
+
+    The registry then names the ledger's last decisions, after a kill too. It takes over a ledger that it has named
+    nothing of yet (see `Ledger.name_last`).
+    """
+    require_pair(ledger)
+    client, model, theirs = ledger.client, registered_model(ledger.client), ledger.mark()
+    own, given_up = _own(model), model.tags.get(TAG) == RENEW
+    ledger.name_last(given_up)
     if theirs and model.tags.get(TAG) == theirs:
         return
     if theirs not in (None, own):
         logging.info("the ledger %s holds decisions of an earlier registry, and goes on with this one", ledger.uri)
-    elif _has_decisions(client, model):
+    elif _has_decisions(ledger, model):
         logging.info("registry and ledger %s agree on their decisions: both get one mark, %s", ledger.uri, own)
     ledger.set_mark(own)
     client.set_registered_model_tag(MODEL_NAME, TAG, own)
 
 
-def strangers(client, ledger: Ledger) -> str:
+def strangers(ledger: Ledger) -> str:
     """Say why the registry and the ledger do not belong together; "" where they do, or the registry is a new one."""
-    model = _model(client)
+    model = registered_model(ledger.client)
     if model is None:
         return ""
     ours, theirs = model.tags.get(TAG), ledger.mark()
@@ -53,38 +62,34 @@ def strangers(client, ledger: Ledger) -> str:
         return ""
     if ours:
         why = "its decisions are in another ledger" if theirs is None else "each is marked as another's"
-    elif _agree(client, model, ledger):
+    elif _agree(ledger, model):
         return ""
     else:
         why = "the ledger's decisions are about other versions than the registry's"
     return f"the registry {_registry_uri()} and the ledger {ledger.uri} do not belong together: {why}"
 
 
-def _agree(client, model, ledger: Ledger) -> bool:
+def _agree(ledger: Ledger, model) -> bool:
     """Whether a registry without a mark is new, or most decisions of the ledger are about its very versions."""
-    if not _has_decisions(client, model):
+    if not _has_decisions(ledger, model):
         return True
-    versions = _versions(client)
+    versions = _versions(ledger)
     entries = ledger.entries()
     if not entries:
-        return not any("ledger_entry" in v.tags for v in versions)
+        return not any(NAMES_ENTRY in v.tags for v in versions)
     begun = max((i for i, e in enumerate(entries) if e.facts["decision"] == FIRST), default=0)
     sources = {str(v.version): v.source for v in versions}
-    about = [(e.facts.get("version"), e.facts.get("model")) for e in entries[begun:]]
+    about = [(e.facts["version"], e.facts["model"]) for e in entries[begun:]]
     same = [sources[version] == source for version, source in about if version in sources]
     return 2 * sum(same) > len(same)
 
 
-def _has_decisions(client, model) -> bool:
-    return "champion" in model.aliases or any("ledger_entry" in v.tags for v in _versions(client))
+def _has_decisions(ledger: Ledger, model) -> bool:
+    return "champion" in model.aliases or any(NAMES_ENTRY in v.tags for v in _versions(ledger))
 
 
-def _model(client):
-    return next(iter(client.search_registered_models(f"name = '{MODEL_NAME}'")), None)
-
-
-def _versions(client) -> list:
-    return client.search_model_versions(f"name = '{MODEL_NAME}'")
+def _versions(ledger: Ledger) -> list:
+    return ledger.client.search_model_versions(f"name = '{MODEL_NAME}'")
 
 
 def _own(model) -> str:

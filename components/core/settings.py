@@ -37,23 +37,35 @@ class Settings(BaseModel):
     batch_size: int = Field(16, ge=2, le=512)
     """Slices per optimiser step."""
     learning_rate: float = Field(1e-4, gt=0, le=1)
-    """Adam's learning rate at the start."""
+    """Adam's learning rate, before the schedule lowers it."""
+    schedule: Literal["plateau", "cosine", "poly"] = "plateau"
+    """Halve the learning rate where the validation loss rests; or warm up, and let it fall over all epochs."""
     weight_decay: float = Field(1e-5, ge=0, le=1)
     """Adam's L2 penalty."""
-    loss: Literal["dice", "dice+bce", "focal_tversky"] = "dice"
-    """Soft Dice over the batch, alone or with binary cross-entropy; or focal Tversky, which weighs misses more."""
+    loss: Literal["dice", "dice+bce", "slice_dice+bce", "focal_tversky"] = "dice"
+    """Soft Dice over the batch, alone or with cross-entropy (bce); of each slice with it; or focal Tversky."""
+    prior_bias: bool = False
+    """Start with the share of lesion in the training slices as the answer everywhere, not with one half."""
+    norm: Literal["batch", "instance"] = "batch"
+    """Normalise the network's features over the batch, or over each slice alone."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Keep the moving average of the weights, with this decay per step; 0 keeps the weights themselves."""
     early_stop_patience: int = Field(20, ge=1, le=10_000)
     """Epochs without a better validation score before training stops."""
     selection: Literal["dice", "patients"] = "patients"
     """What chooses weights and threshold: the best Dice, or what holds over patients and epochs."""
     lesion_free_ratio: float = Field(1.0, ge=0, le=1000)
     """Slices without lesion per slice with lesion in a training epoch, drawn anew each epoch."""
+    sampling: Literal["slices", "patients"] = "slices"
+    """Every slice with lesion once an epoch; or as many of every patient, however thin the slices."""
+    augmentation: Literal["light", "strong"] = "light"
+    """Flip, rotation, brightness; or scale, shift, gamma, contrast, blur, noise, resolution, bias too."""
     aug_hflip_prob: float = Field(0.3, ge=0, le=1)
     """Probability of a left-right flip."""
     aug_rotate_prob: float = Field(0.25, ge=0, le=1)
-    """Probability of a rotation by up to 10 degrees."""
+    """Probability of a rotation by up to 10 degrees; of augmentation light."""
     aug_brightness_prob: float = Field(0.2, ge=0, le=1)
-    """Probability of a brightness shift by up to 0.1 standard deviations."""
+    """Probability of a brightness shift by up to 0.1 standard deviations; of augmentation light."""
     random_seed: int = Field(42, ge=0, le=2**32 - 1)
     """Seed of the weights, the sampling, the augmentation, and the split of patients that are not known yet."""
     tta: bool = True

@@ -23,6 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ProfileNotFound, ReadTimeoutError
 
 from components.core import etag
+from components.core.listener import guard
 from components.core.loopback import is_here
 from components.core.step import StepError, progress, without_logins
 from components.core.storage_faults import (
@@ -283,6 +284,7 @@ def connect():
     Raises:
         StepError: AWS_PROFILE names no profile, or ~/.aws cannot be used.
     """
+    guard()
     endpoint = os.environ.get("S3_ENDPOINT_URL") or None
     try:
         session = boto3.Session()

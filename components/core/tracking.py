@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.core import pipeline_run, synthetic
+from components.core.listener import guard
 from components.core.loopback import is_here
 from components.core.step import StepError
 from components.core.storage import file_sha256
@@ -49,6 +50,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault(DIRECT, "false")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+guard()
 
 
 @contextlib.contextmanager

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from components.core import tracking
 from components.core.intervals import paired_interval
+from components.core.known import split_digest
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume
 from components.evaluate.metrics import SUMMARISED, patient_means
+from components.register.seal import seal
 from components.unet.inference import load_model
 
 
@@ -96,21 +98,29 @@ def _difference(pairs: dict[str, tuple[float, float]]) -> dict[str, float | None
 
 
 def _weights(champion, folder: Path) -> Path:
-    """The folder of its weights and facts, as the registry holds them.
+    """The folder of its weights and facts, as they were registered by their digests in the registry.
 
     Raises:
-        StepError: there are none, or they are not those that were registered.
+        StepError: one is missing, or not what was registered.
     """
     import mlflow
 
     uri = f"models:/{champion.name}/{champion.version}"
     with tracking.waiting_for(f"the files of {uri}"):
-        model = mlflow.artifacts.download_artifacts(uri, dst_path=str(folder))
-    weights = next(Path(model).rglob("best_model.pth"), None)
+        model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
+    weights = next(model.rglob("best_model.pth"), None)
     if weights is None:
         raise StepError("its model holds no best_model.pth")
-    if file_sha256(weights) != champion.tags.get("weights_sha256"):
-        raise StepError("its weights are not those that were registered (sha256)")
+    facts = weights.with_name("model.json")
+    if "facts_sha256" in champion.tags:
+        of_facts = ("model.json", "facts_sha256", lambda: facts.is_file() and file_sha256(facts))
+    else:  # registered before there was this tag
+        of_facts = ("a file of its model", "model_sha256", lambda: seal(model))
+    for what, tag, digest in (("best_model.pth", "weights_sha256", lambda: file_sha256(weights)), of_facts):
+        if tag not in champion.tags:
+            raise StepError(f"it was registered without the tag {tag}: nothing says whether {what} was altered since")
+        if digest() != champion.tags[tag]:
+            raise StepError(f"{what} is not what was registered (tag {tag}): it was altered in storage")
     return weights.parent
 
 
@@ -128,7 +138,7 @@ def _patients(champion, folder: Path) -> dict[str, list[str]] | None:
         path = mlflow.artifacts.download_artifacts(
             run_id=champion.run_id, artifact_path="split.json", dst_path=str(folder)
         )
-        split = json.loads(Path(path).read_text())
-    except (MlflowException, OSError, ValueError):
+        patients = json.loads(Path(path).read_text())["patients"]
+        return patients if split_digest(patients) == champion.tags.get("split_digest") else None
+    except (MlflowException, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return split["patients"] if split["digest"] == champion.tags.get("split_digest") else None

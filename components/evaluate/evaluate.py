@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from components.core.handover import authenticate
 from components.core.headline import against_rule, in_words
 from components.core.inventory import inventory
 from components.core.step import progress
@@ -84,7 +85,8 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
 
     `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png`, each scan's predicted
     mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the model card
-    and the lineage `cases.json` (see `inventory`), `split.json` and `pictures.json` (overlay to case).
+    and the lineage `cases.json` (see `inventory`), `split.json` and `pictures.json` (overlay to case), and their
+    authentication code (see `handover`).
 
     Returns:
         The summary: metric name to value.
@@ -146,6 +148,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     overlays = zip(sorted((evaluation / "test_predictions").iterdir()), choose_samples(results), strict=True)
     shown = {path.name: sample.case for path, sample in overlays}
     (evaluation / "pictures.json").write_text(json.dumps(shown, indent=1))
+    authenticate(run, model, evaluation)
     logging.info("%s", against_rule(metrics))
     logging.info(
         "%d test patients: Dice %s, lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",

@@ -34,11 +34,9 @@ def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float]
         StepError: MLflow or the storage does not answer, a registered split was altered, or the registry and the
             ledger do not belong together: better known now than after the training.
     """
-    import mlflow
-
     synthetic = _is_synthetic_set(Storage(data_uri))
     before = known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs), synthetic)
-    require_pair(mlflow.MlflowClient(), Ledger())
+    require_pair(Ledger())
     return before
 
 

@@ -5,15 +5,15 @@ import json
 import os
 
 from components.core import tracking
+from components.core.entry import Entry, about
 from components.core.ledger import (
     BY_PERSON,
     BY_POLICY,
     FIRST,
+    NAMES_ENTRY,
     REFUSED,
     ROLLED_BACK,
-    Entry,
     Ledger,
-    about,
     champions,
     enact,
 )
@@ -37,9 +37,9 @@ def decide(client, version, comparison: dict, summary: dict[str, float], policy:
     Raises:
         StepError: the registry and the ledger do not belong together.
     """
-    pair(client, ledger)
+    pair(ledger)
     number, known = str(version.version), ledger.entries()
-    if known and known[-1].facts["model"] == version.source and version.tags.get("ledger_entry") != known[-1].key:
+    if known and known[-1].facts["model"] == version.source and version.tags.get(NAMES_ENTRY) != known[-1].key:
         enact(client, known[-1])
         return known[-1].facts["words"]
     champion = tracking.champion(client)

@@ -1,5 +1,6 @@
 """Give the model a version in MLflow's registry that loads from there alone, with its whole lineage."""
 
+import hashlib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from components.core.handover import require_authentic
 from components.core.headline import sentence
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
@@ -68,15 +70,14 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     Raises:
         StepError: the policy or the card's own text is none, a required field of the model card is empty, or MLflow or
             object storage does not answer, or keeps other weights than it was sent, or the registry and the ledger do
-            not belong together.
+            not belong together, or the evaluation is not as evaluate left it.
     """
-    import mlflow
-
     ledger = Ledger()
-    require_pair(mlflow.MlflowClient(), ledger)
+    require_pair(ledger)
     policy, statement = load_policy(), load_statement()
     packages = dict(line.split("==") for line in _requirements())
     card = make_card(statement, model, evaluation, packages)
+    require_authentic(ledger.client, model, evaluation)
     facts = json.loads((model / "model.json").read_text())
     measured = json.loads((evaluation / "test_metrics.json").read_text())
     digest = evaluation_digest(model, evaluation)
@@ -132,8 +133,12 @@ def _note_pipeline_run(client, version: str) -> None:
 def _make_version(run: Run, model: Path, digest: str, lineage: dict, describe: Callable[[], str]) -> str:
     """Log the model and make a version of it; of two made at once by two pipeline runs the older stays."""
     info = _log(run, model)
-    tags = {name: str(value) for name, value in {**lineage, "model_sha256": _sealed(info.model_uri, lineage)}.items()}
     client, description = run.client, describe()
+    digests = {
+        "model_sha256": _sealed(info.model_uri, lineage),
+        "description_sha256": hashlib.sha256(description.encode()).hexdigest(),
+    }
+    tags = {name: str(value) for name, value in {**lineage, **digests}.items()}
 
     def make() -> str:
         return client.create_model_version(

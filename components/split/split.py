@@ -1,6 +1,5 @@
 """Who learns, who chooses, who tests: by patient, never by slice."""
 
-import hashlib
 import json
 import logging
 from collections import Counter, defaultdict
@@ -80,7 +79,7 @@ def split(
         "carried_from": earlier and {"version": earlier.version, "lineage": lineage, "stay": sum(map(len, stay))},
         "lineage": extended(before, labelled, assignment, address, drawn),
     }
-    facts["digest"] = hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+    facts["digest"] = known.split_digest(patients)
     facts["lineage_digest"] = known.lineage_digest(facts["lineage"])
     out.write_text(json.dumps(facts, indent=1))
     write_table(facts, found["synthetic"], page)

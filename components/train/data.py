@@ -1,30 +1,22 @@
 """Training slices: read from memory maps, stacked in 2.5D, augmented, in an order that a seed decides."""
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from components.core.step import StepError
 from components.train import workers
+from components.train.augment import Augmentation
 from components.unet.placement import Placement
 
-ROTATION_DEGREES = 10
-BRIGHTNESS_SHIFT = 0.1
 MOST_WORKERS = 8
-DWI_CHANNELS = 3
-
-cv2.setNumThreads(0)
 
 
 @dataclass(frozen=True)
@@ -64,43 +56,15 @@ def read_index(slices: Path, names: list[str]) -> list[CaseSlices]:
     ]
 
 
-class BrightnessShift(A.ImageOnlyTransform):
-    """Add a constant drawn from ±limit to the DWI; ADC is a measure, and stays.
-
-    Unlike Albumentations' own it does not clip to [0, 1]: these are z-scores.
-    """
-
-    def __init__(self, limit: float, p: float):
-        super().__init__(p=p)
-        self.limit = limit
-
-    def get_params(self) -> dict:
-        return {"shift": self.py_random.uniform(-self.limit, self.limit)}
-
-    def apply(self, img: np.ndarray, shift: float, **_) -> np.ndarray:
-        shifted = img.copy()
-        shifted[..., :DWI_CHANNELS] += np.float32(shift)
-        return shifted
-
-
-def augmentation(hflip: float, rotate: float, brightness: float) -> A.Compose:
-    """Flip, rotation by up to 10 degrees and brightness by up to 0.1, with the given probabilities."""
-    return A.Compose(
-        [
-            A.HorizontalFlip(p=hflip),
-            A.Rotate(limit=ROTATION_DEGREES, border_mode=cv2.BORDER_REPLICATE, p=rotate),
-            BrightnessShift(BRIGHTNESS_SHIFT, p=brightness),
-        ]
-    )
-
-
 class StackDataset(Dataset):
     """Item (row, seed) is one augmented slice: stack (H, W, 3 or 6) float32 and lesion (H, W) uint8."""
 
-    def __init__(self, cases: list[CaseSlices], augment: A.Compose):
+    def __init__(self, cases: list[CaseSlices], augment: Augmentation):
         self.cases, self.augment = cases, augment
         self.rows = [(c, s) for c, case in enumerate(cases) for s in range(len(case.order))]
-        self.has_lesion = np.array([case.lesion_pixels[s] > 0 for case in cases for s in range(len(case.order))])
+        self.lesion_pixels = np.array([cases[c].lesion_pixels[s] for c, s in self.rows])
+        self.has_lesion = self.lesion_pixels > 0
+        self.patients = np.array([cases[c].patient for c, _ in self.rows])
 
     @property
     def side(self) -> int:
@@ -130,7 +94,10 @@ class StackDataset(Dataset):
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (row, seed) for one epoch: every slice with lesion, and `lesion_free_ratio` as many without.
+    """Batches of (row, seed) for one epoch: as many slices with lesion as there are, `lesion_free_ratio` times without.
+
+    Every slice with lesion is among them once. With `patients`, whose slice each row is, patients are drawn before
+    slices: each gives as many, but for one, however many slices a scan is cut into, and so some slices come more often.
 
     Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen: it passes over
     the `done` first batches. Of each batch it yields the share of one of `ranks` processes, which may be empty in the
@@ -140,8 +107,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         StepError: no slice has a lesion.
     """
 
-    def __init__(self, has_lesion: np.ndarray, batch_size: int, lesion_free_ratio: float, seed: int, rank=0, ranks=1):
-        self.rank, self.ranks = rank, ranks
+    def __init__(
+        self, has_lesion: np.ndarray, batch_size: int, lesion_free_ratio: float, seed: int, rank=0, ranks=1,
+        patients: np.ndarray | None = None,
+    ):  # fmt: skip
+        self.rank, self.ranks, self.patients = rank, ranks, patients
         self.with_lesion, self.without = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
         if not len(self.with_lesion):
             raise StepError("no training slice has a lesion left on the model's grid: it is too coarse for these. "
@@ -149,17 +119,55 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.free = min(len(self.without), round(len(self.with_lesion) * lesion_free_ratio))
         self.batch_size, self.seed, self.epoch, self.done = batch_size, seed, 0, 0
 
+    @property
+    def slices(self) -> int:
+        """Slices in an epoch."""
+        return len(self.with_lesion) + self.free
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in an epoch, with those that are passed over."""
+        return -(-self.slices // self.batch_size)
+
     def __len__(self) -> int:
-        return -(-(len(self.with_lesion) + self.free) // self.batch_size) - self.done
+        return self.per_epoch - self.done
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        rows = np.concatenate([self.with_lesion, rng.choice(self.without, self.free, replace=False)])
+        if self.patients is None:
+            rows = np.concatenate([self.with_lesion, rng.choice(self.without, self.free, replace=False)])
+        else:
+            drawn = ((self.with_lesion, len(self.with_lesion)), (self.without, self.free))
+            rows = np.concatenate([_evenly(rows, self.patients[rows], count, rng) for rows, count in drawn])
         items = [
             (int(r), int(s)) for r, s in zip(rng.permutation(rows), rng.integers(2**31, size=len(rows)), strict=True)
         ]
         for start in range(self.done * self.batch_size, len(items), self.batch_size):
             yield items[start : start + self.batch_size][self.rank :: self.ranks]
+
+    def lesion_share(self, lesion_pixels: np.ndarray, side: int) -> float:
+        """Expected share of lesion in the pixels of an epoch; `lesion_pixels` are those of each row."""
+        pixels = lesion_pixels[self.with_lesion]
+        if self.patients is None:
+            mean = pixels.mean()
+        else:
+            of = self.patients[self.with_lesion]
+            mean = np.mean([pixels[of == patient].mean() for patient in np.unique(of)])
+        return float(mean * len(self.with_lesion) / (self.slices * side**2))
+
+
+def _evenly(rows: np.ndarray, patients: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """So many of the rows, the same number of each patient but for one; none again before all of the patient's came."""
+    groups = [rows[patients == patient] for patient in np.unique(patients)]
+    if not groups:
+        return rows
+    least, more = divmod(count, len(groups))
+    numbers = least + (rng.permutation(len(groups)) < more)
+    drawn = []
+    for group, number in zip(groups, numbers, strict=True):
+        rounds = np.tile(group, (-(-number // len(group)), 1))
+        drawn.append(rng.permuted(rounds, axis=1).ravel()[:number])
+    return np.concatenate(drawn)
 
 
 def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, cpus: int) -> DataLoader:

@@ -13,7 +13,9 @@ TRIAL_SIDE, TRIAL_BATCH, TRIAL_STEPS = 96, 4, 2
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def choose(device: torch.device, base_channels: int, precision: str, memory_format: str) -> tuple[str, str]:
+def choose(
+    device: torch.device, base_channels: int, precision: str, memory_format: str, norm: str = "batch"
+) -> tuple[str, str]:
     """Precision and memory format to train with; what is not "auto" is kept.
 
     On a GPU: bfloat16 (float16 where it has none), channels last. On Apple's: float32, which alone was compared with
@@ -35,13 +37,13 @@ def choose(device: torch.device, base_channels: int, precision: str, memory_form
             plain if precision == "auto" else precision,
             "channels_last" if memory_format == "auto" else memory_format,
         )
-    return fits[0] if len(fits) == 1 else min(fits, key=lambda f: trial_seconds(device, base_channels, *f))
+    return fits[0] if len(fits) == 1 else min(fits, key=lambda f: trial_seconds(device, base_channels, *f, norm))
 
 
-def trial_seconds(device: torch.device, base_channels: int, precision: str, memory_format: str) -> float:
+def trial_seconds(device: torch.device, base_channels: int, precision: str, memory_format: str, norm="batch") -> float:
     """Seconds of the quickest of a few training steps on noise."""
     with torch.random.fork_rng():
-        network = AttentionUNet(base_channels).to(device, memory_format=MEMORY_FORMATS[memory_format])
+        network = AttentionUNet(base_channels, norm=norm).to(device, memory_format=MEMORY_FORMATS[memory_format])
         x_BCHW = torch.randn(TRIAL_BATCH, 3, TRIAL_SIDE, TRIAL_SIDE, device=device)
     x_BCHW = x_BCHW.contiguous(memory_format=MEMORY_FORMATS[memory_format])
     seconds = []

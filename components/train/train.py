@@ -23,25 +23,22 @@ from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
 from components.train import ranks, workers
+from components.train.augment import augmentation
 from components.train.checkpoints import Checkpoints
 from components.train.curve import draw_curve, write_page
-from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.data import EpochBatches, StackDataset, loader, read_index
+from components.train.learner import Learner
 from components.train.preemption import Preempted, between_items
 from components.train.score import SMOOTHED_EPOCHS, Score, choose_cut, dice, patient_mean, validate
-from components.train.speed import MEMORY_FORMATS, choose
+from components.train.speed import choose
 from components.train.trust import learn_trust
 from components.unet.device import device, in_words, named, unused_gpu
 from components.unet.grid import CHANNELS
-from components.unet.inference import autocast
-from components.unet.losses import LOSSES
-from components.unet.network import AttentionUNet
-from components.unet.supervision import DeeplySupervised, loss_over_levels
 
 GRID = ("image_size", "pixel_mm", "normalization", "n4_bias_correction", "inputs")
 """What preprocess did, and a prediction has to do again."""
 CUTTING = {"tta", "cca"}
 """Settings that do not decide the weights: with other values the same checkpoint gives another cut, at no training."""
-PLATEAU_FACTOR, PLATEAU_PATIENCE = 0.5, 5
 
 
 def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curves: Path, settings: Settings) -> None:
@@ -70,38 +67,34 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
 
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.manual_seed(settings.random_seed)
+    asked = settings.precision, settings.memory_format
     precision, memory_format = (
         (state["precision"], state["memory_format"])
         if state
-        else ranks.of_first(lambda: choose(where, settings.base_channels, settings.precision, settings.memory_format))
+        else ranks.of_first(lambda: choose(where, settings.base_channels, *asked, settings.norm))
     )
     dataset = StackDataset(
         read_index(slices, parts["cases"]["train"]),
-        augmentation(settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob),
-    )
-    layout = MEMORY_FORMATS[memory_format]
-    network = ranks.synchronized(
-        AttentionUNet(settings.base_channels, dataset.channels).to(where, memory_format=layout)
-    )
-    learner = DeeplySupervised(network).to(where) if settings.deep_supervision else network
-    optimizer = torch.optim.Adam(
-        learner.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "min", PLATEAU_FACTOR, PLATEAU_PATIENCE)
-    scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
+        augmentation(
+            settings.augmentation, settings.aug_hflip_prob, settings.aug_rotate_prob, settings.aug_brightness_prob,
+            zero_outside=index["normalization"] == "head",
+        ),
+    )  # fmt: skip
     batches = EpochBatches(
         dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, settings.random_seed,
-        ranks.rank(), ranks.count(),
+        ranks.rank(), ranks.count(), dataset.patients if settings.sampling == "patients" else None,
     )  # fmt: skip
+    prior = batches.lesion_share(dataset.lesion_pixels, dataset.side)
+    learner = Learner(settings, dataset.channels, where, precision, memory_format, batches.per_epoch, prior)
     data = loader(dataset, batches, where, cores)
     validation = read_index(slices, parts["cases"]["val"])
     devices = ranks.devices(named(where))
     params = {
         **_settings_params(settings, index),
-        "model_params": sum(p.numel() for p in network.parameters()),
+        "model_params": sum(p.numel() for p in learner.network.parameters()),
         "train_slices": len(dataset),
         "train_slices_with_lesion": int(dataset.has_lesion.sum()),
-        "train_slices_per_epoch": len(batches.with_lesion) + batches.free,
+        "train_slices_per_epoch": batches.slices,
         "val_slices": sum(len(c.order) for c in validation),
         "device": named(where),
         "processes": ranks.count(),
@@ -121,12 +114,9 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
 
     history: list[dict[str, float]] = []
     losses, counts, seconds = _nothing_yet(where)
-    best = {"worth": -1.0, "val_dice": 0.0, "epoch": 0, "weights": network.state_dict()}
+    best = {"worth": -1.0, "val_dice": 0.0, "epoch": 0, "weights": learner.kept.state_dict()}
     if state:
         learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        scaler.load_state_dict(state["scaler"])
         history, best = state["history"], state["best"]
         losses, seconds = list(state["losses"].to(where)), state["seconds"]
         counts = state["counts"].to(where) * ranks.first()  # they are added up over the processes
@@ -134,12 +124,9 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         logging.info("going on after epoch %d%s of %d, from the checkpoint", len(history), batch, settings.epochs)
     taken_over = len(history)
 
-    shared = ranks.parallel(learner)
-
     def keep() -> None:
         checkpoints.save(len(history), {
-            "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-            "scaler": scaler.state_dict(), "history": history, "best": best,
+            "learner": learner.state_dict(), "history": history, "best": best,
             "losses": torch.stack(losses) if losses else torch.empty(0), "counts": counts, "seconds": seconds,
             "precision": precision, "memory_format": memory_format,
         })  # fmt: skip
@@ -153,24 +140,13 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
                     logging.info("no better validation score for %d epochs: stopping", settings.early_stop_patience)
                     break
                 batches.epoch, batches.done, start = epoch, len(losses), time.perf_counter() - seconds
-                learning_rate = optimizer.param_groups[0]["lr"]
-                train_loss, train_dice = _epoch(
-                    shared,
-                    watched(workers.read(data)),
-                    optimizer,
-                    scaler,
-                    settings.loss,
-                    precision,
-                    layout,
-                    epoch,
-                    losses,
-                    counts,
-                )
+                train_loss, train_dice = _epoch(learner, watched(workers.read(data)), epoch, losses, counts)
                 train_seconds = time.perf_counter() - start
                 share = watched(validation[ranks.rank() :: ranks.count()])
-                scores = ranks.of_all(validate(network, share, settings.loss, precision))
+                scores = ranks.of_all(validate(learner.kept, share, settings.loss, precision))
                 val_loss, val_dice = (float(np.mean([getattr(s, name) for s in scores])) for name in ("loss", "dice"))
-                scheduler.step(val_loss)
+                learning_rate = learner.schedule.rate
+                learner.schedule.after_epoch(val_loss)
                 row = {
                     "epoch": epoch, "time": time.time(), "train_loss": train_loss, "train_dice": train_dice,
                     "val_loss": val_loss, "val_dice": val_dice, "val_worth": _worth(scores),
@@ -180,7 +156,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
                 losses, counts, seconds = _nothing_yet(where)
                 now = _selected_by(history, settings.selection)
                 if now > best["worth"]:
-                    weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+                    weights = {k: v.detach().cpu().clone() for k, v in learner.kept.state_dict().items()}
                     best = {"worth": now, "val_dice": val_dice, "epoch": epoch, "weights": weights}
                 if ranks.first():
                     keep()
@@ -208,7 +184,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     torch.save(best["weights"], model / "best_model.pth")
     facts = {
         **{name: index[name] for name in GRID},
-        "base_channels": settings.base_channels, "precision": precision,
+        "base_channels": settings.base_channels, "norm": settings.norm, "precision": precision,
         "tta": settings.tta, "cca": settings.cca, "selection": settings.selection, "threshold": 0.5,
         "weights_sha256": file_sha256(model / "best_model.pth"),
         "best_epoch": best["epoch"], "best_val_dice": best["val_dice"], "training_digest": digest,
@@ -260,34 +236,22 @@ def _nothing_yet(where: torch.device) -> tuple[list[Tensor], Tensor, float]:
     return [], torch.zeros(3, dtype=torch.int64, device=where), 0.0
 
 
-def _epoch(network, data, optimizer, scaler, loss, precision, layout, epoch, losses, counts) -> tuple[float, float]:
+def _epoch(learner: Learner, data, epoch: int, losses: list[Tensor], counts: Tensor) -> tuple[float, float]:
     """One pass over the training slices; mean loss and Dice over all their pixels.
 
     `losses` and `counts` grow with each batch; what they hold already counts too.
     """
-    network.train()
-    where = next(network.parameters()).device
-    batches = tqdm(data, f"epoch {epoch}", leave=False, disable=None, file=sys.__stderr__)
-    for images_BHWC, lesions_BHW in batches:
-        x_BCHW = images_BHWC.to(where, non_blocking=True).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        y_B1HW = lesions_BHW.to(where, non_blocking=True)[:, None].float()
+    learner.whole.train()
+    for images_BHWC, lesions_BHW in tqdm(data, f"epoch {epoch}", leave=False, disable=None, file=sys.__stderr__):
         try:
-            with autocast(where, precision):
-                answer = network(x_BCHW)
-            levels = [answer] if isinstance(answer, Tensor) else answer
-            value, logits_B1HW = loss_over_levels(LOSSES[loss], levels, y_B1HW, ranks.total), levels[0]
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(value).backward()
-            scaler.step(optimizer)
-            scaler.update()
+            loss, found = learner.step(images_BHWC, lesions_BHW, epoch, len(losses))
         except torch.cuda.OutOfMemoryError:
             raise StepError(
-                f"the GPU's memory does not suffice for {len(x_BCHW)} slices at once at {x_BCHW.shape[-1]}². "
+                f"the GPU's memory does not suffice for {len(images_BHWC)} slices at once at {images_BHWC.shape[1]}². "
                 "Lower batch_size, image_size or base_channels: make pipeline-run SET='batch_size=8'."
             ) from None
-        losses.append(value.detach())
-        predicted, truth = logits_B1HW.detach() > 0, y_B1HW > 0
-        counts += torch.stack([(predicted & truth).sum(), predicted.sum(), truth.sum()])
+        losses.append(loss)
+        counts += found
     mean, counts = float(torch.stack(losses).mean()), ranks.total(counts)
     if not np.isfinite(mean):
         raise StepError(

@@ -47,7 +47,8 @@ def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
             "best_model.pth is not what training wrote (another sha256 than in model.json): it was altered, or not "
             "copied whole. Take it from where it came from again, or train again."
         )
-    network = AttentionUNet(facts["base_channels"], 3 * len(CHANNELS[facts.get("inputs", "dwi")]))
+    channels = 3 * len(CHANNELS[facts.get("inputs", "dwi")])
+    network = AttentionUNet(facts["base_channels"], channels, facts.get("norm", "batch"))
     try:
         network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
     except Exception as error:

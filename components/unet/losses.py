@@ -28,9 +28,23 @@ def dice_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
 
 def dice_bce_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
     """Dice loss plus mean binary cross-entropy, equal weights."""
+    return dice_loss(logits, truth, total) + _mean_cross_entropy(logits, truth, total)
+
+
+def slice_dice_bce_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
+    """The mean over slices of `dice_loss` of each alone, plus mean binary cross-entropy, equal weights.
+
+    Over the whole batch a small lesion beside a large one hardly counts; here every slice counts alike.
+    """
+    p, t = torch.sigmoid(logits.float()).flatten(1), truth.flatten(1)
+    each = 1 - (2 * (p * t).sum(1) + SMOOTH) / (p.sum(1) + t.sum(1) + SMOOTH)
+    slices = total(torch.tensor(float(len(truth)), device=truth.device))
+    return total(each.sum()) / slices + _mean_cross_entropy(logits, truth, total)
+
+
+def _mean_cross_entropy(logits: Tensor, truth: Tensor, total) -> Tensor:
     cross_entropy = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="sum")
-    pixels = total(torch.tensor(float(truth.numel()), device=truth.device))
-    return dice_loss(logits, truth, total) + total(cross_entropy) / pixels
+    return total(cross_entropy) / total(torch.tensor(float(truth.numel()), device=truth.device))
 
 
 def focal_tversky_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
@@ -50,5 +64,6 @@ def focal_tversky_loss(logits: Tensor, truth: Tensor, total=_alone) -> Tensor:
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "dice": dice_loss,
     "dice+bce": dice_bce_loss,
+    "slice_dice+bce": slice_dice_bce_loss,
     "focal_tversky": focal_tversky_loss,
 }

@@ -1,6 +1,7 @@
 """Attention U-Net (Oktay et al. 2018, arXiv:1804.03999) for 2.5D slices."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,16 +10,31 @@ from torch import Tensor, nn
 DOWN_SAMPLING = 16
 
 
-class ConvBlock(nn.Sequential):
-    """Twice 3x3 convolution, BatchNorm, ReLU."""
+class InstanceNorm(nn.InstanceNorm2d):
+    """Normalisation over each slice alone, with a learnt scale and shift; of no slices it makes none."""
 
-    def __init__(self, c_in: int, c_out: int):
+    def __init__(self, channels: int):
+        super().__init__(channels, affine=True)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if len(x_BCHW):
+            return super().forward(x_BCHW)
+        return x_BCHW * self.weight[:, None, None] + self.bias[:, None, None]
+
+
+NORMS = {"batch": nn.BatchNorm2d, "instance": InstanceNorm}
+
+
+class ConvBlock(nn.Sequential):
+    """Twice 3x3 convolution, normalisation, ReLU."""
+
+    def __init__(self, c_in: int, c_out: int, norm: str = "batch"):
         super().__init__(
             nn.Conv2d(c_in, c_out, 3, padding=1),
-            nn.BatchNorm2d(c_out),
+            NORMS[norm](c_out),
             nn.ReLU(inplace=True),
             nn.Conv2d(c_out, c_out, 3, padding=1),
-            nn.BatchNorm2d(c_out),
+            NORMS[norm](c_out),
             nn.ReLU(inplace=True),
         )
 
@@ -45,17 +61,18 @@ class AttentionGate(nn.Module):
 class AttentionUNet(nn.Module):
     """Stack of slices (B, 3, H, W) to lesion logits (B, 1, H, W); H and W multiples of 16.
 
-    Widths are 1, 2, 4, 8 times `base_channels` and 16 times at the bottleneck.
+    Widths are 1, 2, 4, 8 times `base_channels` and 16 times at the bottleneck. `norm` is one of `NORMS`.
     """
 
-    def __init__(self, base_channels: int = 64, in_channels: int = 3):
+    def __init__(self, base_channels: int = 64, in_channels: int = 3, norm: str = "batch"):
         super().__init__()
+        block = partial(ConvBlock, norm=norm)
         widths = [base_channels * 2**level for level in range(4)]
-        self.encoder = nn.ModuleList(map(ConvBlock, [in_channels, *widths[:-1]], widths))
-        self.bottleneck = ConvBlock(widths[-1], 2 * widths[-1])
+        self.encoder = nn.ModuleList(map(block, [in_channels, *widths[:-1]], widths))
+        self.bottleneck = block(widths[-1], 2 * widths[-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths))
         self.gates = nn.ModuleList(AttentionGate(w) for w in reversed(widths))
-        self.decoder = nn.ModuleList(ConvBlock(2 * w, w) for w in reversed(widths))
+        self.decoder = nn.ModuleList(block(2 * w, w) for w in reversed(widths))
         self.head = nn.Conv2d(base_channels, 1, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -20,12 +20,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from urllib.parse import urlsplit
 
+from components.core import listener
 from components.core.loopback import around_proxy
 from components.core.step import StepError
 from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without
 
 HOST = "127.0.0.1"
 KIND = {"context": "kind-dwi-stroke", "kfp": f"http://{HOST}:8880", "mlflow": f"http://{HOST}:5500"}
+NO_LOGIN = "no login: who is logged in on this machine can start and remove runs there"
 TARGETS = ("kind", "cluster")
 OURS = "dwi-stroke"
 KFP_UI, MLFLOW = ("ml-pipeline-ui", 80, 8880), ("mlflow", 5000, 5500)  # service, its port, the local port to prefer
@@ -108,7 +110,7 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
     Without `kfp` Kubeflow Pipelines is of no concern: MLflow's address is enough.
 
     Raises:
-        StepError: no such context, no kubectl where it is needed, nothing behind an address.
+        StepError: no such context, no kubectl where it is needed, nothing behind an address, or another user's program.
     """
     kind = target == "kind"
     if kind:
@@ -129,6 +131,10 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
             print(
                 "without a kube context the pods' logs, and why one waits, cannot be shown (KUBE_CONTEXT)", flush=True
             )
+        if kind:
+            for url in (kfp_host, mlflow_uri):
+                if port := urlsplit(url).port:
+                    listener.refuse_strangers(port)
         os.environ.update(around_proxy())
         yield connection
 
@@ -149,6 +155,7 @@ class PortForward:
 
     def __enter__(self) -> "PortForward":
         self.errors = tempfile.TemporaryFile()
+        listener.guard()
         self._start()
         try:
             self._wait()
@@ -162,6 +169,7 @@ class PortForward:
         self.closing.set()
         self.process.terminate()
         self.process.wait()
+        listener.disown(self.local)
 
     def _start(self) -> None:
         """In a session of its own, so that Ctrl-C leaves it to us."""
@@ -173,16 +181,23 @@ class PortForward:
                 f"kubectl is not there, and {self.name} is reached through it. "
                 "Install it (https://kubernetes.io/docs/tasks/tools/), or give KFP_HOST and MLFLOW_TRACKING_URI."
             ) from None
+        listener.own(self.local, self.process.pid)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while not _listens(self.local):
+        while not self._listens():
             ended = self.process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.errors.seek(0)
                 said = self.errors.read().decode(errors="replace").strip() or f"no answer in {START_SECONDS} s"
                 raise StepError(f"{self.name} cannot be reached: {said}. Tried: {' '.join(self.command)}")
             time.sleep(0.05)
+
+    def _listens(self) -> bool:
+        try:
+            return listener.is_served_by(self.process.pid, self.local)
+        except StepError as error:
+            raise StepError(f"{self.name} cannot be reached: {error}. End that program, then run again.") from error
 
     def _keep_alive(self) -> None:
         while True:
@@ -240,8 +255,3 @@ def _free_port(wanted: int) -> int:
         with contextlib.suppress(OSError), socket.create_server((HOST, port)) as server:
             return server.getsockname()[1]
     raise StepError(f"no port on {HOST} is free.")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex((HOST, port)) == 0

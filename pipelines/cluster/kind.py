@@ -22,6 +22,7 @@ from components.core.step import StepError
 from components.core.tracking import TRAINING_VIEW
 from pipelines.cluster import prerequisites, retries
 from pipelines.cluster.command import quiet, shown, succeeds
+from pipelines.cluster.connect import NO_LOGIN
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.cluster.ready import wait_until_ready
 from pipelines.cluster.room import room_for_steps
@@ -68,7 +69,7 @@ def up(state: Path) -> None:
     minutes, seconds = divmod(int(time.monotonic() - began), 60)
     kfp, mlflow = _ports()
     print(f"\nReady: all {count} parts, after {minutes} min {seconds} s.")
-    print(f"  Kubeflow Pipelines  http://{HOST}:{kfp}")
+    print(f"  Kubeflow Pipelines  http://{HOST}:{kfp}  ({NO_LOGIN})")
     print(f"  MLflow              http://{HOST}:{mlflow}/#/experiments{TRAINING_VIEW}")
     print(f"  kubectl             kubectl --context {CONTEXT} get pods -A")
     print("  next                make pipeline-run TARGET=kind     (make kind-down removes the cluster)")

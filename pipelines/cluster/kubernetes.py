@@ -167,6 +167,7 @@ def sources_tag() -> str:
     h = hashlib.sha256()
     for path in [
         ROOT / "requirements.txt",
+        ROOT / "requirements.lock",
         *_below("components", "*.py"),
         *_below("components", "*.yaml"),
         *_below("images", "*"),

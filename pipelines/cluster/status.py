@@ -8,7 +8,7 @@ from components.core.pairing import strangers
 from components.core.step import StepError, without_logins
 from components.core.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.cluster.api import Api
-from pipelines.cluster.connect import Connection, connect
+from pipelines.cluster.connect import NO_LOGIN, Connection, connect
 from pipelines.cluster.storage import use_storage
 from pipelines.targets import environment_as_before
 
@@ -32,7 +32,7 @@ def _pipelines(cluster: Connection) -> bool:
     except StepError as error:
         _say("KFP", f"NO ANSWER: {error}")
         return False
-    _say("KFP", f"answers  {cluster.kfp_url}")
+    _say("KFP", f"answers  {cluster.kfp_url}" + (f"  ({NO_LOGIN})" if cluster.target == "kind" else ""))
     for run in going:
         state = (run.state or "pending").lower()
         _say("run", f"{run.display_name}  {state}  {cluster.kfp_url}/#/runs/details/{run.run_id}")
@@ -65,7 +65,7 @@ def _registry(cluster: Connection) -> bool:
         use_storage(cluster)
         ledger = Ledger()
         ledger.storage.patience = PATIENCE_SECONDS
-        apart = strangers(client, ledger)
+        apart = strangers(ledger)
     except StepError as error:
         _say("S3", f"NO ANSWER: {error}")
         return False

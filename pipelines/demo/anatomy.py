@@ -1,20 +1,20 @@
-"""The brain that the demo scans are made of: MNI152 tissue maps, arterial territories, lesions.
+"""The brain that synthetic scans are made of: MNI152 tissue maps and what is known of a place from its millimetres.
 
-Everything here lives on the template's 2 mm grid, except ``grow_lesion``, which works on the
-patient's own.
+Everything here lives on a grid of 2 mm, flattened to a row per voxel.
 """
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import nibabel as nib
 import numpy as np
-from scipy import ndimage, spatial
-from scipy.stats import norm
+from scipy import ndimage
 
-OUT_OF_REACH = -1000.0  # mm
-GOLDEN_RATIO = (5**0.5 - 1) / 2
-SKULL_BASE_MM = ((46, -18, -28), (14, 44, -20))  # above petrous bone and sinuses: EPI pile-up
+from pipelines.demo.fields import Sampler, smooth_field
+
+FAR_MM = 30.0
+"""Distances are cut off here."""
+MEDIAN_DEPTH_MM = 18.0
+"""Ventricles lie at least so deep below the surface of the brain."""
 EYES_MM = ((33, 62, -36), (-33, 62, -36))
 
 
@@ -34,124 +34,96 @@ class Territory:
 TERRITORIES = (
     Territory("MCA superior", 0.24, 320, ((44, 30, 8), (50, 2, 28), (42, -8, 48), (48, -28, 44), (38, 8, 2))),
     Territory("MCA inferior", 0.22, 320, ((58, -25, 4), (54, -48, 22), (50, -4, -22), (46, -62, 20))),
-    Territory("MCA deep", 0.18, 20, ((26, 2, 2), (23, -8, 16), (16, 10, 8))),
-    Territory("ACA", 0.06, 60, ((8, 58, 0), (8, 42, 28), (8, 12, 56), (8, -22, 62), (8, -48, 50))),
-    Territory("PCA", 0.14, 70, ((12, -84, 4), (28, -76, -8), (32, -44, -14), (14, -22, 8), (10, -58, 12))),
-    Territory("cerebellum", 0.10, 50, ((24, -62, -44), (10, -68, -26), (38, -58, -34))),
-    Territory("pons", 0.06, 5, ((5, -26, -32), (5, -22, -24), (5, -36, -48))),
+    Territory("MCA deep", 0.16, 20, ((26, 2, 2), (23, -8, 16), (16, 10, 8))),
+    Territory("ACA", 0.07, 60, ((8, 58, 0), (8, 42, 28), (8, 12, 56), (8, -22, 62), (8, -48, 50))),
+    Territory("PCA", 0.14, 70, ((12, -84, 4), (28, -76, -8), (32, -44, -14), (10, -58, 12))),
+    Territory("thalamus", 0.05, 6, ((13, -18, 8),)),
+    Territory("cerebellum, inferior", 0.05, 50, ((24, -62, -50), (10, -68, -42))),
+    Territory("cerebellum, superior", 0.03, 40, ((12, -62, -18), (36, -58, -32))),
+    Territory("brainstem", 0.04, 5, ((5, -26, -32), (5, -20, -14), (4, -38, -52))),
 )
-POSTERIOR_FOSSA = [i for i, t in enumerate(TERRITORIES) if t.name in ("cerebellum", "pons")]
+POSTERIOR_FOSSA = [i for i, t in enumerate(TERRITORIES) if t.name.startswith(("cerebellum", "brainstem"))]
 
 
 class Template:
-    """Tissue fractions, territory index and position (mm) of each template voxel."""
+    """The template's voxels, a row each: tissue shares, distances and places in mm."""
 
     def __init__(self) -> None:
-        from nilearn import datasets  # two seconds, wanted by the simulation alone
+        from nilearn import datasets  # seconds, needed by the simulation alone
 
-        gray = datasets.load_mni152_gm_template(resolution=2)
-        self.affine = gray.affine
-        self.gray = gray.get_fdata(dtype=np.float32)
-        self.white = datasets.load_mni152_wm_template(resolution=2).get_fdata(dtype=np.float32)
-        self.brain = datasets.load_mni152_brain_mask(resolution=2).get_fdata(dtype=np.float32)
+        maps = [datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)]
+        gray, white = (_halved(image.get_fdata(dtype=np.float32)) for image in maps)
+        self.affine = maps[0].affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+        self.affine[:3, 3] += 0.5
+        self.shape = gray.shape
+        self.sampler = Sampler(self.shape)
+        inside = ndimage.binary_fill_holes(ndimage.binary_closing(gray + white > 0.25, iterations=4))
+        ijk = np.indices(self.shape).reshape(3, -1)
+        self.mm = (self.affine[:3, :3] @ ijk + self.affine[:3, 3:]).astype(np.float32)
+        self.axes_mm = [
+            2 * np.arange(n, dtype=np.float32) + np.float32(self.affine[a, 3]) for a, n in enumerate(self.shape)
+        ]
+        self.depth_mm, self.surface_mm = self._surface(inside)
+        fluid = np.clip(1 - gray - white, 0, 1)
+        ventricles = (fluid > 0.5) & (self.depth_mm.reshape(self.shape) > MEDIAN_DEPTH_MM)
+        x, y, z = np.abs(self.mm[0]), self.mm[1], self.mm[2]
+        lateral = (x < 42) & (x > 2) & ((x > 7) | (y > -30)) & ((z > 2) | (x > 15))
+        ventricles &= lateral.reshape(self.shape)
+        self.ventricle_mm = _signed_mm(ventricles).ravel()
+        self.eye_mm = np.minimum(*(self.distance_mm(np.array(eye)) for eye in EYES_MM))
+        self.gray, self.white = gray.ravel(), white.ravel()
         self.tissue = self.gray + self.white > 0.5
-        ijk = np.moveaxis(np.indices(self.gray.shape), 0, -1)
-        mm = nib.affines.apply_affine(self.affine, ijk)
-        self.mm = np.moveaxis(mm, -1, 0).astype(np.float32)
+        self.cerebellum = np.isin(self.territory, POSTERIOR_FOSSA)
+
+    def _surface(self, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Depth below the surface of the brain, and the place on it (mm) that lies above each voxel."""
+        signed = ndimage.gaussian_filter(_signed_mm(inside), 1.0)
+        _, nearest = ndimage.distance_transform_edt(inside, return_indices=True)
+        above = [ndimage.gaussian_filter(n.astype(np.float32), 1.5) for n in nearest]
+        return -signed.ravel(), 2 * np.stack(above).reshape(3, -1)
+
+    @cached_property
+    def territory_mm(self) -> np.ndarray:
+        """Distance of each voxel from each territory's nearest point, mm (territories, voxels)."""
+        return np.stack([
+            np.min([self.distance_mm(np.array(p) * [x, 1, 1]) for p in t.points for x in (-1, 1)], axis=0)
+            for t in TERRITORIES
+        ])  # fmt: skip
 
     @cached_property
     def territory(self) -> np.ndarray:
-        points = np.concatenate([territory.points for territory in TERRITORIES])
-        owner = np.repeat(np.arange(len(TERRITORIES)), [len(t.points) for t in TERRITORIES])
-        folded = np.stack([np.abs(self.mm[0]), self.mm[1], self.mm[2]], axis=-1)
-        return owner[spatial.cKDTree(points).query(folded)[1]]
+        return self.territory_mm.argmin(0)
 
-    @cached_property
-    def head(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scalp, and the fluid of meninges and eyes, around the brain."""
-        outside_mm = 2 * ndimage.distance_transform_edt(self.brain < 0.5)
-        eyes = np.min([self.distance_mm(eye) for eye in EYES_MM], axis=0) < 12
-        fluid = ((outside_mm > 0) & (outside_mm < 2.5)) | (eyes & (outside_mm > 6))
-        scalp = (outside_mm > 8) & (outside_mm < 14) & ~fluid
-        return scalp.astype(np.float32), fluid.astype(np.float32)
+    def distance_mm(self, point: np.ndarray, stretch: np.ndarray | float = 1.0) -> np.ndarray:
+        """Distance of each voxel from a point, mm, each axis over its stretch."""
+        x, y, z = self._squares(point, stretch)
+        return np.sqrt(x[:, None, None] + (y[:, None] + z)).ravel()
 
-    def distance_mm(self, point: np.ndarray) -> np.ndarray:
-        return np.sqrt(sum((axis - centre) ** 2 for axis, centre in zip(self.mm, point, strict=True)))
+    def bump(self, point: np.ndarray, radii_mm: np.ndarray | float) -> np.ndarray:
+        """A smooth bump of height 1 that falls to 1/e at its radii."""
+        x, y, z = (np.exp(-square) for square in self._squares(point, radii_mm))
+        return (x[:, None, None] * (y[:, None] * z)).ravel()
+
+    def _squares(self, point: np.ndarray, stretch: np.ndarray | float) -> list[np.ndarray]:
+        """Along each axis the squared distance of the grid's planes from a point, over the stretch."""
+        sides = zip(self.axes_mm, point, np.broadcast_to(stretch, 3), strict=True)
+        return [((axis - np.float32(p)) / np.float32(r)) ** 2 for axis, p, r in sides]
 
     def smooth_field(self, rng: np.random.Generator, scale_mm: float) -> np.ndarray:
-        """A Gaussian random field of unit standard deviation."""
-        white_noise = rng.standard_normal(self.gray.shape, dtype=np.float32)
-        field = ndimage.gaussian_filter(white_noise, scale_mm / 2, truncate=3, mode="wrap")
-        return field / field.std()
+        """A smooth random field of unit standard deviation."""
+        return smooth_field(rng, self.shape, (2.0, 2.0, 2.0), scale_mm).ravel()
 
 
 template = lru_cache(maxsize=1)(Template)
 
 
-def lesion_volume_ml(index: int, seed: int) -> float:
-    """Lesion volume of a patient in mL; 0 for the 1 in 8 who has none.
-
-    The 5th, 50th and 95th percentiles of a published series of 1,449 acute strokes, 0.3, 12.7 and 197 mL, lean to
-    the left in log: no plain log-normal has them (the nearest misses by 18, 28 and 18 %). One cut off at 320 mL,
-    about what a carotid artery feeds, meets all three; mu and sigma solve for that. Additive golden-ratio draws span
-    the range in a small set and need not know its size.
-    """
-    if index % 8 == 5:
-        return 0.0
-    mu, sigma, largest_ml = 2.8916, 2.4039, 320.0
-    uniform = (np.random.default_rng(seed).random() + index * GOLDEN_RATIO) % 1
-    below_largest = norm.cdf((np.log(largest_ml) - mu) / sigma)
-    return float(np.exp(mu + sigma * norm.ppf(max(uniform, 0.001) * below_largest)))
+def _halved(volume: np.ndarray) -> np.ndarray:
+    """The mean of each 2 x 2 x 2 voxels."""
+    x, y, z = (n // 2 for n in volume.shape)
+    return volume[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
 
 
-def lesion_score(rng: np.random.Generator, volume_ml: float) -> np.ndarray:
-    """How early each template voxel joins a growing infarct, in mm from its core (0 and below).
-
-    It grows in the territory of its core first, with an uneven border, and never across the midline
-    or the tentorium. An embolic shower adds smaller cores elsewhere on the same side.
-    """
-    brain = template()
-    share = np.array([t.share * (t.largest_ml >= volume_ml) for t in TERRITORIES])
-    chosen = rng.choice(len(TERRITORIES), p=share / share.sum())
-    same_side = (brain.mm[0] > 0) == (rng.random() < 0.5)
-    reachable = same_side & (np.isin(brain.territory, POSTERIOR_FOSSA) == (chosen in POSTERIOR_FOSSA))
-    territory = reachable & (brain.territory == chosen)
-    radius_mm = (volume_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
-
-    core = rng.choice(brain.mm[:, territory & brain.tissue].T)
-    score = -brain.distance_mm(core) - 1.5 * 2 * ndimage.distance_transform_edt(~territory)
-    emboli = int(rng.integers(1, 13)) if rng.random() < 0.5 else 0
-    for embolus in rng.choice(brain.mm[:, reachable & brain.tissue].T, emboli):
-        later_mm = radius_mm * rng.uniform(0.6, 1.0)
-        score = np.maximum(score, -brain.distance_mm(embolus) - later_mm)
-    score += min(8.0, 0.35 * radius_mm) * brain.smooth_field(rng, min(8.0, 2 + radius_mm / 4))
-    return np.where(reachable, score, OUT_OF_REACH).astype(np.float32)
-
-
-def grow_lesion(score: np.ndarray, tissue: np.ndarray, volume_voxels: float) -> tuple[float, np.ndarray, np.ndarray]:
-    """Lower the score's threshold, by bisection, until the lesion has its volume, and a voxel at least.
-
-    ``score`` and ``tissue`` are (x, y, slice, subslice). Returns the threshold, the lesion's share of
-    each subvoxel's tissue (edges are 3 mm wide), and the mask: voxels that it fills by half or more.
-    """
-
-    def grown_to(threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        share = np.clip((score - threshold) / 3.0 + 0.5, 0, 1)
-        return share, (share * tissue).mean(axis=-1) >= 0.5
-
-    low, high = -400.0, float(score.max()) + 3.0
-    for _ in range(24):
-        threshold = (low + high) / 2
-        low, high = (low, threshold) if grown_to(threshold)[1].sum() < volume_voxels else (threshold, high)
-    return low, *grown_to(low)
-
-
-def shine_through_map(rng: np.random.Generator, free_of_lesion: np.ndarray) -> np.ndarray:
-    """Old white-matter lesions and EPI pile-up above the skull base: bright T2, no ADC drop."""
-    brain = template()
-    places = brain.mm[:, free_of_lesion & (brain.white > 0.8)].T
-    blobs = [(place, rng.uniform(3, 8)) for place in rng.choice(places, int(rng.integers(2, 7)))]
-    blobs += [(np.array(p) * [rng.choice([-1, 1]), 1, 1], rng.uniform(0, 9)) for p in SKULL_BASE_MM]
-    inside_mm = np.max([radius - brain.distance_mm(place) for place, radius in blobs], axis=0)
-    wobble_mm = 1.5 * brain.smooth_field(rng, scale_mm=4)
-    return np.clip((inside_mm + wobble_mm) / 4.0 + 0.5, 0, 1) * (inside_mm > -8)
+def _signed_mm(inside: np.ndarray) -> np.ndarray:
+    """Distance from the border of a mask in mm, negative within it, cut off at 30 mm."""
+    out = ndimage.distance_transform_edt(~inside) - ndimage.distance_transform_edt(inside)
+    return np.clip(2 * out, -FAR_MM, FAR_MM).astype(np.float32)

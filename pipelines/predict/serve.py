@@ -37,20 +37,14 @@ def serve(model: str, port: str, state: Path, place: str = "local") -> None:
 def guarded(app, columns: list[str]):
     """The app, closed to web pages: to a name that was made to point here, and to another page's script.
 
-    JSON of another form than `dataframe_split` is answered with the form to send: MLflow would not decode the file.
+    What is too large, or JSON of another form than `dataframe_split`, is refused in words: MLflow would not decode the
+    file.
     """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.responses import JSONResponse, PlainTextResponse
 
-    @app.middleware("http")
-    async def refuse(request, call_next):
-        if "origin" in request.headers:
-            return PlainTextResponse("web pages are not answered", 403)
-        sends_json = "json" in request.headers.get("content-type", "").lower()
-        if request.url.path == "/invocations" and sends_json and b'"dataframe_split"' not in await request.body():
-            return JSONResponse({"error_code": "BAD_REQUEST", "message": right_form(columns)}, 400)
-        return await call_next(request)
+    from pipelines.predict.middleware import Requests
 
+    app.add_middleware(Requests, right_form=right_form(columns))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
     return app
 
@@ -61,8 +55,8 @@ def right_form(columns: list[str]) -> str:
         ", ".join(f'"{text}"' for text in texts) for texts in (columns, [f"{c} in base64" for c in columns])
     )
     return (
-        'the scan was not sent in the form that is answered ("inputs", "instances" and others are not): send '
-        f'{{"dataframe_split": {{"columns": [{named}], "data": [[{files}]]}}}}, as the request that make serve prints.'
+        f'send {{"dataframe_split": {{"columns": [{named}], "data": [[{files}]]}}}}, as the request that make serve '
+        'prints does ("inputs", "instances" and others are not answered).'
     )
 
 

@@ -75,7 +75,7 @@ def _peak_mb(code: str, arguments: list[str]) -> float:
     reader = threading.Thread(target=lambda: said.append(process.stderr.read()))
     reader.start()
     while process.poll() is None:
-        peak = max(peak, _anonymous_bytes(process.pid))
+        peak = max(peak, anonymous_bytes(process.pid))
         time.sleep(0.02)
     reader.join()
     if process.returncode:
@@ -83,7 +83,8 @@ def _peak_mb(code: str, arguments: list[str]) -> float:
     return peak / 1e6
 
 
-def _anonymous_bytes(pid: int) -> int:
+def anonymous_bytes(pid: int) -> int:
+    """Return RssAnon of the process and its children, bytes."""
     total = 0
     try:
         parent = psutil.Process(pid)

@@ -17,7 +17,8 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
-from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.augment import light
+from components.train.data import EpochBatches, StackDataset, loader, read_index
 from components.train.score import validate
 from components.train.train import _epoch
 from components.unet.network import AttentionUNet
@@ -54,7 +55,7 @@ def _best_val_dice(cases: Path, folder: Path, normalization: str, seed: int) -> 
     network = AttentionUNet(settings.base_channels).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, weight_decay=1e-5, fused=True)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    dataset = StackDataset(read_index(folder, parts["train"]), augmentation(0.3, 0.25, 0.2))
+    dataset = StackDataset(read_index(folder, parts["train"]), light(0.3, 0.25, 0.2))
     batches = EpochBatches(dataset.has_lesion, settings.batch_size, settings.lesion_free_ratio, seed)
     data, validation = loader(dataset, batches, torch.device("cpu"), cpus()), read_index(folder, parts["val"])
     scores = []

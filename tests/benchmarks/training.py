@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from components.core.machine import cpus
 from components.core.settings import Settings
-from components.train.data import EpochBatches, StackDataset, augmentation, loader, read_index
+from components.train.augment import light
+from components.train.data import EpochBatches, StackDataset, loader, read_index
 from components.train.speed import MEMORY_FORMATS, choose
 from components.train.train import _epoch
 from components.unet.device import device
@@ -32,9 +33,9 @@ class InRam(Dataset):
     """Every stack as a float32 array, loaded beforehand."""
 
     def __init__(self, source: StackDataset):
-        quiet = StackDataset(source.cases, augmentation(0, 0, 0))
+        quiet = StackDataset(source.cases, light(0, 0, 0))
         self.items = [quiet[row, 0] for row in range(len(quiet))]
-        self.augment = augmentation(SETTINGS.aug_hflip_prob, SETTINGS.aug_rotate_prob, SETTINGS.aug_brightness_prob)
+        self.augment = light(SETTINGS.aug_hflip_prob, SETTINGS.aug_rotate_prob, SETTINGS.aug_brightness_prob)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -104,5 +105,5 @@ def _dataset(folder: Path) -> StackDataset:
         "lesion_pixels": mask.sum((1, 2)).tolist(),
     }  # fmt: skip
     (folder / "index.json").write_text(json.dumps({"cases": [entry]}))
-    augment = augmentation(SETTINGS.aug_hflip_prob, SETTINGS.aug_rotate_prob, SETTINGS.aug_brightness_prob)
+    augment = light(SETTINGS.aug_hflip_prob, SETTINGS.aug_rotate_prob, SETTINGS.aug_brightness_prob)
     return StackDataset(read_index(folder, ["a"]), augment)

@@ -16,7 +16,7 @@ import numpy as np
 
 from components.core import known
 from components.core.adc import from_b0, in_kept_unit
-from components.core.ledger import Ledger
+from components.core.ledger import NAMES_ENTRY, Ledger
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.volumes import BadVolume, Geometry, read, read_nifti_bytes, require_scan
@@ -141,8 +141,12 @@ def adc(content: bytes) -> str:
 def ledger(content: bytes) -> str:
     """An entry that somebody put into the bucket under the name that its digest asks for."""
     key = f"20260101T000000.000000Z-{hashlib.sha256(content).hexdigest()[:16]}.json"
-    storage = SimpleNamespace(list=lambda: [SimpleNamespace(key=key)], get=lambda _: content, uri="s3://b/ledger")
-    there = Ledger(storage)
+    stored = SimpleNamespace(key=key, etag="")
+    storage = SimpleNamespace(list=lambda: [stored], get=lambda _: content, uri="s3://b/ledger")
+    model = SimpleNamespace(tags={})
+    version = SimpleNamespace(version="1", tags={NAMES_ENTRY: key})
+    registry = SimpleNamespace(search_registered_models=lambda _: [model], search_model_versions=lambda _: [version])
+    there = Ledger(storage, registry)
     return TAKEN if there.entries() else kind(there.faults[0].partition(" ")[2])
 
 
@@ -176,9 +180,13 @@ def seeds(name: str) -> list[bytes]:
     from tests.corpus import names, texts
 
     small = nib.Nifti1Image((SMALL * 2).astype(np.uint8), AFFINE).to_bytes()
-    entry = {"number": 1, "previous": [], "decision": "first", "version": "1", "from": None, "to": "1", "words": "w"}
+    entry = {
+        "number": 1, "when": "2026-01-01T00:00:00+00:00", "previous": [], "decision": "first", "who": "me",
+        "version": "1", "model": "models:/m-1", "from": None, "to": "1", "words": "w", "subject": "", "lineage": {},
+    }  # fmt: skip
     person = {"patient": "p", "data_uri": "s3://b/data", "subset": "train", "images": []}
-    old, lineage = {"digest": "d", "patients": {"train": ["p"]}}, {"people": [person], "drawn": None}
+    patients, lineage = {"train": ["p"]}, {"people": [person], "drawn": None}
+    old = {"digest": known.split_digest(patients), "patients": patients}
     return {
         "nifti": [small, packed(small), small + bytes(99)],
         "gzipped": [small, packed(small)],

@@ -126,18 +126,27 @@ def test_a_version_whose_run_holds_no_split_is_passed_over(pipeline):
 
 
 def test_a_split_of_before_there_were_lineages_is_carried_on_by_name(pipeline):
-    old = {"patients": {"train": ["P001", "P002"], "val": ["P003"], "test": ["P004", "P005"]}, "digest": "d"}
+    old = {"patients": {"train": ["P001", "P002"], "val": ["P003"], "test": ["P004", "P005"]}}
+    old["digest"] = known.split_digest(old["patients"])
     run = pipeline.client.create_run("0").info.run_id
     pipeline.client.log_param(run, "data_uri", URI)
     pipeline.client.log_text(run, json.dumps(old), "split.json")
-    pipeline.client.create_model_version(MODEL_NAME, "s3://bucket/model", run, {"split_digest": "d"})
+    pipeline.client.create_model_version(MODEL_NAME, "s3://bucket/model", run, {"split_digest": old["digest"]})
     facts = pipeline.run(12)
     assert facts["carried_from"]["stay"] == 5
     assert {p: s for s, members in old["patients"].items() for p in members}.items() <= subsets(facts).items()
     assert pipeline.lineage(12) == facts["carried_from"]["lineage"]
 
 
-@pytest.mark.parametrize("spoil", [lambda facts: facts["lineage"]["people"].pop(), lambda facts: facts.pop("digest")])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda facts: facts["lineage"]["people"].pop(),
+        lambda facts: facts.pop("digest"),
+        lambda facts: facts["patients"]["test"].append(facts["patients"]["train"].pop()),
+    ],
+    ids=["a person less", "no digest", "a patient in another subset, beside the digest as it was"],
+)
 def test_a_registered_split_that_was_altered_is_not_carried_on(pipeline, spoil):
     facts = pipeline.run(12)
     run = pipeline.client.get_model_version(MODEL_NAME, "1").run_id

@@ -22,6 +22,7 @@ from components.register.card import Card
 from components.register.register import register
 from components.split.split import split
 from components.train.launch import launch
+from pipelines import promotion
 from pipelines.lineage import lineage
 from pipelines.sources import commit, image
 from tests.measured import FOUND
@@ -206,6 +207,54 @@ def test_altered_digests_of_the_scans_are_named_and_so_are_tags_that_were_moved(
     assert re.search(r"registered: ledger entry, best_model.pth, .*cases.json", out), out
 
 
+@pytest.fixture
+def in_mlflow(here, version):
+    """in_mlflow(tag, value) changes a tag of the version, or its description, for one test."""
+    client = mlflow.MlflowClient()
+
+    def do(tag: str, value: str) -> None:
+        if tag == "description":
+            client.update_model_version(MODEL_NAME, version.version, value)
+        else:
+            client.set_model_version_tag(MODEL_NAME, version.version, tag, value)
+
+    yield do
+    client.update_model_version(MODEL_NAME, version.version, version.description)
+    now = client.get_model_version(MODEL_NAME, version.version)
+    for tag, value in version.tags.items():
+        if now.tags[tag] != value:
+            client.set_model_version_tag(MODEL_NAME, version.version, tag, value)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "names"),
+    [
+        ("test_dice_mean", "0.99", ["ledger entry", "the card's numbers", "its numbers"]),
+        ("test_patients", "100", ["ledger entry", "the card's numbers", "its numbers"]),
+        ("test_better_than_rule", "2.0", ["ledger entry", "its numbers"]),
+        ("decision", "promoted", ["ledger entry"]),
+        ("description", "The best model.", ["description"]),
+    ],
+)
+def test_what_was_altered_in_mlflow_is_named_by_lineage_and_champion(
+    trace, in_mlflow, version, tmp_path, capsys, tag, value, names
+):
+    mlflow.MlflowClient().set_registered_model_alias(MODEL_NAME, "champion", version.version)
+    try:
+        promotion.champion(tmp_path)
+        before = capsys.readouterr().out
+        in_mlflow(tag, value)
+        code, out = trace()
+        promotion.champion(tmp_path)
+        after = capsys.readouterr().out
+    finally:
+        mlflow.MlflowClient().delete_registered_model_alias(MODEL_NAME, "champion")
+    changed = re.search(r"^CHANGED, this is not what was registered: (.*)$", out, re.MULTILINE)[1].split(", ")
+    assert code == 1 and [name for name in changed if name != "champion"] == names
+    assert "champion" in changed, "by the ledger none is"
+    assert after.count("WRONG: ") > before.count("WRONG: ") == 1 and "not checked: " not in before
+
+
 def test_data_that_grew_are_said_and_the_old_scans_are_found_as_they_were(trace, here):
     storage = Storage(SCANS)
     storage.put("sub-7/ses-0001/dwi/sub-7_ses-0001_dwi.nii.gz", b"new")
@@ -313,6 +362,30 @@ def test_an_evaluation_without_a_part_is_not_registered(here, version, artifacts
     (lacking / "test_metrics.json").write_text(json.dumps(measured | {name: {}}))
     with pytest.raises(StepError, match=f"not registered:\\n.*{name}"):
         register(artifacts[0], lacking)
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "alter"),
+    [
+        (1, "comparison.json", lambda facts: facts | {"reason": "", "pairs": {}}),
+        (1, "test_metrics.json", lambda facts: facts | {"summary": facts["summary"] | {"test_patients": 99}}),
+        (1, "authentication.json", lambda code: {"key": code["key"], "hmac": "0" * 64}),
+        (1, "authentication.json", lambda code: [code]),
+        (0, "model.json", lambda facts: facts | {"threshold": 0.99}),
+    ],
+    ids=["the comparison", "the measures", "the code", "the code's form", "the model's facts"],
+)
+def test_what_was_altered_between_evaluate_and_register_is_not_registered(
+    here, version, artifacts, tmp_path, folder, name, alter
+):
+    altered = [shutil.copytree(path, tmp_path / path.name) for path in artifacts]
+    path = altered[folder] / name
+    path.write_text(json.dumps(alter(json.loads(path.read_text()))))
+    before = Ledger().storage.list()
+    with pytest.raises(StepError, match=r"is not what evaluate left: .* Nothing was registered"):
+        register(*altered)
+    assert Ledger().storage.list() == before
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
 
 

@@ -1,13 +1,29 @@
 """Who becomes champion, against a real registry and a real ledger."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import mlflow
 import pytest
 import torch
 
-from components.core.ledger import BY_PERSON, BY_POLICY, FIRST, REFUSED, ROLLED_BACK, Ledger, champions
+from components.core.authentication import KEY_TAG
+from components.core.entry import CODE, written
+from components.core.known import split_digest
+from components.core.ledger import (
+    BY_PERSON,
+    BY_POLICY,
+    FIRST,
+    HEAD,
+    NAMES_ENTRY,
+    REFUSED,
+    ROLLED_BACK,
+    Ledger,
+    champions,
+)
+from components.core.pairing import RENEW
+from components.core.pairing import TAG as TAG_OF_MARK
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
 from components.core.synthetic import TAG
@@ -59,9 +75,10 @@ def register(client, tmp_path):
         (weights / "model.json").write_text(json.dumps({"base_channels": 4, "threshold": 0.5, "seed": seed} | facts))
         run = client.create_run("0")
         client.log_artifacts(run.info.run_id, str(weights), "model/artifacts/weights")
-        client.log_text(run.info.run_id, json.dumps({"patients": patients, "digest": "d"}), "split.json")
+        client.log_text(run.info.run_id, json.dumps({"patients": patients}), "split.json")
         tags = {
-            "weights_sha256": file_sha256(weights / "best_model.pth"), "split_digest": "d", "git_commit": "abc",
+            "weights_sha256": file_sha256(weights / "best_model.pth"), "git_commit": "abc",
+            "facts_sha256": file_sha256(weights / "model.json"), "split_digest": split_digest(patients),
             "test_dice_mean": "0.6", "test_dice_ci_low": "0.5", "test_dice_ci_high": "0.7",
             "test_lesion_f1_mean": "0.8", "test_patients": "12", **(TAG if synthetic else {}),
         }  # fmt: skip
@@ -253,7 +270,7 @@ def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two
     entry = Ledger().entries()[-1].facts
     assert (entry["decision"], entry["from"], entry["to"], entry["version"]) == (REFUSED, "1", "1", "2")
     assert entry["evidence"]["differences"]["dice"]["mean"] == pytest.approx(-0.05)
-    assert entry["lineage"]["git_commit"] == "abc" and entry["lineage"]["split_digest"] == "d"
+    assert entry["lineage"]["git_commit"] == "abc" and entry["lineage"]["split_digest"] == split_digest(PATIENTS)
 
 
 @pytest.mark.parametrize(("policy", "holder"), [(load(), "1"), (NON_INFERIOR, "2")], ids=["superior", "non-inferior"])
@@ -292,17 +309,23 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
     [
-        ({"weights_sha256": "0" * 64}, {}, "not those that were registered"),
+        ({"weights_sha256": "0" * 64}, {}, "best_model.pth is not what was registered (tag weights_sha256)"),
+        ({"facts_sha256": "0" * 64}, {}, "model.json is not what was registered (tag facts_sha256)"),
+        ({"facts_sha256": None, "model_sha256": "0" * 64}, {}, "a file of its model is not what was registered"),
+        ({"facts_sha256": None}, {}, "registered without the tag model_sha256: nothing says whether a file"),
         ({}, {"base_channels": 8}, "best_model.pth does not load"),
         ({"split_digest": "another"}, {}, "is not known: its MLflow run holds no split.json of its own"),
     ],
-    ids=["other weights", "another network", "other patients"],
+    ids=["other weights", "other facts", "another file", "no digest of its facts", "another network", "other patients"],
 )
 def test_a_champion_that_cannot_be_compared_is_said_in_words_and_stays(client, register, tags, facts, why):
     first = register(1, **facts)
     settle(client, first, compared(0.5, 0.0))
     for name, value in tags.items():
-        client.set_model_version_tag(MODEL_NAME, "1", name, value)
+        if value is None:
+            client.delete_model_version_tag(MODEL_NAME, "1", name)
+        else:
+            client.set_model_version_tag(MODEL_NAME, "1", name, value)
     said = settle(client, register(2), compared(0.9, 0.5))
     assert said.startswith("champion stays version 1: ") and why in said
     assert champion(client) == "1"
@@ -355,7 +378,9 @@ def test_a_new_registry_beside_an_old_ledger_begins_anew(client, two, register):
 
 
 def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("LOGNAME", "somchai")
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "mallory")
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: SimpleNamespace(pw_name={os.getuid(): "somchai"}[uid]))
     settle(client, two[1], compared(0.45, 0.5))
     promotion.promote(f"models:/{MODEL_NAME}/2", "finds the small ones", tmp_path)
     assert champion(client) == "2"
@@ -419,6 +444,111 @@ def test_the_last_decision_is_missed_too_where_it_was_removed(client, two, tmp_p
     Ledger().storage.delete([Ledger().entries()[-1].key])
     assert promotion.champion(tmp_path) == 1
     assert "WRONG: the decision about version 2, s3://" in capsys.readouterr().out
+
+
+def put_into_bucket(facts: dict, **other) -> None:
+    """As somebody who can write the bucket alone: an entry after the last one, of these facts."""
+    entry, blob = written(facts | {"number": facts["number"] + 1, "previous": [], **other})
+    Ledger().storage.put(entry.key, blob)
+
+
+@pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
+def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
+    settle(client, two[1], compared(0.45, 0.5))
+    facts = Ledger().entries()[-1].facts
+    put_into_bucket(
+        {name: value for name, value in facts.items() if coded or name != CODE},
+        **{"decision": BY_PERSON, "from": "1", "to": "2", "words": "promoted by somebody", "subject": "x"},
+    )
+    settle(client, two[1], compared(0.44, 0.5))
+    assert champion(client) == "1" and decisions() == [FIRST, REFUSED, REFUSED]
+    assert promotion.champion(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "is not this registry's: its authentication code is missing or wrong. Not used" in out
+    assert "somebody" not in out and "The ledger is whole" not in out
+
+
+def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_gives_it_up(
+    client, two, tmp_path, capsys
+):
+    settle(client, two[1], compared(0.56, 0.5))
+    promotion.rollback("it misses the small ones", tmp_path)
+    Ledger().storage.delete([Ledger().entries()[-1].key])
+    for act in (
+        lambda: settle(client, two[1], compared(0.6, 0.5)),
+        lambda: promotion.promote(f"models:/{MODEL_NAME}/2", "why not", tmp_path),
+        lambda: promotion.rollback("", tmp_path),
+    ):
+        with pytest.raises(StepError, match=r"which the registry names, was removed .* Nothing was decided"):
+            act()
+    assert champion(client) == "1" and decisions() == [FIRST, BY_POLICY]
+    capsys.readouterr()
+    assert promotion.champion(tmp_path) == 1 and "The ledger is whole" not in capsys.readouterr().out
+    client.set_registered_model_tag(MODEL_NAME, TAG_OF_MARK, RENEW)
+    promotion.promote(f"models:/{MODEL_NAME}/1", "its record is lost", tmp_path)
+    out = capsys.readouterr().out
+    assert "not checked: 1 decisions of s3://" in out and "The ledger is whole" not in out
+    assert "not checked: the tags of version 2: the decision that they name, " in out
+    assert "What was checked of the ledger replays to what the registry says." in out
+
+
+def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(client, two, tmp_path, capsys):
+    settle(client, two[1], compared(0.45, 0.5))
+    storage = Ledger().storage
+    before: list = []
+    for entry in Ledger().entries():
+        facts = entry.content | {"previous": [e.sha256 for e in before[-1:]]}
+        storage.delete([entry.key])
+        before.append(written(facts)[0])
+        storage.put(before[-1].key, written(facts)[1])
+        client.set_model_version_tag(MODEL_NAME, facts["version"], NAMES_ENTRY, before[-1].key)
+    for name in client.get_registered_model(MODEL_NAME).tags:
+        if name == HEAD or name.startswith(KEY_TAG):
+            client.delete_registered_model_tag(MODEL_NAME, name)
+    assert promotion.champion(tmp_path) == 0
+    promotion.promote(f"models:/{MODEL_NAME}/2", "as it was", tmp_path)
+    assert decisions() == [FIRST, REFUSED, BY_PERSON] and champion(client) == "2"
+    assert "The ledger is whole, and replays to what the registry says." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda client: client.set_model_version_tag(MODEL_NAME, "1", "test_dice_mean", "0.9"),
+        lambda client: client.set_model_version_tag(MODEL_NAME, "1", "test_better_than_rule", "1.0"),
+        lambda client: client.delete_model_version_tag(MODEL_NAME, "1", "split_digest"),
+        lambda client: client.set_model_version_tag(MODEL_NAME, "1", "data", "synthetic demo scans, no patients"),
+        lambda client: client.set_model_version_tag(MODEL_NAME, "2", "decision", "promoted over version 1"),
+        lambda client: client.delete_model_version_tag(MODEL_NAME, "2", "ledger_entry"),
+    ],
+    ids=["a number", "one more", "one less", "what it learnt from", "why", "by which decision"],
+)
+def test_what_was_altered_in_the_registry_is_named(client, two, tmp_path, capsys, alter):
+    settle(client, two[1], compared(0.45, 0.5))
+    assert promotion.champion(tmp_path) == 0
+    alter(client)
+    capsys.readouterr()
+    assert promotion.champion(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert out.count("WRONG: ") == 1 and "The ledger is whole" not in out
+
+
+@pytest.mark.parametrize(
+    ("ending", "alter", "why"),
+    [
+        ("weights/model.json", lambda facts: facts | {"threshold": 0.9999}, "model.json is not what was registered"),
+        ("split.json", lambda split: split | {"patients": PATIENTS | {"train": ["B"], "test": ["A", *TEST]}},
+         "which patients version 1 was trained on is not known"),
+    ],
+    ids=["its threshold", "its patients"],
+)  # fmt: skip
+def test_a_champion_that_was_altered_in_the_bucket_supports_no_promotion(client, two, ending, alter, why):
+    storage = Storage(f"s3://{work_bucket()}")
+    (key,) = (o.key for o in storage.list() if two[0].run_id in o.key and o.key.endswith(ending))
+    storage.put(key, json.dumps(alter(json.loads(storage.get(key)))).encode())
+    comparison = compared(0.9, 0.5)
+    assert why in comparison["reason"]
+    assert settle(client, two[1], comparison).startswith("champion stays version 1: ") and champion(client) == "1"
 
 
 def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp_path, register):

@@ -132,6 +132,43 @@ def test_another_form_is_answered_with_the_form_to_send(served, put, tmp_path):
     assert status == 200 and answer["predictions"][0]["mask"]
 
 
+def test_what_is_no_request_is_refused_in_words_without_a_stack_trace(served, put, tmp_path):
+    process, url, _ = served
+    blob = base64.b64encode(put(tmp_path / "scan.nii.gz").read_bytes()).decode()
+    deep = b'{"dataframe_split": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001
+    frame = '{"dataframe_split": {"columns": ["scan"], "data": [[%s]]}%s}'
+    for body, kind, code, words in (
+        (b"[" * 200_000, "application/json", 400, "not valid JSON"),
+        (deep, "application/json", 400, "not valid JSON"),
+        (b"{", "application/json", 400, "not valid JSON"),
+        (b'"dataframe_split"', "application/json", 400, "not sent in the form"),
+        (b'{"dataframe_split": 1}', "application/json", 400, "not sent in the form"),
+        (b'{"dataframe_split": {}}', "application/json", 400, ""),
+        ((frame % ("NaN", "")).encode(), "application/json", 400, ""),
+        ((frame % (f'"{blob}"', ', "params": {"probability": "much"}')).encode(), "application/json", 400, ""),
+        (b"scan\nAAAA\n", "text/csv", 400, ""),
+        (b"PAR1", "application/vnd.apache.parquet", 400, ""),
+        (b"scan", "text/plain", 415, ""),
+    ):
+        message = urllib.request.Request(f"{url}/invocations", body, {"Content-Type": kind})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(message, timeout=60)
+        said = refused.value.read().decode()
+        assert (refused.value.code, words in said) == (code, True), (body[:60], refused.value.code, said[:500])
+        assert "Traceback" not in said and "stack_trace" not in said, body[:60]
+    assert ask(url, json.loads(frame % (f'"{blob}"', "")))[0] == 200
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=30)[0]
+
+
+def test_a_body_without_end_is_refused_before_it_is_read(served):
+    _, url, _ = served
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+        client.sendall(b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n")
+        answer = client.recv(1 << 16).decode()
+    assert answer.startswith("HTTP/1.1 413 ") and "larger than 512 MiB" in answer
+
+
 @pytest.mark.slow
 def test_a_champion_that_learnt_from_synthetic_scans_alone_is_called_so(servers, champion, registry, start, free_port):
     version, port = champion(), free_port()

@@ -23,10 +23,11 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 
+from components.core import listener
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.local import services
-from pipelines.local.services import Process, ServiceError, down, status, up
+from pipelines.local.services import Process, ServiceError, down, is_free, status, up
 
 S3_VARIABLES = {
     "S3_ENDPOINT_URL",
@@ -75,7 +76,7 @@ def other(env: dict[str, str], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_an_object_goes_in_and_comes_out(env):
-    assert set(env) == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "NO_PROXY", "no_proxy"}
+    assert set(env) == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "OWN_PORTS", "NO_PROXY", "no_proxy"}
     assert env["S3_BUCKET"] == "dwi-stroke"
     s3(env).put_object(Bucket="dwi-stroke", Key="case-1/dwi.nii.gz", Body=b"voxels")
     assert read(env, "case-1/dwi.nii.gz") == b"voxels"
@@ -279,6 +280,72 @@ def test_a_taken_port_is_named_with_a_free_one(variable, env, other, monkeypatch
     socket.create_server(("127.0.0.1", suggested)).close()
 
 
+@pytest.fixture
+def squatter(tmp_path):
+    """squatter(port, seconds) -> a file with what it was sent: it listens there so many seconds from now."""
+    code = """import socket, sys, time
+time.sleep(float(sys.argv[2]))
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    client, _ = server.accept()
+    open(sys.argv[3], "ab").write(client.recv(1 << 16))
+    client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    client.close()"""
+    received, started, python = tmp_path / "received", [], sys.executable  # which `stand_in` replaces
+    received.touch()
+
+    def start(port: int, seconds: float) -> Path:
+        command = [python, "-c", code, str(port), str(seconds), str(received)]
+        started.append(subprocess.Popen(command, start_new_session=True))
+        return received
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_who_takes_the_port_while_a_server_starts_is_sent_nothing(env, other, tmp_path, monkeypatch, squatter, capsys):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_PORT", str(port))
+    stand_in(monkeypatch, tmp_path, "sleep 60")
+    received = squatter(port, 1)
+    with pytest.raises(
+        ServiceError, match=rf"MLflow: port {port} .* is held by process \d+ \(python.*\) of user .*not by"
+    ):
+        up(other)
+    assert not status(other)
+    assert received.read_bytes() == b"" and not services._group(records(other)["mlflow"]["pid"])
+
+
+def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
+    env, other, tmp_path, monkeypatch, squatter, capsys
+):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_PORT", str(port))
+    stand_in(
+        monkeypatch,
+        tmp_path,
+        f'"{sys.executable}" -m http.server --bind 127.0.0.1 --directory /proc/self/net {port} & wait; sleep 60',
+    )
+    monkeypatch.setattr(services.MLflow, "health", "/")
+    up(other)
+    (worker,) = listener.programs(port)
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: is_free(port))
+    received = squatter(port, 0)
+    wait_until(lambda: not is_free(port))
+    already_asked = received.read_bytes()
+    capsys.readouterr()
+    assert not status(other)
+    assert f"port {port} on 127.0.0.1 is held by process" in capsys.readouterr().out
+    with pytest.raises(ServiceError, match=r"not by what was started here\. Nothing was sent there\. End that program"):
+        up(other)
+    assert received.read_bytes() == already_asked == b""
+
+
 @pytest.mark.parametrize("text", ["http", "80", "70000", "-1"])
 def test_what_is_no_port_is_named(text, env, other, monkeypatch):
     monkeypatch.setenv("S3_PORT", text)
@@ -290,7 +357,8 @@ def test_what_is_no_port_is_named(text, env, other, monkeypatch):
 
 def test_the_users_own_servers_are_used_as_they_are(env, other, monkeypatch, capsys):
     export(monkeypatch, env)
-    assert up(other) == {name: value for name, value in env.items() if "proxy" not in name.lower()}
+    used_as_they_are = {name: value for name, value in env.items() if "proxy" not in name.lower()}
+    assert up(other) == used_as_they_are | {"OWN_PORTS": ""}
     assert status(other)
     out = capsys.readouterr().out
     assert out.count(f"S3      external  {env['S3_ENDPOINT_URL']}\n") == 2
@@ -389,7 +457,7 @@ def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp
     export(monkeypatch, foreign | {"S3_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())})
     monkeypatch.setattr(services.environment, "_named", set())
     found = up(other)
-    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | {"MLFLOW_TRACKING_URI"}
+    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "OWN_PORTS"}
     assert not foreign.keys() & os.environ.keys()
     for pid in pids(other):
         environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{pid}/environ").read_text().split("\0"))
@@ -482,6 +550,36 @@ def test_a_server_of_a_package_that_was_upgraded_is_started_again(env, other, tm
     up(other)
     assert records(other)["s3"]["pid"] != before
     assert not services._group(before)
+
+
+@pytest.fixture
+def orphaned(env, other, monkeypatch, capsys):
+    """Servers of a state folder that was removed while they ran, and a shell that stands in one of its folders."""
+    monkeypatch.setenv("S3_PORT", str(free_port()))
+    monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
+    up(other)
+    before = pids(other)
+    with subprocess.Popen(["sh", "-c", "sleep 60; : mlflow"], cwd=other / "mlflow", start_new_session=True) as shell:
+        shutil.rmtree(other)
+        capsys.readouterr()
+        yield before
+        assert shell.poll() is None, "a stranger in the folder was ended"
+        os.killpg(shell.pid, signal.SIGKILL)
+
+
+def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, capsys):
+    assert not status(other)
+    assert capsys.readouterr().out.count("running without its folder") == 2
+    again = up(other)
+    assert "a server whose folder, " in capsys.readouterr().out
+    assert not any(map(services._group, orphaned)) and not {*orphaned} & {*pids(other)}
+    s3(again).put_object(Bucket="dwi-stroke", Key="x", Body=b"")
+    assert status(other)
+
+
+def test_down_stops_servers_whose_folder_was_removed(orphaned, other):
+    down(other)
+    assert not any(map(services._group, orphaned))
 
 
 @pytest.mark.parametrize("act", [up, down])

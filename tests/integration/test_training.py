@@ -25,12 +25,11 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
-from components.train import score, worker
-from components.train import train as training
+from components.train import learner, score, worker
 from components.train.launch import launch, torchrun
 from components.train.preemption import Preempted
 from components.unet.inference import load_model
-from components.unet.network import AttentionUNet
+from components.unet.network import NORMS, AttentionUNet
 from pipelines.sources import ROOT
 
 SETTINGS = {
@@ -90,10 +89,20 @@ def history(model: Path) -> list[dict]:
     return json.loads((model / "history.json").read_text())
 
 
-DEEP = pytest.param({"deep_supervision": True, "loss": "focal_tversky"}, id="deep", marks=pytest.mark.slow)
+RECIPE = {
+    "loss": "slice_dice+bce", "schedule": "cosine", "prior_bias": True, "ema_decay": 0.99, "norm": "instance",
+    "sampling": "patients", "augmentation": "strong",
+}  # fmt: skip
+AVERAGE = {"ema_decay": 0.9, "deep_supervision": True}
+WAYS = [
+    pytest.param({}, id="plain"),
+    pytest.param({"deep_supervision": True, "loss": "focal_tversky"}, id="deep", marks=pytest.mark.slow),
+    pytest.param(RECIPE, id="recipe"),
+    pytest.param(AVERAGE, id="average of batch norm", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("more", [pytest.param({}, id="plain"), DEEP])
+@pytest.mark.parametrize("more", WAYS)
 def test_two_processes_learn_what_one_learns(train, checkpoints, more):
     one = train("one", launch, **more)
     checkpoints.delete([o.key for o in checkpoints.list()])
@@ -109,6 +118,22 @@ def test_the_model_of_a_deeply_supervised_training_loads_as_any_other(train, che
     assert {name.partition(".")[0] for name in network.state_dict()} == {
         name for name, _ in AttentionUNet(4).named_children()
     }
+
+
+def test_each_part_of_the_recipe_is_in_mlflow_and_the_model_loads_with_its_norm(train, checkpoints):
+    model = train("recipe", launch, **RECIPE)
+    network, facts = load_model(model)
+    assert any(type(module) is NORMS["instance"] for module in network.modules()) and facts["norm"] == "instance"
+    logged = only_run("recipe").data.params
+    assert {name: logged[name] for name in RECIPE} == {name: str(value) for name, value in RECIPE.items()}
+    rates = [row["learning_rate"] for row in history(model)]
+    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < SETTINGS["learning_rate"] / 10
+
+
+def test_a_falling_rate_leaves_early_stopping_as_it_is(train, checkpoints, monkeypatch):
+    monkeypatch.setattr("components.train.train._selected_by", lambda rows, selection: 1 / len(rows))
+    model = train("early", launch, schedule="poly", epochs=9, early_stop_patience=2)
+    assert len(history(model)) == 3 and json.loads((model / "model.json").read_text())["best_epoch"] == 1
 
 
 def test_a_deeply_supervised_training_goes_on_where_it_was_killed(train, checkpoints, monkeypatch):
@@ -236,7 +261,7 @@ def test_a_batch_that_is_too_small_to_share_is_refused(inputs, tmp_path):
 
 @pytest.fixture
 def sigterm_at(monkeypatch):
-    """sigterm_at(training, "loss_over_levels", 3): SIGTERM comes in the third call of it from now on."""
+    """sigterm_at(learner, "loss_over_levels", 3): SIGTERM comes in the third call of it from now on."""
 
     def at(module, name: str, which: int) -> None:
         calls, whole = iter(range(1, 10_000)), getattr(module, name)
@@ -251,20 +276,22 @@ def sigterm_at(monkeypatch):
     return at
 
 
+@pytest.mark.parametrize("more", [{}, RECIPE, AVERAGE], ids=["plain", "recipe", "average"])
 def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identical(
-    train, checkpoints, sigterm_at, monkeypatch
+    train, checkpoints, sigterm_at, monkeypatch, more
 ):
-    whole = train("whole", launch, seed=8, epochs=2, batch_size=2)
+    more = {"seed": 8, "epochs": 2, "batch_size": 2, **more}
+    whole = train("whole", launch, **more)
     checkpoints.delete([o.key for o in checkpoints.list()])
     learnt, step, before = [], torch.optim.Adam.step, signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *more: (learnt.append(1), step(self, *more)))
-    for moment in [(training, "loss_over_levels", 3), (score, "stack_logits", 2)]:
+    for moment in [(learner, "loss_over_levels", 3), (score, "stack_logits", 2)]:
         sigterm_at(*moment)
         with pytest.raises(Preempted) as end:
-            train("preempted", launch, seed=8, epochs=2, batch_size=2)
+            train("preempted", launch, **more)
         assert end.value.code == 143 and signal.getsignal(signal.SIGTERM) is before
         assert len(checkpoints.list()) == 1
-    again = train("again", launch, seed=8, epochs=2, batch_size=2)
+    again = train("again", launch, **more)
     assert measured(history(again)) == measured(history(whole))
     assert file_sha256(again / "best_model.pth") == file_sha256(whole / "best_model.pth")
     params = json.loads((whole / "model.json").read_text())["params"]

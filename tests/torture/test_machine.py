@@ -99,7 +99,7 @@ def test_a_tiny_shared_memory(campaign, megabytes, tmp_path):
     code = (
         "import numpy as np, torch\n"
         "from types import SimpleNamespace\n"
-        "from components.train.data import EpochBatches, StackDataset, augmentation, loader\n"
+        "from components.train.data import EpochBatches, StackDataset, loader\n"
         "dataset = object.__new__(StackDataset)\n"
         "StackDataset.side, StackDataset.channels, StackDataset.__getitem__ = 64, 3, (lambda self, item: "
         "(np.zeros((64, 64, 3), np.float32), np.zeros((64, 64), np.uint8)))\n"

@@ -29,11 +29,18 @@ with open("calls", "a") as calls:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
-    for name in (".venv/bin/python", "images/build", "pipelines/local/make-venv"):
+    for name in (".venv/bin/python", "images/build", "images/pin-bases", ".ci/lock", "pipelines/local/make-venv"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(RECORDER.format(python=sys.executable))
         (folder / name).chmod(0o755)
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "images/requirements-torch.txt"):
+    for name in (
+        "Makefile",
+        "requirements.txt",
+        "requirements.lock",
+        "requirements-dev.txt",
+        "requirements-dev.lock",
+        "images/requirements-torch.txt",
+    ):
         shutil.copy(ROOT / name, folder / name)
     for name in (".venv/.installed", ".venv/.installed-dev"):
         (folder / name).touch()

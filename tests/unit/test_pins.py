@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -65,3 +65,81 @@ def test_make_the_project_and_the_readme_name_the_same_pythons():
         tuple(re.findall(r" python(3\.\d+)(?=[ ;])", make_venv.partition("for base in")[2].split("do")[0])) == PYTHONS
     )
     assert "With Python 3.11 to 3.14 and make" in (ROOT / "README.md").read_text()
+
+
+LOCKS = {
+    "requirements.lock": "requirements.txt",
+    "requirements-dev.lock": "requirements-dev.txt",
+    "images/requirements-mlflow.lock": "images/requirements-mlflow.txt",
+}
+
+
+def locked(name: str) -> dict[str, tuple[set[str], set[str]]]:
+    """Of each package in a lock file: its versions (one, or one for each marker) and its hashes."""
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    package = ""
+    for line in (ROOT / name).read_text().splitlines():
+        if match := re.match(r"([a-z0-9-]+)==([^ ]+) ", line):
+            package = match[1]
+            found.setdefault(package, (set(), set()))[0].add(match[2])
+        elif match := re.fullmatch(r"    --hash=sha256:([0-9a-f]{64})( \\)?", line):
+            found[package][1].add(match[1])
+        else:
+            assert line.startswith("#"), line
+    return found
+
+
+def pinned_in(name: str) -> dict[str, str]:
+    lines = [line.split(";")[0] for line in (ROOT / name).read_text().splitlines() if re.match(r"[A-Za-z]", line)]
+    return {canonicalize_name(package): version.strip() for package, version in (line.split("==") for line in lines)}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_but_torch_is_locked_at_its_version_by_hashes(lock):
+    wanted = pinned_in(LOCKS[lock])
+    if wanted.pop("torch", None):
+        wanted["setuptools"] = pinned_in("images/requirements-torch.txt")[
+            "setuptools"
+        ]  # kfp-server-api is built with it
+    got = locked(lock)
+    assert {name: got.get(name, (set(), set()))[0] for name in wanted} == {n: {v} for n, v in wanted.items()}
+    assert all(hashes for _, hashes in got.values())
+    assert "torch" not in got
+    if lock != "requirements-dev.lock":
+        assert got.keys() == wanted.keys()
+
+
+def test_what_is_compiled_is_locked_for_several_platforms():
+    """Four Pythons, on Linux of two processors and macOS: each is a wheel of its own."""
+    got = locked("requirements.lock")
+    for name in ("numpy", "scipy", "pandas", "matplotlib", "aiohttp", "pyarrow"):
+        assert len(got[name][1]) >= len(PYTHONS) * len(LAPTOPS), name
+
+
+def test_the_lock_of_the_tests_adds_to_the_other_one_alone():
+    """Both go into one environment: a package in both would be installed twice."""
+    main, tests = locked("requirements.lock"), locked("requirements-dev.lock")
+    assert not main.keys() & tests.keys()
+    for name in tests:
+        try:
+            requires = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue
+        for wanted in map(Requirement, requires):
+            if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+                continue
+            dependency = canonicalize_name(wanted.name)
+            assert dependency in {*main, *tests, "torch", "pip"}, f"{name} wants {wanted}"
+
+
+def test_make_installs_by_the_hashes():
+    recipes = (ROOT / "Makefile").read_text()
+    assert re.findall(r"\$\(PIP\) (.*)", recipes) == [
+        "--require-hashes --no-deps -r requirements.lock",
+        "-c requirements.txt \"$$(grep '^torch==' requirements.txt)\"",
+        "--require-hashes --no-deps -r requirements-dev.lock",
+    ]
+
+
+def test_a_lock_file_names_no_index():
+    assert not [name for name in LOCKS if "://" in (ROOT / name).read_text()]

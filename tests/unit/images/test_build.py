@@ -15,7 +15,7 @@ DIGEST = "sha256:" + "a" * 64
 DOCKER = """#!/bin/sh
 case "$1 $2" in
 "info "*) {info} ;;
-"build "*) ls .local/wheels >> "$LOG" 2>/dev/null; echo "$@" >> "$LOG" ;;
+"build "*) ls .local/staged-wheels >> "$LOG" 2>/dev/null; echo "$@" >> "$LOG" ;;
 "push "*) echo "$@" >> "$LOG" ;;
 "image inspect") case "$*" in *Size*) echo 1500000000 ;; *RepoDigests*) echo "${{5%:*}}@{digest}" ;; esac ;;
 esac
@@ -88,7 +88,32 @@ def test_passes_the_settings_on(build, tmp_path):
     assert "TORCH_INDEX" not in trainer + mlflow
     assert all("BASE=b:1" in line and "build --pull" in line for line in (components, trainer, mlflow))
     assert "--tag registry.example/team/components:abc" in components
-    assert not (build.repo / ".local/wheels").exists()
+    assert not (build.repo / ".local/staged-wheels").exists()
+
+
+@pytest.mark.parametrize("variable", ["WHEELS", "TRAINER_WHEELS"])
+@pytest.mark.parametrize("folder", [".local/wheels", ".local", "wheels", "{repo}/.local/wheels"])
+def test_wheels_that_a_person_named_stay(build, variable, folder):
+    folder = folder.format(repo=build.repo)
+    wheel = build.repo / folder / "torch-1-any.whl"
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    wheel.write_text("theirs")
+    status, said, asked = build("abc", **{variable: folder})
+    assert status == 0 and asked.startswith("torch-1-any.whl" if variable == "WHEELS" else "build"), said
+    assert wheel.read_text() == "theirs" and not (build.repo / ".local/staged-wheels").exists()
+
+
+@pytest.mark.parametrize(
+    "folder", [".local/staged-wheels", ".local/staged-wheels/below", "images/../.local/staged-wheels", "link"]
+)
+def test_wheels_in_the_folder_of_copies_are_refused_and_stay(build, folder):
+    wheel = build.repo / ".local/staged-wheels/torch-1-any.whl"
+    (wheel.parent / "below").mkdir(parents=True)
+    (build.repo / "link").symlink_to(wheel.parent)
+    wheel.write_text("theirs")
+    status, said, asked = build("abc", WHEELS=folder)
+    assert status == 1 and f"WHEELS is {folder}, where images/build keeps copies" in said and not asked
+    assert wheel.read_text() == "theirs"
 
 
 def test_pushes_and_writes_the_digests(build):

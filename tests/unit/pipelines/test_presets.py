@@ -18,7 +18,8 @@ def test_baseline_writes_down_the_numbers_that_the_user_gave():
         "image_size": 384, "train_ratio": 0.80, "val_ratio": 0.15, "test_ratio": 0.05, "base_channels": 64,
         "epochs": 100, "batch_size": 16, "learning_rate": 1e-4, "weight_decay": 1e-5, "early_stop_patience": 20,
         "aug_hflip_prob": 0.3, "aug_rotate_prob": 0.25, "aug_brightness_prob": 0.2, "random_seed": 42, "loss": "dice",
-        "pixel_mm": 0.0, "normalization": "slice", "selection": "dice", "tta": False,
+        "pixel_mm": 0.0, "normalization": "slice", "selection": "dice", "tta": False, "schedule": "plateau",
+        "prior_bias": False, "norm": "batch", "ema_decay": 0.0, "sampling": "slices", "augmentation": "light",
     }  # fmt: skip
     assert presets.load("baseline").model_dump(include=set(given)) == given
 
@@ -40,6 +41,15 @@ IMPROVEMENTS = {
     "head": {"normalization": "head"},
     "millimetres": {"image_size": 192, "pixel_mm": 1.0},
     "selection": {"selection": "patients"},
+    "dice-bce": {"loss": "dice+bce"},
+    "slice-dice-bce": {"loss": "slice_dice+bce"},
+    "prior-bias": {"prior_bias": True},
+    "cosine": {"schedule": "cosine"},
+    "poly": {"schedule": "poly"},
+    "ema": {"ema_decay": 0.999},
+    "strong-augmentation": {"augmentation": "strong"},
+    "patient-sampling": {"sampling": "patients"},
+    "instance-norm": {"norm": "instance"},
     "best": WHAT_BEST_ADDS,
 }
 

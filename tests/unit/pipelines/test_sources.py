@@ -23,6 +23,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     """A copy of what the tags are made of, free to be changed."""
     shutil.copytree(sources.ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(sources.PINS, tmp_path)
+    shutil.copy(sources.ROOT / "requirements.lock", tmp_path)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     monkeypatch.setattr(sources, "PINS", tmp_path / sources.PINS.name)
     return tmp_path

@@ -186,3 +186,23 @@ def test_what_was_typed_into_kubeflows_form_is_checked_before_any_work(tmp_path,
     with pytest.raises(StepError, match=said):
         preprocess(tmp_path / "cases", tmp_path / "slices", *given)
     assert not (tmp_path / "slices").exists()
+
+
+def test_a_grid_in_millimetres_holds_no_slice_without_head_so_none_is_learnt_from(
+    tmp_path, make_head, write_case, keys_of
+):
+    head = make_head(20, 100, 200)
+    air = np.zeros((*head.shape[:2], 3), np.float32)
+    dwi = np.concatenate([air, head, air], axis=2)
+    write_case(tmp_path / "set", "sub-a", dwi=dwi, mask=(dwi > 160).astype(np.uint8))
+    facts = check(discover(keys_of(tmp_path / "set")), tmp_path / "set", tmp_path / "cases")
+    (tmp_path / "cases" / "cases.json").write_text(json.dumps(facts))
+    shown = {}
+    for pixel_mm in (0, 2.0):
+        folder = tmp_path / f"slices{pixel_mm}"
+        preprocess(tmp_path / "cases", folder, 96, "head", pixel_mm=pixel_mm)
+        (entry,) = json.loads((folder / "index.json").read_text())["cases"]
+        image, _ = arrays(folder, entry)
+        shown[pixel_mm] = [bool(plane.any()) for plane in image]
+    assert shown[0] == [False] * 3 + [True] * 9 + [False] * 3  # the whole plane of every slice, as the scan has them
+    assert shown[2.0] == [True] * 9

@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from components.core.step import StepError
-from components.train.data import EpochBatches, StackDataset, augmentation, loader
+from components.train.augment import light
+from components.train.data import EpochBatches, StackDataset, loader
 from tests.whole_plane import mask_to_model_grid, to_model_grid
 
 HAS_LESION = np.isin(np.arange(50), (3, 10, 11, 12, 29, 30, 49))
 """Fifty slices, seven of them with a lesion."""
-NOTHING = augmentation(0, 0, 0)
+NOTHING = light(0, 0, 0)
 
 
 def epoch_of(batches: EpochBatches, epoch: int) -> list[tuple[int, int]]:
@@ -97,6 +98,79 @@ def test_where_every_slice_has_a_lesion_each_is_seen_once(ratio):
     assert sorted(rows(epoch_of(EpochBatches(np.ones(9, bool), 4, ratio, seed=0), 1))) == list(range(9))
 
 
+OF_THIN, OF_THICK = 100, 40
+THIN_AND_THICK = np.repeat(["thin", "thick"], (OF_THIN, OF_THICK))
+"""The slices of one head at 2 mm and of another at 5 mm; the lesion is a tenth of each."""
+THIN_AND_THICK_LESION = np.arange(OF_THIN + OF_THICK) % 10 == 0
+
+
+def by_patient(ratio: float = 1, seed: int = 0) -> EpochBatches:
+    return EpochBatches(THIN_AND_THICK_LESION, 4, ratio, seed, patients=THIN_AND_THICK)
+
+
+@pytest.mark.parametrize(("ratio", "lesion_free"), [(0, 0), (1, 14), (3, 42), (1000, 126)])
+def test_where_patients_are_drawn_before_slices_each_gives_as_many_whatever_its_slices(ratio, lesion_free):
+    batches, plain = by_patient(ratio), EpochBatches(THIN_AND_THICK_LESION, 4, ratio, seed=0)
+    assert (batches.slices, len(batches)) == (plain.slices, len(plain)) and batches.slices == 14 + lesion_free
+    for epoch in range(5):
+        drawn = np.array(rows(epoch_of(batches, epoch)))
+        assert len(drawn) == batches.slices
+        for lesion, count in ((True, 14), (False, lesion_free)):
+            of = Counter(THIN_AND_THICK[drawn[THIN_AND_THICK_LESION[drawn] == lesion]])
+            assert of == (Counter(thin=count // 2, thick=count // 2) if count else Counter())
+
+
+def test_a_patients_slices_come_again_only_when_all_have_come():
+    for epoch in range(5):
+        drawn = Counter(rows(epoch_of(by_patient(0), epoch)))
+        thin = [n for row, n in drawn.items() if row < OF_THIN]
+        thick = [n for row, n in drawn.items() if row >= OF_THIN]
+        assert thin == [1] * 7 and sorted(thick) == [1, 2, 2, 2]  # 7 of 10, and 7 from 4
+
+
+def test_where_a_count_cannot_be_shared_evenly_another_patient_gives_one_more_in_another_epoch():
+    batches = EpochBatches(np.ones(5, bool), 4, 0, seed=0, patients=np.array(["a", "b", "b", "b", "b"]))
+    more = {Counter(batches.patients[rows(epoch_of(batches, epoch))]).most_common(1)[0] for epoch in range(20)}
+    assert more == {("a", 3), ("b", 3)}
+
+
+def test_patients_drawn_before_slices_follow_from_seed_and_epoch_and_are_shared_by_the_processes():
+    whole, again = by_patient(seed=5), by_patient(seed=5)
+    epoch_of(whole, 1)
+    assert epoch_of(whole, 7) == epoch_of(again, 7) != epoch_of(by_patient(seed=6), 7)
+    again.epoch, again.done = 7, 3
+    assert list(again) == list(whole)[3:]
+    shares = [EpochBatches(THIN_AND_THICK_LESION, 4, 1, 5, rank, 2, THIN_AND_THICK) for rank in (0, 1)]
+    for share in shares:
+        share.epoch = 7
+    dealt = [sorted(one + other) for one, other in zip(*shares, strict=True)]
+    assert dealt == [sorted(batch) for batch in whole]
+
+
+def test_a_patient_without_lesion_gives_slices_without_alone():
+    has_lesion = np.array([True, False, False, False])
+    batches = EpochBatches(has_lesion, 2, 2, seed=0, patients=np.array(["a", "a", "b", "b"]))
+    drawn = rows(epoch_of(batches, 1))
+    assert drawn.count(0) == 1 and drawn.count(1) == 1 and sum(row >= 2 for row in drawn) == 1
+
+
+def test_the_share_of_lesion_that_an_epoch_shows_worked_by_hand():
+    """Two slices of 10 and 20 pixels and one of 60, beside as many of none, on 10 x 10 pixels."""
+    pixels, patients = np.array([10, 20, 60, 0, 0, 0, 0]), np.array(["a", "a", "b", "a", "a", "b", "b"])
+    slices = EpochBatches(pixels > 0, 2, 1, seed=0)
+    assert slices.lesion_share(pixels, 10) == pytest.approx(90 / 600)
+    by_patients = EpochBatches(pixels > 0, 2, 1, seed=0, patients=patients)
+    assert by_patients.lesion_share(pixels, 10) == pytest.approx((15 + 60) / 2 * 3 / 600)
+
+
+def test_the_share_of_lesion_is_what_epochs_show_in_the_mean():
+    pixels = THIN_AND_THICK_LESION * np.where(THIN_AND_THICK == "thin", 5, 50) * (1 + np.arange(140) % 3)
+    for patients in (None, THIN_AND_THICK):
+        batches = EpochBatches(pixels > 0, 4, 1, seed=0, patients=patients)
+        shown = np.mean([pixels[rows(epoch_of(batches, epoch))].mean() for epoch in range(300)]) / 32**2
+        assert batches.lesion_share(pixels, 32) == pytest.approx(shown, rel=0.03)
+
+
 def test_where_the_grid_lost_every_lesion_the_error_says_what_to_do():
     with pytest.raises(StepError, match=r"no training slice has a lesion left .* Raise image_size"):
         EpochBatches(np.zeros(9, bool), 4, 1, seed=0)
@@ -130,6 +204,11 @@ def test_a_stack_is_previous_current_and_next_and_the_edge_stands_in_at_the_ends
 
 def test_the_slices_with_a_lesion_are_known(dataset):
     assert np.flatnonzero(dataset.has_lesion).tolist() == [2, 7]
+
+
+def test_each_rows_patient_and_pixels_of_lesion_are_known(dataset):
+    assert dataset.patients.tolist() == ["A"] * 5 + ["B"] * 4
+    assert dataset.lesion_pixels.tolist() == [0, 0, 68, 0, 0, 0, 0, 68, 0]
 
 
 def test_cases_come_in_the_order_in_which_they_are_named(dataset, slices):
@@ -170,7 +249,7 @@ def test_the_flip_swaps_left_and_right_of_scan_and_mask_alike(slices):
     for name, volume in (("scan", scan), ("mirrored", scan[::-1])):
         slices.add(name, to_model_grid(volume, 32, "volume"), mask_to_model_grid(volume > 4, 32))
     (flipped, flipped_lesion), (mirrored, mirrored_lesion) = (
-        StackDataset(slices.read(name), augmentation(p, 0, 0))[(1, 0)] for name, p in (("scan", 1), ("mirrored", 0))
+        StackDataset(slices.read(name), light(p, 0, 0))[(1, 0)] for name, p in (("scan", 1), ("mirrored", 0))
     )
     assert flipped == pytest.approx(mirrored, abs=0.01)
     assert np.array_equal(flipped_lesion, mirrored_lesion)
@@ -181,7 +260,7 @@ def test_brightness_adds_one_number_to_the_whole_stack_and_does_not_clip(noise):
     stack, lesion = noise(NOTHING)[(0, 0)]
     shifts = []
     for seed in range(200):
-        shifted, same = noise(augmentation(0, 0, 1))[(0, seed)]
+        shifted, same = noise(light(0, 0, 1))[(0, seed)]
         difference = shifted - stack
         assert np.ptp(difference) < 1e-5
         assert np.array_equal(same, lesion)
@@ -197,7 +276,7 @@ def test_rotation_is_by_up_to_ten_degrees_both_ways_about_the_middle(slices):
     y, x = np.mgrid[-32:33, -32:33]
     disc = np.exp(-((x - 24) ** 2 + y**2) / 8)
     slices.add("disc", disc[None], disc[None] > 0.5)
-    dataset = StackDataset(slices.read(), augmentation(0, 1, 0))
+    dataset = StackDataset(slices.read(), light(0, 1, 0))
     angles = []
     for seed in range(200):
         stack, lesion = dataset[(0, seed)]
@@ -213,13 +292,13 @@ def test_rotation_is_by_up_to_ten_degrees_both_ways_about_the_middle(slices):
 
 def test_rotation_leaves_no_black_corners_and_a_mask_of_zeros_and_ones(slices):
     slices.add("flat", np.full((1, 32, 32), 4.0), np.ones((1, 32, 32)))
-    stack, lesion = StackDataset(slices.read(), augmentation(0, 1, 0))[(0, 3)]
+    stack, lesion = StackDataset(slices.read(), light(0, 1, 0))[(0, 3)]
     assert stack == pytest.approx(4)
     assert (lesion == 1).all()
 
 
 def test_the_same_item_is_augmented_the_same_way_again(noise):
-    dataset, again = (noise(augmentation(0.5, 0.5, 0.5)) for _ in range(2))
+    dataset, again = (noise(light(0.5, 0.5, 0.5)) for _ in range(2))
     for seed in range(20):
         first = dataset[(0, seed)]
         dataset[(0, 1000 + seed)]
@@ -227,7 +306,7 @@ def test_the_same_item_is_augmented_the_same_way_again(noise):
 
 
 def test_worker_processes_augment_as_this_process_does(noise):
-    dataset = noise(augmentation(0.5, 0.5, 0.5))
+    dataset = noise(light(0.5, 0.5, 0.5))
     items = [(0, seed) for seed in range(12)]
     from_workers = DataLoader(dataset, batch_sampler=[[item] for item in items], num_workers=2)
     for (stacks, _), item in zip(from_workers, items, strict=True):
@@ -244,7 +323,7 @@ def what_was_done(slices, probabilities: tuple[float, float, float], draws: int)
     image[0, :, 17:] = 8
     image[0, 16, 4:12] = 4
     slices.add("probe", image, image > 5)
-    dataset, done = StackDataset(slices.read("probe"), augmentation(*probabilities)), Counter()
+    dataset, done = StackDataset(slices.read("probe"), light(*probabilities)), Counter()
     for seed in np.random.default_rng(0).integers(2**31, size=draws).tolist():
         stack, lesion = dataset[(0, seed)]
         value = stack[..., 1] - stack.min()
@@ -278,7 +357,7 @@ def test_the_loader_gives_the_batches_in_their_order(dataset):
 
 def test_six_channels_are_flipped_and_turned_together_and_only_the_dwi_changes_its_brightness():
     stack = np.random.default_rng(0).normal(size=(32, 32, 6)).astype(np.float32)
-    turn, shift = augmentation(1, 1, 0), augmentation(0, 0, 1)
+    turn, shift = light(1, 1, 0), light(0, 0, 1)
     for transform in (turn, shift):
         transform.set_random_seed(1)
     turned = turn(image=stack)["image"]

@@ -17,7 +17,9 @@ from tests.unit.components.train.half_a_batch import batch, network
 SCRIPT = Path(__file__).with_name("half_a_batch.py")
 SIZES = (6, 5, 1)
 """Even shares, uneven ones, and one where the second process gets nothing."""
-SHARES = [*((size, "dice+bce") for size in SIZES), (5, "focal_tversky")]
+SHARES = [
+    *((size, "dice+bce") for size in SIZES), (5, "focal_tversky"), (5, "slice_dice+bce"), (1, "slice_dice+bce")
+]  # fmt: skip
 """The size of the batch, and the loss."""
 
 

@@ -46,7 +46,7 @@ def test_what_is_left_open_is_one_of_the_candidates():
 @pytest.mark.parametrize("fastest", CPU_CANDIDATES)
 def test_the_fastest_candidate_is_taken(fastest, monkeypatch):
     """Which one is the fastest differs between machines, so the clock is played."""
-    monkeypatch.setattr(speed, "trial_seconds", lambda _, __, *candidate: 1.0 if candidate == fastest else 2.0)
+    monkeypatch.setattr(speed, "trial_seconds", lambda _, __, *candidate: 1.0 if candidate[:2] == fastest else 2.0)
     assert choose(CPU, 4, "auto", "auto") == fastest
 
 

@@ -94,6 +94,19 @@ def test_with_tta_slices_still_stand_between_their_own_neighbours(network, volum
     assert changed_slices(before, predict_volume(network, FACTS | {"tta": True}, volume, numbers)) == [8, 9]
 
 
+def test_slices_without_head_are_no_lesion_even_for_a_network_that_sees_lesion_everywhere(network):
+    """Of a grid in millimetres around the head, which learns from none of these slices either."""
+    y, x = np.mgrid[-1:1:48j, -1:1:48j]
+    volume = np.abs(np.random.default_rng(0).normal(0, 3, (48, 48, 12))).astype(np.float32)
+    volume[x**2 + y**2 < 0.5, 3:9] += 100
+    torch.nn.init.constant_(network.head.bias, 100)
+    facts = FACTS | {"normalization": "head", "pixel_mm": 6.0, "tta": True}
+    probability = predict_volume(network, facts, volume, voxel_mm=(4.0, 4.0, 5.0))
+    lesion = [s for s in range(12) if probability[:, :, s].any()]
+    assert lesion == [3, 4, 5, 6, 7, 8]
+    assert probability[24, 24, lesion].min() > 0.99
+
+
 @pytest.mark.parametrize("batch", [1, 3, 20])
 def test_the_batch_size_does_not_change_the_prediction(network, volume, monkeypatch, batch):
     before = predict_volume(network, FACTS, volume)
@@ -135,6 +148,18 @@ def test_a_saved_model_predicts_as_before(network, volume, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(FACTS))
     loaded, facts = load_model(tmp_path)
     np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, FACTS, volume), atol=1e-5)
+
+
+def test_a_model_with_instance_norm_loads_by_its_facts_and_one_without_the_entry_has_batch_norm(volume, tmp_path):
+    facts, network = FACTS | {"norm": "instance"}, AttentionUNet(4, norm="instance").eval()
+    torch.save(network.state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(facts))
+    loaded, _ = load_model(tmp_path)
+    np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, facts, volume), atol=1e-5)
+
+    torch.save(AttentionUNet(4).state_dict(), tmp_path / "best_model.pth")
+    (tmp_path / "model.json").write_text(json.dumps(FACTS))  # as older versions wrote it
+    assert any(type(module) is torch.nn.BatchNorm2d for module in load_model(tmp_path)[0].modules())
 
 
 def test_a_limited_container_predicts_with_the_threads_that_it_may_use(network, tmp_path, monkeypatch):

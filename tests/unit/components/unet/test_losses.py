@@ -5,7 +5,7 @@ import torch
 from monai.losses import DiceLoss, TverskyLoss
 
 from components.core.settings import Settings
-from components.unet.losses import LOSSES, dice_bce_loss, dice_loss, focal_tversky_loss
+from components.unet.losses import LOSSES, dice_bce_loss, dice_loss, focal_tversky_loss, slice_dice_bce_loss
 
 LOGIT_3_4 = math.log(3)
 """sigmoid(log 3) = 3/4"""
@@ -25,6 +25,20 @@ def test_dice_loss_of_a_hand_worked_batch(hand_worked):
 def test_dice_bce_loss_of_a_hand_worked_batch(hand_worked):
     cross_entropy = -(2 * math.log(3 / 4) + 2 * math.log(1 / 2)) / 4
     assert dice_bce_loss(*hand_worked).item() == pytest.approx(0.3 + cross_entropy)
+
+
+def test_slice_dice_bce_loss_of_a_hand_worked_batch(hand_worked):
+    """First slice: 2 * 3/4 + 1 over 1 + 1 + 1; second: 2 * 1/2 + 1 over 1 + 1 + 1."""
+    cross_entropy = -(2 * math.log(3 / 4) + 2 * math.log(1 / 2)) / 4
+    assert slice_dice_bce_loss(*hand_worked).item() == pytest.approx(1 - (2.5 / 3 + 2 / 3) / 2 + cross_entropy)
+
+
+def test_slice_dice_is_monais_dice_loss_of_each_slice():
+    torch.manual_seed(0)
+    logits, truth = 3 * torch.randn(4, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.9).float()
+    monai = DiceLoss(sigmoid=True, batch=False, smooth_nr=1.0, smooth_dr=1.0)(logits, truth)
+    cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth)
+    torch.testing.assert_close(slice_dice_bce_loss(logits, truth), monai + cross_entropy)
 
 
 def test_focal_tversky_loss_of_a_hand_worked_batch(hand_worked):
@@ -95,3 +109,59 @@ def test_half_precision_logits_are_summed_in_full_precision(name):
 
 def test_every_loss_that_can_be_asked_for_is_there():
     assert set(LOSSES) == set(Settings.model_fields["loss"].annotation.__args__)
+
+
+SIDE, SLICES = 96, 8
+PIXELS = SLICES * SIDE**2
+"""Of a batch of the demo."""
+
+
+def pull(name: str, logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """The gradient of a loss at each logit."""
+    logits = logits.clone().requires_grad_()
+    LOSSES[name](logits, truth).backward()
+    return logits.grad
+
+
+def test_at_the_start_batch_dice_hardly_pulls_at_the_background_and_cross_entropy_a_hundred_times_as_much():
+    """p = 1/2 everywhere, T = 300 pixels of lesion: 1/4 (T + 1) / (N/2 + T + 1)^2 and, of cross-entropy, 1/2 / N."""
+    truth = torch.zeros(SLICES, 1, SIDE, SIDE)
+    truth[0, 0, 10:30, 10:25] = 1
+    dice = 0.25 * 301 / (PIXELS / 2 + 301) ** 2
+    assert 5e-8 < dice < 6e-8
+    for name, expected in (("dice", dice), ("dice+bce", dice + 0.5 / PIXELS)):
+        background = pull(name, torch.zeros_like(truth), truth)[truth == 0]
+        assert background == pytest.approx(expected, rel=1e-4), name
+    assert (dice + 0.5 / PIXELS) / dice > 100
+    assert pull("slice_dice+bce", torch.zeros_like(truth), truth)[truth == 0].min() > 0.5 / PIXELS
+
+
+def pull_at_a_small_lesion(name: str, large: int) -> float:
+    """A slice with a lesion of 30 pixels, half found, beside one with a lesion of `large` pixels that is found."""
+    truth = torch.zeros(2, 1, SIDE, SIDE)
+    truth[0].view(-1)[:large] = 1
+    truth[1].view(-1)[:30] = 1
+    logits = 40 * (truth - 0.5)
+    logits[1].view(-1)[:30] = 0
+    return pull(name, logits, truth)[1].view(-1)[0].item()
+
+
+@pytest.mark.parametrize(("name", "share"), [("dice", 0.022), ("dice+bce", 0.025), ("slice_dice+bce", 1.0)])
+def test_what_a_small_lesion_pulls_beside_a_large_one_as_a_share_of_what_it_pulls_alone(name, share):
+    """Batch Dice of L found pixels and 30 halves: 1/4 (2 (S + 1) - (2 B + 1)) / (S + 1)^2, B = L + 15, S = 2 L + 45."""
+    alone, beside = (pull_at_a_small_lesion(name, large) for large in (0, 750))
+    assert beside / alone == pytest.approx(share, abs=2e-3)
+    if name == "dice":
+        expected = [-0.25 * (2 * (2 * n + 46) - (2 * n + 31)) / (2 * n + 46) ** 2 for n in (0, 750)]
+        assert [alone, beside] == pytest.approx(expected, rel=1e-3)
+
+
+def test_slices_of_no_lesion_pull_their_own_false_pixels_down_whatever_lies_in_other_slices():
+    truth = torch.zeros(2, 1, 8, 8)
+    logits = torch.full_like(truth, -20.0)
+    logits[1, 0, 0, 0] = 0  # one false pixel: Dice 1 / (1/2 + 1), pulled by 1/4 / (3/2)^2 / 2 slices
+    empty = pull("slice_dice+bce", logits, truth)[1, 0, 0, 0]
+    truth[0], logits[0] = 1, 20
+    beside = pull("slice_dice+bce", logits, truth)[1, 0, 0, 0]
+    assert empty.item() == pytest.approx(0.25 / 1.5**2 / 2 + 0.5 / 128, rel=1e-4)
+    assert beside.item() == pytest.approx(empty.item(), rel=1e-4)

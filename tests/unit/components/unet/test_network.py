@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.unet.network import AttentionGate, AttentionUNet
+from components.core.settings import Settings
+from components.unet.network import NORMS, AttentionGate, AttentionUNet
 
 
 @pytest.fixture
@@ -85,6 +86,43 @@ def test_weights_come_back_from_a_file_that_may_hold_nothing_but_weights(small, 
     again.load_state_dict(torch.load(tmp_path / "best_model.pth", weights_only=True))
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(small.eval()(x), again.eval()(x))
+
+
+def test_with_instance_norm_a_slice_never_feels_its_batch_and_with_batch_norm_it_does_while_learning():
+    torch.manual_seed(0)
+    instance, batch = AttentionUNet(4, norm="instance"), AttentionUNet(4)
+    x = torch.randn(4, 3, 32, 32)
+    for network in (instance.train(), instance.eval()):
+        torch.testing.assert_close(network(x)[2:3], network(x[2:3]), rtol=1e-4, atol=1e-5)
+    assert (batch.train()(x)[2:3] - batch(x[2:3])).abs().max() > 1e-2
+
+
+def test_instance_norm_has_the_same_parameters_and_no_running_statistics(small):
+    instance = AttentionUNet(4, norm="instance")
+    assert [n for n, _ in instance.named_parameters()] == [n for n, _ in small.named_parameters()]
+    assert not list(instance.buffers()) and list(small.buffers())
+
+
+def test_instance_norm_of_each_feature_by_hand():
+    norm = NORMS["instance"](2)
+    x = torch.tensor([[[[1.0, 3.0]], [[10.0, 30.0]]], [[[5.0, 5.0]], [[0.0, 8.0]]]])
+    expected = [[[[-1, 1]], [[-1, 1]]], [[[0, 0]], [[-1, 1]]]]
+    torch.testing.assert_close(norm(x), torch.tensor(expected).float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_share_of_no_slices_passes_and_gives_every_parameter_a_gradient(norm):
+    network = AttentionUNet(4, norm=norm)
+    if norm == "batch":
+        network.eval()  # while learning `ranks.synchronized` has its own
+    out = network(torch.empty(0, 3, 32, 32))
+    assert out.shape == (0, 1, 32, 32)
+    out.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in network.parameters())
+
+
+def test_every_norm_that_can_be_asked_for_is_there():
+    assert set(NORMS) == set(Settings.model_fields["norm"].annotation.__args__)
 
 
 def test_in_evaluation_a_slice_does_not_feel_its_batch(small):

@@ -1,13 +1,18 @@
 """The ways to a cluster: a kube context and port-forwards, or addresses; and which is named before it is used."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
+import threading
 import time
 
 import psutil
 import pytest
+import requests
 
+from components.core import listener
 from components.core.step import StepError
 from pipelines.cluster import connect
 from tests.cluster_stand_in import RUN_ID, Workflow, fake_kubectl
@@ -157,3 +162,61 @@ def test_what_does_not_start_is_not_waited_for_long(kubectl, monkeypatch):
     with pytest.raises(StepError, match="cannot be reached"), connect.connect("kind") as cluster:
         cluster.forward("kubeflow", "nothing", 80)
     assert time.monotonic() - start < 5
+
+
+@pytest.fixture
+def squat(monkeypatch):
+    """squat(port, seconds): this process takes the port so many seconds from now; `squat.received` is what it got."""
+    opened = []
+
+    def start(port: int, seconds: float) -> None:
+        def listen() -> None:
+            time.sleep(seconds)
+            server = socket.create_server(("127.0.0.1", port))
+            opened.append(server)
+            with contextlib.suppress(OSError):
+                client, _ = server.accept()
+                opened.append(client)
+                start.received += client.recv(1 << 16)
+
+        threading.Thread(target=listen, daemon=True).start()
+
+    start.received = b""
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_who_takes_the_port_before_kubectl_listens_is_named_and_sent_nothing(tmp_path, monkeypatch, squat):
+    (tmp_path / "kubectl").write_text("#!/bin/sh\nsleep 3; echo address already in use >&2; exit 1\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    port = connect._free_port(0)
+    squat(port, 0.3)
+    named = (
+        rf"svc/mlflow in namespace dwi-stroke cannot be reached: port {port} .* is held by process {os.getpid()} .*End"
+    )
+    with pytest.raises(StepError, match=named), connect.PortForward("ctx", "dwi-stroke", "mlflow", 5000, port):
+        pass
+    assert squat.received == b""
+
+
+def test_who_takes_the_port_of_a_forward_that_died_is_sent_nothing(kubectl, monkeypatch, squat):
+    monkeypatch.setattr(connect, "RESTART_SECONDS", 1.5)
+    port = connect._free_port(0)
+    with connect.PortForward("hospital", "kubeflow", "ml-pipeline-ui", 80, port) as forward:
+        assert requests.get(forward.url, timeout=5).status_code in (200, 404)
+        os.kill(kubectl()[-1][0], signal.SIGKILL)
+        squat(port, 0.2)
+        time.sleep(0.7)
+        with pytest.raises(StepError, match=rf"port {port} .* is held by process {os.getpid()} "):
+            requests.post(forward.url, data="a login", timeout=5)
+    assert squat.received == b""
+
+
+def test_on_kind_a_port_that_another_user_holds_is_refused(cluster, kubeflow, monkeypatch, capsys):
+    monkeypatch.setattr(listener, "users", lambda port: {65534} if port == kubeflow.port else set())
+    assert cluster("run", "--target", "kind", "--data", "s3://b/p") == 1
+    said = capsys.readouterr().err
+    assert f"port {kubeflow.port} on 127.0.0.1 is held by" in said and "of user nobody. Nothing was sent there" in said
+    assert kubeflow.requests == []

@@ -116,6 +116,7 @@ class TestFromNothing:
         assert "Ready: all 3 parts" in said
         for end in (*(f"http://127.0.0.1:{port}" for port in machine.ports), "make pipeline-run TARGET=kind"):
             assert end in said
+        assert f"http://127.0.0.1:{machine.ports[0]}  (no login: who is logged in on this machine can" in said
 
     def test_the_images_of_the_steps_and_of_mlflow_are_built_with_the_sources_tag(self, made):
         built = [call.split("--tag ")[1].split()[0] for call in made[0].calls("docker build")]

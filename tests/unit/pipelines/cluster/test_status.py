@@ -7,7 +7,7 @@ import pytest
 
 from components.core.ledger import Ledger
 from components.core.tracking import MODEL_NAME
-from pipelines.cluster import status
+from pipelines.cluster import connect, status
 from tests.unit.components.core.test_ledger import Bucket
 
 
@@ -42,7 +42,7 @@ def test_it_shows_services_runs_schedules_and_the_champion(cluster, bucket, kube
         "KFP", "run", "run", "schedule", "MLflow", "champion", "S3",
     ]  # fmt: skip
     for line in (
-        f"KFP       answers  {kubeflow.url}",
+        f"KFP       answers  {kubeflow.url}  ({connect.NO_LOGIN})",
         f"run       going  running  {kubeflow.url}/#/runs/details/id-going",
         f"run       new  pending  {kubeflow.url}/#/runs/details/id-new",
         'schedule  nightly  "0 0 2 * * *"  enabled',

@@ -1,0 +1,79 @@
+"""What learns: the network, what changes its weights with each batch, and the weights that are validated and kept."""
+
+import torch
+from torch import Tensor
+
+from components.core.settings import Settings
+from components.train import ranks
+from components.train.ema import Ema
+from components.train.prior import start_at_prior
+from components.train.schedule import Schedule
+from components.train.speed import MEMORY_FORMATS
+from components.unet.inference import autocast
+from components.unet.losses import LOSSES
+from components.unet.network import AttentionUNet
+from components.unet.supervision import DeeplySupervised, loss_over_levels
+
+
+class Learner:
+    """A network in training on the device `where`, with weights of PyTorch's random state.
+
+    `prior` is the share of lesion in what it is shown (see `prior`); `batches_per_epoch` is the length of an epoch.
+    """
+
+    def __init__(
+        self, settings: Settings, channels: int, where: torch.device, precision: str, memory_format: str,
+        batches_per_epoch: int, prior: float,
+    ):  # fmt: skip
+        self.loss, self.where, self.precision = LOSSES[settings.loss], where, precision
+        self.layout = MEMORY_FORMATS[memory_format]
+        network = AttentionUNet(settings.base_channels, channels, settings.norm)
+        self.network = ranks.synchronized(network.to(where, memory_format=self.layout))
+        self.whole = DeeplySupervised(self.network).to(where) if settings.deep_supervision else self.network
+        if settings.prior_bias:
+            start_at_prior(self.whole, prior)
+        self.ema = Ema(self.network, settings.ema_decay) if settings.ema_decay else None
+        self.optimizer = torch.optim.Adam(
+            self.whole.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        self.schedule = Schedule(self.optimizer, settings.schedule, settings.epochs, batches_per_epoch)
+        self.scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
+        self.shared = ranks.parallel(self.whole)
+
+    @property
+    def kept(self) -> AttentionUNet:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.ema.network if self.ema else self.network
+
+    def step(self, images_BHWC: Tensor, lesions_BHW: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Learn from a batch (from 0 on) of an epoch (from 1 on).
+
+        Returns its loss and, of this process's share, the pixels found rightly, found, and of lesion.
+        """
+        x_BCHW = images_BHWC.to(self.where, non_blocking=True).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
+        y_B1HW = lesions_BHW.to(self.where, non_blocking=True)[:, None].float()
+        self.schedule.before_batch(epoch, batch)
+        with autocast(self.where, self.precision):
+            answer = self.shared(x_BCHW)
+        levels = [answer] if isinstance(answer, Tensor) else answer
+        loss = loss_over_levels(self.loss, levels, y_B1HW, ranks.total)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update(self.network)
+        found, truth = levels[0].detach() > 0, y_B1HW > 0
+        return loss.detach(), torch.stack([(found & truth).sum(), found.sum(), truth.sum()])
+
+    def state_dict(self) -> dict:
+        """All that goes on changing, for a checkpoint."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict:
+        parts = {"whole": self.whole, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        return {**parts, "ema": self.ema} if self.ema else parts

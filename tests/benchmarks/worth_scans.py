@@ -1,0 +1,78 @@
+"""The patients that a comparison of models trains on and those that it tests on, as `ingest` keeps them."""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from components.core.machine import cpus
+from components.core.settings import Settings
+from components.core.step import StepError
+from components.core.volumes import nifti_bytes
+from components.ingest.discover import discover
+from components.ingest.ingest import check
+from components.preprocess.preprocess import preprocess
+from components.split.split import split
+from pipelines.demo.protocol import HELD_OUT, TRAINING, Protocol
+from pipelines.demo.synthesis import make_scan
+
+TRAINING_SEED, UNSEEN_SEED = 42, 2024
+RATIOS = (0.74, 0.25, 0.01)
+"""Of the training patients; the split wants one to test, too, who is left out here."""
+
+
+def training_set(folder: Path, patients: int) -> Path:
+    """Make synthetic patients, a quarter of them to validate; return the folder with `cases` and `split.json`."""
+    ingested(_written(folder / "scans", patients, TRAINING_SEED, TRAINING), folder / "cases")
+    split(folder / "cases", folder / "split.json", folder / "split.html", RATIOS, 0)
+    return folder
+
+
+def unseen_set(folder: Path, patients: int) -> Path:
+    """Make synthetic patients of another seed and of shifted ranges; return their `cases`."""
+    return ingested(_written(folder / "scans", patients, UNSEEN_SEED, HELD_OUT), folder / "cases")
+
+
+def _written(folder: Path, patients: int, seed: int, protocol: Protocol) -> Path:
+    with ProcessPoolExecutor(cpus(), multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(partial(_write, folder, seed, protocol), range(patients)))
+    return folder
+
+
+def _write(folder: Path, seed: int, protocol: Protocol, patient: int) -> None:
+    scan = make_scan(seed, patient, protocol)
+    for kind, volume in (("images", scan.dwi), ("masks", scan.mask.astype(np.uint8))):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        (folder / kind / f"patient{patient:04d}.nii.gz").write_bytes(nifti_bytes(volume, scan.affine))
+
+
+def ingested(scans: Path, cases: Path) -> Path:
+    """Check the scans of a folder as `ingest` does; return `cases`, where they are kept.
+
+    Raises:
+        StepError: no scan of the folder has a mask.
+    """
+    keys = [path.relative_to(scans).as_posix() for path in sorted(scans.rglob("*")) if path.is_file()]
+    facts = check(discover(keys), scans, cases)
+    if not any(case["labelled"] for case in facts["cases"]):
+        raise StepError(f"{scans} holds no scan with a mask that can be used: make check-data DATA={scans} says why.")
+    known = {"data_version": scans.parent.name, "data_uri": "s3://benchmark/scans"}
+    (cases / "cases.json").write_text(json.dumps(facts | known))
+    return cases
+
+
+def labelled(cases: Path) -> list[dict]:
+    """Return the records of the scans with a mask."""
+    return [case for case in json.loads((cases / "cases.json").read_text())["cases"] if case["labelled"]]
+
+
+def slices_for(data: Path, settings: Settings) -> Path:
+    """Return the slices of a training set on the grid of the settings; each grid is made once."""
+    grid = settings.model_dump(include={"image_size", "normalization", "n4_bias_correction", "inputs", "pixel_mm"})
+    slices = data / "-".join(str(value).replace("+", "_") for value in ("slices", *grid.values()))
+    if not (slices / "index.json").exists():
+        preprocess(data / "cases", slices, **grid)
+    return slices
