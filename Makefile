@@ -30,6 +30,7 @@ REMOVE ?=
 FORCE ?=
 RAW ?=
 MODEL ?= models:/dwi-attention-unet@champion
+MODEL_DIGEST ?=
 ONLY ?=
 SECONDS_EACH ?= 300
 SEED ?= 1
@@ -51,9 +52,9 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -79,11 +80,11 @@ test-all: $(DEV_INSTALLED) ## all tests, the slow ones too, but those of test-ki
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [PROBABILITY=1] [OVERWRITE=1] [SET="modality_check=false"] [TARGET=kind|cluster]
-	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
+predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [MODEL_DIGEST=...] [PROBABILITY=1] [OVERWRITE=1] [SET="modality_check=false"] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --digest="$$MODEL_DIGEST" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
 
-serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [SERVE_PORT=5001] [TARGET=kind|cluster]
-	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --port="$$SERVE_PORT" --target="$$TARGET"
+serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [MODEL_DIGEST=...] [SERVE_PORT=5001] [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --digest="$$MODEL_DIGEST" --port="$$SERVE_PORT" --target="$$TARGET"
 
 champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines champion --target="$$TARGET"
@@ -102,6 +103,9 @@ demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
 
 up: $(INSTALLED) ## start the embedded S3 and MLflow servers [S3_PORT=9000] [MLFLOW_PORT=5000]
 	@exec $(PYTHON) -m pipelines up --target="$$TARGET"
+
+mlflow: $(INSTALLED) ## show a link that logs a browser in to MLflow: [TARGET=kind|cluster]
+	@exec $(PYTHON) -m pipelines mlflow --target="$$TARGET"
 
 down: $(INSTALLED) ## stop them
 	@exec $(PYTHON) -m pipelines down --target="$$TARGET"

@@ -20,8 +20,10 @@ RUN groupadd --gid 10001 mlflow && useradd --uid 10001 --gid 10001 --home-dir /t
     && rm -rf /usr/local/lib/python3.*/site-packages/pip* /usr/local/bin/pip* \
     && cd /usr/bin && rm -f apt* dpkg* perl* bash rbash dash sh
 COPY --from=builder /opt/venv /opt/venv
+# The login: mlflow server --app-name dwi-stroke.
+COPY images/mlflow /opt/dwi-stroke
 # The file system may be read-only; what is written goes to /tmp.
-ENV PATH=/opt/venv/bin:$PATH PYTHONUTF8=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/opt/dwi-stroke PYTHONUTF8=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     USER=mlflow HOME=/tmp TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /tmp
 ARG REVISION=unknown

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Make the Secrets dwi-stroke-s3 and dwi-stroke-database; safe to run again, prints no value.
+# Make the Secrets dwi-stroke-s3, dwi-stroke-mlflow and dwi-stroke-database; safe to run again, prints no value.
 #
 #   CONTEXT=kind-dwi-stroke manifests/create-secrets.sh
 #       S3 keys are copied from KFP's own SeaweedFS; the database gets a random password, once.
 #   CONTEXT=... AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... DATABASE_URI=... manifests/create-secrets.sh gpu-cluster
 #       What is given is stored: DATABASE_URI is postgresql+psycopg2://USERNAME:PASSWORD@HOST:5432/DATABASE.
 #
+# MLflow's login is random, made once. To change it: delete the Secret dwi-stroke-mlflow in dwi-stroke, run this, and
+# kubectl -n dwi-stroke rollout restart deployment/mlflow.
 # PIPELINE_NAMESPACE (kubeflow) is where KFP runs the steps.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -60,6 +62,11 @@ case ${1:-kind} in
   *) fail "'$1' is neither kind nor gpu-cluster." ;;
 esac
 
+token=$(base64_of "$(random)")
+if exists "$OURS" dwi-stroke-mlflow; then
+  token=$(kube -n "$OURS" get secret dwi-stroke-mlflow -o "jsonpath={.data.MLFLOW_TRACKING_TOKEN}")
+fi
 for namespace in "$OURS" "$PIPELINE_NAMESPACE"; do
+  store "$namespace" dwi-stroke-mlflow "MLFLOW_TRACKING_TOKEN=$token"
   store "$namespace" dwi-stroke-s3 "AWS_ACCESS_KEY_ID=$id" "AWS_SECRET_ACCESS_KEY=$secret"
 done

@@ -107,10 +107,10 @@ def _schedules(a) -> None:
     schedules(a.target, a.remove, a.force not in ("", "0"))
 
 
-def _up(_) -> None:
-    from pipelines.local import services
+def _mlflow(a) -> None:
+    from pipelines.mlflow_link import show_of
 
-    services.up(STATE)
+    show_of(a.target, STATE)
 
 
 def _down(_) -> None:
@@ -181,6 +181,7 @@ def _predict(a) -> None:
         "modality_check": presets.load("demo", a.set).modality_check,
         "overwrite": a.overwrite not in ("", "0"),
         "place": a.target,
+        "digest": a.digest,
     }
     if not source.is_dir():
         adc = Path(a.adc).expanduser() if a.adc else None
@@ -193,7 +194,7 @@ def _predict(a) -> None:
 def _serve(a) -> None:
     from pipelines.predict.serve import serve
 
-    serve(a.model, a.port, STATE, a.target)
+    serve(a.model, a.port, STATE, a.target, a.digest)
 
 
 def _promote(a) -> None:
@@ -253,7 +254,8 @@ def _parser() -> argparse.ArgumentParser:
     listing = command("schedules", _schedules, "list a cluster's schedules, or remove one")
     listing.add_argument("--remove", default="", help="id or name")
     listing.add_argument("--force", default="", help="1 stops a run of it that is under way")
-    command("up", _up, "start the embedded services", (LOCAL,))
+    command("up", _mlflow, "start the embedded services", (LOCAL,))
+    command("mlflow", _mlflow, "show a link that logs a browser in to MLflow")
     command("down", _down, "stop them", (LOCAL,))
     command("status", _status, "say whether the services run, and on a cluster what goes on")
     compiling = command("compile", _compile, "write the pipeline's IR YAML")
@@ -279,6 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     serving = command("serve", _serve, "answer over HTTP with a registered model")
     serving.add_argument("--model", default="models:/dwi-attention-unet@champion")
     serving.add_argument("--port", default="5001")
+    for loading in (predicting, serving):
+        loading.add_argument("--digest", default="", help="digest of a model for which the registry has none")
     promoting = command("promote", _promote, "make a version champion: a person's decision")
     promoting.add_argument("--model", required=True)
     promoting.add_argument("--reason", required=True)

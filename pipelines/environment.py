@@ -39,7 +39,7 @@ RULES = (
     Rule("MLFLOW_REGISTRY_URI MLFLOW_TRACKING_DIR MLFLOW_REGISTRY_DIR", NO,
          "runs and models lie in one MLflow, to which every link, the ledger and `make predict` go"),
     Rule("MLFLOW_TRACKING_* MLFLOW_WORKSPACE MLFLOW_ALLOW_FILE_STORE", WITH_MLFLOW,
-         "login and certificates of your own MLflow"),
+         "login and certificates of your own MLflow; ours has a login of its own, in `.local/mlflow-token`"),
     Rule("MLFLOW_S3_ENDPOINT_URL", WITH_MLFLOW, "where your own MLflow keeps its artifacts; ours keeps them in the S3"),
     Rule("MLFLOW_S3_* MLFLOW_BOTO_*", WITH_EITHER, "how MLflow writes into an S3 server of yours"),
     Rule("MLFLOW_EXPERIMENT_NAME", YES, "the experiment of the runs, instead of dwi-stroke-segmentation"),

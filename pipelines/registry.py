@@ -8,10 +8,17 @@ from pathlib import Path
 from components.core import tracking
 from components.core.step import StepError
 from components.core.tracking import MODEL_NAME
+from components.core.words import shown
 from pipelines.targets import as_argument, target
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
-MODEL = re.compile(rf"^models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))$")
+MODEL = re.compile(rf"models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))/*")
+ADDRESS = re.compile(
+    r"models:/(?:(?P<model_id>m-[0-9a-f]+)|(?P<name>[^/@'\"]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+)|/(?P<latest>latest)))"
+    r"|runs:/(?P<run>[0-9a-f]+)/.+",
+    re.IGNORECASE,
+)
+"""Each form of an address by which MLflow finds a model of its registry or of a run."""
 
 
 @contextlib.contextmanager
@@ -51,7 +58,7 @@ def version(client, model: str, example: str):
     """
     from mlflow.exceptions import MlflowException
 
-    match = MODEL.match(model)
+    match = MODEL.fullmatch(model)
     if not match:
         raise StepError(f"MODEL={model} is no version of {MODEL_NAME}. {example}")
     try:
@@ -60,3 +67,30 @@ def version(client, model: str, example: str):
         return client.get_model_version(MODEL_NAME, match["version"])
     except MlflowException as error:
         raise StepError(f"there is no {model} in the registry ({str(error)[:200]}). {example}") from None
+
+
+def versions_at(client, address: str) -> list:
+    """Return the registered versions that an address of MLflow means; [] for one of a folder or of other storage.
+
+    A number, an alias or `latest` means one version. The id of a logged model, or a run, may have several or none.
+
+    Raises:
+        MlflowException: the registry has no such version.
+        StepError: the address begins as one of the registry and is not.
+    """
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        if address.partition(":")[0].lower() in ("models", "runs"):
+            example = f"Write {CHAMPION} or models:/{MODEL_NAME}/3."
+            raise StepError(f"MODEL={shown(address)} is not the address of a model. {example}")
+        return []
+    if match["run"]:
+        return [*client.search_model_versions(f"run_id = '{match['run'].lower()}'")]
+    if match["model_id"]:
+        return [*client.search_model_versions(f"source_path = 'models:/{match['model_id'].lower()}'")]
+    if match["alias"]:
+        return [client.get_model_version_by_alias(match["name"], match["alias"])]
+    if match["latest"]:
+        versions = client.search_model_versions(f"name = '{match['name']}'")
+        return [max(versions, key=lambda v: int(v.version))] if versions else []
+    return [client.get_model_version(match["name"], match["number"])]

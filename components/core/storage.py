@@ -113,7 +113,7 @@ class Storage:
         if path.exists() and path.stat().st_size == obj.size:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        if part.exists() and part.stat().st_size >= obj.size:
+        if part.is_symlink() or (part.exists() and part.stat().st_size >= obj.size):
             part.unlink()
         answer = {}
 
@@ -338,9 +338,18 @@ def work_bucket() -> str:
 
 
 def scratch() -> Path:
-    """A folder for what may be thrown away (SCRATCH_DIR, else the system's)."""
-    folder = Path(os.environ.get("SCRATCH_DIR") or tempfile.gettempdir()) / "dwi-stroke"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Return a folder for temporary files, in SCRATCH_DIR, else in the system's, where other logins write too.
+
+    Raises:
+        StepError: another login made the folder of that name.
+    """
+    given = os.environ.get("SCRATCH_DIR")
+    folder = Path(given or tempfile.gettempdir()) / "dwi-stroke"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not given:
+        if folder.lstat().st_uid != os.getuid():
+            raise StepError(f"{folder} belongs to another login. Set SCRATCH_DIR to a folder of your own.")
+        folder.chmod(0o700)
     return folder
 
 

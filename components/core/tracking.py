@@ -36,6 +36,7 @@ PIPELINE_RUNS = "pipeline_runs"
 MOST_PIPELINE_RUNS = 20
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105 - the variable's name
 DIRECT = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
 """Where true, or where MLflow's server may choose, files come straight from its S3, which not every client reaches."""
 PAUSES = (1, 2, 4, 8)
@@ -271,9 +272,10 @@ def _experiment():
         if found is None or found.lifecycle_stage == "active":
             raise
         past_proxies = "NO_PROXY='*' " if is_here(uri) else ""
+        login = "MLFLOW_TRACKING_TOKEN=$(cat .local/mlflow-token) " if past_proxies and os.environ.get(TOKEN) else ""
         raise StepError(
             f"the experiment {found.name} was deleted in MLflow at {uri}. Restore it with its runs, then run again, "
-            f"what is done is kept: {past_proxies}MLFLOW_TRACKING_URI={uri} "
+            f"what is done is kept: {login}{past_proxies}MLFLOW_TRACKING_URI={uri} "
             f".venv/bin/mlflow experiments restore --experiment-id {found.experiment_id}"
         ) from None
 

@@ -418,7 +418,9 @@ def nifti_bytes(data: np.ndarray, space: nib.Nifti1Header | np.ndarray | None, m
 def write(path: Path, data: np.ndarray, space: nib.Nifti1Header | np.ndarray | None) -> None:
     """Write a `.nii.gz` (see `nifti_bytes`); it appears whole or not at all."""
     part = path.with_name(path.name + ".part")
-    part.write_bytes(nifti_bytes(data, space))
+    part.unlink(missing_ok=True)  # a link that somebody put there is not followed
+    with part.open("xb") as file:
+        file.write(nifti_bytes(data, space))
     part.rename(path)
 
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from components.core import listener
 from components.core.loopback import around_proxy
 from components.core.step import StepError
+from pipelines.cluster.login import use_login
 from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without
 
 HOST = "127.0.0.1"
@@ -66,7 +67,15 @@ class Connection:
 
     @cached_property
     def mlflow_url(self) -> str:
-        return self._mlflow_uri or self._page(OURS, *MLFLOW)
+        """Where MLflow answers. Unless the address was given, this process's clients get the cluster's login for it."""
+        if self._mlflow_uri and self.target != "kind":
+            return self._mlflow_uri
+        use_login(self)
+        if self._mlflow_uri:
+            return self._mlflow_uri
+        url = self._page(OURS, *MLFLOW)
+        self.reopen[url] = f"make mlflow {self.arguments}"
+        return url
 
     def forward(self, namespace: str, service: str, port: int, wanted: int = 0) -> str:
         """The local address of a service's port, for as long as the connection lasts."""

@@ -71,6 +71,7 @@ def up(state: Path) -> None:
     print(f"\nReady: all {count} parts, after {minutes} min {seconds} s.")
     print(f"  Kubeflow Pipelines  http://{HOST}:{kfp}  ({NO_LOGIN})")
     print(f"  MLflow              http://{HOST}:{mlflow}/#/experiments{TRAINING_VIEW}")
+    print("                      log in: make mlflow TARGET=kind")
     print(f"  kubectl             kubectl --context {CONTEXT} get pods -A")
     print("  next                make pipeline-run TARGET=kind     (make kind-down removes the cluster)")
 

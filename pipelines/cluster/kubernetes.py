@@ -10,6 +10,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
+from components.core.tracking import TOKEN
 from pipelines.pipeline import STEPS, compile_to
 from pipelines.sources import ROOT
 
@@ -17,6 +18,7 @@ CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
 SETTINGS_IF_THERE = ("KFP_HOST",)  # for links alone
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+MLFLOW_SECRET = "dwi-stroke-mlflow"  # noqa: S105 - its name
 USER = 10001
 MOST_GPUS, MOST_NODES = 16, 16
 DIGESTS = ROOT / ".local" / "images.json"
@@ -114,6 +116,7 @@ class Cluster:
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS})
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS_IF_THERE}, optional=True)
         kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in CREDENTIALS})
+        kubernetes.use_secret_as_env(task, MLFLOW_SECRET, {TOKEN: TOKEN})
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         kubernetes.empty_dir_mount(task, "scratch", "/tmp")  # noqa: S108 - the pod's own
@@ -177,4 +180,4 @@ def sources_tag() -> str:
 
 
 def _below(folder: str, pattern: str) -> list[Path]:
-    return sorted(path for path in (ROOT / folder).rglob(pattern) if path.is_file())
+    return sorted(path for path in (ROOT / folder).rglob(pattern) if path.is_file() and path.suffix != ".pyc")

@@ -8,6 +8,7 @@ from pathlib import Path
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.tracking import EXPERIMENT
+from pipelines import mlflow_link
 from pipelines.cluster import kind, retries
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection, connect
@@ -80,6 +81,8 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
             close(tracking_uri, run.run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
             raise _failure(watch, cluster, summary)
         show(summary, state)
+        if tracking_uri not in cluster.reopen:
+            mlflow_link.show(tracking_uri, target)
         _show_reopening(cluster)
         print(f"  next   make predict {cluster.arguments} INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
         return 0

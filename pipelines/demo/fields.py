@@ -21,7 +21,7 @@ class Sampler:
         return values[index]
 
     def __call__(self, rows: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-        """Values (points, volumes) of `rows` (voxels, volumes) at `voxels` (3, points); beyond it those of the border."""
+        """Return the values (points, volumes) of `rows` (voxels, volumes) at `voxels` (3, points), clamped to the border."""
         index, weights = 0, []
         for axis in range(3):
             at = np.clip(voxels[axis], 0, self.shape[axis] - 1.001)

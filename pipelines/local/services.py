@@ -40,12 +40,15 @@ from components.core.loopback import around_proxy, is_here
 from components.core.step import StepError, without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
-from pipelines.files import identity
+from pipelines.files import identity, write_bytes
 from pipelines.local import database, leftovers
 from pipelines.locks import lock
+from pipelines.sources import ROOT
 
 HOST = "127.0.0.1"
 DATABASE = "mlflow.db"
+MLFLOW_SERVER = ROOT / "images" / "mlflow"
+"""MLflow's server with a login, as in the image of the cluster."""
 NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 """What a person's ~/.aws says of other stores does not hold for the one that is started here."""
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 10, 5
@@ -174,7 +177,7 @@ class Service:
 
     def ensure_running(self, command: list[str], variables: dict[str, str]) -> str:
         """The server's URL; it is (re)started unless it already runs with these very settings."""
-        settings = repr((command, sorted(variables.items()), version(self.package)))
+        settings = repr((command, sorted(variables.items()), self.release()))
         settings = hashlib.sha256(settings.encode()).hexdigest()
         old, word = self.process, "running"
         if not (old and old.settings == settings and old.is_alive()):
@@ -193,6 +196,10 @@ class Service:
         self.remember(replace(self.process, family=_group(self.process.pid)))
         self.say(word, self.process.url)
         return self.process.url
+
+    def release(self) -> str:
+        """What tells the code of this server from that of another release."""
+        return version(self.package)
 
     def prepare(self) -> None:
         """Do what can be done only while it is stopped."""
@@ -354,7 +361,7 @@ class MLflow(Service):
             return external | _login_apart(uri)
         command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", "<port>"]
         # From its own folder: a path may hold what means something in an address.
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{DATABASE}"]
+        command += ["--app-name", "dwi-stroke", "--workers", "1", "--backend-store-uri", f"sqlite:///{DATABASE}"]
         command += ["--artifacts-destination", f"s3://{s3['S3_BUCKET']}/mlflow"]
         command += ["--allowed-hosts", "127.0.0.1:*,localhost:*"]  # any port: of a tunnel, too
         variables = {name: value for name, value in s3.items() if name.startswith("AWS_")}
@@ -363,7 +370,23 @@ class MLflow(Service):
         for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
             variables[name] = os.environ.get(name, "true")
         variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # it costs eight processes, 1.4 GB
-        return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables)}
+        variables |= {"PYTHONPATH": str(MLFLOW_SERVER), "PYTHONDONTWRITEBYTECODE": "1"}
+        login = {"MLFLOW_TRACKING_TOKEN": self._token()}
+        # Else what a ~/.netrc says of any host would be sent in the place of the token.
+        return {"MLFLOW_TRACKING_URI": self.ensure_running(command, variables | login), **login, "NETRC": os.devnull}
+
+    def _token(self) -> str:
+        """The login of this folder's MLflow, made where there is none yet; only the folder's owner may read it."""
+        path = self.records.with_name("mlflow-token")
+        token = path.read_text().strip() if path.exists() else ""
+        if len(token) < 32:  # none yet, or a power cut's leftover
+            token = secrets.token_urlsafe(32)
+            write_bytes(path, token.encode(), 0o600)
+        return token
+
+    def release(self) -> str:
+        code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(MLFLOW_SERVER.rglob("*.py"))))
+        return f"{super().release()} {code.hexdigest()}"
 
     def prepare(self) -> None:
         """Bring the database that an older MLflow left to the schema of this one."""

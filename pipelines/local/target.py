@@ -13,6 +13,7 @@ from pathlib import Path
 from components.core import tracking
 from components.core.settings import Settings
 from components.core.step import StepError, without_logins
+from pipelines import mlflow_link
 from pipelines.files import identity, read_json, write_json
 from pipelines.local import services
 from pipelines.local.containers import ContainerRun
@@ -73,6 +74,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path, kind: 
                 if summary["status"] != "succeeded":
                     _close_tracking(run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
         show(summary, state)
+        mlflow_link.show(environment["MLFLOW_TRACKING_URI"])
         print("  next   make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
 
 

@@ -36,6 +36,7 @@ def predict_folder(
     modality_check: bool = True,
     overwrite: bool = False,
     place: str = "local",
+    digest: str = "",
 ) -> None:
     """Segment every scan under `source`, one at a time, into the folder `target`.
 
@@ -51,7 +52,7 @@ def predict_folder(
     _require_apart(source, target)
     with _alone(target):
         old = _earlier(target, found, probability, overwrite)
-        segmenter = Segmenter(model, state, place)
+        segmenter = Segmenter(model, state, place, digest)
         if probability:
             segmenter.require_probabilities()
         try:

@@ -69,7 +69,7 @@ class Table:
 
     def __init__(self, path: Path):
         self.path, self.part = path, _part(path)
-        self.file: TextIO = self.part.open("w", encoding="utf-8-sig", errors="surrogateescape", newline="")
+        self.file: TextIO = self.part.open("x", encoding="utf-8-sig", errors="surrogateescape", newline="")
         self.writer = csv.writer(self.file)
         self.writer.writerow(COLUMNS)
 

@@ -21,6 +21,7 @@ def predict_scan(
     modality_check: bool = True,
     overwrite: bool = False,
     place: str = "local",
+    digest: str = "",
 ) -> None:
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
@@ -58,7 +59,7 @@ def predict_scan(
         raise StepError(f"OUTPUT={target}: its folder cannot be made ({error.strerror}). Name another.") from None
     if target.is_dir() or not os.access(target.parent, os.W_OK):
         raise StepError(f"OUTPUT={target} cannot be written. Name a file in a folder that is yours.")
-    segmenter = Segmenter(model, state, place)
+    segmenter = Segmenter(model, state, place, digest)
     if probability:
         segmenter.require_probabilities()
     if segmenter.sees_adc and not adc:

@@ -13,14 +13,14 @@ from components.core.adc import from_b0
 from components.core.b_value import b_value
 from components.core.machine import sources_digest
 from components.core.mark import mark_of_mask, stamped
-from components.core.step import NO_MEMORY, StepError, is_out_of_memory
+from components.core.step import NO_MEMORY, StepError, is_out_of_memory, without_logins
 from components.core.synthetic import is_synthetic
-from components.core.tracking import waiting_for
 from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from components.core.words import shown
 from components.ingest.validate import INSIST
-from components.register.seal import broken_seal
 from components.unet.head import find_head
 from components.unet.modality import require_dwi
+from pipelines.predict.verified import fetch
 from pipelines.registry import CHAMPION, no_champion
 from pipelines.targets import as_argument, target
 
@@ -59,17 +59,17 @@ class Segmenter:
     """`Segmenter("models:/dwi-attention-unet@champion", state)`; `uri` is then that of the version behind the alias.
 
     `place` is the target in whose registry the model is looked up; once loaded, the model needs no registry.
-    `synthetic`: it learnt from synthetic scans alone.
+    `digest` confirms a model for which the registry has no digest. `synthetic`: it learnt from synthetic scans alone.
 
     Raises:
         StepError: there is no such model, or it is not what was registered: then none of its code ran.
     """
 
-    def __init__(self, uri: str, state: Path, place: str = "local"):
+    def __init__(self, uri: str, state: Path, place: str = "local", digest: str = ""):
         self._folder = tempfile.TemporaryDirectory()
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
         with target(place).tracking(state):
-            tags = self._load(uri, place)
+            tags = self._load(uri, place, digest)
         from components.unet.device import in_words
 
         logging.info("segmenting on %s", in_words())
@@ -79,29 +79,21 @@ class Segmenter:
         self.sees_adc = "adc" in self.columns
         self.parameters = {parameter.name for parameter in self.model.metadata.get_params_schema() or ()}
 
-    def _load(self, uri: str, place: str) -> dict[str, str]:
-        """Fetch the model and load it; the version's tags."""
+    def _load(self, uri: str, place: str, digest: str) -> dict[str, str]:
+        """Fetch the model, verify it and load it; the version's tags."""
         import mlflow
         from mlflow.exceptions import MlflowException
 
-        if uri == CHAMPION and (said := no_champion(mlflow.MlflowClient(), place)):
+        client = mlflow.MlflowClient()
+        if uri.strip().rstrip("/") == CHAMPION and (said := no_champion(client, place)):
             raise StepError(said)
-        there = as_argument(place)
         try:
-            self.uri = _version_behind(uri)
-            tags = _tags(self.uri)
-            with waiting_for(f"the files of {self.uri}"):
-                stored = mlflow.artifacts.download_artifacts(self.uri, dst_path=self._folder.name)
-            if broken := broken_seal(Path(stored), tags):
-                raise StepError(
-                    f"{self.uri} was not loaded: {broken}. It was altered in storage, or not copied whole. "
-                    f"See make lineage{there} MODEL={self.uri}, and use another: make rollback{there}, or MODEL=..."
-                )
-            self.model = mlflow.pyfunc.load_model(stored)
+            stored, self.uri, tags = fetch(client, uri, Path(self._folder.name), place, digest)
+            self.model = mlflow.pyfunc.load_model(str(stored))
         except (MlflowException, OSError, ImportError) as error:
             raise StepError(
-                f"no model {uri}: {str(error)[:200]}. Run make pipeline-run{there} first, or name another: "
-                "MODEL=models:/dwi-attention-unet/1."
+                f"no model {without_logins(shown(uri))}: {shown(str(error), 200)}. Run make pipeline-run"
+                f"{as_argument(place)} first, or name another: MODEL=models:/dwi-attention-unet/1."
             ) from None
         return tags
 
@@ -179,24 +171,6 @@ class Segmenter:
         b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
         return nifti_bytes(geometry.native(computed), geometry.space), (*b.said, f"ADC computed from b0, {b.origin}")
-
-
-def _version_behind(uri: str) -> str:
-    """models:/NAME@ALIAS as models:/NAME/VERSION, any other address as it is."""
-    import mlflow
-
-    name, at, alias = uri.removeprefix("models:/").partition("@")
-    if not (at and uri.startswith("models:/")):
-        return uri
-    return f"models:/{name}/{mlflow.MlflowClient().get_model_version_by_alias(name, alias).version}"
-
-
-def _tags(uri: str) -> dict[str, str]:
-    """Of the version models:/NAME/VERSION; none for a model by any other address."""
-    import mlflow
-
-    name, _, number = uri.removeprefix("models:/").partition("/")
-    return mlflow.MlflowClient().get_model_version(name, number).tags if number.isdecimal() else {}
 
 
 def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:

@@ -12,14 +12,14 @@ REQUEST_SECONDS = 600
 """For a large scan on a CPU; MLflow's own limit is a minute."""
 
 
-def serve(model: str, port: str, state: Path, place: str = "local") -> None:
-    """Answer until Ctrl-C; prints the request that it answers.
+def serve(model: str, port: str, state: Path, place: str = "local", digest: str = "") -> None:
+    """Answer until Ctrl-C; prints the request that it answers. `digest`: see `Segmenter`.
 
     Raises:
         StepError: no such model, or the port is none or taken.
     """
     number = _port(port)
-    segmenter = Segmenter(model, state, place)
+    segmenter = Segmenter(model, state, place, digest)
     os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
     import uvicorn
     from mlflow.pyfunc import scoring_server

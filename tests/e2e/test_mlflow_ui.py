@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import launch
+from tests.mlflow_login import log_in
 
 WAIT_MS = 60_000
 
@@ -21,9 +22,10 @@ def browser(first):
 
 
 @pytest.fixture
-def page(browser, request):
+def page(browser, checkout, request):
     page = browser.new_page(viewport={"width": 1360, "height": 950})
     page.set_default_timeout(WAIT_MS)
+    log_in(page, checkout.services())
     yield page
     close = page.get_by_role("button", name="Close")
     if close.count():

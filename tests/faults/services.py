@@ -31,11 +31,9 @@ def behind_proxies(state: Path) -> Iterator[Faulty]:
     (state / "logs").mkdir(parents=True)
     s3, mlflow = services.S3(state), services.MLflow(state)
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        for name in list(os.environ):
-            if name.startswith(("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")):
-                patch.delenv(name)
+        forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):
-            patch.setenv(name, _free_port())
+            patch.setenv(name, free_port())
         stack.callback(s3.down)
         stack.callback(mlflow.down)
         at = s3.up()
@@ -48,7 +46,14 @@ def behind_proxies(state: Path) -> Iterator[Faulty]:
         yield Faulty(faulty_s3, faulty_mlflow)
 
 
-def _free_port() -> str:
+def forget_services(patch: pytest.MonkeyPatch) -> None:
+    """Remove from the environment what names servers."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")):
+            patch.delenv(name)
+
+
+def free_port() -> str:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return str(s.getsockname()[1])

@@ -1,5 +1,6 @@
 import json
 import socket
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from components.core.storage import file_sha256
 from components.core.tracking import EXPERIMENT, MODEL_NAME
 from components.register.register import _log
+from components.register.seal import seal
 from components.unet.network import AttentionUNet
 from pipelines.local import services
 
@@ -116,9 +119,18 @@ def old_champion(registry, tmp_path):
 def _champion(client, info, run: str) -> str:
     if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
         client.create_registered_model(MODEL_NAME)
-    version = client.create_model_version(MODEL_NAME, info.model_uri, run, model_id=info.model_id).version
+    tags = _digests(info.model_uri)
+    version = client.create_model_version(MODEL_NAME, info.model_uri, run, tags, model_id=info.model_id).version
     client.set_registered_model_alias(MODEL_NAME, "champion", version)
     return str(version)
+
+
+def _digests(uri: str) -> dict[str, str]:
+    """The tags that register gives a version for its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        weights = next(stored.rglob("best_model.pth"), None)
+        return {"model_sha256": seal(stored)} | ({"weights_sha256": file_sha256(weights)} if weights else {})
 
 
 @pytest.fixture

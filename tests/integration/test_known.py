@@ -121,7 +121,8 @@ def test_of_other_code_nothing_is_asked_again_but_carried_on(pipeline, monkeypat
 
 def test_a_version_whose_run_holds_no_split_is_passed_over(pipeline):
     facts = pipeline.run(12)
-    pipeline.client.create_model_version(MODEL_NAME, "s3://bucket/model", pipeline.client.create_run("0").info.run_id)
+    run = pipeline.client.create_run("0").info.run_id
+    pipeline.client.create_model_version(MODEL_NAME, "s3://dwi-stroke/mlflow/model", run)
     assert pipeline.lineage(22) == facts["lineage_digest"]
 
 
@@ -131,7 +132,9 @@ def test_a_split_of_before_there_were_lineages_is_carried_on_by_name(pipeline):
     run = pipeline.client.create_run("0").info.run_id
     pipeline.client.log_param(run, "data_uri", URI)
     pipeline.client.log_text(run, json.dumps(old), "split.json")
-    pipeline.client.create_model_version(MODEL_NAME, "s3://bucket/model", run, {"split_digest": old["digest"]})
+    pipeline.client.create_model_version(
+        MODEL_NAME, "s3://dwi-stroke/mlflow/model", run, {"split_digest": old["digest"]}
+    )
     facts = pipeline.run(12)
     assert facts["carried_from"]["stay"] == 5
     assert {p: s for s, members in old["patients"].items() for p in members}.items() <= subsets(facts).items()
@@ -197,7 +200,7 @@ def test_a_registered_split_that_was_lost_stops_the_next_one(pipeline):
 
 def test_a_version_registered_by_hand_is_passed_over(pipeline, versionless):
     first = pipeline.run(12)
-    versionless.create_model_version(MODEL_NAME, "s3://elsewhere/model")
+    versionless.create_model_version(MODEL_NAME, "s3://dwi-stroke/mlflow/model")
     assert pipeline.run(12) == first | {"lineage": first["lineage"]}
 
 

@@ -1,5 +1,8 @@
 """The links that are printed, each opened in a browser that has never been there."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import mlflow
 import pytest
 
@@ -7,6 +10,7 @@ from components.core.tracking import MODEL_NAME, Run
 from components.register.register import CARD, _address
 from pipelines.summary import links
 from tests.browser import launch
+from tests.mlflow_login import log_in
 
 WAIT_MS = 120_000
 OF_GENAI = ("AI Gateway", "Prompts")
@@ -22,7 +26,9 @@ def printed(versionless, tmp_path, monkeypatch) -> dict[str, tuple[str, str]]:
     run.artifact(tmp_path / f"{CARD}.md", CARD)
     run.metrics({"test_dice_mean": 0.472})
     address = _address(run)
-    version = versionless.create_model_version(MODEL_NAME, "s3://b/m", run.id, description=address).version
+    version = versionless.create_model_version(
+        MODEL_NAME, "s3://dwi-stroke/mlflow/m", run.id, description=address
+    ).version
     uri = mlflow.get_tracking_uri()
     found = links(uri, run.client.get_run(run.id).info.experiment_id, run.id, MODEL_NAME, version)
     card = f"{uri}/{address.split('(')[1].rstrip(')')}"
@@ -33,17 +39,77 @@ def printed(versionless, tmp_path, monkeypatch) -> dict[str, tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize("name", ["run", "model", "card"])
-def test_a_printed_link_opens_the_view_of_model_training(printed, name):
+@pytest.fixture(scope="module")
+def browser():
     from playwright.sync_api import sync_playwright
 
-    address, word = printed[name]
     with sync_playwright() as playwright:
         browser = launch(playwright)
-        page = browser.new_page(viewport={"width": 1360, "height": 950})  # a new profile
-        page.goto(address, timeout=WAIT_MS)
-        page.get_by_text(word, exact=True).first.wait_for(timeout=WAIT_MS)
-        page.get_by_text("Model registry", exact=True).first.wait_for(timeout=WAIT_MS)
-        menu = page.inner_text("body")
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser, servers):
+    """A page of a new profile that a link has logged in."""
+    page = browser.new_context(viewport={"width": 1360, "height": 950}).new_page()
+    page.set_default_timeout(WAIT_MS)
+    log_in(page, servers)
+    return page
+
+
+@pytest.mark.parametrize("name", ["run", "model", "card"])
+def test_a_printed_link_opens_the_view_of_model_training(printed, name, page):
+    address, word = printed[name]
+    page.goto(address, timeout=WAIT_MS)
+    page.get_by_text(word, exact=True).first.wait_for(timeout=WAIT_MS)
+    page.get_by_text("Model registry", exact=True).first.wait_for(timeout=WAIT_MS)
+    menu = page.inner_text("body")
     assert not [entry for entry in OF_GENAI if entry in menu]
+
+
+def test_a_link_logs_a_browser_in_once_and_every_page_of_it_stays_logged_in(servers, browser, page):
+    uri = servers["MLFLOW_TRACKING_URI"]
+    assert "/login" not in page.url and servers["MLFLOW_TRACKING_TOKEN"] not in page.url
+    another = page.context.new_page()
+    another.goto(f"{uri}/#/models?workflowType=machine_learning")
+    another.get_by_text("Model registry", exact=True).first.wait_for(timeout=WAIT_MS)
+    stranger = browser.new_context().new_page()
+    stranger.goto(f"{uri}/#/models")
+    assert "make mlflow shows a link" in stranger.inner_text("body")
+
+
+def test_a_used_link_says_where_a_new_one_is(servers, browser):
+    opened = browser.new_context().new_page()
+    used = []
+    opened.on("request", lambda asked: used.append(asked.post_data) if asked.method == "POST" else None)
+    log_in(opened, servers)
+    again = browser.new_context().new_page()
+    again.goto(f"{servers['MLFLOW_TRACKING_URI']}/login#{used[0]}")
+    again.get_by_text("This link was used").wait_for(timeout=WAIT_MS)
+
+
+def test_no_other_port_of_this_machine_gets_the_login(servers, page):
+    """Where another user may wait for it; a cookie would go there."""
+    sent = []
+
+    class Waits(BaseHTTPRequestHandler):
+        timeout = 5
+
+        def do_GET(self):
+            sent.append(dict(self.headers))
+            self.send_response(200 if self.path == "/" else 401)
+            self.send_header("WWW-Authenticate", 'Basic realm="MLflow"')
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Waits) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.evaluate("void fetch('/again').catch(() => 0)")
+        page.wait_for_timeout(500)
+        page.context.close()
+        server.shutdown()
+    assert len(sent) > 1 and not any({"Authorization", "Cookie"} & headers.keys() for headers in sent)

@@ -18,21 +18,34 @@ import pytest
 
 from components.core.mark import digest, read_mark
 from components.core.step import StepError
-from components.core.storage import Storage, file_sha256, work_bucket
+from components.core.storage import Storage, work_bucket
 from components.core.synthetic import TAG, WARNING
 from components.core.tracking import MODEL_NAME
 from components.ingest.discover import discover
 from components.ingest.ingest import check
-from components.register.seal import seal
 from components.unet.device import in_words
 from components.unet.findings import Findings
 from pipelines.predict.folder import predict_folder
 from pipelines.predict.scan import predict_scan
 from pipelines.predict.segmenter import Segmenter
+from pipelines.predict.verified import fetch
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
+SPELLINGS = (
+    "models:/{name}/{number}", "models:/{name}/{number}/", "models:/{name}/0{number}", "models:/{name}/latest",
+    "models:/{name}/LATEST", "models:/{name}@champion", "models:/{name}@champion//", " models:/{name}/{number} ",
+    "Models:/{name}/{number}", "models:/{id}", "models:/{id}/", "runs:/{run}/model", "RUNS:/{run}/model",
+)  # fmt: skip
+"""Of one model's address."""
+NO_ADDRESSES = (
+    "models:/{name}/{number}?x=1", "models:/{name}/{number}#x", "models:/{name}/./{number}", "models:/{id}/model.py",
+    "models://{name}/{number}", "models:/{name}/../{name}/{number}", "models:/{name}/Production", "models:/{name}",
+    "models:{name}/{number}", "models:/{name}/%31", "models:/%64wi-attention-unet/{number}", "models:/{name}@",
+    "models:/{name}@champion@champion", "models:/{name}'/latest", "models:/", "runs:/{run}", "runs://{run}/model",
+    "models:/{name}/{number}\n/x", "models:/{name}@\x1b[2J", "",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -469,11 +482,9 @@ class TestAnAlteredModel:
 
     @pytest.fixture
     def version(self, champion, registry):
-        number = champion()
-        for tag, value in _digests(f"models:/{MODEL_NAME}/{number}").items():
-            registry.set_model_version_tag(MODEL_NAME, number, tag, value)
-        source = registry.get_model_version(MODEL_NAME, number).source
-        return SimpleNamespace(number=number, id=source.removeprefix("models:/"))
+        found = registry.get_model_version(MODEL_NAME, champion())
+        parts = {"number": found.version, "run": found.run_id, "id": found.source.removeprefix("models:/")}
+        return SimpleNamespace(**parts, spelt=lambda *all: [one.format(name=MODEL_NAME, **parts) for one in all])
 
     @pytest.fixture
     def files_of(self, version):
@@ -509,16 +520,80 @@ class TestAnAlteredModel:
         assert "make rollback" in str(refusal.value)
         assert not ran.exists()
 
-    def test_a_pickled_model_is_not_opened_even_where_the_registry_says_nothing_of_it(self, registry, tmp_path):
+    def test_no_spelling_of_its_address_runs_its_code(self, files_of, version, tmp_path):
+        for address in version.spelt(*SPELLINGS):
+            assert fetched(address, tmp_path) == f"models:/{MODEL_NAME}/{version.number}", address
+        self._plant(files_of, tmp_path)
+        for address in version.spelt(*SPELLINGS):
+            with pytest.raises(StepError, match=r"a file of it is not what was registered \(tag model_sha256\)"):
+                Segmenter(address, tmp_path / "state", digest="0" * 64)
+        assert not (tmp_path / "it ran").exists()
+
+    def test_what_is_no_address_is_refused_and_runs_nothing(self, files_of, version, tmp_path):
+        self._plant(files_of, tmp_path)
+        for address in version.spelt(*NO_ADDRESSES):
+            with pytest.raises(StepError, match=r"is not the address of a model|no model ") as refusal:
+                Segmenter(address, tmp_path / "state")
+            assert "\x1b" not in str(refusal.value) and "\n" not in str(refusal.value)
+        assert not (tmp_path / "it ran").exists()
+
+    def test_a_folder_of_a_registered_model_is_known_by_its_files(self, version, tmp_path):
+        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{version.id}", dst_path=str(tmp_path / "copy")))
+        addresses = [str(folder), f"{folder}/", folder.as_uri()]
+        for address in addresses:
+            assert fetched(address, tmp_path) == f"models:/{MODEL_NAME}/{version.number}"
+        (folder / "code" / "components").rename(tmp_path / "elsewhere")
+        (folder / "code" / "components").symlink_to(tmp_path / "elsewhere")
+        assert fetched(str(folder), tmp_path) == f"models:/{MODEL_NAME}/{version.number}"
+        (tmp_path / "elsewhere" / "__init__.py").write_text(trace(tmp_path))
+        for address in addresses:
+            with pytest.raises(StepError, match="no digest in the registry confirms its files"):
+                Segmenter(address, tmp_path / "state")
+        assert not (tmp_path / "it ran").exists()
+
+    def test_what_the_registry_does_not_know_runs_only_with_the_digest_of_these_very_files(
+        self, files_of, version, registry, tmp_path, caplog
+    ):
+        for tag in ("weights_sha256", "model_sha256"):
+            registry.delete_model_version_tag(MODEL_NAME, version.number, tag)
+        with pytest.raises(StepError, match="no digest in the registry confirms its files") as refusal:
+            Segmenter(CHAMPION, tmp_path / "state")
+        digest = re.search("MODEL_DIGEST=([0-9a-f]{64})$", str(refusal.value))[1]
+        Segmenter(CHAMPION, tmp_path / "state", digest=digest)
+        said = f"models:/{MODEL_NAME}/{version.number} brings code that runs here: MODEL_DIGEST={digest} confirms it"
+        assert said in caplog.text
+        self._plant(files_of, tmp_path)
+        with pytest.raises(StepError, match="no digest in the registry confirms its files"):
+            Segmenter(CHAMPION, tmp_path / "state", digest=digest)
+        assert not (tmp_path / "it ran").exists()
+
+    @staticmethod
+    def _plant(files_of, tmp_path) -> None:
+        """Add a line to model.py that leaves a trace where it runs."""
+        files_of.put("model.py", files_of.get("model.py") + trace(tmp_path).encode())
+
+    def test_a_pickled_model_is_not_opened_even_where_the_user_confirms_it(self, registry, tmp_path):
         ran = tmp_path / "it ran"
         with mlflow.start_run() as run:
             info = mlflow.pyfunc.log_model(name="model", python_model=Pickled(ran))
         ran.rmdir()
-        with pytest.raises(StepError, match="pickle"):
-            Segmenter(f"runs:/{run.info.run_id}/model", tmp_path / "state")
-        with pytest.raises(StepError, match="pickle"):
-            Segmenter(info.model_uri, tmp_path / "state")
+        for address in (f"runs:/{run.info.run_id}/model", info.model_uri):
+            with pytest.raises(StepError, match="no digest in the registry") as refusal:
+                Segmenter(address, tmp_path / "state")
+            digest = str(refusal.value).rpartition("=")[2]
+            with pytest.raises(StepError, match="pickle"):
+                Segmenter(address, tmp_path / "state", digest=digest)
         assert not ran.exists()
+
+
+def trace(tmp_path: Path) -> str:
+    """A line of Python that makes the folder "it ran"."""
+    return f"\nimport os; os.makedirs({str(tmp_path / 'it ran')!r}, exist_ok=True)\n"
+
+
+def fetched(address: str, tmp_path: Path) -> str:
+    """The address of the version whose files were fetched from this one and verified."""
+    return fetch(mlflow.MlflowClient(), address, Path(tempfile.mkdtemp(dir=tmp_path)))[1]
 
 
 class Pickled(mlflow.pyfunc.PythonModel):
@@ -532,13 +607,6 @@ class Pickled(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: list[str]):
         return model_input
-
-
-def _digests(uri: str) -> dict[str, str]:
-    """The tags that register gives a version for its files."""
-    with tempfile.TemporaryDirectory() as folder:
-        stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-        return {"weights_sha256": file_sha256(next(stored.rglob("best_model.pth"))), "model_sha256": seal(stored)}
 
 
 class TestTheOutputFolder:
@@ -582,6 +650,13 @@ class TestTheOutputFolder:
         with pytest.raises(StepError, match="outside of its folder"):
             segment(scans)
         assert {path: path.read_bytes() for path in scans.iterdir()} == before
+
+    def test_a_link_in_place_of_the_table_is_not_followed(self, scans, segment, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "predictions.csv.part").symlink_to(tmp_path / "planted")
+        with pytest.raises(StepError, match="cannot be written"):
+            segment(scans)
+        assert not (tmp_path / "planted").exists()
 
     def test_a_file_is_no_folder_for_results(self, scans, tmp_path):
         for name in ("mask.nii.gz", "there"):

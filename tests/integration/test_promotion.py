@@ -243,13 +243,16 @@ class Overtaken(mlflow.MlflowClient):
     """Another run's version of the same evaluation is there a moment before its own."""
 
     def create_model_version(self, *about, **more):
-        theirs = super().create_model_version(MODEL_NAME, "s3://bucket/theirs", tags={"evaluation_digest": "e"})
+        tags = {"evaluation_digest": "e"}
+        theirs = super().create_model_version(MODEL_NAME, "s3://dwi-stroke/mlflow/theirs", tags=tags)
         assert theirs.version == "1"
         return super().create_model_version(*about, **more)
 
 
 def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(client, monkeypatch):
-    monkeypatch.setattr(step, "_log", lambda *_: SimpleNamespace(model_uri="s3://bucket/ours", model_id=None))
+    monkeypatch.setattr(
+        step, "_log", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
+    )
     monkeypatch.setattr(step, "_sealed", lambda *_: "0" * 64)
     run = Run(Overtaken(), client.create_run("0").info.run_id)
     assert step._make_version(run, None, "e", {"evaluation_digest": "e"}, str) == "1"

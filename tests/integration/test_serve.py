@@ -238,7 +238,8 @@ def test_the_command_of_the_manifest_serves_the_champion_from_mlflow_alone(
     command = [re.sub("--port=8080", f"--port={port}", word) for word in container["command"]]
     command[0] = str(Path(sys.executable).parent / command[0])
     names = {variable["name"] for variable in container["env"]}
-    given = {"__pyfunc_model_path__": CHAMPION, "MLFLOW_TRACKING_URI": servers["MLFLOW_TRACKING_URI"]}
+    mlflows = {name: servers[name] for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN")}
+    given = {"__pyfunc_model_path__": CHAMPION, **mlflows}
     assert given.keys() <= names
     home = tmp_path / "home"
     home.mkdir()

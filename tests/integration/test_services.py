@@ -2,32 +2,38 @@
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import boto3
 import pytest
+import requests
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from components.core import listener
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.local import services
-from pipelines.local.services import Process, ServiceError, down, is_free, status, up
+from pipelines.local.services import MLflow, Process, ServiceError, down, is_free, status, up
 
 S3_VARIABLES = {
     "S3_ENDPOINT_URL",
@@ -38,6 +44,11 @@ S3_VARIABLES = {
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
 }
+PATHS_OF_MLFLOW = (
+    "/", "/api/2.0/mlflow/experiments/search?max_results=1", "/get-artifact?path=x&run_uuid=y", "/graphql",
+    "/login/code", "/health/", "/static-files/../version", "//health",
+)  # fmt: skip
+MLFLOW_VARIABLES = {"MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "NETRC"}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +87,7 @@ def other(env: dict[str, str], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_an_object_goes_in_and_comes_out(env):
-    assert set(env) == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "OWN_PORTS", "NO_PROXY", "no_proxy"}
+    assert set(env) == S3_VARIABLES | MLFLOW_VARIABLES | {"OWN_PORTS", "NO_PROXY", "no_proxy"}
     assert env["S3_BUCKET"] == "dwi-stroke"
     s3(env).put_object(Bucket="dwi-stroke", Key="case-1/dwi.nii.gz", Body=b"voxels")
     assert read(env, "case-1/dwi.nii.gz") == b"voxels"
@@ -113,22 +124,24 @@ def test_strangers_are_refused(env):
 
 def test_an_mlflow_run_keeps_its_artifact_in_s3(env):
     run_id = log_run(env, dice=0.83)
-    assert MlflowClient(env["MLFLOW_TRACKING_URI"]).get_run(run_id).data.metrics == {"dice": 0.83}
+    assert registry(env).get_run(run_id).data.metrics == {"dice": 0.83}
     assert keys(env, "mlflow/") == [f"mlflow/0/{run_id}/artifacts/curve.txt"]
 
 
 def test_secrets_are_the_owners_alone(env, state):
     assert (state / "credentials.json").stat().st_mode & 0o777 == 0o600
     assert state.stat().st_mode & 0o777 == 0o700
-    secret = env["AWS_SECRET_ACCESS_KEY"]
-    assert len(secret) >= 40
-    assert secret in (state / "credentials.json").read_text()
+    assert (state / "mlflow-token").stat().st_mode & 0o777 == 0o600
+    secrets = [env["AWS_SECRET_ACCESS_KEY"], env["MLFLOW_TRACKING_TOKEN"]]
+    assert all(len(secret) >= 40 for secret in secrets)
+    assert secrets[0] in (state / "credentials.json").read_text()
+    assert secrets[1] == (state / "mlflow-token").read_text()
     for name in ("services.json", "logs/s3.log", "logs/mlflow.log"):
-        assert secret not in (state / name).read_text()
+        assert not [secret for secret in secrets if secret in (state / name).read_text()]
     processes = [process for pid in pids(state) for process in services._group(pid)]
     command_lines = [Path("/proc", process, "cmdline").read_text() for process in processes]
     assert len(command_lines) == 3  # rclone, mlflow and its uvicorn
-    assert not any(secret in line for line in command_lines)
+    assert not any(secret in line for line in command_lines for secret in secrets)
 
 
 def test_only_loopback_is_listened_on(env, state):
@@ -150,8 +163,9 @@ def test_what_is_stored_is_the_owners_alone(env, state):
 def mlflow_answers(env: dict[str, str], path: str, body: dict | None = None, **headers: str) -> tuple[int, str]:
     content = body if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(env["MLFLOW_TRACKING_URI"] + path, content, {"Content-Type": "application/json"})
+    asked.add_header("Authorization", f"Bearer {env['MLFLOW_TRACKING_TOKEN']}")
     for name, value in headers.items():
-        asked.add_header(name, value)
+        asked.add_header(name.replace("_", "-"), value)
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked) as answer:
             return answer.status, answer.headers.get("Access-Control-Allow-Origin", "")
@@ -162,9 +176,7 @@ def mlflow_answers(env: dict[str, str], path: str, body: dict | None = None, **h
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:{port}", "192.168.1.5:{port}", "10.0.0.1", "127.0.0.1.x"]
 )
-@pytest.mark.parametrize(
-    "path", ["/", "/api/2.0/mlflow/experiments/search?max_results=1", "/get-artifact?path=x&run_uuid=y", "/graphql"]
-)
+@pytest.mark.parametrize("path", PATHS_OF_MLFLOW)
 def test_mlflow_answers_no_name_that_was_made_to_point_here(host, path, env):
     port = env["MLFLOW_TRACKING_URI"].rpartition(":")[2]
     assert mlflow_answers(env, path, Host=host.format(port=port))[0] == 403
@@ -177,14 +189,95 @@ def test_mlflow_answers_this_machine_also_through_a_tunnel(host, env):
     assert mlflow_answers(env, path, Host=host.format(port=port)) == (200, "")
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example"])
+FOREIGN_ORIGINS = (
+    "https://evil.example", "null", "http://127.0.0.1.evil.example", "http://127.0.0.1", "http://127.0.0.1:1",
+    "http://localhost:{port}", "http://[::1]:{port}", "http://me@127.0.0.1:{port}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("origin", FOREIGN_ORIGINS)
 @pytest.mark.parametrize("api", ["api", "ajax-api"])
 def test_a_strangers_page_can_neither_change_nor_read_what_mlflow_has(origin, api, env):
+    origin = origin.format(port=env["MLFLOW_TRACKING_URI"].rpartition(":")[2])
     create = f"/{api}/2.0/mlflow/experiments/create"
     assert mlflow_answers(env, create, {"name": f"{origin} {api}"}, Origin=origin)[0] == 403
-    assert MlflowClient(env["MLFLOW_TRACKING_URI"]).get_experiment_by_name(f"{origin} {api}") is None
-    _, readable_by = mlflow_answers(env, f"/{api}/2.0/mlflow/experiments/search?max_results=1", Origin=origin)
-    assert readable_by == ""
+    assert registry(env).get_experiment_by_name(f"{origin} {api}") is None
+    search = f"/{api}/2.0/mlflow/experiments/search?max_results=1"
+    assert mlflow_answers(env, search, Origin=origin) == (403, "")
+    assert mlflow_answers(env, search, Sec_Fetch_Site="same-site", Sec_Fetch_Mode="no-cors")[0] == 403
+
+
+def test_mlflow_answers_its_own_page(env):
+    search = "/ajax-api/2.0/mlflow/experiments/search?max_results=1"
+    own = {"Origin": env["MLFLOW_TRACKING_URI"], "Sec_Fetch_Site": "same-origin"}
+    assert mlflow_answers(env, search, **own)[0] == 200
+    followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert mlflow_answers(env, "/", **followed)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "login", ["", "Bearer", "Bearer guessed", "Basic bWU6Z3Vlc3NlZA==", "Basic ?", "Token {token}"]
+)
+def test_mlflow_answers_nobody_without_its_login(login, env):
+    for path in PATHS_OF_MLFLOW:
+        assert mlflow_answers(env, path, Authorization=login.format(token=env["MLFLOW_TRACKING_TOKEN"]))[0] == 401
+    assert mlflow_answers(env, "/health", Authorization=login)[0] == 200
+
+
+@pytest.mark.parametrize("location", ["file://{folder}", "{folder}", "s3://dwi-stroke/data", "s3://other/mlflow/x"])
+def test_mlflow_keeps_no_artifacts_elsewhere_whoever_asks(location, env, tmp_path):
+    s3(env).put_object(Bucket="dwi-stroke", Key="data/scan", Body=b"voxels")
+    (tmp_path / "scan").write_text("of somebody")
+    location, client, name = location.format(folder=tmp_path), registry(env), uuid.uuid4().hex
+    with pytest.raises(MlflowException, match=f"{location} lies outside of this server's artifacts"):
+        client.create_experiment(name, artifact_location=location)
+    client.create_registered_model(name)
+    with pytest.raises(MlflowException, match=r"outside of this server's artifacts|Invalid model version source"):
+        client.create_model_version(name, location)
+    client.delete_registered_model(name)
+
+
+@pytest.mark.parametrize("location", ["file://{folder}", "s3://dwi-stroke/data", "mlflow-artifacts:/../data"])
+def test_mlflow_neither_reads_nor_writes_where_an_older_one_was_told_to(location, env, state, tmp_path):
+    s3(env).put_object(Bucket="dwi-stroke", Key="data/scan", Body=b"voxels")
+    (tmp_path / "scan").write_text("voxels")
+    run = registry(env).create_run("0").info.run_id
+    with closing(sqlite3.connect(state / "mlflow" / "mlflow.db")) as database, database:
+        database.execute("update runs set artifact_uri = ? where run_uuid = ?", (location.format(folder=tmp_path), run))
+    url, login = env["MLFLOW_TRACKING_URI"], {"Authorization": f"Bearer {env['MLFLOW_TRACKING_TOKEN']}"}
+    ask = functools.partial(requests.request, headers=login, timeout=20)
+    read = ask("GET", f"{url}/get-artifact?run_uuid={run}&path=scan")
+    listed = ask("GET", f"{url}/api/2.0/mlflow/artifacts/list?run_id={run}")
+    ask("POST", f"{url}/ajax-api/2.0/mlflow/upload-artifact?run_uuid={run}&path=planted", data=b"x")
+    assert (read.status_code, listed.status_code) == (400, 400), read.text + listed.text
+    assert "outside of this server's artifacts" in read.text and "voxels" not in read.text
+    assert keys(env, "data/") == ["data/scan"] and [path.name for path in tmp_path.iterdir()] == ["scan"]
+
+
+def test_a_server_from_before_there_was_a_login_is_started_again_with_one(env, other, monkeypatch):
+    export(monkeypatch, {name: env[name] for name in S3_VARIABLES} | {"MLFLOW_PORT": str(free_port())})
+    today = MLflow.ensure_running
+
+    def as_before(self, command: list[str], variables: dict[str, str]) -> str:
+        command = [word for word in command if word not in ("--app-name", "dwi-stroke")]
+        return today(self, command, {name: variables[name] for name in variables.keys() - {"MLFLOW_TRACKING_TOKEN"}})
+
+    with monkeypatch.context() as before:
+        before.setattr(MLflow, "ensure_running", as_before)
+        older = up(other)
+    assert mlflow_answers(older, "/version", Authorization="")[0] == 200
+    now = up(other)
+    assert now["MLFLOW_TRACKING_URI"] == older["MLFLOW_TRACKING_URI"]
+    assert mlflow_answers(now, "/version", Authorization="")[0] == 401
+    registry(now).get_experiment("0")
+
+
+def test_another_login_of_this_machine_reads_no_token(env, state):
+    if os.getuid():
+        pytest.skip("only root can try as somebody else")
+    as_nobody = {"user": 65534, "group": 65534, "extra_groups": []}
+    for command in (["cat", state / "mlflow-token"], ["cat", f"/proc/{pids(state)[1]}/environ"]):
+        assert subprocess.run(command, **as_nobody, capture_output=True, cwd="/").returncode
 
 
 def test_up_again_is_quick_and_starts_nothing(env, state, capsys):
@@ -223,7 +316,7 @@ def test_down_leaves_the_data_and_no_process(env, state, capsys):
     again = up(state)
     assert again.items() <= env.items()
     assert read(again, "kept") == b"voxels"
-    assert MlflowClient(again["MLFLOW_TRACKING_URI"]).get_run(run_id).data.metrics == {"dice": 0.5}
+    assert registry(again).get_run(run_id).data.metrics == {"dice": 0.5}
 
 
 def test_a_crashed_service_is_restarted_and_what_it_left_is_ended(env, state):
@@ -357,8 +450,8 @@ def test_what_is_no_port_is_named(text, env, other, monkeypatch):
 
 def test_the_users_own_servers_are_used_as_they_are(env, other, monkeypatch, capsys):
     export(monkeypatch, env)
-    used_as_they_are = {name: value for name, value in env.items() if "proxy" not in name.lower()}
-    assert up(other) == used_as_they_are | {"OWN_PORTS": ""}
+    ours = {"NO_PROXY", "no_proxy", "NETRC"}
+    assert up(other) == {name: value for name, value in env.items() if name not in ours} | {"OWN_PORTS": ""}
     assert status(other)
     out = capsys.readouterr().out
     assert out.count(f"S3      external  {env['S3_ENDPOINT_URL']}\n") == 2
@@ -457,11 +550,13 @@ def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp
     export(monkeypatch, foreign | {"S3_PORT": str(free_port()), "MLFLOW_PORT": str(free_port())})
     monkeypatch.setattr(services.environment, "_named", set())
     found = up(other)
-    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | {"MLFLOW_TRACKING_URI", "OWN_PORTS"}
+    assert found.keys() - {"NO_PROXY", "no_proxy"} == S3_VARIABLES | MLFLOW_VARIABLES | {"OWN_PORTS"}
+    assert found["MLFLOW_TRACKING_TOKEN"] != "planted"
     assert not foreign.keys() & os.environ.keys()
     for pid in pids(other):
         environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{pid}/environ").read_text().split("\0"))
-        assert not foreign.keys() & environment.keys() and environment["PYTHONUTF8"] == "1"
+        assert not foreign.items() & environment.items() and environment["PYTHONUTF8"] == "1"
+        assert environment.get("MLFLOW_TRACKING_TOKEN") in (None, found["MLFLOW_TRACKING_TOKEN"])
 
 
 def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
@@ -646,9 +741,14 @@ def keys(env: dict[str, str], prefix: str) -> list[str]:
     return [item["Key"] for item in s3(env).list_objects_v2(Bucket=env["S3_BUCKET"], Prefix=prefix)["Contents"]]
 
 
+def registry(env: dict[str, str]) -> MlflowClient:
+    """A client that brings its login with it, so that no test depends on another's variables."""
+    return MlflowClient(env["MLFLOW_TRACKING_URI"].replace("//", f"//me:{env['MLFLOW_TRACKING_TOKEN']}@"))
+
+
 def log_run(env: dict[str, str], **metrics: float) -> str:
     """A finished run with one artifact; its id."""
-    client = MlflowClient(env["MLFLOW_TRACKING_URI"])
+    client = registry(env)
     run_id = client.create_run("0").info.run_id
     for name, value in metrics.items():
         client.log_metric(run_id, name, value)

@@ -116,6 +116,17 @@ def test_what_an_interrupted_call_fetched_is_not_fetched_again(storage, tmp_path
     assert len(client.ranges) == 1
 
 
+def test_a_link_where_a_part_goes_is_not_followed(storage, tmp_path):
+    storage.put("a", b"new content")
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "there").mkdir()
+    part = f"a.{module._short(storage.list()[0].etag)}.part"
+    (tmp_path / "there" / part).symlink_to(tmp_path / "theirs")
+    storage.download(storage.list(), tmp_path / "there")
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert (tmp_path / "there" / "a").read_bytes() == b"new content"
+
+
 def test_the_digest_changes_with_content_of_the_same_size(storage):
     storage.put("a", b"one")
     before = digest_of(storage.list())

@@ -22,6 +22,7 @@ from pipelines.sources import ROOT
 from tests.cluster_stand_in import Kubernetes, fake_kubectl
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+OURS = "s3://dwi-stroke/mlflow"
 NOWHERE = "http://127.0.0.1:9"
 VERSION = f"models:/{MODEL_NAME}"
 
@@ -44,9 +45,9 @@ def two(ledger, versionless):
     """Two versions, the first of them champion by a person's decision before there were marks."""
     run = versionless.create_run("0").info.run_id
     for number in (1, 2):
-        versionless.create_model_version(MODEL_NAME, f"s3://b/m-{number}", run)
+        versionless.create_model_version(MODEL_NAME, f"{OURS}/m-{number}", run)
     entry = ledger.append({
-        "decision": "first", "who": "me", "version": "1", "model": "s3://b/m-1", "from": None, "to": "1",
+        "decision": "first", "who": "me", "version": "1", "model": f"{OURS}/m-1", "from": None, "to": "1",
         "words": "the first", "lineage": {}, "subject": "",
     })  # fmt: skip
     versionless.set_registered_model_alias(MODEL_NAME, "champion", "1")
@@ -70,6 +71,8 @@ def on_kind(servers, monkeypatch, tmp_path):
         }
         secret = {name: base64.b64encode(servers[name].encode()).decode() for name in KEYS}
         server.secrets["kubeflow/dwi-stroke-s3"] = secret
+        login = base64.b64encode(servers["MLFLOW_TRACKING_TOKEN"].encode()).decode()
+        server.secrets["kubeflow/dwi-stroke-mlflow"] = {"MLFLOW_TRACKING_TOKEN": login}
         kind = {"context": "kind-dwi-stroke", "kfp": NOWHERE, "mlflow": servers["MLFLOW_TRACKING_URI"]}
         monkeypatch.setattr(connect, "KIND", kind)
         monkeypatch.setattr(command_line, "STATE", tmp_path / ".local")
@@ -184,5 +187,6 @@ def test_the_server_offers_what_the_clients_decline(servers_here):
     """Else the test above could not fail."""
     import requests
 
-    info = requests.get(f"{mlflow.get_tracking_uri()}/api/3.0/mlflow/server-info", timeout=10)
+    login = {"Authorization": f"Bearer {os.environ['MLFLOW_TRACKING_TOKEN']}"}
+    info = requests.get(f"{mlflow.get_tracking_uri()}/api/3.0/mlflow/server-info", headers=login, timeout=10)
     assert "download" in json.dumps(info.json())

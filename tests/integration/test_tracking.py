@@ -174,7 +174,8 @@ def test_a_deleted_experiment_is_named_and_comes_back_as_it_is_told(deleted, kfp
         Run.open("digest-deleted")
     said = str(error.value)
     assert said.startswith(f"the experiment {os.environ['MLFLOW_EXPERIMENT_NAME']} was deleted in MLflow at http://127")
-    (command,) = re.findall(r"NO_PROXY='\*' MLFLOW_TRACKING_URI=\S+ \.venv/bin/mlflow (.*)$", said)
+    login, here = r"MLFLOW_TRACKING_TOKEN=\$\(cat \.local/mlflow-token\)", r"NO_PROXY='\*' MLFLOW_TRACKING_URI=\S+"
+    (command,) = re.findall(rf"{login} {here} \.venv/bin/mlflow (.*)$", said)
     assert command == f"experiments restore --experiment-id {experiment}"
     subprocess.run([sys.executable, "-m", "mlflow", *command.split()], check=True)
     assert Run.open("digest-deleted").id == run_id
@@ -239,7 +240,7 @@ def test_a_lost_answer_makes_no_second_version(registry, proxy):
 
     made_once(models, lambda: registry.create_registered_model(MODEL_NAME))
     proxy.plan = lose_the_answer_to("model-versions/create")
-    made_once(versions, lambda: registry.create_model_version(MODEL_NAME, "s3://somewhere/model"))
+    made_once(versions, lambda: registry.create_model_version(MODEL_NAME, "s3://dwi-stroke/mlflow/model"))
     assert proxy.counts["lost"] == 2
     assert len(registry.search_model_versions(f"name = '{MODEL_NAME}'")) == 1
 

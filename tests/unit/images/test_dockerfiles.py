@@ -1,7 +1,10 @@
 """The Dockerfiles as text: what the pods' security context and the pins rely on. No Docker needed."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,19 @@ def test_the_server_has_no_shell_and_no_package_manager_and_the_steps_keep_the_s
     compiled = yaml.safe_load_all((ROOT / "tests" / "golden" / "pipeline.yaml").read_text())
     steps = next(compiled)["deploymentSpec"]["executors"].values()
     assert {step["container"]["command"][0] for step in steps} == {"sh"}
+
+
+def test_the_server_finds_its_login(tmp_path):
+    last = dict(reversed(_final_stage(_instructions("mlflow"))))
+    (copied,) = (rest for word, rest in _final_stage(_instructions("mlflow")) if word == "COPY" and "from" not in rest)
+    source, place = copied.split()
+    assert f"PYTHONPATH={place} " in last["ENV"]
+    find = "entry_points(group='mlflow.app', name='dwi-stroke')"
+    code = f"from importlib.metadata import entry_points; print(*(found.load() for found in {find}))"
+    shutil.copytree(ROOT / source, tmp_path / "there")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "there")}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "create_app" in found.stdout, found.stderr
 
 
 def test_nothing_that_starts_the_server_asks_for_a_shell():
@@ -154,7 +170,7 @@ def test_the_build_context_is_a_list_of_what_may_enter():
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert allowed == {
         "requirements.txt", "requirements.lock", "images/requirements-*.txt", "images/requirements-*.lock",
-        "components", ".local/staged-wheels",
+        "components", "images/mlflow", ".local/staged-wheels",
     }  # fmt: skip
 
 

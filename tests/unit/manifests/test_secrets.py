@@ -115,6 +115,16 @@ def test_kind_copies_kfps_keys_into_both_namespaces(cluster):
         assert cluster.secret(namespace, "dwi-stroke-s3") == expected
 
 
+def test_mlflows_login_is_random_the_same_in_both_namespaces_and_made_once(cluster):
+    cluster.run()
+    made = cluster.secret("dwi-stroke", "dwi-stroke-mlflow")["MLFLOW_TRACKING_TOKEN"]
+    assert len(made) == 48
+    again = cluster.run()
+    for namespace in ("dwi-stroke", "kubeflow"):
+        assert cluster.secret(namespace, "dwi-stroke-mlflow") == {"MLFLOW_TRACKING_TOKEN": made}
+    assert made not in again.stdout + again.stderr + cluster.arguments()
+
+
 def test_the_secrets_have_the_keys_of_the_committed_shapes(cluster, secrets):
     cluster.run()
     for name, keys in secrets.items():

@@ -77,8 +77,11 @@ def test_the_deployment_that_kserve_makes_of_it_is_one(predictor, pod, version):
     validate({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x"}, "spec": spec}, version, True)
 
 
-def test_it_has_no_secret_since_the_model_comes_through_mlflow(service):
-    assert "secret" not in yaml.safe_dump(service).lower()
+def test_it_has_mlflows_login_alone_since_the_model_comes_through_mlflow(container, service, secrets):
+    refs = [v["valueFrom"]["secretKeyRef"] for v in container["env"] if "secretKeyRef" in v.get("valueFrom", {})]
+    assert refs == [{"name": "dwi-stroke-mlflow", "key": "MLFLOW_TRACKING_TOKEN"}]
+    assert secrets["dwi-stroke-mlflow"] == {"MLFLOW_TRACKING_TOKEN"}
+    assert yaml.safe_dump(service).lower().count("secret") == len(refs)
 
 
 def test_the_model_is_asked_of_mlflow_alone_and_no_wait_for_it_is_silent(container):

@@ -69,6 +69,7 @@ def test_they_reach_mlflow_as_a_step_does_and_have_its_settings(pod, secrets):
     (container,) = pod["spec"]["containers"]
     assert container["envFrom"] == [
         {"configMapRef": {"name": "dwi-stroke-settings"}}, {"secretRef": {"name": "dwi-stroke-s3"}},
+        {"secretRef": {"name": "dwi-stroke-mlflow"}},
     ]  # fmt: skip
     assert secrets["dwi-stroke-s3"] == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 

@@ -1,13 +1,16 @@
 import hashlib
 import logging
+import os
 import socket
+import stat
+import tempfile
 
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from components.core import storage
 from components.core.step import StepError
-from components.core.storage import Object, Storage, digest_of, file_sha256, local_path
+from components.core.storage import Object, Storage, digest_of, file_sha256, local_path, scratch
 
 LISTING = [Object("images/a.npy", 10, "e1"), Object("images/b.npy", 20, "e2"), Object("masks/a.npy", 10, "e3")]
 NO_CLIENT = object()
@@ -107,3 +110,14 @@ def test_a_server_that_takes_the_request_and_never_answers_is_named_at_each_try(
         with caplog.at_level(logging.WARNING), pytest.raises(StepError, match=address):
             there.list()
     assert caplog.messages.count(f"S3 at {address}: ReadTimeoutError") >= 2
+
+
+def test_temporary_files_go_to_a_folder_that_no_other_login_made_or_reads(tmp_path, monkeypatch):
+    monkeypatch.delenv("SCRATCH_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert scratch() == tmp_path / "dwi-stroke" and stat.S_IMODE(scratch().stat().st_mode) == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(StepError, match=r"dwi-stroke belongs to another login\. Set SCRATCH_DIR"):
+        scratch()
+    monkeypatch.setenv("SCRATCH_DIR", str(tmp_path))
+    assert scratch() == tmp_path / "dwi-stroke"

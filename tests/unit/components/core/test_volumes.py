@@ -573,3 +573,11 @@ def test_free_text_of_the_header_is_not_in_what_is_written():
     assert b"DOE" not in written and len(written) == 352 + DATA.nbytes
     header = nib.Nifti1Header(written[:348])
     assert all(not header[field].item() for field in ("descrip", "aux_file", "db_name", "intent_name"))
+
+
+def test_a_link_where_the_part_goes_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "m.nii.gz.part").symlink_to(tmp_path / "theirs")
+    write(tmp_path / "m.nii.gz", DATA, AFFINE)
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert np.array_equal(read(tmp_path / "m.nii.gz")[0], DATA)

@@ -122,14 +122,15 @@ def test_a_step_shows_its_page_in_the_kubeflow_ui(tmp_path):
 def test_credentials_come_from_a_secret_and_settings_from_a_config_map(tmp_path):
     containers, pods = compiled(tmp_path / "p.yaml")
     for step in STEPS:
-        (secret,) = pods[step]["secretAsEnv"]
-        assert (secret["secretName"], {k["envVar"] for k in secret["keyToEnv"]}) == ("dwi-stroke-s3", set(CREDENTIALS))
+        secrets = {s["secretName"]: {k["envVar"] for k in s["keyToEnv"]} for s in pods[step]["secretAsEnv"]}
+        assert secrets == {"dwi-stroke-s3": set(CREDENTIALS), "dwi-stroke-mlflow": {"MLFLOW_TRACKING_TOKEN"}}
         assert pods[step]["configMapAsEnv"][0]["configMapName"] == "dwi-stroke-settings"
         assert [e["name"] for e in containers[step]["env"]] == ["IMAGE_TAG"]
 
 
 def test_no_secret_of_this_shell_is_in_it(tmp_path, monkeypatch):
     names = (*CREDENTIALS, "AWS_SESSION_TOKEN", "KFP_TOKEN", "KFP_COOKIE", "PSEUDONYM_KEY", "MLFLOW_TRACKING_PASSWORD")
+    names += ("MLFLOW_TRACKING_TOKEN",)
     for name in names:
         monkeypatch.setenv(name, f"hunter2-{name}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example.org")

@@ -1,0 +1,53 @@
+"""The link that logs a browser in to our MLflow. Who sees it can log in with it: it is shown on a terminal alone."""
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+import requests
+
+from components.core.tracking import TOKEN
+from pipelines.targets import CLUSTER, LOCAL, as_argument, target
+
+ANSWER_SECONDS = 10
+
+
+def show_of(place: str, state: Path) -> None:
+    """Print the link of the MLflow of `place`, a target; where a port is forwarded for it, until Ctrl-C."""
+    forwarded = place == CLUSTER and not os.environ.get("MLFLOW_TRACKING_URI")
+    with target(place).tracking(state) as uri:
+        if not show(uri, place):
+            print(f"  MLflow at {uri} gives no link: it is not ours, or refuses our login")
+        elif forwarded and sys.stdout.isatty():
+            print("  the way to it is open until Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
+
+
+def show(uri: str, place: str = LOCAL) -> bool:
+    """Print a link of the MLflow at `uri`, or where no person reads it how to get one; whether there is one.
+
+    An MLflow that is not ours has none.
+    """
+    if not (code := _code(uri)):
+        return False
+    if sys.stdout.isatty():
+        print(f"  log in {uri.rstrip('/')}/login#{code}")
+        print(f"         once, within an hour; for another link: make mlflow{as_argument(place)}", flush=True)
+    else:
+        print(
+            f"  log in make mlflow{as_argument(place)}, in a terminal, shows a link that logs a browser in", flush=True
+        )
+    return True
+
+
+def _code(uri: str) -> str:
+    """Return the code of a new link; "" where this MLflow gives none."""
+    login = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
+    try:
+        answer = requests.post(f"{uri.rstrip('/')}/login/code", headers=login, timeout=ANSWER_SECONDS)
+    except requests.RequestException:
+        return ""
+    return answer.text if answer.status_code == requests.codes.ok else ""
