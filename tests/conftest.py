@@ -14,8 +14,12 @@ VOXEL_2X2X5_MM = np.diag([2.0, 2.0, 5.0, 1.0])
 OF_THE_LOCAL_RUN = ("tests/e2e/test_local_run.py", "tests/e2e/test_mlflow_ui.py")
 LONGEST_FIRST = ("e2e", "integration", "relations", "corpus", "unit")
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core of its own
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Each worker and what it starts have one core: threads and processes of several workers would wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -84,12 +84,14 @@ def test_ten_new_patients_move_none_of_the_old_ones_over_two_growths(pipeline):
     assert len(third) == 32
 
 
+@pytest.mark.slow
 def test_the_version_that_was_carried_on_from_is_named(pipeline):
     pipeline.run(12)
     assert pipeline.run(22)["carried_from"]["version"] == "1"
     assert pipeline.run(32)["carried_from"]["version"] == "2"
 
 
+@pytest.mark.slow
 def test_with_nothing_changed_the_split_is_asked_the_same_again(pipeline):
     """So it comes from cache: its arguments are in the cache's key."""
     for patients in (12, 22, 32):
@@ -98,6 +100,7 @@ def test_with_nothing_changed_the_split_is_asked_the_same_again(pipeline):
         assert pipeline.lineage(patients) == before
 
 
+@pytest.mark.slow
 def test_another_seed_and_back_ends_with_the_same_questions(pipeline):
     pipeline.run(12)
     asked = [pipeline.run(12, seed)["carried_from"] for seed in (42, 43, 42, 43)]
@@ -105,6 +108,7 @@ def test_another_seed_and_back_ends_with_the_same_questions(pipeline):
     assert pipeline.lineage(12, 42) == "" and pipeline.lineage(12, 43) == asked[1]["lineage"] == asked[3]["lineage"]
 
 
+@pytest.mark.slow
 def test_older_data_after_grown_ones_forget_nobody(pipeline):
     pipeline.run(12)
     grown = subsets(pipeline.run(22))
@@ -112,6 +116,7 @@ def test_older_data_after_grown_ones_forget_nobody(pipeline):
     assert subsets(pipeline.run(32)).items() >= grown.items()
 
 
+@pytest.mark.slow
 def test_of_other_code_nothing_is_asked_again_but_carried_on(pipeline, monkeypatch):
     facts = pipeline.run(12)
     assert pipeline.lineage(12) == ""
@@ -175,6 +180,7 @@ def test_an_mlflow_that_does_not_answer_is_named(monkeypatch, free_port):
         lineage(URI, "1", RATIOS, 42, "dwi")
 
 
+@pytest.mark.slow
 def test_a_split_drawn_anew_leaves_the_chain_that_later_runs_carry_on(pipeline):
     first = pipeline.run(12)
     anew = pipeline.split(12, seed=7, lineage="", carry=False)
@@ -222,6 +228,7 @@ def test_patients_and_synthetic_scans_are_carried_on_each_from_their_own_version
     assert pipeline.lineage(22) == synthetic["lineage_digest"]
 
 
+@pytest.mark.slow
 def test_patients_who_were_carried_on_from_synthetic_scans_by_an_earlier_release_keep_their_subsets(pipeline):
     pipeline.synthetic_scans(True)
     pipeline.run(12)

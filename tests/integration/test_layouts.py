@@ -16,6 +16,7 @@ def test_every_step_leads_to_a_registered_model(
         else:
             write_npy(tmp_path / "scans", f"Patient_{number}", dwi, mask)
     monkeypatch.setenv("KFP_RUN_ID", layout)
+    monkeypatch.setenv("IMAGE_TAG", "components:1")
     monkeypatch.setenv("SCRATCH_DIR", str(tmp_path / "scratch"))
     steps.run(tmp_path / "scans", tmp_path / "out")
     (version,) = steps.versions()

@@ -173,6 +173,7 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
     assert changed.split(", ") == names, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

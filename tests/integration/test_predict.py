@@ -347,6 +347,7 @@ class TestFolder:
             segment(tmp_path / "in", probability=True)
 
 
+@pytest.mark.slow
 class TestWhatWasPredicted:
     """Masks and probability maps never come back as labels nor as scans."""
 
@@ -411,6 +412,7 @@ class TestWhatWasPredicted:
         assert segment(tmp_path / "in")["a"]["voxels"]
 
 
+@pytest.mark.slow
 class TestWhatAPersonMade:
     """What this command did not write, or what was changed since, is never replaced nor removed unless asked for."""
 
@@ -609,6 +611,7 @@ class Pickled(mlflow.pyfunc.PythonModel):
         return model_input
 
 
+@pytest.mark.slow
 class TestTheOutputFolder:
     @pytest.fixture
     def scans(self, champion, put, tmp_path):

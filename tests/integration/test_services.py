@@ -302,6 +302,7 @@ def test_status_tells_where_everything_is(env, state, capsys):
     assert f"pid {mlflow_pid}  data {state}/mlflow  log {state}/logs/mlflow.log" in mlflow_line
 
 
+@pytest.mark.slow
 def test_down_leaves_the_data_and_no_process(env, state, capsys):
     s3(env).put_object(Bucket="dwi-stroke", Key="kept", Body=b"voxels")
     run_id, groups = log_run(env, dice=0.5), pids(state)
@@ -319,6 +320,7 @@ def test_down_leaves_the_data_and_no_process(env, state, capsys):
     assert registry(again).get_run(run_id).data.metrics == {"dice": 0.5}
 
 
+@pytest.mark.slow
 def test_a_crashed_service_is_restarted_and_what_it_left_is_ended(env, state):
     _, mlflow_pid = pids(state)
     os.kill(mlflow_pid, signal.SIGKILL)
@@ -565,6 +567,7 @@ def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
         up(other)
 
 
+@pytest.mark.slow
 def test_a_service_that_dies_while_starting_shows_the_end_of_its_log(env, other, tmp_path, monkeypatch):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
     monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
