@@ -49,6 +49,17 @@ from tests.faults.attackers import (
 from tests.faults.services import forget_services, free_port
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
+TARGETS = (
+    "ledger/",
+    "mlflow/",
+    "data/",
+    "/model.json",
+    "/split.json",
+    "/best_model.pth",
+    "/model.py",
+    "/test_metrics.json",
+)
+"""What an attack on the bucket is aimed at, each as often: parts of keys."""
 NOT_COMPARED = {"champion": None, "model": None, "reason": ""}
 
 
@@ -291,10 +302,11 @@ class TestAWriterOfTheBucket:
         expected = {name: answer_or_refusal(ask) for name, ask in questions.items()}
         writer = BucketWriter(campaign.random)
         keys = sorted(key for key in writer.places() if not key.startswith("checkpoints/"))
-        by_place = {place: [k for k in keys if k.startswith(place)] for place in ("ledger/", "mlflow/", "data/")}
+        targets = [[k for k in keys if part in k] for part in TARGETS]
+        assert all(targets)
         wrong = Counter()
         for _ in campaign.rounds(most=300):
-            key = campaign.random.choice(by_place[campaign.random.choice(["ledger/", "mlflow/", "mlflow/", "data/"])])
+            key = campaign.random.choice(campaign.random.choice(targets))
             act = campaign.random.choice(writer.ACTS)
             writer.harm(key, act)
             for name, ask in questions.items():
