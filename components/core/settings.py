@@ -38,19 +38,19 @@ class Settings(BaseModel):
     """Slices per optimiser step."""
     learning_rate: float = Field(1e-4, gt=0, le=1)
     """Adam's learning rate, before the schedule lowers it."""
-    schedule: Literal["plateau", "cosine", "poly"] = "plateau"
+    schedule: Literal["plateau", "cosine", "poly"] = "cosine"
     """Halve the learning rate where the validation loss rests; or warm up, and let it fall over all epochs."""
     weight_decay: float = Field(1e-5, ge=0, le=1)
     """Adam's L2 penalty."""
-    loss: Literal["dice", "dice+bce", "slice_dice+bce", "focal_tversky"] = "dice"
+    loss: Literal["dice", "dice+bce", "slice_dice+bce", "focal_tversky"] = "dice+bce"
     """Soft Dice over the batch, alone or with cross-entropy (bce); of each slice with it; or focal Tversky."""
-    prior_bias: bool = False
+    prior_bias: bool = True
     """Start with the share of lesion in the training slices as the answer everywhere, not with one half."""
     norm: Literal["batch", "instance"] = "batch"
     """Normalise the network's features over the batch, or over each slice alone."""
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
     """Keep the moving average of the weights, with this decay per step; 0 keeps the weights themselves."""
-    early_stop_patience: int = Field(20, ge=1, le=10_000)
+    early_stop_patience: int = Field(100, ge=1, le=10_000)
     """Epochs without a better validation score before training stops."""
     selection: Literal["dice", "patients"] = "patients"
     """What chooses weights and threshold: the best Dice, or what holds over patients and epochs."""

@@ -6,7 +6,10 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from pipelines import presets
 
-WHAT_BEST_ADDS = {"image_size": 192, "pixel_mm": 1.0, "normalization": "head", "selection": "patients", "tta": True}
+WHAT_BEST_ADDS = {
+    "image_size": 192, "pixel_mm": 1.0, "normalization": "head", "selection": "patients", "tta": True,
+    "loss": "dice+bce", "prior_bias": True, "schedule": "cosine", "ema_decay": 0.999, "early_stop_patience": 100,
+}  # fmt: skip
 
 
 def test_the_defaults_are_best():

@@ -19,8 +19,8 @@ def test_the_b_value_decides_the_weights_where_adc_maps_are_computed_with_it(tmp
 
 
 PARTS = {
-    "schedule": "cosine", "prior_bias": True, "norm": "instance", "ema_decay": 0.99, "sampling": "patients",
-    "augmentation": "strong", "loss": "dice+bce",
+    "schedule": "poly", "prior_bias": False, "norm": "instance", "ema_decay": 0.99, "sampling": "patients",
+    "augmentation": "strong", "loss": "dice",
 }  # fmt: skip
 
 

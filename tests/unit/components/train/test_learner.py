@@ -43,7 +43,7 @@ def test_a_step_gives_the_loss_and_the_pixels_found_rightly_found_and_of_lesion(
 
 
 def test_without_a_moving_average_the_network_itself_is_kept():
-    ours = learner()
+    ours = learner(ema_decay=0)
     assert ours.kept is ours.network
 
 
