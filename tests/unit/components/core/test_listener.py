@@ -38,9 +38,13 @@ while True:
     if ends == "ends":
         server.close()
     client.settimeout(5)
-    while data := client.recv(1 << 16):
+    got = b""
+    while b"a scan" not in got and (data := client.recv(1 << 16)):
+        got += data
         file.write(data)
-        client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\n{}")
+    if got:
+        client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nConnection: close\\r\\n\\r\\n{}")
+    client.close()
 """
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can start a program as another user")
 
