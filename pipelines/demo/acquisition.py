@@ -118,7 +118,7 @@ def distorted(
     brain, shift = template(), 0
     sign = rng.choice([-1, 1])
     for centre, reach_mm in SOURCES_MM:
-        height = most_mm * rng.uniform(0.4, 1.2) * (reach_mm / 8)
+        height = most_mm * rng.uniform(0.4, 1.2) * max(1.0, reach_mm / 8)
         for x in (-1, 1) if centre[0] else (1,):
             place, reach = np.array(centre) * [x, 1, 1] + rng.normal(0, 3, 3), reach_mm * rng.uniform(0.7, 1.2)
             shift = shift + np.float32(rng.uniform(0.6, 1.2) * height) * brain.bump(place, reach)
