@@ -48,9 +48,10 @@ def two(ledger, versionless):
         versionless.create_model_version(MODEL_NAME, f"{OURS}/m-{number}", run)
     entry = ledger.append({
         "decision": "first", "who": "me", "version": "1", "model": f"{OURS}/m-1", "from": None, "to": "1",
-        "words": "the first", "lineage": {}, "subject": "",
+        "words": "the first", "lineage": {"run_id": run}, "subject": "",
     })  # fmt: skip
     versionless.set_registered_model_alias(MODEL_NAME, "champion", "1")
+    versionless.set_model_version_tag(MODEL_NAME, "1", "decision", "the first")
     versionless.set_model_version_tag(MODEL_NAME, "1", "ledger_entry", entry.key)
     return versionless
 
