@@ -31,7 +31,7 @@ FIRST, BY_POLICY, BY_PERSON, ROLLED_BACK, REFUSED = (
 )
 PUT_BACK = (
     "Put back what is missing from a copy of the bucket. If it is lost for good, set the tag ledger_id of the "
-    f'registered model {MODEL_NAME} to "renew" in MLflow, and run again: the rest of the ledger is then gone on with.'
+    f'registered model {MODEL_NAME} to "renew" in MLflow, and run again: the next run goes on with the rest.'
 )
 
 
