@@ -46,7 +46,6 @@ class Protocol:
     """Brightness of cortex over that of white matter."""
     texture: Range = (0.015, 0.06)
 
-    lesion_free: float = 0.125
     lesion_adc: Range = (0.3, 0.7)
     lesion_contrast: Range = (1.25, 3.1)
     """Over healthy tissue; as far as b and a longer T2 give it."""
