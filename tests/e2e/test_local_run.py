@@ -224,7 +224,7 @@ def test_a_folder_that_no_run_could_learn_from_is_refused_before_it_is_uploaded(
     [
         (["--set", "epoch=3"], "did you mean 'epochs'"),
         (["--set", "image_size=100"], "96"),
-        (["--preset", "dema"], "did you mean 'demo'"),
+        (["--preset", "demoo"], "did you mean 'demo'"),
         (["--data", "/no/such/folder"], "is not a folder"),
         (["--data", "s3://no-such-bucket-here/x"], "no-such-bucket-here"),
     ],

@@ -76,12 +76,12 @@ def test_a_login_at_aws_alone_leads_no_scan_to_aws(kubernetes, servers, scans, t
     assert os.environ[KEYS[0]] == servers[KEYS[0]] and "AWS_PROFILE" not in os.environ
 
 
-def test_for_kind_no_login_goes_to_its_mlflow(kubernetes, monkeypatch, capsys):
+def test_for_kind_the_clusters_own_login_goes_to_its_mlflow_and_no_other(kubernetes, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "planted-token")
     with connect.connect("kind") as cluster:
         assert cluster.mlflow_url == connect.KIND["mlflow"]
-    assert "MLFLOW_TRACKING_TOKEN" not in os.environ
+    assert os.environ["MLFLOW_TRACKING_TOKEN"] == "the cluster's login"
     assert "planted-token" not in capsys.readouterr().out
 
 
