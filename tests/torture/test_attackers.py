@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -618,13 +619,18 @@ class TestTheCarelessOperator:
     def test_the_state_folder_removed_under_running_servers(self, campaign, checkout):
         checkout.python("up")
         pids = [p["pid"] for p in json.loads((checkout.state / "services.json").read_text()).values()]
-        shutil.rmtree(checkout.state)
-        process = checkout.start("up")
-        out, _ = process.communicate(timeout=280)
-        assert "Traceback" not in out, out[-2000:]
-        assert "taken" not in out, "it calls its own servers another program"
-        checkout.python("down")
-        assert not [pid for pid in pids if Path("/proc", str(pid)).exists()]
+        try:
+            shutil.rmtree(checkout.state)
+            process = checkout.start("up")
+            out, _ = process.communicate(timeout=280)
+            assert "Traceback" not in out, out[-2000:]
+            assert "taken" not in out, "it calls its own servers another program"
+            checkout.python("down")
+            assert not [pid for pid in pids if Path("/proc", str(pid)).exists()]
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
         campaign.count("careless, .local removed under running servers: said or mended")
 
     def test_wheels_in_the_state_folder_stay(self, campaign, checkout, tmp_path):
