@@ -13,13 +13,13 @@ from components.core.entry import differences
 from components.core.known import split_digest
 from components.core.ledger import NAMES_ENTRY, Ledger, champions
 from components.core.machine import TRAINING, sources_digest
+from components.core.model_digest import model_digest
 from components.core.pairing import strangers
 from components.core.settings import Settings
 from components.core.step import StepError, progress
 from components.core.storage import PARALLEL_TRANSFERS, Storage, digest_of, file_sha256
 from components.core.tracking import MODEL_NAME, evaluation_digest, waiting_for
 from components.register.register import CARD, PACKED
-from components.register.seal import seal
 from pipelines import registry
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.registry_check import UNREADABLE, description_digest, other_measures, other_numbers
@@ -190,7 +190,7 @@ def _model(chain: Chain, tags: dict, reached: _Artifacts) -> None:
     )
     chain.compare("model.json", tags.get("facts_sha256"), lambda: file_sha256(reached.model_file("model.json")))
     chain.compare("its code", tags.get("code_sha256"), lambda: _packed(reached.model()))
-    chain.compare("all its files", tags.get("model_sha256"), lambda: seal(reached.model()))
+    chain.compare("all its files", tags.get("model_sha256"), lambda: model_digest(reached.model()))
     chain.compare("model card", tags.get("card_sha256"), lambda: file_sha256(reached.of_run(f"{CARD}/{CARD}.json")))
     _numbers(chain, "the card's numbers", f"{CARD}/{CARD}.json", reached, lambda card: other_numbers(tags, card))
 

@@ -34,7 +34,7 @@ def code(content: dict, keys: Keys) -> dict[str, str]:
 
 
 def is_authentic(content: dict, code: object, keys: Keys) -> bool:
-    """Return whether `code` is that of the content, by one of the keys. Any other code is none, without an error."""
+    """Return whether `code` is the code of the content by one of the keys. A malformed code is not."""
     if not isinstance(code, dict) or not isinstance(code.get("hmac"), str) or not isinstance(code.get("key"), str):
         return False
     key = keys.get(code["key"])

@@ -200,7 +200,7 @@ class Ledger:
         return own, head, others, sorted(missing)
 
     def _stored(self) -> tuple[dict[str, Entry], dict[str, str]]:
-        """Digest to entry, whoever wrote it; key of what is none to what is wrong with it."""
+        """Return entries by digest, whoever wrote them; and by key, what is wrong with objects that are not entries."""
         objects = [o for o in self.storage.list() if KEY.match(o.key)]
         new = [o for o in objects if (o.key, o.etag) not in self._fetched]
         with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
@@ -241,7 +241,7 @@ class Ledger:
                 self.unchecked.append(f"{self.uri}/{key} is named by no version: not used")
 
     def _keys(self) -> authentication.Keys:
-        """The registry's keys; where there is none, one is made."""
+        """Return the registry's keys. Make one if there are none."""
         keys = authentication.keys_of(registered_model(self.client).tags)
         if not keys:
             name, value = authentication.new_key_tag()

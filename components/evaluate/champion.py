@@ -9,12 +9,12 @@ from pathlib import Path
 from components.core import tracking
 from components.core.intervals import paired_interval
 from components.core.known import split_digest
+from components.core.model_digest import model_digest
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.core.synthetic import is_synthetic
 from components.core.volumes import BadVolume
 from components.evaluate.metrics import SUMMARISED, patient_means
-from components.register.seal import seal
 from components.unet.inference import load_model
 
 
@@ -115,7 +115,7 @@ def _weights(champion, folder: Path) -> Path:
     if "facts_sha256" in champion.tags:
         of_facts = ("model.json", "facts_sha256", lambda: facts.is_file() and file_sha256(facts))
     else:  # registered before there was this tag
-        of_facts = ("a file of its model", "model_sha256", lambda: seal(model))
+        of_facts = ("a file of its model", "model_sha256", lambda: model_digest(model))
     for what, tag, digest in (("best_model.pth", "weights_sha256", lambda: file_sha256(weights)), of_facts):
         if tag not in champion.tags:
             raise StepError(f"it was registered without the tag {tag}: nothing says whether {what} was altered since")

@@ -16,6 +16,7 @@ from components.core.handover import require_authentic
 from components.core.headline import sentence
 from components.core.ledger import Ledger
 from components.core.machine import sources_digest
+from components.core.model_digest import altered_file, model_digest
 from components.core.pairing import require_pair
 from components.core.step import StepError
 from components.core.storage import file_sha256
@@ -40,7 +41,6 @@ from components.register.card import load as load_statement
 from components.register.card_facts import make_card
 from components.register.decision import decide
 from components.register.policy import load as load_policy
-from components.register.seal import broken_seal, seal
 
 COMPONENTS = Path(__file__).parents[1]
 PACKED = ("core", "unet", "register")
@@ -135,7 +135,7 @@ def _make_version(run: Run, model: Path, digest: str, lineage: dict, describe: C
     info = _log(run, model)
     client, description = run.client, describe()
     digests = {
-        "model_sha256": _sealed(info.model_uri, lineage),
+        "model_sha256": _kept_digest(info.model_uri, lineage),
         "description_sha256": hashlib.sha256(description.encode()).hexdigest(),
     }
     tags = {name: str(value) for name, value in {**lineage, **digests}.items()}
@@ -152,7 +152,7 @@ def _make_version(run: Run, model: Path, digest: str, lineage: dict, describe: C
     return oldest
 
 
-def _sealed(uri: str, lineage: dict) -> str:
+def _kept_digest(uri: str, lineage: dict) -> str:
     """Digest of the model as MLflow gives it back.
 
     Raises:
@@ -163,12 +163,12 @@ def _sealed(uri: str, lineage: dict) -> str:
     with tempfile.TemporaryDirectory() as folder:
         with waiting_for(f"the files of {uri}"):
             kept = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
-        if broken := broken_seal(kept, lineage):
+        if broken := altered_file(kept, lineage):
             raise StepError(
                 f"what MLflow keeps as {uri} is not what it was sent: {broken}. It was altered on the way or in its "
                 "store. Nothing was registered. Run again."
             )
-        return seal(kept)
+        return model_digest(kept)
 
 
 def _log_card(run: Run, card: Card, first: str) -> str:

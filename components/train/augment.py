@@ -122,7 +122,7 @@ def light(hflip: float, rotate: float, brightness: float) -> A.Compose:
 class Strong:
     """Place, size and look of a slice changed at random, with probabilities near those of nnU-Net's 2D training.
 
-    Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z), supplementary note 4; the bias field is ours. With
+    Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z); the bias field is ours. With
     `zero_outside` what is 0, the outside of the head, stays 0.
     """
 

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
+from components.core.model_digest import altered_file, model_digest
 from components.core.step import StepError, without_logins
 from components.core.tracking import waiting_for
 from components.core.words import shown
-from components.register.seal import broken_seal, seal
 from pipelines.registry import versions_at
 from pipelines.targets import as_argument
 
@@ -34,13 +34,13 @@ def fetch(client, address: str, folder: Path, place: str = "local", digest: str 
         stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
     if not (stored / "MLmodel").is_file():
         raise FileNotFoundError("there is no MLmodel")
-    found = seal(stored)
+    found = model_digest(stored)
     versions = versions or [*client.search_model_versions(f"tags.model_sha256 = '{found}'")]
     for version in versions:
         if version.tags.get("model_sha256") == found:
             return stored, _numbered(version), version.tags
     uri = without_logins(shown(uri))
-    if broken := next(filter(None, (broken_seal(stored, version.tags) for version in versions)), ""):
+    if broken := next(filter(None, (altered_file(stored, version.tags) for version in versions)), ""):
         there = as_argument(place)
         raise StepError(
             f"{uri} was not loaded: {broken}. It was altered in storage, or not copied whole. "

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from components.core.model_digest import model_digest
 from components.core.storage import file_sha256
 from components.core.tracking import EXPERIMENT, MODEL_NAME
 from components.register.register import _log
-from components.register.seal import seal
 from components.unet.network import AttentionUNet
 from pipelines.local import services
 
@@ -130,7 +130,7 @@ def _digests(uri: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
         weights = next(stored.rglob("best_model.pth"), None)
-        return {"model_sha256": seal(stored)} | ({"weights_sha256": file_sha256(weights)} if weights else {})
+        return {"model_sha256": model_digest(stored)} | ({"weights_sha256": file_sha256(weights)} if weights else {})
 
 
 @pytest.fixture

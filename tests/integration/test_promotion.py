@@ -253,7 +253,7 @@ def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(c
     monkeypatch.setattr(
         step, "_log", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
     )
-    monkeypatch.setattr(step, "_sealed", lambda *_: "0" * 64)
+    monkeypatch.setattr(step, "_kept_digest", lambda *_: "0" * 64)
     run = Run(Overtaken(), client.create_run("0").info.run_id)
     assert step._make_version(run, None, "e", {"evaluation_digest": "e"}, str) == "1"
     assert [v.version for v in client.search_model_versions(f"name = '{MODEL_NAME}'")] == ["1"]
