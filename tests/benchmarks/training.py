@@ -16,14 +16,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from components.core.machine import cpus
-from components.core.settings import Settings
+from components.core.settings import Settings, checked
 from components.train.augment import light
 from components.train.data import EpochBatches, StackDataset, loader, read_index
-from components.train.speed import MEMORY_FORMATS, choose
-from components.train.train import _epoch
+from components.train.learner import Learner
+from components.train.speed import choose
+from components.train.train import _epoch, _nothing_yet
 from components.unet.device import device
 from components.unet.losses import dice_loss
 from components.unet.network import AttentionUNet
+from components.unet.placement import Placement
 
 SIDE, WIDTH, BATCH, SLICES, ROUNDS = 384, 8, 8, 32, 3
 SETTINGS = Settings()
@@ -52,10 +54,8 @@ def measure() -> Iterator[dict]:
         dataset = _dataset(Path(folder))
         batches = EpochBatches(dataset.has_lesion, BATCH, 1.0, 0)
         precision, memory_format = choose(where, WIDTH, "auto", "auto")
-        layout = MEMORY_FORMATS[memory_format]
-        ours = AttentionUNet(WIDTH).to(where, memory_format=layout)
-        fused = torch.optim.Adam(ours.parameters(), lr=1e-4, weight_decay=1e-5, fused=True)
-        scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")
+        settings = checked({"base_channels": WIDTH, "epochs": ROUNDS + 1, "loss": "dice", "ema_decay": 0})
+        ours = Learner(settings, dataset.channels, where, precision, memory_format, batches.per_epoch, 0.01)
         data = loader(dataset, batches, where, cpus())
         plain = AttentionUNet(WIDTH).to(where)
         adam = torch.optim.Adam(plain.parameters(), lr=1e-4, weight_decay=1e-5)
@@ -63,8 +63,9 @@ def measure() -> Iterator[dict]:
         seconds = {"ours": [], "plain": []}
         for epoch in range(ROUNDS + 1):
             batches.epoch = epoch
+            losses, counts, _ = _nothing_yet(where)
             start = time.perf_counter()
-            _epoch(ours, data, fused, scaler, "dice", precision, layout, epoch)
+            _epoch(ours, data, epoch + 1, losses, counts)
             middle = time.perf_counter()
             _plain_epoch(plain, plain_data, adam, where)
             if epoch:
@@ -101,8 +102,8 @@ def _dataset(folder: Path) -> StackDataset:
     neighbours = np.stack([np.maximum(order - 1, 0), order, np.minimum(order + 1, SLICES - 1)], 1)
     entry = {
         "case": "a", "patient": "a", "image": "a.image.npy", "mask": "a.mask.npy",
-        "native_shape": [SIDE, SIDE, SLICES], "neighbours": neighbours.tolist(),
-        "lesion_pixels": mask.sum((1, 2)).tolist(),
+        "neighbours": neighbours.tolist(), "lesion_pixels": mask.sum((1, 2)).tolist(), "voxel_ml": 0.001,
+        "placement": Placement((SIDE, SIDE, SLICES), SIDE).as_dict(),
     }  # fmt: skip
     (folder / "index.json").write_text(json.dumps({"cases": [entry]}))
     augment = light(SETTINGS.aug_hflip_prob, SETTINGS.aug_rotate_prob, SETTINGS.aug_brightness_prob)
