@@ -71,7 +71,7 @@ pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TA
 pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
 
-test: $(DEV_INSTALLED) ## the tests of every part, in a few minutes; what is skipped says why
+test: $(DEV_INSTALLED) ## the tests of every part, a quarter of an hour on two cores; what is skipped says why
 	@$(PYTEST)
 
 test-all: $(DEV_INSTALLED) ## all tests, the slow ones too, but those of test-kind, torture and relations
