@@ -5,10 +5,11 @@ The portrait is the head's box in 8 x 8 x 8 cells: their means, ranked, less wha
 scaling changes it; the ranks see through most of clipping, gamma and noise. Portraits are compared in all 48
 orientations (6 orders of the axes times 8 mirrorings): 2,000 scans take about two seconds on one core.
 
-Likeness is a correlation, 1 for the same scan. Measured on 200 demo scans, which share one anatomy, and on 5 real ones.
-Two different scans: at most 0.91 (demo, 19,900 pairs) and 0.81 (real; both of one protocol). A scan and its copy, re-oriented and one of scaled, clipped, padded, cropped, a tenth of its
-slices lost, smoothed, with 4 % noise, resampled by 0.5 to 2: at least 0.968. The limit lies between. A gamma of 0.6 to
-1.6 is seen through in 97 % of the copies; what is not is a gamma that makes a lesion outshine the whole head.
+Likeness is a correlation, 1 for the same scan. Measured on 200 demo scans, which share one anatomy, and on 5 real
+ones. Two different scans: at most 0.91 (demo, 19,900 pairs) and 0.81 (real; both of one protocol). A scan and its
+copy, re-oriented and one of scaled, clipped, padded, cropped, a tenth of its slices lost, smoothed, with 4 % noise,
+resampled by 0.5 to 2: at least 0.968. The limit lies between. A gamma of 0.6 to 1.6 is seen through in 97 % of the
+copies; what is not is a gamma that makes a lesion outshine the whole head.
 """
 
 import base64

@@ -6,10 +6,11 @@ Fluid is brightest: in the head without its border, smoothed, of what is alike o
 side counts for nothing) the upper tail is long, and longer than the lower one. Air is noise: the ADC there is the
 logarithm of noise over noise, as large as that of tissue and noisier.
 
-Measured on 5 real scans and 24 scans of an earlier demo, as tail, and tail over tail (the limits are 1.55 and 1.6); of
-today's demo no DWI is above 1.42 and 0.89, and all 24 ADC maps are told. DWI: at most 1.38 and 1.03; computed for b = 500 s/mm²: at most 1.45 and 1.26. ADC maps without air: at least 1.69 and 4.4. b0 images:
-1.49 to 3.1 and 1.3 to 3.0, of which 28 of 31 are told. Noise of the corners over that of the middle, and over its level
-(limits 1.5 and 0.2): DWI at most 0.86 and 0.06, ADC maps with air at least 2.8 and 0.63.
+Measured on 5 real scans and 24 scans of an earlier demo, as tail, and tail over tail (the limits are 1.55 and 1.6);
+of today's demo no DWI is above 1.42 and 0.89, and all 24 ADC maps are told. DWI: at most 1.38 and 1.03; computed for
+b = 500 s/mm²: at most 1.45 and 1.26. ADC maps without air: at least 1.69 and 4.4. b0 images: 1.49 to 3.1 and 1.3 to
+3.0, of which 28 of 31 are told. Noise of the corners over that of the middle, and over its level (limits 1.5 and
+0.2): DWI at most 0.86 and 0.06, ADC maps with air at least 2.8 and 0.63.
 """
 
 import numpy as np

@@ -39,9 +39,9 @@ def section() -> str:
     header = ["grid", "pixel, mm", "share of baseline's pixels", *kinds]
     return f"""The true mask is brought to the model's grid and home again: what a perfect model would score there, and
 which lesions no model could find. `demo` uses 96 pixels of 2 mm: they lose as many lesions as 96 over the whole plane
-at a higher Dice, and more would take the demo too long. `best` uses 192 of 1 mm, which lose none. No GPU was available: how `best`
-trains on this grid is not measured. By arithmetic it computes a quarter of the pixels of `baseline`, and keeps about a
-quarter of its activations in memory.
+at a higher Dice, and more would take the demo too long. `best` uses 192 of 1 mm, which lose none. No GPU was
+available: how `best` trains on this grid is not measured. By arithmetic it computes a quarter of the pixels of
+`baseline`, and keeps about a quarter of its activations in memory.
 
 {table(header, rows)}"""
 
