@@ -10,8 +10,8 @@ from pathlib import Path
 
 from components.core.step import StepError, about_the_disk, log_plainly, without_logins
 from pipelines.environment import settle_python
-from pipelines.sources import ROOT
-from pipelines.targets import ALL, KIND, LOCAL, PLACES, require_usable
+from pipelines.image_tags import ROOT
+from pipelines.target import ALL, KIND, LOCAL, PLACES, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
@@ -54,14 +54,14 @@ def _is_of_others(folder: Path) -> bool:
 
 
 def _run(a) -> int | None:
-    from pipelines.targets import target
+    from pipelines.target import target
 
     return target(a.target).run(**_what_to_run(a), state=STATE)
 
 
 def _experiments(a) -> int:
-    from pipelines.experiments.loop import experiments
-    from pipelines.targets import target
+    from pipelines.experiments.run_experiments import experiments
+    from pipelines.target import target
 
     data = _what_to_run(a)["data"]
     return experiments(a.presets.split(), a.seeds, a.preset, data, a.set, target(a.target), STATE)
@@ -198,25 +198,25 @@ def _serve(a) -> None:
 
 
 def _promote(a) -> None:
-    from pipelines.promotion import promote
+    from pipelines.models.promotion import promote
 
     promote(a.model, a.reason, STATE, a.target)
 
 
 def _rollback(a) -> None:
-    from pipelines.promotion import rollback
+    from pipelines.models.promotion import rollback
 
     rollback(a.reason, STATE, a.target)
 
 
 def _champion(a) -> int:
-    from pipelines.promotion import champion
+    from pipelines.models.promotion import champion
 
     return champion(STATE, a.target)
 
 
 def _lineage(a) -> int:
-    from pipelines.lineage import lineage
+    from pipelines.models.lineage import lineage
 
     return lineage(a.model, STATE, a.target)
 

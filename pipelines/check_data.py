@@ -8,17 +8,17 @@ import logging
 import tempfile
 from pathlib import Path
 
-from components.core.cases import LESION_PATIENTS_NEEDED, learnable
+from components.artifacts.cases import LESION_PATIENTS_NEEDED, learnable
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import Storage
-from components.core.volumes import BadVolume
 from components.ingest.discover import Found, discover
 from components.ingest.ingest import ABOUT, check, log_summary, require_enough
-from components.ingest.labels import Predictions
+from components.ingest.label_masks import Predictions
 from components.ingest.report import write_report
 from components.ingest.validate import validate
-from pipelines.targets import target
+from components.scans.volumes import BadVolume
+from pipelines.target import target
 from pipelines.upload import files_of, listed
 
 PAGE = "data-report.html"

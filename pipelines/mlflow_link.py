@@ -8,8 +8,8 @@ from pathlib import Path
 
 import requests
 
-from components.core.tracking import TOKEN
-from pipelines.targets import CLUSTER, LOCAL, as_argument, target
+from components.registry.tracking import TOKEN
+from pipelines.target import CLUSTER, LOCAL, as_argument, target
 
 ANSWER_SECONDS = 10
 

@@ -8,7 +8,7 @@ import yaml
 
 from components.core.settings import MOST_SHOWN, Settings, checked
 from components.core.step import StepError
-from components.core.words import shown
+from components.core.text import shown
 
 FOLDER = Path(__file__).parent / "presets"
 MOST_BYTES = 2**14

@@ -14,22 +14,22 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from components.artifacts.synthetic import DESCRIPTION
 from components.core.machine import cpus
-from components.core.mark import DIGEST, FIRST_COLUMNS, TABLE
 from components.core.step import StepError, progress
 from components.core.storage import file_sha256
-from components.core.synthetic import DESCRIPTION
-from components.core.volumes import BadVolume
-from components.core.words import PSEUDONYM, composed, look
+from components.core.text import PSEUDONYM, composed, look
 from components.ingest import participants
 from components.ingest.discover import discover
-from components.ingest.found import Found
+from components.ingest.file_names import FLAT, SCAN_ENDING, SESSION, SLICE, contradiction, session_in_name
+from components.ingest.found_files import Found
 from components.ingest.ingest import is_synthetic_set
-from components.ingest.labels import Predictions, name_of
-from components.ingest.names import FLAT, SCAN_ENDING, SESSION, SLICE, contradiction, session_in_name
-from pipelines import bare
-from pipelines.files import read_json, write_bytes, write_json
-from pipelines.locks import lock
+from components.ingest.label_masks import Predictions, name_of
+from components.scans.prediction_mark import DIGEST, FIRST_COLUMNS, TABLE
+from components.scans.volumes import BadVolume
+from pipelines import strip_header
+from pipelines.atomic_write import read_json, write_bytes, write_json
+from pipelines.file_lock import lock
 from pipelines.upload import files_of
 
 VARIABLE, SHORTEST, FEWEST_KINDS = "PSEUDONYM_KEY", 32, 10
@@ -208,7 +208,7 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     }
     left_out = sorted(renamed.keys() - targets.values())
     before = read_json(map_path, {"patients": {}, "made": {}})
-    made_by = file_sha256(Path(bare.__file__))
+    made_by = file_sha256(Path(strip_header.__file__))
     stamps = {new: [*files[old], made_by] for new, old in targets.items()}
     made = {new: stamp for new, stamp in before["made"].items() if stamps.get(new) == stamp and (copy / new).exists()}
 
@@ -258,7 +258,7 @@ def _scans(files: dict) -> tuple[Found, list[str]]:
 def _bare(path: Path, new: str, map_path: Path) -> bytes:
     """What is sent of a file: nothing of one that is no scan, which ingest then refuses under its other name."""
     try:
-        return bare.bare(path)
+        return strip_header.bare(path)
     except BadVolume as reason:
         logging.warning("%s goes as an empty file, to be refused: %s", new, reason)
         return b""

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from components.core.headline import in_words, not_better
-from components.core.tracking import TRAINING_VIEW
-from pipelines.files import write_json
+from components.artifacts.headline import in_words, not_better
+from components.registry.tracking import TRAINING_VIEW
+from pipelines.atomic_write import write_json
 
 SHOWN = (
     ("test_lesion_dice", "Dice with a lesion", "{:.3f}"),

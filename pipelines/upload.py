@@ -11,9 +11,9 @@ from pathlib import Path
 
 from components.core.step import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
-from components.core.words import shown
-from components.ingest.names import unfit
-from pipelines.files import identity, read_json, write_json
+from components.core.text import shown
+from components.ingest.file_names import unfit
+from pipelines.atomic_write import identity, read_json, write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
 ALLOW_DELETE = "UPLOAD_DELETE"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.core.step import StepError
 
-TRAINING = ("core", "unet", "ingest", "preprocess", "train")
+TRAINING = ("core", "scans", "artifacts", "model", "ingest", "preprocess", "train")
 """Folders whose code decides a training's weights."""
 CGROUP = Path("/sys/fs/cgroup")
 

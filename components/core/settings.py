@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from components.core.step import StepError
-from components.core.words import shown
+from components.core.text import shown
 
 MOST_SHOWN = 80
 

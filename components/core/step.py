@@ -15,7 +15,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from components.core.words import can_be_shown
+from components.core.text import can_be_shown
 
 ERROR_MARK = "ERROR"
 NO_MEMORY = "it does not fit into memory"

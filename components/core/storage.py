@@ -23,8 +23,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ProfileNotFound, ReadTimeoutError
 
 from components.core import etag
-from components.core.listener import guard
 from components.core.loopback import is_here
+from components.core.port_owner import guard
 from components.core.step import StepError, progress, without_logins
 from components.core.storage_faults import (
     ALTERED,

@@ -4,7 +4,7 @@ import numpy as np
 
 from components.core.intervals import FEWEST
 from components.evaluate.metrics import patient_means
-from components.unet.calibration import expected_calibration_error
+from components.model.calibration import expected_calibration_error
 
 ROUNDING_ML = 1e-6
 """What cubes of cube roots may be off: far less than a voxel."""

@@ -24,7 +24,7 @@ def evaluate(
     import json
     from pathlib import Path
 
-    from components.core.cases import REPORT
+    from components.artifacts.cases import REPORT
     from components.core.step import step
     from components.evaluate.evaluate import evaluate as run
 

@@ -8,11 +8,24 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from components.core.handover import authenticate
-from components.core.headline import against_rule, in_words
-from components.core.inventory import inventory
+from components.artifacts.headline import against_rule, in_words
 from components.core.step import progress
-from components.core.tracking import (
+from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
+from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
+from components.evaluate.champion_comparison import against_champion
+from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.evaluate.report import Pictures, write_page
+from components.evaluate.subgroups import lesion_free, strata
+from components.evaluate.threshold_rule_score import measure_rule, yardstick
+from components.model.calibration import COUNTED, calibrated, reliability
+from components.model.device import device, named
+from components.model.grid import CHANNELS
+from components.model.inference import load_model, predict_volume
+from components.model.lesions import lesion_mask
+from components.model.uncertainty import findings
+from components.registry.evaluation_signature import authenticate
+from components.registry.scan_digests import inventory
+from components.registry.tracking import (
     Run,
     evaluation_digest,
     record_comparison,
@@ -21,21 +34,8 @@ from components.core.tracking import (
     record_page,
     record_training,
 )
-from components.core.volumes import read, write
-from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
-from components.evaluate.champion import against_champion
-from components.evaluate.figures import choose_samples, draw_failure, draw_sample
-from components.evaluate.metrics import case_metrics, slice_dices, summary
-from components.evaluate.report import Pictures, write_page
-from components.evaluate.strata import lesion_free, strata
-from components.evaluate.yardstick import measure_rule, yardstick
-from components.unet.calibration import COUNTED, calibrated, reliability
-from components.unet.device import device, named
-from components.unet.findings import findings
-from components.unet.grid import CHANNELS
-from components.unet.head import find_head
-from components.unet.inference import load_model, predict_volume
-from components.unet.lesions import lesion_mask
+from components.scans.head import find_head
+from components.scans.volumes import read, write
 
 FAILURES_DRAWN = 12
 

@@ -2,7 +2,7 @@
 
 import io
 
-from components.core.drawing import plt
+from components.core.pyplot import plt
 
 BEFORE, AFTER, LINE = "#8aa4c8", "#c2410c", "#64748b"
 SIZE = (6, 4.4)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import cv2
 
-from components.core.headline import against_rule, in_words, not_better
+from components.artifacts.headline import against_rule, in_words, not_better
+from components.core.html_page import embedded, render
 from components.core.intervals import FEWEST
-from components.core.page import embedded, render
 from components.evaluate.agreement import failed, volume_pairs
 from components.evaluate.plots import draw_agreement, draw_reliability
-from components.unet.calibration import COUNTED
-from components.unet.rule import FACTOR, SMALLEST_ML, SMOOTHING_MM
+from components.model.calibration import COUNTED
+from components.model.threshold_rule import FACTOR, SMALLEST_ML, SMOOTHING_MM
 
 PAGE_LIMIT = 950_000
 MOST_ROWS, MOST_FAILURES = 500, 50

@@ -26,7 +26,7 @@ def fingerprint(
         carry_split: Whether to carry on at all.
         run_name: What Kubeflow calls this run, for MLflow; empty where its id is its name.
     """
-    from components.core.pipeline_run import write_name
+    from components.core.run_name import write_name
     from components.core.step import step
     from components.fingerprint.fingerprint import fingerprint as run
     from components.fingerprint.fingerprint import lineage

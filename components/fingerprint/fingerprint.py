@@ -2,12 +2,12 @@
 
 import logging
 
-from components.core import known
-from components.core.ledger import Ledger
-from components.core.pairing import require_pair
+from components.artifacts.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
 from components.core.step import StepError
 from components.core.storage import Storage, digest_of
-from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
+from components.registry import split_history
+from components.registry.ledger import Ledger
+from components.registry.ledger_pairing import require_pair
 
 
 def fingerprint(data_uri: str) -> str:
@@ -35,7 +35,9 @@ def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float]
             ledger do not belong together: better known now than after the training.
     """
     synthetic = _is_synthetic_set(Storage(data_uri))
-    before = known.to_carry_on_from(data_uri, data_version, known.settings(ratios, seed, inputs), synthetic)
+    before = split_history.to_carry_on_from(
+        data_uri, data_version, split_history.settings(ratios, seed, inputs), synthetic
+    )
     require_pair(Ledger())
     return before
 

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterable
 
-from components.core.words import composed, look
-from components.ingest.found import Case, Found, candidate, in_predictions
-from components.ingest.names import (
+from components.core.text import composed, look
+from components.ingest.file_names import (
     BIDS_B0,
     BIDS_DWI,
     BIDS_MASK,
@@ -16,6 +15,7 @@ from components.ingest.names import (
     look_alike,
     session_in_name,
 )
+from components.ingest.found_files import Case, Found, candidate, in_predictions
 
 
 def bids(keys: list[str], homes: set[str]) -> Found:

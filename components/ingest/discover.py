@@ -4,11 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from components.core.step import StepError
-from components.core.words import look, shown
+from components.core.text import look, shown
 from components.ingest.bids import bids
-from components.ingest.flat import flat
-from components.ingest.found import Found, homes, in_predictions, is_table
-from components.ingest.names import (
+from components.ingest.file_names import (
     BIDS_DWI,
     DERIVED,
     FLAT,
@@ -19,6 +17,8 @@ from components.ingest.names import (
     look_alike,
     unfit,
 )
+from components.ingest.flat import flat
+from components.ingest.found_files import Found, homes, in_predictions, is_table
 
 EXPECTED = (
     "Expected either images/NAME.nii.gz (or .npy) with masks/NAME of the same name, "

@@ -2,9 +2,8 @@
 
 from collections import defaultdict
 
-from components.core.words import composed, look, shown
-from components.ingest.found import Case, Found, candidate, in_predictions
-from components.ingest.names import (
+from components.core.text import composed, look, shown
+from components.ingest.file_names import (
     FLAT,
     MOST_SLICE_NUMBER,
     SLICE,
@@ -12,6 +11,7 @@ from components.ingest.names import (
     look_alike,
     patient_and_session,
 )
+from components.ingest.found_files import Case, Found, candidate, in_predictions
 
 Files = dict[str, dict[str, list[str]]]
 """Name of a file, its extension aside, to its keys in images, in masks, and among predictions."""

@@ -6,19 +6,19 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.core.cases import LESION_PATIENTS_NEEDED, REPORT
+from components.artifacts.cases import LESION_PATIENTS_NEEDED, REPORT
+from components.artifacts.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
 from components.core.machine import cpus
 from components.core.settings import checked
 from components.core.step import StepError, progress
 from components.core.storage import Storage, digest_of, scratch
-from components.core.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
-from components.core.volumes import BadVolume
 from components.ingest import participants
 from components.ingest.discover import discover
-from components.ingest.found import Case, Found
-from components.ingest.labels import Predictions
+from components.ingest.found_files import Case, Found
+from components.ingest.label_masks import Predictions
 from components.ingest.report import lesion_words, write_report
 from components.ingest.validate import Record, validate
+from components.scans.volumes import BadVolume
 
 ABOUT = {DESCRIPTION, participants.FILE}
 """What is read besides the scans."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.core.words import look
+from components.core.text import look
 
 FILE = "participants.tsv"
 SITE = ("site", "center", "centre", "institution")

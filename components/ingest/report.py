@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from components.core.page import render, thumbnail
+from components.core.html_page import render, thumbnail
 
 MOST_THUMBNAILS, MOST_ROWS = 60, 1000
 LESION = (255, 90, 60)

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.adc import KEPT, from_b0, in_kept_unit
-from components.core.b_value import b_value
-from components.core.likeness import portrait
 from components.core.storage import file_sha256, local_path
-from components.core.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
-from components.ingest.found import Case
-from components.ingest.labels import NO_PREDICTIONS, Predictions, labelled
-from components.unet.head import Head, find_head
-from components.unet.modality import require_dwi
-from components.unet.symmetry import left_right_axis
+from components.ingest.found_files import Case
+from components.ingest.label_masks import NO_PREDICTIONS, Predictions, labelled
+from components.scans.adc import KEPT, from_b0, in_kept_unit
+from components.scans.b_value import b_value
+from components.scans.head import Head, find_head
+from components.scans.left_right import left_right_axis
+from components.scans.modality import require_dwi
+from components.scans.near_duplicates import portrait
+from components.scans.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
 
 BINARY_TOLERANCE = 1e-3
 MOST_LESION = 0.5

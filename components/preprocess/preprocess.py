@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap, write_array_header_1_0
 
-from components.core.cases import learnable
+from components.artifacts.cases import learnable
 from components.core.machine import cpus
 from components.core.settings import checked
 from components.core.step import progress
-from components.core.volumes import read
-from components.unet.bias import without_bias
-from components.unet.grid import CHANNELS, neighbours
-from components.unet.placement import adc_slices, head_for, image_slices, place, voxel_ml
+from components.model.grid import CHANNELS, neighbours
+from components.model.placement import adc_slices, head_for, image_slices, place, voxel_ml
+from components.scans.n4 import without_bias
+from components.scans.volumes import read
 
 
 def preprocess(

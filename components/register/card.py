@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError
 
 from components.core.step import StepError
-from components.register.strict import Strict, read
+from components.core.yaml_models import Strict, read
 
 STATEMENT = Path(__file__).with_name("card.yaml")
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]

@@ -6,11 +6,9 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from components.core.headline import LOOKED_AT
-from components.core.inventory import SUBSETS
+from components.artifacts.headline import LOOKED_AT
 from components.core.settings import Settings
 from components.core.storage import file_sha256
-from components.core.tracking import MODEL_NAME, evaluation_digest
 from components.register.card import (
     Calibration,
     Card,
@@ -24,6 +22,8 @@ from components.register.card import (
     checked,
 )  # fmt: skip
 from components.register.card_text import METRICS
+from components.registry.scan_digests import SUBSETS
+from components.registry.tracking import MODEL_NAME, evaluation_digest
 
 WORST = 5
 FEW, TOO_FEW = 30, 10

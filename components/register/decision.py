@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 
-from components.core import tracking
-from components.core.entry import Entry, about
-from components.core.ledger import (
+from components.artifacts.synthetic import is_synthetic
+from components.register.policy import Policy, Verdict, judge_floors, verdict
+from components.registry import tracking
+from components.registry.ledger import (
     BY_PERSON,
     BY_POLICY,
     FIRST,
@@ -17,10 +18,9 @@ from components.core.ledger import (
     champions,
     enact,
 )
-from components.core.pairing import pair
-from components.core.synthetic import is_synthetic
-from components.core.tracking import MODEL_NAME
-from components.register.policy import Policy, Verdict, judge_floors, verdict
+from components.registry.ledger_entry import Entry, about
+from components.registry.ledger_pairing import pair
+from components.registry.tracking import MODEL_NAME
 
 ALONE, UNCOMPARED = "it learnt from synthetic scans alone", "the first champion, without a comparison"
 

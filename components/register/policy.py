@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from components.core.intervals import paired_interval
-from components.register.strict import Strict, read
+from components.core.yaml_models import Strict, read
 
 POLICY = Path(__file__).with_name("policy.yaml")
 MEASURES = {

@@ -12,15 +12,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.core.handover import require_authentic
-from components.core.headline import sentence
-from components.core.ledger import Ledger
+from components.artifacts.headline import sentence
 from components.core.machine import sources_digest
-from components.core.model_digest import altered_file, model_digest
-from components.core.pairing import require_pair
 from components.core.step import StepError
 from components.core.storage import file_sha256
-from components.core.tracking import (
+from components.register import card_text
+from components.register.card import Card
+from components.register.card import load as load_statement
+from components.register.card_facts import make_card
+from components.register.decision import decide
+from components.register.policy import load as load_policy
+from components.registry.evaluation_signature import require_authentic
+from components.registry.ledger import Ledger
+from components.registry.ledger_pairing import require_pair
+from components.registry.model_digest import altered_file, model_digest
+from components.registry.tracking import (
     MODEL_NAME,
     MOST_PIPELINE_RUNS,
     PIPELINE_RUNS,
@@ -34,16 +40,10 @@ from components.core.tracking import (
     record_training,
     waiting_for,
 )
-from components.core.volumes import nifti_bytes
-from components.register import card_text
-from components.register.card import Card
-from components.register.card import load as load_statement
-from components.register.card_facts import make_card
-from components.register.decision import decide
-from components.register.policy import load as load_policy
+from components.scans.volumes import nifti_bytes
 
 COMPONENTS = Path(__file__).parents[1]
-PACKED = ("core", "unet", "register")
+PACKED = ("core", "scans", "artifacts", "model", "registry", "register")
 """Packages whose code a version carries."""
 CARD = "model_card"
 """The run's folder of it: model_card.md and model_card.json."""
@@ -206,7 +206,7 @@ def _log(run: Run, model: Path):
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
-    from components.register.model import COLUMNS
+    from components.model.mlflow_model import COLUMNS
 
     example = _example(json.loads((model / "model.json").read_text())["inputs"])
     signature = ModelSignature(
@@ -227,7 +227,7 @@ def _log(run: Run, model: Path):
         with mlflow.start_run(run.id):
             return mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(COMPONENTS / "register" / "model.py"),
+                python_model=str(COMPONENTS / "model" / "mlflow_model.py"),
                 artifacts={"weights": str(weights)},
                 code_paths=[str(code)],
                 signature=signature,

@@ -2,8 +2,8 @@
 
 import logging
 
-from components.core.likeness import SIDE, alike
 from components.core.step import StepError
+from components.scans.near_duplicates import SIDE, alike
 
 MOST_NAMED = 5
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core import known
-from components.core.cases import learnable
+from components.artifacts.cases import learnable
 from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Storage
-from components.split.carry import extended, known_subsets, without_plain_names
+from components.registry import split_history
+from components.split.extend_split import extended, known_subsets, without_plain_names
 from components.split.look_alikes import look_alikes
-from components.split.table import in_words, write_table
+from components.split.split_page import in_words, write_table
 
 SUBSETS = ("train", "val", "test")
 
@@ -44,7 +44,7 @@ def split(
     address = Storage(found["data_uri"]).uri
     labelled = learnable(cases, inputs)
     groups = linked_patients(labelled)
-    earlier = known.find(lineage) if lineage else None
+    earlier = split_history.find(lineage) if lineage else None
     before = without_plain_names(earlier.lineage, {c["patient"] for c in labelled}) if earlier else None
     if earlier and before != earlier.lineage:
         logging.warning(
@@ -61,7 +61,7 @@ def split(
     drawn = {
         "data_uri": address,
         "data_version": found["data_version"],
-        "settings": known.settings(ratios, seed, inputs),
+        "settings": split_history.settings(ratios, seed, inputs),
         "lineage": lineage,
     }
     facts = {
@@ -79,8 +79,8 @@ def split(
         "carried_from": earlier and {"version": earlier.version, "lineage": lineage, "stay": sum(map(len, stay))},
         "lineage": extended(before, labelled, assignment, address, drawn),
     }
-    facts["digest"] = known.split_digest(patients)
-    facts["lineage_digest"] = known.lineage_digest(facts["lineage"])
+    facts["digest"] = split_history.split_digest(patients)
+    facts["lineage_digest"] = split_history.lineage_digest(facts["lineage"])
     out.write_text(json.dumps(facts, indent=1))
     write_table(facts, found["synthetic"], page)
     for group in facts["linked"]:
@@ -144,7 +144,7 @@ def assign(
     if empty := [s for s in SUBSETS if not having[s]]:
         raise StepError(
             f"no patient with a lesion is left for {' and '.join(empty)}: of {n}, those known from earlier runs stay "
-            f"in the subsets they have there. Add labelled scans of new patients. {known.ANEW}"
+            f"in the subsets they have there. Add labelled scans of new patients. {split_history.ANEW}"
         )
     free_test = max(0, min(round(len(groups) * ratios[2]) - having["test"], len(lesion_free)))
     free_val = max(0, min(round(len(groups) * ratios[1]) - having["val"], len(lesion_free) - free_test))

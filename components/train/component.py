@@ -69,7 +69,7 @@ def train(
     """
     from pathlib import Path
 
-    from components.core.cases import REPORT
+    from components.artifacts.cases import REPORT
     from components.core.settings import checked
     from components.core.step import step
     from components.train.launch import launch

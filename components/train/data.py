@@ -12,9 +12,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from components.core.step import StepError
-from components.train import workers
+from components.model.placement import Placement
+from components.train import data_workers
 from components.train.augment import Augmentation
-from components.unet.placement import Placement
 
 MOST_WORKERS = 8
 
@@ -174,16 +174,16 @@ def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, c
     """Batches (B, H, W, 3) and (B, H, W); worker processes where the CPU does not train as well."""
     on_gpu = device.type == "cuda"
     batch_bytes = batches.batch_size * dataset.side**2 * (4 * dataset.channels + 1)
-    number = workers.with_room(min(MOST_WORKERS, cpus - 1), batch_bytes) if on_gpu else 0
+    number = data_workers.with_room(min(MOST_WORKERS, cpus - 1), batch_bytes) if on_gpu else 0
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=number,
         persistent_workers=number > 0,
         pin_memory=on_gpu,
-        prefetch_factor=workers.PREFETCHED if number else None,
-        timeout=workers.LOOK_AFTER if number else 0,
-        worker_init_fn=workers.begin,
+        prefetch_factor=data_workers.PREFETCHED if number else None,
+        timeout=data_workers.LOOK_AFTER if number else 0,
+        worker_init_fn=data_workers.begin,
         # Of a fork that ends torch tells at once; of another process only after `timeout`. From Python 3.14 on the
         # default is another.
         multiprocessing_context="fork" if number else None,

@@ -14,9 +14,9 @@ import torch
 from components.core.machine import cpus
 from components.core.settings import Settings
 from components.core.step import ERROR_MARK, StepError, ended_by_sigterm
-from components.train import worker
+from components.train import torchrun_worker
+from components.train.data_workers import AGAIN
 from components.train.train import train
-from components.train.workers import AGAIN
 
 MARK = f"{ERROR_MARK} train: "
 PEER_IS_GONE = re.compile(r"unexpected Dist\w+Error|closed by peer|reset by peer|Broken pipe")
@@ -60,7 +60,7 @@ def torchrun(processes: int, paths: list[Path], settings: Settings, rendezvous=(
     environment = {"OMP_NUM_THREADS": str(max(1, cpus() // processes)), **os.environ}
     with ended_by_sigterm(), _ended(
         subprocess.Popen(
-            [*command, "-m", worker.__name__, worker.arguments(paths, settings)],
+            [*command, "-m", torchrun_worker.__name__, torchrun_worker.arguments(paths, settings)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment,
         )
     ) as started:  # fmt: skip

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 
 from components.core.settings import Settings
+from components.model.deep_supervision import DeeplySupervised, loss_over_levels
+from components.model.inference import autocast
+from components.model.losses import LOSSES
+from components.model.network import AttentionUNet
 from components.train import ranks
+from components.train.autotune import MEMORY_FORMATS
 from components.train.ema import Ema
-from components.train.prior import start_at_prior
-from components.train.schedule import Schedule
-from components.train.speed import MEMORY_FORMATS
-from components.unet.inference import autocast
-from components.unet.losses import LOSSES
-from components.unet.network import AttentionUNet
-from components.unet.supervision import DeeplySupervised, loss_over_levels
+from components.train.initial_output import start_at_prior
+from components.train.lr_schedule import Schedule
 
 
 class Learner:

@@ -14,8 +14,8 @@ import time
 from components.core.settings import Settings, checked
 from components.core.step import StepError, step
 from components.core.storage import scratch
-from components.train.exchange import Exchange
 from components.train.launch import MARK, torchrun
+from components.train.node_storage import Exchange
 
 NODES_MEET_WITHIN = 2 * 3600
 """Seconds that the first node waits for the last: one may have to be bought first, and pull a large image."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from components.core.settings import Settings
 from components.core.step import StepError, ended_by_sigterm
 from components.train import node
-from components.train.exchange import Exchange
+from components.train.node_storage import Exchange
 from components.train.trainjob import API_VERSION, GROUP, RUNTIME, TrainJob
 
 PASSED_ON = ("KFP_RUN_ID", "KFP_HOST", "MLFLOW_RUN_ID")

@@ -21,19 +21,19 @@ from components.core.machine import TRAINING, asked_gpus, cpus, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import file_sha256
-from components.core.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
-from components.train import ranks, workers
+from components.model.device import device, in_words, named, unused_gpu
+from components.model.grid import CHANNELS
+from components.registry.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
+from components.train import data_workers, ranks
 from components.train.augment import augmentation
+from components.train.autotune import choose
+from components.train.calibrate import learn_trust
 from components.train.checkpoints import Checkpoints
-from components.train.curve import draw_curve, write_page
 from components.train.data import EpochBatches, StackDataset, loader, read_index
 from components.train.learner import Learner
 from components.train.preemption import Preempted, between_items
-from components.train.score import SMOOTHED_EPOCHS, Score, choose_cut, dice, patient_mean, validate
-from components.train.speed import choose
-from components.train.trust import learn_trust
-from components.unet.device import device, in_words, named, unused_gpu
-from components.unet.grid import CHANNELS
+from components.train.training_curve import draw_curve, write_page
+from components.train.validation import SMOOTHED_EPOCHS, Score, choose_cut, dice, patient_mean, validate
 
 GRID = ("image_size", "pixel_mm", "normalization", "n4_bias_correction", "inputs")
 """What preprocess did, and a prediction has to do again."""
@@ -134,13 +134,13 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
     if not state and ranks.first():
         keep()  # what was measured to be fastest holds for this training, even if it is killed in its first epoch
     try:
-        with workers.at_work(), between_items() as watched:
+        with data_workers.at_work(), between_items() as watched:
             for epoch in range(len(history) + 1, settings.epochs + 1):
                 if epoch - best["epoch"] > settings.early_stop_patience and history:
                     logging.info("no better validation score for %d epochs: stopping", settings.early_stop_patience)
                     break
                 batches.epoch, batches.done, start = epoch, len(losses), time.perf_counter() - seconds
-                train_loss, train_dice = _epoch(learner, watched(workers.read(data)), epoch, losses, counts)
+                train_loss, train_dice = _epoch(learner, watched(data_workers.read(data)), epoch, losses, counts)
                 train_seconds = time.perf_counter() - start
                 share = watched(validation[ranks.rank() :: ranks.count()])
                 scores = ranks.of_all(validate(learner.kept, share, settings.loss, precision))

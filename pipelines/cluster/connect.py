@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from urllib.parse import urlsplit
 
-from components.core import listener
+from components.core import port_owner
 from components.core.loopback import around_proxy
 from components.core.step import StepError
 from pipelines.cluster.login import use_login
@@ -143,7 +143,7 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
         if kind:
             for url in (kfp_host, mlflow_uri):
                 if port := urlsplit(url).port:
-                    listener.refuse_strangers(port)
+                    port_owner.refuse_strangers(port)
         os.environ.update(around_proxy())
         yield connection
 
@@ -164,7 +164,7 @@ class PortForward:
 
     def __enter__(self) -> "PortForward":
         self.errors = tempfile.TemporaryFile()
-        listener.guard()
+        port_owner.guard()
         self._start()
         try:
             self._wait()
@@ -178,7 +178,7 @@ class PortForward:
         self.closing.set()
         self.process.terminate()
         self.process.wait()
-        listener.disown(self.local)
+        port_owner.disown(self.local)
 
     def _start(self) -> None:
         """In a session of its own, so that Ctrl-C leaves it to us."""
@@ -190,7 +190,7 @@ class PortForward:
                 f"kubectl is not there, and {self.name} is reached through it. "
                 "Install it (https://kubernetes.io/docs/tasks/tools/), or give KFP_HOST and MLFLOW_TRACKING_URI."
             ) from None
-        listener.own(self.local, self.process.pid)
+        port_owner.own(self.local, self.process.pid)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -204,7 +204,7 @@ class PortForward:
 
     def _listens(self) -> bool:
         try:
-            return listener.is_served_by(self.process.pid, self.local)
+            return port_owner.is_served_by(self.process.pid, self.local)
         except StepError as error:
             raise StepError(f"{self.name} cannot be reached: {error}. End that program, then run again.") from error
 

@@ -19,15 +19,15 @@ from pathlib import Path
 import yaml
 
 from components.core.step import StepError
-from components.core.tracking import TRAINING_VIEW
-from pipelines.cluster import prerequisites, retries
-from pipelines.cluster.command import quiet, shown, succeeds
+from components.registry.tracking import TRAINING_VIEW
+from pipelines.cluster import argo_retries, prerequisites
 from pipelines.cluster.connect import NO_LOGIN
+from pipelines.cluster.free_resources import room_for_steps
 from pipelines.cluster.kubernetes import sources_tag
+from pipelines.cluster.programs import quiet, shown, succeeds
 from pipelines.cluster.ready import wait_until_ready
-from pipelines.cluster.room import room_for_steps
+from pipelines.image_tags import ROOT
 from pipelines.local.services import HOST, is_free
-from pipelines.sources import ROOT
 
 NAME, CONTEXT, NODE = "dwi-stroke", "kind-dwi-stroke", "dwi-stroke-control-plane"
 CLUSTER = ROOT / "manifests" / "kind" / "cluster.yaml"
@@ -200,9 +200,9 @@ def _patch_kubeflow_pipelines() -> None:
 
 def _retries() -> None:
     """Have Argo try failed steps again; its controller takes it up for the next run, without a restart."""
-    of, what = ("-n", "kubeflow"), ("configmap", retries.CONFIG_MAP)
+    of, what = ("-n", "kubeflow"), ("configmap", argo_retries.CONFIG_MAP)
     data = json.loads(quiet(*_kubectl(*of, "get", *what, "-o", "json"))).get("data") or {}
-    if (wanted := data | retries.mended(data)) != data:
+    if (wanted := data | argo_retries.mended(data)) != data:
         quiet(*_kubectl(*of, "patch", *what, "--type", "merge", "--patch", json.dumps({"data": wanted})))
         _say("failed steps are tried again")
 

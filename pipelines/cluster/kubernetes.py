@@ -10,9 +10,9 @@ from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
-from components.core.tracking import TOKEN
+from components.registry.tracking import TOKEN
+from pipelines.image_tags import ROOT
 from pipelines.pipeline import STEPS, compile_to
-from pipelines.sources import ROOT
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")

@@ -4,7 +4,7 @@ import base64
 import os
 
 from components.core.step import StepError
-from components.core.tracking import TOKEN
+from components.registry.tracking import TOKEN
 from pipelines.cluster.kubernetes import MLFLOW_SECRET
 from pipelines.cluster.run_pods import TIMEOUT_SECONDS
 

@@ -9,15 +9,15 @@ from kubernetes.client import CoreV1Api, V1Pod
 from kubernetes.client.rest import ApiException
 
 from components.core.step import StepError
+from pipelines.atomic_write import read_json
 from pipelines.cluster.api import Api
+from pipelines.cluster.archived_logs import kept_logs
 from pipelines.cluster.connect import TARGETS, Connection, connect
-from pipelines.cluster.kept_logs import kept_logs
-from pipelines.cluster.own_lines import own_lines
-from pipelines.cluster.pods import trouble
+from pipelines.cluster.pod_diagnosis import trouble
 from pipelines.cluster.run_pods import is_driver, pods_of, step_of
+from pipelines.cluster.step_log_lines import own_lines
 from pipelines.cluster.steps import OVER
-from pipelines.files import read_json
-from pipelines.local.run import STEP_MARK, is_running
+from pipelines.local.kfp_local import STEP_MARK, is_running
 from pipelines.pipeline import STEPS
 
 POLL_SECONDS, QUIET_SECONDS = 2, 600

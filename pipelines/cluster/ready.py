@@ -10,7 +10,7 @@ from kubernetes import client, config
 from kubernetes.client.rest import ApiException
 
 from components.core.step import StepError
-from pipelines.cluster import pods
+from pipelines.cluster import pod_diagnosis
 
 PAUSE_SECONDS = 5
 LIMIT_SECONDS = 90 * 60  # the images are several GB, and lines are slow
@@ -30,7 +30,7 @@ class Workload:
 
     @property
     def trouble(self) -> str | None:
-        return next(filter(None, map(pods.trouble, self.pods)), None)
+        return next(filter(None, map(pod_diagnosis.trouble, self.pods)), None)
 
 
 class Cluster:
@@ -60,13 +60,13 @@ class Cluster:
         """Why it is not ready: the trouble, the newest events, the end of the log."""
         lines = [f"  {workload.name}: {workload.trouble or 'no pod of it is ready'}"]
         for pod in workload.pods[:1]:
-            lines += [f"      {line}" for line in pods.events(self.core, pod)[-3:]]
-            if log := pods.log_end(self.core, pod, LOG_LINES):
+            lines += [f"      {line}" for line in pod_diagnosis.events(self.core, pod)[-3:]]
+            if log := pod_diagnosis.log_end(self.core, pod, LOG_LINES):
                 lines += ["    its log ends:", *(f"      {line}" for line in log)]
         return lines
 
     def newest_event(self, workload: Workload) -> str:
-        found = pods.events(self.core, workload.pods[0]) if workload.pods else []
+        found = pod_diagnosis.events(self.core, workload.pods[0]) if workload.pods else []
         return found[-1].split(" ", 2)[-1] if found else "no pod of it is there yet"
 
 
@@ -128,4 +128,4 @@ def _unready(found, there: list[client.V1Pod]) -> tuple[client.V1Pod, ...]:
     own = [p for p in there if wanted <= (p.metadata.labels or {}).items() and p.status.phase != "Succeeded"]
     own = [p for p in own if not any(c.type == "Ready" and c.status == "True" for c in p.status.conditions or [])]
     own.sort(key=lambda p: str(p.metadata.creation_timestamp), reverse=True)
-    return tuple(sorted(own, key=lambda p: not pods.trouble(p)))
+    return tuple(sorted(own, key=lambda p: not pod_diagnosis.trouble(p)))

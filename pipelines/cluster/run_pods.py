@@ -5,8 +5,8 @@ import re
 from kubernetes.client import CoreV1Api, V1Pod
 
 from components.core.step import ERROR_MARK
-from pipelines.cluster import pods
-from pipelines.cluster.own_lines import own_lines
+from pipelines.cluster import pod_diagnosis
+from pipelines.cluster.step_log_lines import own_lines
 from pipelines.pipeline import STEPS
 
 LAST_LINES = 30
@@ -47,7 +47,7 @@ def error_lines(step: str, log: list[str]) -> list[str]:
 
 def own_end(core: CoreV1Api, pod: V1Pod) -> list[str]:
     """The last of the step's own lines; of a driver, which is KFP's alone, its last lines."""
-    log = pods.log_end(core, pod, READ_LINES)
+    log = pod_diagnosis.log_end(core, pod, READ_LINES)
     return (log if is_driver(pod) else list(own_lines(log)))[-LAST_LINES:]
 
 
@@ -55,7 +55,7 @@ def reason(core: CoreV1Api, pod: V1Pod) -> str:
     """Why a pod failed, in a line: the step's own words, else the cluster's."""
     step = step_of(pod) or ""
     said = error_lines(step, own_end(core, pod))
-    return said[0].removeprefix(f"{step}: ") if said else pods.trouble(pod) or "it does not say why"
+    return said[0].removeprefix(f"{step}: ") if said else pod_diagnosis.trouble(pod) or "it does not say why"
 
 
 def report(core: CoreV1Api, pod: V1Pod) -> tuple[list[str], list[str]]:
@@ -64,6 +64,8 @@ def report(core: CoreV1Api, pod: V1Pod) -> tuple[list[str], list[str]]:
     log = own_end(core, pod)
     error = error_lines(step, log)
     shown = [line for line in log if not error or not line.startswith(f"{ERROR_MARK} {step}: ")]
-    told = pods.events(core, pod, warnings_only=pods.has_started(pod))
+    told = pod_diagnosis.events(core, pod, warnings_only=pod_diagnosis.has_started(pod))
     events = [f"events of pod {pod.metadata.name}:", *(f"  {line}" for line in told)]
-    return [*shown, *(events if len(events) > 1 else [])], error or [f"{step}: {pods.trouble(pod) or 'failed'}"]
+    return [*shown, *(events if len(events) > 1 else [])], error or [
+        f"{step}: {pod_diagnosis.trouble(pod) or 'failed'}"
+    ]

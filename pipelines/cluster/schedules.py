@@ -7,13 +7,13 @@ from pathlib import Path
 
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.core.tracking import EXPERIMENT
-from pipelines.cluster import retries
+from components.registry.tracking import EXPERIMENT
+from pipelines.cluster import argo_retries
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import TARGETS, connect
+from pipelines.cluster.run_on_cluster import upload_pipeline
 from pipelines.cluster.steps import OVER
 from pipelines.cluster.storage import data_address
-from pipelines.cluster.target import upload_pipeline
 
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -42,7 +42,7 @@ def make_schedule(cron: str, target: str, data: str, preset: str, settings: Sett
         api.schedule(name, six, api.experiment(EXPERIMENT), version, arguments)
         print(f'schedule {name}: "{six}" (seconds first, as KFP has it), preset {preset}, data {data_uri}')
         print("The clock is the cluster's: UTC, unless its administrator set CRON_SCHEDULE_TIMEZONE.")
-        if line := retries.note(cluster.core, cluster.system_namespace):
+        if line := argo_retries.note(cluster.core, cluster.system_namespace):
             print(line)
         remove = f"make pipeline-schedules TARGET={target} REMOVE={name}"
         print(f"It runs this version of the code until it is removed: {remove}")

@@ -2,15 +2,15 @@
 
 import os
 
-from components.core import tracking
-from components.core.ledger import Ledger
-from components.core.pairing import strangers
 from components.core.step import StepError, without_logins
-from components.core.tracking import EXPERIMENT, MODEL_NAME
+from components.registry import tracking
+from components.registry.ledger import Ledger
+from components.registry.ledger_pairing import strangers
+from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import NO_LOGIN, Connection, connect
 from pipelines.cluster.storage import use_storage
-from pipelines.targets import environment_as_before
+from pipelines.target import environment_as_before
 
 PATIENCE_SECONDS = 10
 """For object storage: a status is not worth two minutes."""

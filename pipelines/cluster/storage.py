@@ -9,7 +9,7 @@ from pipelines.cluster.connect import Connection
 from pipelines.cluster.kubernetes import CONFIG_MAP, S3_SECRET
 from pipelines.cluster.run_pods import TIMEOUT_SECONDS
 from pipelines.environment import S3_ADDRESS, settle_without
-from pipelines.local.target import demo_scans
+from pipelines.local.run_locally import demo_scans
 from pipelines.upload import upload
 
 

@@ -9,7 +9,7 @@ from kubernetes.client.rest import ApiException
 
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection
-from pipelines.cluster.pods import trouble
+from pipelines.cluster.pod_diagnosis import trouble
 from pipelines.cluster.run_pods import is_driver, pods_of, reason, step_of
 from pipelines.cluster.steps import OVER, Step, steps_of
 from pipelines.pipeline import STEPS

@@ -7,7 +7,7 @@ import numpy as np
 from components.core.intervals import paired_interval
 from components.evaluate.metrics import patient_means
 from components.register.policy import MEASURES
-from pipelines.experiments.outcomes import Outcome
+from pipelines.experiments.run_results import Outcome
 
 METRICS = ("dice", "lesion_f1", "absolute_volume_difference_ml")
 BASELINE = "baseline"

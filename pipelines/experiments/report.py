@@ -7,14 +7,14 @@ import re
 from dataclasses import asdict
 from pathlib import Path
 
-from components.core import synthetic
+from components.artifacts import synthetic
 from components.core.step import StepError
-from components.core.tracking import TRAINING_VIEW
+from components.registry.tracking import TRAINING_VIEW
+from pipelines.atomic_write import write_json
 from pipelines.experiments.compare import METRICS, Unlike
-from pipelines.experiments.outcomes import Outcome
-from pipelines.experiments.page import page
-from pipelines.experiments.table import table
-from pipelines.files import write_json
+from pipelines.experiments.comparison_page import page
+from pipelines.experiments.comparison_table import table
+from pipelines.experiments.run_results import Outcome
 
 MOST_WORDS = 300
 

@@ -11,10 +11,10 @@ from kfp import local
 from kfp.local.docker_task_handler import DockerTaskHandler
 from kfp.local.status import Status
 
-from components.core.listener import OWN_PORTS
+from components.core.port_owner import OWN_PORTS
 from components.core.step import StepError
 from pipelines.cluster.kubernetes import Cluster, sources_tag
-from pipelines.local.run import LocalRun
+from pipelines.local.kfp_local import LocalRun
 from pipelines.local.sandbox import HOST, UID, Sandbox
 
 SERVICES = ("S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI")

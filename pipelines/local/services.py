@@ -35,15 +35,15 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
-from components.core import listener
+from components.core import port_owner
 from components.core.loopback import around_proxy, is_here
 from components.core.step import StepError, without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
-from pipelines.files import identity, write_bytes
+from pipelines.atomic_write import identity, write_bytes
+from pipelines.file_lock import lock
+from pipelines.image_tags import ROOT
 from pipelines.local import database, leftovers
-from pipelines.locks import lock
-from pipelines.sources import ROOT
 
 HOST = "127.0.0.1"
 DATABASE = "mlflow.db"
@@ -65,7 +65,7 @@ def up(state: Path) -> dict[str, str]:
         s3 = S3(state).up()
         both = s3 | MLflow(state).up(s3)
         own = " ".join(str(p.port) for p in (S3(state).in_use(), MLflow(state).in_use()) if p)
-        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"]) | {listener.OWN_PORTS: own}
+        return both | around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"]) | {port_owner.OWN_PORTS: own}
 
 
 def down(state: Path) -> None:
@@ -156,7 +156,7 @@ class Service:
             self.say("stopped", *places)
             return False
         try:
-            ours = bool(external) or listener.is_served_by(self.process.pid, self.process.port)
+            ours = bool(external) or port_owner.is_served_by(self.process.pid, self.process.port)
             fault = "" if ours and self.answers(url) else "NO ANSWER"
         except StepError as error:
             fault = str(error)
@@ -248,7 +248,7 @@ class Service:
     def _is_ours(self, process: Process) -> bool:
         """Whether it listens. Where another program took the port, it is stopped, and nothing is sent there."""
         try:
-            return listener.is_served_by(process.pid, process.port)
+            return port_owner.is_served_by(process.pid, process.port)
         except StepError as error:
             process.stop()
             variable = f"{self.name.upper()}_PORT"

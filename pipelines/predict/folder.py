@@ -8,15 +8,15 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.core.mark import PART, TABLE
+from components.artifacts.synthetic import WARNING
 from components.core.step import StepError, progress
 from components.core.storage import local_path
-from components.core.synthetic import WARNING
-from components.core.volumes import BadVolume
-from components.core.words import shown
-from components.ingest.found import Case, Found
-from pipelines.files import write_bytes
-from pipelines.predict.find import find
+from components.core.text import shown
+from components.ingest.found_files import Case, Found
+from components.scans.prediction_mark import PART, TABLE
+from components.scans.volumes import BadVolume
+from pipelines.atomic_write import write_bytes
+from pipelines.predict.find_scans import find
 from pipelines.predict.results import MOST_PICTURED, Row, Table, draw, is_untouched, listed, page
 from pipelines.predict.segmenter import Segmenter
 

@@ -10,10 +10,10 @@ from typing import TextIO
 import nibabel as nib
 import numpy as np
 
-from components.core.mark import DIGEST, PART, digest, read_mark
-from components.core.page import render, thumbnail
+from components.artifacts.synthetic import WARNING
+from components.core.html_page import render, thumbnail
 from components.core.step import StepError
-from components.core.synthetic import WARNING
+from components.scans.prediction_mark import DIGEST, PART, digest, read_mark
 from pipelines.predict.segmenter import Prediction
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
+from components.artifacts.synthetic import WARNING
 from components.core.step import StepError
-from components.core.synthetic import WARNING
-from components.core.volumes import BadVolume
-from pipelines.files import write_bytes
+from components.scans.volumes import BadVolume
+from pipelines.atomic_write import write_bytes
 from pipelines.predict.results import is_untouched
 from pipelines.predict.segmenter import Segmenter
 

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.adc import from_b0
-from components.core.b_value import b_value
+from components.artifacts.synthetic import is_synthetic
 from components.core.machine import sources_digest
-from components.core.mark import mark_of_mask, stamped
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory, without_logins
-from components.core.synthetic import is_synthetic
-from components.core.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
-from components.core.words import shown
+from components.core.text import shown
 from components.ingest.validate import INSIST
-from components.unet.head import find_head
-from components.unet.modality import require_dwi
-from pipelines.predict.verified import fetch
-from pipelines.registry import CHAMPION, no_champion
-from pipelines.targets import as_argument, target
+from components.scans.adc import from_b0
+from components.scans.b_value import b_value
+from components.scans.head import find_head
+from components.scans.modality import require_dwi
+from components.scans.prediction_mark import mark_of_mask, stamped
+from components.scans.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from pipelines.models.registry import CHAMPION, no_champion
+from pipelines.predict.verified_model import fetch
+from pipelines.target import as_argument, target
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Segmenter:
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
         with target(place).tracking(state):
             tags = self._load(uri, place, digest)
-        from components.unet.device import in_words
+        from components.model.device import in_words
 
         logging.info("segmenting on %s", in_words())
         self.synthetic = is_synthetic(tags)

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from components.artifacts.synthetic import WARNING
 from components.core.step import StepError
-from components.core.synthetic import WARNING
 from pipelines.local.services import HOST, is_free
 from pipelines.predict.segmenter import Segmenter
 

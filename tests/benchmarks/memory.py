@@ -15,10 +15,10 @@ from pathlib import Path
 
 import psutil
 
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 from pipelines.upload import upload
 from tests.benchmarks.scans import write_scans
-from tests.checkout import Checkout
+from tests.support.checkout import Checkout
 
 SMALL, TIMES = 8, 10
 STEPS = {

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from components.core.tracking import MODEL_NAME
+from components.registry.tracking import MODEL_NAME
 from pipelines.demo.scans import write_demo_scans
-from pipelines.sources import ROOT
-from tests.checkout import Checkout
+from pipelines.image_tags import ROOT
+from tests.support.checkout import Checkout
 
 IN_ONE_PROCESS = """
 import sys, tempfile

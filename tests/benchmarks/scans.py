@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.volumes import nifti_bytes
+from components.scans.volumes import nifti_bytes
 
 SHAPES = ((112, 112, 73), (192, 192, 32), (256, 256, 30), (128, 128, 25))
 

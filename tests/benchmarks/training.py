@@ -17,15 +17,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from components.core.machine import cpus
 from components.core.settings import Settings, checked
+from components.model.device import device
+from components.model.losses import dice_loss
+from components.model.network import AttentionUNet
+from components.model.placement import Placement
 from components.train.augment import light
+from components.train.autotune import choose
 from components.train.data import EpochBatches, StackDataset, loader, read_index
 from components.train.learner import Learner
-from components.train.speed import choose
 from components.train.train import _epoch, _nothing_yet
-from components.unet.device import device
-from components.unet.losses import dice_loss
-from components.unet.network import AttentionUNet
-from components.unet.placement import Placement
 
 SIDE, WIDTH, BATCH, SLICES, ROUNDS = 384, 8, 8, 32, 3
 SETTINGS = Settings()

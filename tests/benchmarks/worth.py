@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from components.core.settings import Settings, checked
+from pipelines.image_tags import ROOT
 from pipelines.presets import load
-from pipelines.sources import ROOT
 from tests.benchmarks.worth_scans import ingested, training_set, unseen_set
 from tests.benchmarks.worth_tables import METRICS, differences, figures, speeds, tables
 from tests.conftest import REAL_SCANS

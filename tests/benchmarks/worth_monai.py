@@ -43,8 +43,8 @@ from monai.utils import set_determinism
 
 from components.core.machine import cpus
 from components.core.settings import Settings
-from components.core.volumes import read
 from components.evaluate.metrics import case_metrics
+from components.scans.volumes import read
 from tests.benchmarks.worth_cost import Cost, at_start
 from tests.benchmarks.worth_scans import labelled
 

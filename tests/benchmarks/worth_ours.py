@@ -10,9 +10,9 @@ from unittest import mock
 
 from components.core.settings import Settings, checked
 from components.evaluate.evaluate import measure as evaluated
-from components.evaluate.yardstick import measure_rule
+from components.evaluate.threshold_rule_score import measure_rule
+from components.model.inference import load_model
 from components.train import train as step
-from components.unet.inference import load_model
 from tests.benchmarks.worth_cost import Cost
 from tests.benchmarks.worth_scans import labelled, slices_for
 
@@ -63,8 +63,8 @@ def _epochs_within(seconds: float, data: Path, trial: Path, settings: Settings) 
 def _trained(data: Path, model: Path, settings: Settings, epochs: int, seed: int) -> dict:
     page, sized = data / "split.html", checked(settings.model_dump() | {"epochs": epochs, "random_seed": seed})
     with _alone(), Cost() as cost:
-        read = step.workers.read
-        with mock.patch.object(step.workers, "read", lambda loader: cost.batches(read(loader), _size)):
+        read = step.data_workers.read
+        with mock.patch.object(step.data_workers, "read", lambda loader: cost.batches(read(loader), _size)):
             start = time.perf_counter()
             step.train(
                 data / "cases", slices_for(data, settings), data / "split.json", page, model,

@@ -11,10 +11,10 @@ import numpy as np
 from components.core.machine import cpus
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.core.volumes import nifti_bytes
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
+from components.scans.volumes import nifti_bytes
 from components.split.split import split
 from pipelines.demo.protocol import HELD_OUT, TRAINING, Protocol
 from pipelines.demo.synthesis import make_scan

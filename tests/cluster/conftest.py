@@ -20,7 +20,7 @@ import pytest
 
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import KIND, Connection, connect
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 
 CONTEXT = os.environ.get("KUBE_CONTEXT") or KIND["context"]
 TARGET = "kind" if KIND["context"] == CONTEXT else "cluster"

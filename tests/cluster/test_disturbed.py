@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipelines.cluster import retries
+from pipelines.cluster import argo_retries
 from pipelines.pipeline import STEPS
 from tests.cluster.conftest import SMALL, TARGET, at_the_cluster, make, until
 from tests.cluster.disturb import delete, evict, kill
@@ -25,7 +25,7 @@ def undisturbed(start) -> dict:
 @pytest.fixture
 def tries_again():
     with at_the_cluster() as (_, connection):
-        if note := retries.note(connection.core, connection.system_namespace):
+        if note := argo_retries.note(connection.core, connection.system_namespace):
             pytest.skip(note)
 
 

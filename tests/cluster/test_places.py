@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 
 pytestmark = pytest.mark.cluster
 

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from pipelines.cluster.kubernetes import KIND_CPU
+from pipelines.image_tags import ROOT
 from pipelines.pipeline import NAME, STEPS
-from pipelines.sources import ROOT
 from tests.cluster.conftest import NAMESPACE, RUN_SECONDS, SMALL, TARGET, at_the_cluster, found, kubectl, make, until
 from tests.cluster.disturb import kill_services, measured
 

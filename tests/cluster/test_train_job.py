@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 from tests.cluster.conftest import CONTEXT, LAST_RUN, NAMESPACE, SMALL, TARGET, kubectl, make, until
 
 pytestmark = pytest.mark.cluster

@@ -14,18 +14,18 @@ from unittest.mock import patch
 
 import numpy as np
 
-from components.core import known
-from components.core.adc import from_b0, in_kept_unit
-from components.core.ledger import NAMES_ENTRY, Ledger
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.core.volumes import BadVolume, Geometry, read, read_nifti_bytes, require_scan
 from components.ingest.discover import discover
+from components.ingest.file_names import unfit
 from components.ingest.ingest import check
-from components.ingest.names import unfit
 from components.ingest.participants import participants
+from components.registry import split_history
+from components.registry.ledger import NAMES_ENTRY, Ledger
+from components.scans.adc import from_b0, in_kept_unit
+from components.scans.volumes import BadVolume, Geometry, read, read_nifti_bytes, require_scan
 from pipelines import presets
-from pipelines.predict.find import find
+from pipelines.predict.find_scans import find
 from tests.corpus.files import AFFINE, DWI, npy, packed
 
 SMALL = DWI[:16, :16, :3]
@@ -72,7 +72,7 @@ def array(content: bytes) -> str:
 def keys(content: bytes) -> str:
     listed = list(dict.fromkeys(content.decode(errors="surrogateescape").split("\n")))
     answers = []
-    with patch("pipelines.predict.find.files_of", lambda _: [k for k in listed if not unfit(k)]):
+    with patch("pipelines.predict.find_scans.files_of", lambda _: [k for k in listed if not unfit(k)]):
         for search in (lambda: discover(listed), lambda: find(Path("somewhere"))):
             try:
                 found = search()
@@ -156,12 +156,12 @@ def split(content: bytes) -> str:
     client = SimpleNamespace(
         search_model_versions=lambda _: [entry],
         get_run=lambda _: SimpleNamespace(info=SimpleNamespace(artifact_uri="a"), data=SimpleNamespace(params={})),
-        list_artifacts=lambda _: [SimpleNamespace(path=known.SPLIT)],
+        list_artifacts=lambda _: [SimpleNamespace(path=split_history.SPLIT)],
     )
     text = content.decode(errors="replace")
     with patch("mlflow.MlflowClient", lambda: client), patch("mlflow.artifacts.load_text", lambda _: text):
         try:
-            assert len(known.to_carry_on_from("s3://b/data", "v", {}, False)) == 64
+            assert len(split_history.to_carry_on_from("s3://b/data", "v", {}, False)) == 64
         except StepError as reason:
             return kind(reason)
     return TAKEN
@@ -186,7 +186,7 @@ def seeds(name: str) -> list[bytes]:
     }  # fmt: skip
     person = {"patient": "p", "data_uri": "s3://b/data", "subset": "train", "images": []}
     patients, lineage = {"train": ["p"]}, {"people": [person], "drawn": None}
-    old = {"digest": known.split_digest(patients), "patients": patients}
+    old = {"digest": split_history.split_digest(patients), "patients": patients}
     return {
         "nifti": [small, packed(small), small + bytes(99)],
         "gzipped": [small, packed(small)],

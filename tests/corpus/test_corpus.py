@@ -12,14 +12,14 @@ import pytest
 from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Object, digest_of, local_path
-from components.core.volumes import BadVolume, read_nifti_bytes
-from components.core.words import composed, shown
+from components.core.text import composed, shown
 from components.ingest.discover import discover
 from components.ingest.ingest import check, ingest
+from components.scans.volumes import BadVolume, read_nifti_bytes
 from pipelines import presets
 from pipelines.check_data import PAGE, check_data
 from pipelines.predict import folder as predicting
-from pipelines.predict.find import find
+from pipelines.predict.find_scans import find
 from pipelines.predict.segmenter import Segmenter
 from pipelines.upload import files_of
 from tests.corpus import names, scans, texts
@@ -189,8 +189,8 @@ def model(tmp_path):
     """An untrained network as it is registered."""
     import torch
 
-    from components.register.model import LesionSegmenter
-    from components.unet.network import AttentionUNet
+    from components.model.mlflow_model import LesionSegmenter
+    from components.model.network import AttentionUNet
 
     folder = tmp_path / "model"
     folder.mkdir()
@@ -225,7 +225,7 @@ def test_predict_refuses_the_same_by_name_and_segments_the_good(tmp_path, model,
 def test_serve_refuses_the_same(model):
     import pandas as pd
 
-    from components.register.model import Refused
+    from components.model.mlflow_model import Refused
 
     for file in scans.IMAGES:
         with pytest.raises(Refused) as refused:
@@ -238,7 +238,7 @@ def test_serve_refuses_the_same(model):
 def test_what_is_no_file_is_refused(model, column, value):
     import pandas as pd
 
-    from components.register.model import Refused
+    from components.model.mlflow_model import Refused
 
     if column == "adc" and value is None:
         pytest.skip("that says there is none")

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.demo.scans import write_demo_scans
-from tests.checkout import Checkout
-from tests.planted import plant_in_header
+from tests.support.checkout import Checkout
+from tests.support.planted import plant_in_header
 
 SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8"
 

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.core.tracking import MODEL_NAME
+from components.registry.tracking import MODEL_NAME
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.local.sandbox import LOCKED, user
 from pipelines.pipeline import STEPS
-from tests.checkout import ROOT, Checkout
+from tests.support.checkout import ROOT, Checkout
 
 pytestmark = pytest.mark.slow
 

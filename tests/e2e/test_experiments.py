@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.checkout import Checkout
+from tests.support.checkout import Checkout
 
 pytestmark = pytest.mark.slow
 SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8 precision=float32"

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests import planted
+from tests.support import planted
 
 SMALL = "image_size=32 base_channels=4 epochs=2 batch_size=8"
 STEPS = {"fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import launch
-from tests.mlflow_login import log_in
+from tests.support.browser import launch
+from tests.support.mlflow_login import log_in
 
 WAIT_MS = 60_000
 

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.checkout import ROOT, Checkout
+from tests.support.checkout import ROOT, Checkout
 
 REAL = ROOT.parent / "shared" / "data" / "real-scans"
 UNLABELLED = REAL / "isles-layout/sub-kinghaw/ses-0001/dwi/sub-kinghaw_ses-0001_dwi.nii.gz"

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.checkout import Checkout
+from tests.support.checkout import Checkout
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from components.core.adc import in_kept_unit
 from components.core.machine import cpus
-from components.core.volumes import BadVolume, Geometry, read, require_scan
-from components.unet.findings import findings
-from components.unet.head import find_head
-from components.unet.inference import load_model, predict_volume
-from components.unet.lesions import lesion_mask
+from components.model.inference import load_model, predict_volume
+from components.model.lesions import lesion_mask
+from components.model.uncertainty import findings
+from components.scans.adc import in_kept_unit
+from components.scans.head import find_head
+from components.scans.volumes import BadVolume, Geometry, read, require_scan
 from pipelines.demo.scans import simulate_scan
 from tests.evidence.page import table
 from tests.relations import real

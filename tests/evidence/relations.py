@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from components.core.step import StepError
-from components.core.volumes import read_nifti_bytes
 from components.evaluate.metrics import case_metrics
-from components.unet.head import find_head
-from components.unet.rule import rule_mask
+from components.model.threshold_rule import rule_mask
+from components.scans.head import find_head
+from components.scans.volumes import read_nifti_bytes
 from tests.evidence.page import table
 from tests.relations import real
 from tests.relations.champion import champion_weights

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from components.core.volumes import read
 from components.evaluate.metrics import TOUCHING, dice
-from components.unet.head import find_head
-from components.unet.placement import place
+from components.model.placement import place
+from components.scans.head import find_head
+from components.scans.volumes import read
 from pipelines.demo.scans import write_demo_scans
 from tests.conftest import REAL_SCANS
 from tests.evidence.page import table

@@ -17,9 +17,9 @@ import pytest
 
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
-from components.core.tracking import MODEL_NAME
+from components.registry.tracking import MODEL_NAME
 from pipelines.local import services
-from pipelines.promotion import promote
+from pipelines.models.promotion import promote
 from tests.faults import steps
 from tests.faults.services import forget_services, free_port
 

@@ -10,12 +10,12 @@ import mlflow
 from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
-from components.core.tracking import EXPERIMENT, MODEL_NAME
 from components.evaluate.evaluate import evaluate
 from components.fingerprint.fingerprint import fingerprint
 from components.ingest.ingest import ingest
 from components.preprocess.preprocess import preprocess
 from components.register.register import register
+from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from components.split.split import split
 from components.train.train import train
 from pipelines.upload import upload

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.model_digest import model_digest
 from components.core.storage import file_sha256
-from components.core.tracking import EXPERIMENT, MODEL_NAME
+from components.model.network import AttentionUNet
 from components.register.register import _log
-from components.unet.network import AttentionUNet
+from components.registry.model_digest import model_digest
+from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.local import services
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])

@@ -10,10 +10,10 @@ from components.core.settings import checked
 from components.evaluate.evaluate import evaluate
 from components.ingest.discover import discover
 from components.ingest.ingest import check
+from components.model.inference import load_model
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
 from components.train.train import train
-from components.unet.inference import load_model
 
 SETTINGS = {
     "base_channels": 4, "epochs": 8, "batch_size": 4, "learning_rate": 1e-2, "weight_decay": 1e-5, "loss": "dice+bce",

@@ -9,7 +9,7 @@ from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.cluster import connect
 from pipelines.cluster.logs import pipeline_logs
-from tests.cluster_stand_in import AFTER_A_STEP, RUN_ID, Kubeflow, Kubernetes, Workflow, fake_kubectl
+from tests.support.cluster_stand_in import AFTER_A_STEP, RUN_ID, Kubeflow, Kubernetes, Workflow, fake_kubectl
 
 ARGO = """
 archiveLogs: true

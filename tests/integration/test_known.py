@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from components.core import known
+from components.artifacts.synthetic import DESCRIPTION
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
-from components.core.synthetic import DESCRIPTION
-from components.core.tracking import MODEL_NAME, Run, data_lineage, record_inputs
 from components.fingerprint.fingerprint import lineage
+from components.registry import split_history
+from components.registry.tracking import MODEL_NAME, Run, data_lineage, record_inputs
 from components.split.split import split
 
 pytestmark = pytest.mark.usefixtures("servers_here")
@@ -120,7 +120,7 @@ def test_older_data_after_grown_ones_forget_nobody(pipeline):
 def test_of_other_code_nothing_is_asked_again_but_carried_on(pipeline, monkeypatch):
     facts = pipeline.run(12)
     assert pipeline.lineage(12) == ""
-    monkeypatch.setattr(known, "sources_digest", lambda *names: "another")
+    monkeypatch.setattr(split_history, "sources_digest", lambda *names: "another")
     assert pipeline.lineage(12) == facts["lineage_digest"]
 
 
@@ -133,7 +133,7 @@ def test_a_version_whose_run_holds_no_split_is_passed_over(pipeline):
 
 def test_a_split_of_before_there_were_lineages_is_carried_on_by_name(pipeline):
     old = {"patients": {"train": ["P001", "P002"], "val": ["P003"], "test": ["P004", "P005"]}}
-    old["digest"] = known.split_digest(old["patients"])
+    old["digest"] = split_history.split_digest(old["patients"])
     run = pipeline.client.create_run("0").info.run_id
     pipeline.client.log_param(run, "data_uri", URI)
     pipeline.client.log_text(run, json.dumps(old), "split.json")
@@ -233,7 +233,7 @@ def test_patients_who_were_carried_on_from_synthetic_scans_by_an_earlier_release
     pipeline.synthetic_scans(True)
     pipeline.run(12)
     pipeline.synthetic_scans(False)
-    patients = pipeline.split(22, lineage=known.lineage_digest(pipeline.split(12, lineage="")["lineage"]))
+    patients = pipeline.split(22, lineage=split_history.lineage_digest(pipeline.split(12, lineage="")["lineage"]))
     assert patients["carried_from"]["version"] == "1"
     pipeline.register()
     assert pipeline.lineage(22) == patients["lineage_digest"]

@@ -8,11 +8,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from components.core.ledger import Ledger
 from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
-from components.core.tracking import MODEL_NAME, Run
 from components.evaluate.evaluate import evaluate
 from components.fingerprint.fingerprint import fingerprint
 from components.ingest.ingest import ingest
@@ -20,12 +18,14 @@ from components.preprocess.preprocess import preprocess
 from components.register import card_text
 from components.register.card import Card
 from components.register.register import register
+from components.registry.ledger import Ledger
+from components.registry.tracking import MODEL_NAME, Run
 from components.split.split import split
 from components.train.launch import launch
-from pipelines import promotion
-from pipelines.lineage import lineage
-from pipelines.sources import commit, image
-from tests.measured import FOUND
+from pipelines.image_tags import commit, image
+from pipelines.models import promotion
+from pipelines.models.lineage import lineage
+from tests.support.measured import FOUND
 
 SETTINGS = {
     "base_channels": 4, "epochs": 1, "batch_size": 6, "learning_rate": 5e-3, "weight_decay": 1e-5, "loss": "dice",
@@ -158,8 +158,8 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
         ("sub-3_ses-0001_dwi.nii.gz", "data/lineage", ["data_version", "sub-3_ses-0001"]),
         ("best_model.pth", "/artifacts/weights/", ["best_model.pth", "all its files", "evaluation_digest"]),
         ("/weights/model.json", "", ["model.json", "all its files"]),
-        ("register/model.py", "code/", ["its code", "all its files"]),
-        ("unet/network.py", "code/", ["its code", "all its files"]),
+        ("model/mlflow_model.py", "code/", ["its code", "all its files"]),
+        ("model/network.py", "code/", ["its code", "all its files"]),
         ("artifacts/MLmodel", "", ["all its files"]),
         ("model_card.json", "", ["model card"]),
         ("artifacts/test_metrics.json", "mlflow", ["test_metrics.json"]),
@@ -308,17 +308,17 @@ def test_a_version_that_is_none_is_answered_in_words(trace, model):
 
 
 def test_code_of_another_commit_cannot_be_verified_and_the_way_to_it_is_said(trace, monkeypatch, version):
-    monkeypatch.setattr("pipelines.lineage.image", lambda step: "dwi-stroke-python-train:ffffffffffffffff")
-    monkeypatch.setattr("pipelines.lineage.sources_digest", lambda *_, **__: version.tags["code_sha256"])
-    monkeypatch.setattr("pipelines.lineage.commit", lambda: "e" * 40)
+    monkeypatch.setattr("pipelines.models.lineage.image", lambda step: "dwi-stroke-python-train:ffffffffffffffff")
+    monkeypatch.setattr("pipelines.models.lineage.sources_digest", lambda *_, **__: version.tags["code_sha256"])
+    monkeypatch.setattr("pipelines.models.lineage.commit", lambda: "e" * 40)
     code, out = trace()
     (line,) = (x for x in links(out, "NOT REACHED") if image("train") in x)
     assert code == 0 and "this checkout is of other code" in line
 
 
 def test_the_same_commit_that_gives_another_image_is_a_change(trace, monkeypatch, version):
-    monkeypatch.setattr("pipelines.lineage.image", lambda step: "dwi-stroke-python-train:ffffffffffffffff")
-    monkeypatch.setattr("pipelines.lineage.commit", lambda: "e" * 40)
+    monkeypatch.setattr("pipelines.models.lineage.image", lambda step: "dwi-stroke-python-train:ffffffffffffffff")
+    monkeypatch.setattr("pipelines.models.lineage.commit", lambda: "e" * 40)
     mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "git_commit", "e" * 40)
     try:
         code, out = trace()

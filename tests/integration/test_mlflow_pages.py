@@ -6,11 +6,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import mlflow
 import pytest
 
-from components.core.tracking import MODEL_NAME, Run
 from components.register.register import CARD, _address
+from components.registry.tracking import MODEL_NAME, Run
 from pipelines.summary import links
-from tests.browser import launch
-from tests.mlflow_login import log_in
+from tests.support.browser import launch
+from tests.support.mlflow_login import log_in
 
 WAIT_MS = 120_000
 OF_GENAI = ("AI Gateway", "Prompts")

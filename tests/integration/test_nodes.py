@@ -13,9 +13,9 @@ import pytest
 from components.core.settings import checked
 from components.core.step import StepError
 from components.train import node
-from components.train.exchange import Exchange
 from components.train.launch import launch
-from pipelines.sources import ROOT
+from components.train.node_storage import Exchange
+from pipelines.image_tags import ROOT
 from tests.integration.test_training import SETTINGS, checkpoints, history, inputs, train  # noqa: F401 - fixtures
 
 

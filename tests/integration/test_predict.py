@@ -16,19 +16,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from components.core.mark import digest, read_mark
+from components.artifacts.synthetic import TAG, WARNING
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
-from components.core.synthetic import TAG, WARNING
-from components.core.tracking import MODEL_NAME
 from components.ingest.discover import discover
 from components.ingest.ingest import check
-from components.unet.device import in_words
-from components.unet.findings import Findings
+from components.model.device import in_words
+from components.model.uncertainty import Findings
+from components.registry.tracking import MODEL_NAME
+from components.scans.prediction_mark import digest, read_mark
 from pipelines.predict.folder import predict_folder
 from pipelines.predict.scan import predict_scan
 from pipelines.predict.segmenter import Segmenter
-from pipelines.predict.verified import fetch
+from pipelines.predict.verified_model import fetch
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -170,7 +170,7 @@ class TestFolder:
     def test_a_row_tells_volume_interval_flags_and_the_version(self, champion, put, segment, tmp_path, monkeypatch):
         version = champion(bias=100.0, seen={})
         found = Findings(12.3456, 10.0, 15.5, 0.9, ["uncertain", "thin slices"])
-        monkeypatch.setattr("components.unet.findings.findings", lambda *_: found)
+        monkeypatch.setattr("components.model.uncertainty.findings", lambda *_: found)
         put(tmp_path / "in" / "a.nii.gz")
         assert segment(tmp_path / "in", probability=True)["a"] == {
             "case": "a", "file": "a.nii.gz", "refused": "", "lesion_ml": "12.346", "lesion_ml_low": "10.000",
@@ -505,7 +505,7 @@ class TestAnAlteredModel:
             ("artifacts/weights/best_model.pth", "best_model.pth is not what was registered"),
             ("artifacts/weights/model.json", "a file of it is not what was registered"),
             ("model.py", "a file of it is not what was registered"),
-            ("code/components/unet/network.py", "a file of it is not what was registered"),
+            ("code/components/model/network.py", "a file of it is not what was registered"),
             ("code/sitecustomize.py", "a file of it is not what was registered"),
             ("MLmodel", "a file of it is not what was registered"),
         ],

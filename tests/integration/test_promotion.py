@@ -8,10 +8,16 @@ import mlflow
 import pytest
 import torch
 
-from components.core.authentication import KEY_TAG
-from components.core.entry import CODE, written
-from components.core.known import split_digest
-from components.core.ledger import (
+from components.artifacts.synthetic import TAG
+from components.core.step import StepError
+from components.core.storage import Storage, file_sha256, work_bucket
+from components.evaluate.champion_comparison import against_champion
+from components.model.network import AttentionUNet
+from components.register import register as step
+from components.register.decision import decide
+from components.register.policy import Policy, load
+from components.registry.authentication import KEY_TAG
+from components.registry.ledger import (
     BY_PERSON,
     BY_POLICY,
     FIRST,
@@ -22,18 +28,12 @@ from components.core.ledger import (
     Ledger,
     champions,
 )
-from components.core.pairing import RENEW
-from components.core.pairing import TAG as TAG_OF_MARK
-from components.core.step import StepError
-from components.core.storage import Storage, file_sha256, work_bucket
-from components.core.synthetic import TAG
-from components.core.tracking import MODEL_NAME, Run
-from components.evaluate.champion import against_champion
-from components.register import register as step
-from components.register.decision import decide
-from components.register.policy import Policy, load
-from components.unet.network import AttentionUNet
-from pipelines import promotion
+from components.registry.ledger_entry import CODE, written
+from components.registry.ledger_pairing import RENEW
+from components.registry.ledger_pairing import TAG as TAG_OF_MARK
+from components.registry.split_history import split_digest
+from components.registry.tracking import MODEL_NAME, Run
+from pipelines.models import promotion
 from pipelines.predict.segmenter import Segmenter
 
 pytestmark = pytest.mark.usefixtures("servers_here")

@@ -5,8 +5,8 @@ import contextlib
 import pytest
 
 from components.core.step import StepError
-from components.unet.inference import load_model
-from pipelines import registry as registered
+from components.model.inference import load_model
+from pipelines.models import registry as registered
 from tests.relations import champion as relations
 
 

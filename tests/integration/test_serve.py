@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import yaml
 
+from components.artifacts.synthetic import TAG, WARNING
 from components.core.step import StepError
-from components.core.synthetic import TAG, WARNING
-from components.core.tracking import MODEL_NAME
+from components.registry.tracking import MODEL_NAME
 from pipelines.predict.serve import request, serve
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ from botocore.exceptions import ClientError
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from components.core import listener
+from components.core import port_owner
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.local import services
@@ -427,7 +427,7 @@ def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
     )
     monkeypatch.setattr(services.MLflow, "health", "/")
     up(other)
-    (worker,) = listener.programs(port)
+    (worker,) = port_owner.programs(port)
     os.kill(worker, signal.SIGKILL)
     wait_until(lambda: is_free(port))
     received = squatter(port, 0)

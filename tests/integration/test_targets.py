@@ -9,17 +9,17 @@ import sys
 import mlflow
 import pytest
 
-from components.core.ledger import Ledger
-from components.core.pairing import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
-from components.core.tracking import MODEL_NAME
 from components.fingerprint.fingerprint import lineage as lineage_step
+from components.registry.ledger import Ledger
+from components.registry.ledger_pairing import TAG
+from components.registry.tracking import MODEL_NAME
 from pipelines import __main__ as command_line
-from pipelines import promotion
 from pipelines.cluster import connect
-from pipelines.sources import ROOT
-from tests.cluster_stand_in import Kubernetes, fake_kubectl
+from pipelines.image_tags import ROOT
+from pipelines.models import promotion
+from tests.support.cluster_stand_in import Kubernetes, fake_kubectl
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OURS = "s3://dwi-stroke/mlflow"

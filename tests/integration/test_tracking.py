@@ -10,10 +10,11 @@ import uuid
 import mlflow
 import pytest
 
-from components.core import pipeline_run, tracking
+from components.core import run_name
 from components.core.step import StepError
-from components.core.tracking import MODEL_NAME, Run, made_once
-from pipelines.local.target import _close_tracking
+from components.registry import tracking
+from components.registry.tracking import MODEL_NAME, Run, made_once
+from pipelines.local.run_locally import _close_tracking
 from tests.faults.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("servers_here")
@@ -125,7 +126,7 @@ def on_a_cluster(monkeypatch) -> str:
 
 
 def test_a_run_on_a_cluster_has_the_name_that_kubeflow_shows_and_its_id_and_page_as_tags(on_a_cluster, monkeypatch):
-    pipeline_run.write_name("20261125-222254-demo")
+    run_name.write_name("20261125-222254-demo")
     digest = uuid.uuid4().hex
     run = Run.open(digest)
     found = run.client.get_run(run.id)
@@ -133,7 +134,7 @@ def test_a_run_on_a_cluster_has_the_name_that_kubeflow_shows_and_its_id_and_page
     assert found.data.tags["kfp_run_id"] == on_a_cluster
     assert found.data.tags["kfp_page"] == f"https://kubeflow.example.org/pipeline/#/runs/details/{on_a_cluster}"
     monkeypatch.setenv("KFP_RUN_ID", str(uuid.uuid4()))  # the same command goes on after a kill
-    pipeline_run.write_name("20261126-070000-demo")
+    run_name.write_name("20261126-070000-demo")
     assert Run.open(digest).id == run.id
     assert run.client.get_run(run.id).info.run_name == "20261126-070000-demo"
 

@@ -20,17 +20,17 @@ import torch
 from components.core.settings import checked
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
-from components.core.tracking import EXPERIMENT
 from components.ingest.discover import discover
 from components.ingest.ingest import check
+from components.model.inference import load_model
+from components.model.network import NORMS, AttentionUNet
 from components.preprocess.preprocess import preprocess
+from components.registry.tracking import EXPERIMENT
 from components.split.split import split
-from components.train import learner, score, worker
+from components.train import learner, torchrun_worker, validation
 from components.train.launch import launch, torchrun
 from components.train.preemption import Preempted
-from components.unet.inference import load_model
-from components.unet.network import NORMS, AttentionUNet
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 
 SETTINGS = {
     "base_channels": 4, "epochs": 3, "batch_size": 6, "learning_rate": 5e-3, "weight_decay": 1e-5, "loss": "dice+bce",
@@ -286,7 +286,7 @@ def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identic
     checkpoints.delete([o.key for o in checkpoints.list()])
     learnt, step, before = [], torch.optim.Adam.step, signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self, *more: (learnt.append(1), step(self, *more)))
-    for moment in [(learner, "loss_over_levels", 3), (score, "stack_logits", 2)]:
+    for moment in [(learner, "loss_over_levels", 3), (validation, "stack_logits", 2)]:
         sigterm_at(*moment)
         with pytest.raises(Preempted) as end:
             train("preempted", launch, **more)
@@ -307,7 +307,7 @@ def test_processes_that_train_together_end_with_the_step_and_keep_the_last_epoch
         "paths, settings = json.loads(sys.argv[1])\n"
         "with step('train'): torchrun(2, [Path(p) for p in paths], checked(settings))"
     )
-    arguments = worker.arguments(
+    arguments = torchrun_worker.arguments(
         [*inputs, tmp_path / "model", tmp_path / "page.html"], checked({**SETTINGS, "epochs": 500, "random_seed": 11})
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KFP_RUN_ID": "together"}

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from components.core.step import StepError
-from components.core.tracking import MODEL_NAME
-from pipelines import registry
-from tests.checkout import ROOT
+from components.registry.tracking import MODEL_NAME
+from pipelines.models import registry
+from tests.support.checkout import ROOT
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
 STATE = ROOT / ".local"

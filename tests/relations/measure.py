@@ -15,11 +15,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from components.core.volumes import BadVolume, file_bytes, read
-from components.register.model import LesionSegmenter, Refused
-from components.unet.calibration import calibrated
-from components.unet.inference import predict_volume
-from components.unet.lesions import lesion_mask
+from components.model.calibration import calibrated
+from components.model.inference import predict_volume
+from components.model.lesions import lesion_mask
+from components.model.mlflow_model import LesionSegmenter, Refused
+from components.scans.volumes import BadVolume, file_bytes, read
 from tests.relations.changes import Changed, Relation, Scan, relations, stored
 
 MOST_CHANGE, LEAST_DICE = {True: 0.02, False: 0.15}, {True: 0.98, False: 0.9}

@@ -10,10 +10,10 @@ from scipy import ndimage
 
 from components.ingest.discover import discover
 from components.ingest.ingest import check
+from components.model.losses import LOSSES
+from components.model.network import AttentionUNet
 from components.preprocess.preprocess import preprocess
 from components.train.data import read_index
-from components.unet.losses import LOSSES
-from components.unet.network import AttentionUNet
 from tests.relations.changes import Scan
 
 SHAPE = (96, 112, 12)

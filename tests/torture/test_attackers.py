@@ -21,22 +21,21 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from components.core import known
+from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, scratch, work_bucket
-from components.core.synthetic import TAG
-from components.core.tracking import MODEL_NAME
-from components.core.words import can_be_shown
-from components.evaluate.champion import against_champion
-from pipelines import promotion
+from components.core.text import can_be_shown
+from components.evaluate.champion_comparison import against_champion
+from components.registry import split_history
+from components.registry.tracking import MODEL_NAME
 from pipelines.check_data import check_data
-from pipelines.lineage import lineage
 from pipelines.local import services
 from pipelines.local.services import ServiceError
+from pipelines.models import promotion
+from pipelines.models.lineage import lineage
 from pipelines.predict.folder import predict_folder
 from pipelines.predict.segmenter import Segmenter
 from pipelines.upload import files_of, upload
-from tests.checkout import ROOT, Checkout
 from tests.faults import steps
 from tests.faults.attackers import (
     BucketWriter,
@@ -48,6 +47,7 @@ from tests.faults.attackers import (
     on_server,
 )
 from tests.faults.services import forget_services, free_port
+from tests.support.checkout import ROOT, Checkout
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
 TARGETS = (
@@ -263,7 +263,7 @@ class TestAWriterOfTheBucket:
         listed = json.loads((house.run / "cases" / "cases.json").read_text())
         facts = json.loads((house.run / "model" / "model.json").read_text())
         rows = measured["cases"]
-        drawn = known.settings((0.5, 0.25, 0.25), 0, facts["inputs"])
+        drawn = split_history.settings((0.5, 0.25, 0.25), 0, facts["inputs"])
 
         def printed(ask, *arguments) -> tuple[int, str]:
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -290,7 +290,7 @@ class TestAWriterOfTheBucket:
             "make lineage": lambda: printed(lineage, CHAMPION, house.state),
             "make predict": mask,
             "the champion compared with": compared,
-            "the split carried on": lambda: known.to_carry_on_from(
+            "the split carried on": lambda: split_history.to_carry_on_from(
                 listed["data_uri"], listed["data_version"], drawn, listed["synthetic"]
             ),
         }
@@ -347,9 +347,9 @@ class TestAWriterOfTheBucket:
         """Entries written, copied, reordered and removed, each with a digest that fits its key."""
         import hashlib
 
-        from components.core.ledger import Ledger
         from components.register.decision import decide
         from components.register.policy import load
+        from components.registry.ledger import Ledger
 
         client, bucket = mlflow.MlflowClient(), Storage(f"s3://{work_bucket()}/ledger")
         first = client.get_model_version(MODEL_NAME, "1")

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from pipelines.cluster import retries
+from pipelines.cluster import argo_retries
 from pipelines.cluster.kubernetes import NEEDS
 from pipelines.pipeline import STEPS
 from tests.cluster.conftest import (  # noqa: F401 - fixtures
@@ -34,7 +34,7 @@ MOST_RUNS = 50
 @pytest.fixture
 def tries_again():
     with at_the_cluster() as (_, connection):
-        if note := retries.note(connection.core, connection.system_namespace):
+        if note := argo_retries.note(connection.core, connection.system_namespace):
             pytest.skip(note)
 
 

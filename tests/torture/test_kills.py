@@ -20,12 +20,12 @@ import pytest
 import torch
 
 from components.core.storage import Storage, file_sha256
-from components.core.tracking import EXPERIMENT, MODEL_NAME
 from components.register.register import register
+from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from components.train.checkpoints import Checkpoints
 from pipelines.pipeline import STEPS
 from pipelines.upload import upload
-from tests.checkout import Checkout
+from tests.support.checkout import Checkout
 
 SETTINGS = "image_size=32 base_channels=4 epochs=4 batch_size=4 precision=float32 memory_format=contiguous"
 HOWS = [(number, whom) for number in (signal.SIGKILL, signal.SIGTERM) for whom in ("step", "run")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.checkout import ROOT, Checkout
+from tests.support.checkout import ROOT, Checkout
 
 SETTINGS = "image_size=32 base_channels=4 epochs=2 batch_size=8 precision=float32 memory_format=contiguous"
 

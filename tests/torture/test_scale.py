@@ -14,7 +14,7 @@ import pytest
 
 from components.core.storage import Storage, digest_of, work_bucket
 from components.ingest.discover import discover
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 from tests.faults.services import behind_proxies
 
 LINEAR = 3

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from components.core.volumes import write
 from components.ingest.report import write_report
 from components.register import card_text
 from components.register.card import load
 from components.register.card_facts import make_card
-from components.split.table import write_table
+from components.scans.volumes import write
+from components.split.split_page import write_table
 from pipelines.experiments.compare import Unlike, compare
-from pipelines.experiments.outcomes import Outcome
-from pipelines.experiments.page import page as experiments_page
+from pipelines.experiments.comparison_page import page as experiments_page
+from pipelines.experiments.run_results import Outcome
 from pipelines.predict.results import Row, page
-from tests import measured
+from tests.support import measured
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -146,7 +146,7 @@ def test_a_card_shows_a_name_and_does_nothing_else_with_it(card):
 
 def test_no_page_is_made_past_the_one_place_that_escapes():
     """Jinja2 is used by core/page.py, which escapes all, and by the card's text, which is markdown; nobody lifts it."""
-    makers = {"components/core/page.py", "components/register/card_text.py"}
+    makers = {"components/core/html_page.py", "components/register/card_text.py"}
     for path in [*ROOT.glob("components/**/*.py"), *ROOT.glob("pipelines/**/*.py")]:
         text, name = path.read_text(), path.relative_to(ROOT).as_posix()
         names = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}

@@ -5,7 +5,7 @@ import subprocess
 import yaml
 
 from pipelines.cluster.prerequisites import KIND
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "cluster.yaml"
 

@@ -15,7 +15,7 @@ from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES
 
 from pipelines import environment
 from pipelines.environment import MLFLOW_ADDRESS, NEEDS, NO, RULES, S3_ADDRESS, YES, about_address, counts, rule
-from pipelines.local.run import LocalRun
+from pipelines.local.kfp_local import LocalRun
 from pipelines.local.services import S3, MLflow
 
 ROOT = Path(__file__).parents[3]

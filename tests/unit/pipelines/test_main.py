@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import __main__ as command_line
-from pipelines.sources import ROOT
-from pipelines.targets import ALL, PLACES
+from pipelines.image_tags import ROOT
+from pipelines.target import ALL, PLACES
 
 IN_ANY_PLACE = {
     "check-data": ("--data", "folder"), "predict": ("--input", "a", "--output", "b"), "serve": (), "status": (),

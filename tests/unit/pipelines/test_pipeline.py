@@ -10,8 +10,8 @@ import yaml
 
 from components.core.settings import Settings
 from components.core.step import StepError
+from pipelines.image_tags import ROOT
 from pipelines.pipeline import STEPS, compile_to
-from pipelines.sources import ROOT
 
 IMAGES = {step: f"somewhere/dwi-stroke-{step}:0123abcd" for step in STEPS}
 KFP_TYPES = {"int": "NUMBER_INTEGER", "float": "NUMBER_DOUBLE", "bool": "BOOLEAN", "str": "STRING"}

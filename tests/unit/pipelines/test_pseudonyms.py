@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.mark import digest, mark_of_mask
 from components.core.step import StepError
-from components.core.volumes import nifti_bytes
 from components.ingest.discover import discover
 from components.ingest.ingest import check
+from components.scans.prediction_mark import digest, mark_of_mask
+from components.scans.volumes import nifti_bytes
 from pipelines.pseudonyms import Pseudonyms, pseudonymized, require_key_if_used_before
-from tests import planted
+from tests.support import planted
 
 KEY = "7c1f0e9a35b86d24e01b9f7a4c8d2653"
 NAME = "Somchai_Jaidee_19560412"
@@ -274,7 +274,7 @@ def test_a_folder_without_scans_is_refused_without_a_name(tmp_path, copied):
 
 
 def test_a_file_that_cannot_be_read_is_named_by_its_other_name(clinic, copied, monkeypatch):
-    monkeypatch.setattr("pipelines.bare.read", lambda path: path.with_name("Somchai").read_bytes())
+    monkeypatch.setattr("pipelines.strip_header.read", lambda path: path.with_name("Somchai").read_bytes())
     with pytest.raises(
         StepError, match=r"p[0-9a-f]{16}.* cannot be read \(No such file or directory\)\. Its own name: "
     ) as e:

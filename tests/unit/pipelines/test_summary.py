@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.summary import links, show
-from tests import measured
+from tests.support import measured
 
 
 @pytest.fixture

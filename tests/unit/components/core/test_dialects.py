@@ -5,7 +5,7 @@ import pytest
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.upload import upload
-from tests.s3_stand_in import DIALECTS, S3StandIn
+from tests.support.s3_stand_in import DIALECTS, S3StandIn
 
 KEYS = ["a.nii.gz", "ก/b & c.nii.gz"]
 

@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from components.core import tracking
-from components.core.tracking import DIRECT, waiting_for
+from components.registry import tracking
+from components.registry.tracking import DIRECT, waiting_for
 
 
 @pytest.mark.parametrize(("given", "found"), [({}, "false"), ({DIRECT: "true"}, "true")], ids=["nobody", "somebody"])
 def test_files_come_through_mlflow_unless_somebody_says_that_s3_may_be_asked(given, found):
     clean = {name: value for name, value in os.environ.items() if name != DIRECT}
-    code = f"import os, components.core.tracking; print(os.environ['{DIRECT}'])"
+    code = f"import os, components.registry.tracking; print(os.environ['{DIRECT}'])"
     said = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == found
 

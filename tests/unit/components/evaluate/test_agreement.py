@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
-from components.unet.calibration import reliability
-from components.unet.findings import volume_interval
+from components.model.calibration import reliability
+from components.model.uncertainty import volume_interval
 
 LEVEL = {"volume_interval": {"level": 0.9, "cube_root_ml": 0.5}}
 

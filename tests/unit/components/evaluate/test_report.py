@@ -7,14 +7,14 @@ import cv2
 import numpy as np
 import pytest
 
-from components.core.page import embedded
+from components.core.html_page import embedded
 from components.evaluate.agreement import calibration, review, scalars, volume_agreement
 from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
-from components.evaluate.strata import lesion_free, strata
-from components.evaluate.yardstick import yardstick
-from components.unet.calibration import reliability
+from components.evaluate.subgroups import lesion_free, strata
+from components.evaluate.threshold_rule_score import yardstick
+from components.model.calibration import reliability
 
 ALONE = {"champion": None, "model": None, "reason": "there was no champion to compare with"}
 FACTS = {"temperature": 1.5, "volume_interval": {"level": 0.9, "cube_root_ml": 0.3}}

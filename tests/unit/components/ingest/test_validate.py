@@ -10,10 +10,10 @@ import pytest
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy.spatial.transform import Rotation
 
-from components.core.adc import adc_unit
-from components.core.volumes import BadVolume, read
 from components.ingest.discover import discover
 from components.ingest.validate import case_slug, validate
+from components.scans.adc import adc_unit
+from components.scans.volumes import BadVolume, read
 
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])
 

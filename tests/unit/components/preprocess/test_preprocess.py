@@ -6,11 +6,11 @@ import pytest
 from components.core.step import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
+from components.model.placement import Placement
 from components.preprocess import preprocess as module
 from components.preprocess.preprocess import preprocess
-from components.unet.bias import without_bias
-from components.unet.placement import Placement
-from tests.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
+from components.scans.n4 import without_bias
+from tests.support.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
 
 SIZE = 48
 

@@ -12,7 +12,7 @@ from components.core.step import StepError
 from components.register import card_text
 from components.register.card import STATEMENT, Card, Statement, checked, load
 from components.register.card_facts import limits, make_card
-from tests import measured
+from tests.support import measured
 
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6"}
 SENTENCE = "Dice 0.700 (95 % interval 0.600 to 0.800) on 12 held-out patients. Research use only."

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.core.tracking import evaluation_digest
 from components.register.register import COMPONENTS, _example, _requirements
+from components.registry.tracking import evaluation_digest
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def imported(path: Path) -> set[str]:
 
 def test_the_models_requirements_are_all_that_its_code_imports():
     """Everything that the model's code reaches is packed with it, of the standard library, or required."""
-    todo, seen, packages = [COMPONENTS / "register" / "model.py"], set(), set()
+    todo, seen, packages = [COMPONENTS / "model" / "mlflow_model.py"], set(), set()
     while todo:
         path = todo.pop()
         seen.add(path)
@@ -75,7 +75,7 @@ def test_the_models_requirements_are_all_that_its_code_imports():
             elif (ours := COMPONENTS.parent.joinpath(*module.split(".")).with_suffix(".py")) not in seen:
                 todo.append(ours)
     required = {line.split("==")[0] for line in _requirements()}
-    assert {path.parent.name for path in seen} <= {"core", "unet", "register"}
+    assert {path.parent.name for path in seen} <= {"core", "scans", "model"}
     assert {"torch", "nibabel", "cv2"} <= packages
     names = {"cv2": "opencv-python-headless", "SimpleITK": "simpleitk"}
     assert {names.get(p, p) for p in packages - sys.stdlib_module_names} <= required

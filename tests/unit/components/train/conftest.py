@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.volumes import write
+from components.model.grid import neighbours
+from components.model.network import AttentionUNet
+from components.model.placement import Placement
+from components.scans.volumes import write
 from components.train.data import CaseSlices, read_index
-from components.unet.grid import neighbours
-from components.unet.network import AttentionUNet
-from components.unet.placement import Placement
 
 
 class Slices:

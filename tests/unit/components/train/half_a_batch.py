@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from components.model.losses import LOSSES
 from components.train import ranks
-from components.unet.losses import LOSSES
 
 
 def batch(size: int) -> tuple[torch.Tensor, torch.Tensor]:

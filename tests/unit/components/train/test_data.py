@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from components.core.step import StepError
 from components.train.augment import light
 from components.train.data import EpochBatches, StackDataset, loader
-from tests.whole_plane import mask_to_model_grid, to_model_grid
+from tests.support.whole_plane import mask_to_model_grid, to_model_grid
 
 HAS_LESION = np.isin(np.arange(50), (3, 10, 11, 12, 29, 30, 49))
 """Fifty slices, seven of them with a lesion."""

@@ -9,7 +9,7 @@ import pytest
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.train import launch
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 from tests.unit.components.train import ends_early
 
 
@@ -26,7 +26,7 @@ def test_a_process_that_ends_is_said_in_words_and_within_a_minute(monkeypatch, h
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     stand_in = SimpleNamespace(__name__=ends_early.__name__, arguments=lambda *_: json.dumps([how]))
-    monkeypatch.setattr(launch, "worker", stand_in)
+    monkeypatch.setattr(launch, "torchrun_worker", stand_in)
     start = time.monotonic()
     with pytest.raises(StepError, match=f"^{said}"):
         launch.torchrun(2, [], Settings())

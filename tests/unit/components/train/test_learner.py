@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from components.core.settings import checked
+from components.model.deep_supervision import DeeplySupervised
+from components.model.network import AttentionUNet
 from components.train.learner import Learner
-from components.unet.network import AttentionUNet
-from components.unet.supervision import DeeplySupervised
 
 CPU = torch.device("cpu")
 BATCHES, PRIOR = 10, 0.01

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.model.losses import LOSSES
 from components.train import ranks
-from components.unet.losses import LOSSES
-from pipelines.sources import ROOT
+from pipelines.image_tags import ROOT
 from tests.unit.components.train.half_a_batch import batch, network
 
 SCRIPT = Path(__file__).with_name("half_a_batch.py")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from components.core.step import StepError
+from components.model import device as devices
 from components.train import ranks, train
-from components.unet import device as devices
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 UNUSED = "the GPU here is not used: its driver is 535.183.01, and this PyTorch needs 580 or newer"

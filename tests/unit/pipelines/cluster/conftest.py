@@ -11,9 +11,9 @@ import mlflow
 import pytest
 
 from pipelines import __main__ as command_line
-from pipelines.cluster import api, connect, logs, schedules, storage, target, watch
+from pipelines.cluster import api, connect, logs, run_on_cluster, schedules, storage, watch
 from pipelines.cluster import kubernetes as kubernetes_settings
-from tests.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
+from tests.support.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
 
 FOREIGN = ("AWS_", "S3_", "MLFLOW_", "KFP_", "KUBE", "PIPELINE_", "REGISTRY", "GPUS")
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
@@ -100,8 +100,8 @@ def cluster(kubeflow, kubernetes, tracking, compile_once, tmp_path, monkeypatch)
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     monkeypatch.setattr(connect, "KIND", {"context": "kind-dwi-stroke", "kfp": kubeflow.url, "mlflow": tracking})
     monkeypatch.setattr(command_line, "STATE", tmp_path / ".local")
-    monkeypatch.setattr(target, "COMPILED", tmp_path / "pipeline.yaml")
-    monkeypatch.setattr(target, "compile_pipeline", compile_once)
+    monkeypatch.setattr(run_on_cluster, "COMPILED", tmp_path / "pipeline.yaml")
+    monkeypatch.setattr(run_on_cluster, "compile_pipeline", compile_once)
     monkeypatch.setattr(storage, "demo_scans", lambda state: state / "demo-scans")
     for module, name, seconds in (
         (api, "RETRY_SECONDS", 1), (api, "FIRST_PAUSE_SECONDS", 0.05), (watch, "POLL_SECONDS", 0.02),

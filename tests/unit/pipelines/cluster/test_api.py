@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.cluster_stand_in import Server
+from tests.support.cluster_stand_in import Server
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import psutil
 import pytest
 import requests
 
-from components.core import listener
+from components.core import port_owner
 from components.core.step import StepError
 from pipelines.cluster import connect
-from tests.cluster_stand_in import RUN_ID, Workflow, fake_kubectl
+from tests.support.cluster_stand_in import RUN_ID, Workflow, fake_kubectl
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_who_takes_the_port_of_a_forward_that_died_is_sent_nothing(kubectl, monk
 
 
 def test_on_kind_a_port_that_another_user_holds_is_refused(cluster, kubeflow, monkeypatch, capsys):
-    monkeypatch.setattr(listener, "users", lambda port: {65534} if port == kubeflow.port else set())
+    monkeypatch.setattr(port_owner, "users", lambda port: {65534} if port == kubeflow.port else set())
     assert cluster("run", "--target", "kind", "--data", "s3://b/p") == 1
     said = capsys.readouterr().err
     assert f"port {kubeflow.port} on 127.0.0.1 is held by" in said and "of user nobody. Nothing was sent there" in said

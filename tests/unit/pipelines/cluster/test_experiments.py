@@ -5,7 +5,7 @@ import json
 import mlflow
 import pytest
 
-from tests.cluster_stand_in import RUN_ID
+from tests.support.cluster_stand_in import RUN_ID
 
 
 @pytest.fixture

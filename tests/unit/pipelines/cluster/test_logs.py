@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from pipelines.cluster.own_lines import own_lines
-from tests.cluster_stand_in import RUN_ID, Workflow
+from pipelines.cluster.step_log_lines import own_lines
+from tests.support.cluster_stand_in import RUN_ID, Workflow
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import base64
 import kfp_server_api as kfp
 import pytest
 
-from components.core.ledger import Ledger
-from components.core.tracking import MODEL_NAME
+from components.registry.ledger import Ledger
+from components.registry.tracking import MODEL_NAME
 from pipelines.cluster import connect, status
-from tests.unit.components.core.test_ledger import Bucket
+from tests.unit.components.registry.test_ledger import Bucket
 
 
 @pytest.fixture

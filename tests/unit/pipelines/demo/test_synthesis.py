@@ -10,7 +10,7 @@ from pipelines.demo.lesions import HOMES, KINDS, draw_kind, lesion_score
 from pipelines.demo.patient import OUT_OF_REACH, grown, outlined
 from pipelines.demo.protocol import HELD_OUT, TRAINING
 from pipelines.demo.synthesis import make_scan
-from tests.scan_appearance import appearance, of_real_scans
+from tests.support.scan_appearance import appearance, of_real_scans
 
 SEED, SCANS = 1, 24
 REAL = {
@@ -24,7 +24,7 @@ REAL = {
     "lesion ml": (0.222, 165), "lesion over brain": (1.42, 2.92), "lesion spread": (0.177, 0.283),
     "lesion parts": (1, 18),
 }  # fmt: skip
-"""Lowest and highest of the five real scans, as `python -m tests.scan_appearance` prints them."""
+"""Lowest and highest of the five real scans, as `python -m tests.support.scan_appearance` prints them."""
 
 scan_of = lru_cache(make_scan)
 

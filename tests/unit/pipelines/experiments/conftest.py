@@ -7,10 +7,10 @@ import mlflow
 import pytest
 
 from components.core.step import StepError
-from pipelines.experiments.outcomes import Outcome
-from pipelines.sources import code
+from pipelines.experiments.run_results import Outcome
+from pipelines.image_tags import code
 from pipelines.summary import save
-from pipelines.targets import Target
+from pipelines.target import Target
 
 STEPS = {"ingest": 3.0, "preprocess": 2.0, "split": 1.0, "train": 20.0, "evaluate": 4.0}
 

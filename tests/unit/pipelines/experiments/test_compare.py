@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.core.tracking import COST
+from components.registry.tracking import COST
 from pipelines.experiments.compare import SAME, compare, difference, notes, verdict, why_unlike
 
 MINIMUM = 10

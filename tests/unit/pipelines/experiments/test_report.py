@@ -5,8 +5,8 @@ import re
 import pytest
 
 from pipelines.experiments.compare import Unlike, compare
-from pipelines.experiments.page import page
-from pipelines.experiments.table import WIDTH, table
+from pipelines.experiments.comparison_page import page
+from pipelines.experiments.comparison_table import WIDTH, table
 
 LONG = "failed: " + "a reason that goes on and on " * 12
 

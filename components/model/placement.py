@@ -1,0 +1,195 @@
+"""Where the model's square grid lies on a scan: on the whole plane, or in millimetres around the head."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import numpy as np
+
+from components.model.grid import (
+    half,
+    mask_plane_to_model,
+    normalized_slices,
+    plane_from_model,
+    plane_to_model,
+    scaled_adc,
+)
+from components.model.threshold_rule import UNKNOWN_SLICE_MM
+from components.scans.head import HEAD_MM, UNKNOWN_PIXEL_MM, Head, find_head
+from components.scans.left_right import left_right_axis
+
+REACH = 1.5
+"""How far a pixel reaches, in pixels. Sharper ones would tell a scan that was resampled from one that was not."""
+NEARLY = 0.01
+"""Pixels so much larger than voxels are as large."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """shape: the scan's (X, Y, S). size: pixels along a side of the grid.
+
+    centre, step: along X and Y, in voxels: the grid's middle, and the distance between pixels; None where the whole
+    plane is resized to the grid. swapped: the grid's columns run along Y, which is left-right in this scan.
+    first, stop: the slices that the network sees. shrunk: below 1 where the head had to be scaled down to fit.
+    """
+
+    shape: tuple[int, int, int]
+    size: int
+    centre: tuple[float, float] | None = None
+    step: tuple[float, float] | None = None
+    swapped: bool = False
+    first: int = 0
+    stop: int = 0
+    shrunk: float = 1.0
+
+    @property
+    def slices(self) -> int:
+        return self.stop - self.first
+
+    @property
+    def voxels_per_pixel(self) -> float:
+        """How many voxels of the scan a pixel covers."""
+        if self.step is None:
+            return self.shape[0] * self.shape[1] / self.size**2
+        return self.step[0] * self.step[1]
+
+    def image(self, plane_YX: np.ndarray, outside: float = 0.0) -> np.ndarray:
+        """A plane (Y, X) on the grid (size, size), float32; `outside` stands where the grid is larger than the scan."""
+        if self.centre is None:
+            return plane_to_model(plane_YX, self.size)
+        rows, columns = (self._weights(axis, REACH) for axis in (1, 0))
+        out = rows @ (plane_YX - np.float32(outside)) @ columns.T + np.float32(outside)
+        return out.T if self.swapped else out
+
+    def mask(self, mask_XYS: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """A lesion mask (X, Y, S) on the grid, (slices, size, size), uint8, written to `out` (zeros) where given.
+
+        Lesion where the voxel at the pixel's centre is; where pixels are larger than voxels, where half the pixel is.
+        """
+        out = np.zeros((self.slices, self.size, self.size), np.uint8) if out is None else out
+        for s in np.flatnonzero(mask_XYS[:, :, self.first : self.stop].any((0, 1))):
+            plane_YX = np.ascontiguousarray(mask_XYS[:, :, self.first + s].T, dtype=np.float32)
+            if self.centre is None:
+                out[s] = mask_plane_to_model(plane_YX, self.size)
+            else:
+                rows, columns = (self._nearest_or_weights(axis) for axis in (1, 0))
+                lesion = rows @ plane_YX @ columns.T >= 0.5
+                out[s] = lesion.T if self.swapped else lesion
+        return out
+
+    def home(self, probability: np.ndarray) -> np.ndarray:
+        """Lesion probability (slices, size, size) on the scan's own grid (X, Y, S), float32; 0 beyond the grid.
+
+        A voxel takes what lies between the pixels around its centre. So a mask comes home exactly where pixels are at
+        most half as large as voxels, and a tiny shift of the grid makes a tiny change.
+        """
+        out = np.zeros(self.shape, np.float32, order="F")
+        if self.centre is not None:
+            rows, columns = (self._home_weights(axis) for axis in (1, 0))
+        for s, pixels in enumerate(probability):
+            pixels = np.ascontiguousarray(pixels, dtype=np.float32)
+            if self.centre is None:
+                out[:, :, self.first + s] = plane_from_model(pixels, (self.shape[1], self.shape[0])).T
+            else:
+                out[:, :, self.first + s] = (rows @ (pixels.T if self.swapped else pixels) @ columns.T).T
+        return out
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(facts: dict) -> "Placement":
+        pairs = {name: facts[name] and tuple(facts[name]) for name in ("shape", "centre", "step")}
+        return Placement(**facts | pairs)
+
+    def _positions(self, axis: int) -> np.ndarray:
+        """The voxel, in fractions, that each pixel's centre lies at."""
+        return self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis]
+
+    def _weights(self, axis: int, reach: float) -> np.ndarray:
+        """How much each voxel (columns) counts in each pixel (rows): linear, `reach` pixels far or a voxel at least.
+
+        A row sums to less than 1 where its pixel reaches beyond the scan.
+        """
+        return _tent(self._positions(axis), self.shape[axis], max(1.0, reach * self.step[axis]))
+
+    def _nearest_or_weights(self, axis: int) -> np.ndarray:
+        if self.step[axis] > 1 + NEARLY:
+            return self._weights(axis, 1)
+        return _pick(np.ceil(self._positions(axis) - 0.5), self.shape[axis])
+
+    def _home_weights(self, axis: int) -> np.ndarray:
+        """How much each pixel (columns) counts in each voxel (rows)."""
+        voxels = np.arange(self.shape[axis])
+        at = (voxels - self.centre[axis]) / self.step[axis] + (self.size - 1) / 2
+        return _tent(at, self.size, 1.0)
+
+
+def place(
+    volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, size: int, pixel_mm: float, head: Head | None
+) -> Placement:
+    """Return where the grid of `size` pixels lies on a scan (X, Y, S).
+
+    pixel_mm: side of a pixel; 0 resizes the whole plane, and asks for no head. Without a voxel size the head's own
+    length is taken as 170 mm, and left-right is the axis along which it is symmetric.
+    """
+    shape = tuple(int(n) for n in volume.shape)
+    if not pixel_mm:
+        return Placement(shape, size, stop=shape[2])
+    edges = [head.edges(axis) for axis in (0, 1)]
+    centre = tuple((low + high) / 2 for low, high in edges)
+    extents = tuple(high - low for low, high in edges)
+    mm = voxel_mm[:2] if voxel_mm else (HEAD_MM / max(extents),) * 2
+    shrunk = min(1.0, size * pixel_mm / max(extent * side for extent, side in zip(extents, mm, strict=True)))
+    shown = np.flatnonzero(head.mask.any((0, 1)))
+    return Placement(
+        shape, size, centre, tuple(pixel_mm / shrunk / side for side in mm),
+        swapped=voxel_mm is None and head.found and left_right_axis(head.mask) == 1,
+        first=int(shown[0]), stop=int(shown[-1]) + 1, shrunk=shrunk,
+    )  # fmt: skip
+
+
+def voxel_ml(voxel_mm: tuple[float, float, float] | None) -> float:
+    """Volume of a voxel in mL; without a voxel size that of 1.8 x 1.8 x 5 mm."""
+    return float(np.prod(voxel_mm or (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM, UNKNOWN_SLICE_MM))) / 1000
+
+
+def head_for(
+    facts: dict, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, known: Head | None = None
+) -> Head | None:
+    """The head of a scan (X, Y, S), where a model with these facts (`model.json`) looks at it; else None.
+
+    `known` is that head where it was found before.
+    """
+    if not (facts.get("pixel_mm") or facts["normalization"] == "head"):
+        return None
+    return known or find_head(volume, voxel_mm)
+
+
+def image_slices(
+    volume: np.ndarray, placement: Placement, normalization: str, head: Head | None
+) -> Iterator[np.ndarray]:
+    """The slices of a scan (X, Y, S) as the network sees them: (size, size), float16, one after the other."""
+    planes = islice(normalized_slices(volume, normalization, head), placement.first, placement.stop)
+    for plane in planes:
+        yield half(placement.image(plane, 0.0 if normalization == "head" else float(plane.min())))
+
+
+def adc_slices(adc: np.ndarray, placement: Placement, head: Head | None) -> Iterator[np.ndarray]:
+    """The same of its ADC map (X, Y, S) in 1e-3 mm²/s."""
+    scaled = scaled_adc(adc, None if head is None else head.seen)
+    for s in range(placement.first, placement.stop):
+        yield half(placement.image(np.ascontiguousarray(scaled[:, :, s].T)))
+
+
+def _tent(positions: np.ndarray, length: int, reach: float) -> np.ndarray:
+    """Linear weights (positions, length), float32, that would sum to 1 on a line without ends."""
+    near = np.abs(positions[:, None] - np.arange(length)) / reach
+    around = np.arange(-int(reach) - 1, int(reach) + 2)
+    whole = np.maximum(0, 1 - np.abs((positions - np.round(positions))[:, None] - around) / reach).sum(1, keepdims=True)
+    return (np.maximum(0, 1 - near) / whole).astype(np.float32)
+
+
+def _pick(indices: np.ndarray, length: int) -> np.ndarray:
+    """1 at each index (rows), nothing where it lies beyond the length."""
+    return (indices[:, None] == np.arange(length)).astype(np.float32)

@@ -1,0 +1,158 @@
+"""`make pipeline-run` on a cluster: compile, upload what changed, start, watch, and the summary of a local run."""
+
+import datetime
+import sys
+import time
+from pathlib import Path
+
+from components.core.settings import Settings
+from components.core.step import StepError
+from components.registry.tracking import EXPERIMENT
+from pipelines import mlflow_link
+from pipelines.cluster import argo_retries, kind
+from pipelines.cluster.api import Api
+from pipelines.cluster.connect import Connection, connect
+from pipelines.cluster.kubernetes import compile_pipeline, sources_tag
+from pipelines.cluster.results import close, epochs_done, results
+from pipelines.cluster.run_pods import report, step_of
+from pipelines.cluster.steps import outcome
+from pipelines.cluster.storage import data_address
+from pipelines.cluster.watch import Watch
+from pipelines.image_tags import ROOT, code, commit
+from pipelines.pipeline import DESCRIPTION, NAME, READ_ON
+from pipelines.summary import save, show
+
+COMPILED = ROOT / "build" / "pipeline.yaml"
+
+
+class RunFailed(StepError):
+    """A step ended with an error; the message is the step's own."""
+
+
+def pipeline_run(target: str, data: str, preset: str, settings: Settings, state: Path) -> int:
+    """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`. The exit code.
+
+    Raises:
+        StepError: what went wrong, in words.
+    """
+    with connect(target) as cluster:
+        start = time.perf_counter()
+        if target == "kind":
+            kind.provide_image()
+        api, version, version_name = upload_pipeline(cluster)
+        tracking_uri = cluster.mlflow_url  # opened before anything is started
+        data_uri = data_address(data, state, cluster)
+        run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
+        arguments = {"data_uri": data_uri, **settings.model_dump()}
+        run = api.start(run_id, api.experiment(EXPERIMENT), version, arguments)
+        page = f"{cluster.kfp_url}/#/runs/details/{run.run_id}"
+        print(f"run {run_id}: preset {preset}, data {data_uri}\n  {page}", flush=True)
+        if line := argo_retries.note(cluster.core, cluster.system_namespace):
+            print(f"  {line}", flush=True)
+        summary = {
+            "run_id": run_id, "kfp_run_id": run.run_id, "status": "running", "target": target,
+            "kube_context": cluster.context, "namespace": cluster.namespace, "kfp_host": cluster.kfp_url,
+            "pipeline_version": version_name, "preset": preset, "data_uri": data_uri,
+            "settings": settings.model_dump(), "mlflow_tracking_uri": tracking_uri, "experiment": EXPERIMENT,
+            "code": code(), "links": {"kfp": page}, "steps": {}, "wall_seconds": 0.0,
+        }  # fmt: skip
+        save(summary, state)
+        watch = Watch(api, cluster, run.run_id)
+        try:
+            over = watch.until_over()
+            summary["status"] = outcome(over)
+            if summary["status"] == "succeeded":
+                found = results(tracking_uri, run.run_id, over.created_at)
+                summary |= found | {"links": found["links"] | summary["links"]}
+        except KeyboardInterrupt:
+            summary["status"] = _leave_or_stop(api, cluster, summary)
+            return 130
+        except StepError as error:
+            if summary["status"] == "running":
+                raise StepError(f"{error}\nThe run itself goes on. {_how_to_look(cluster, summary)}") from error
+            raise
+        finally:
+            summary["steps"] = {
+                name: {"state": s.state, "seconds": s.seconds, "cached": s.cached} for name, s in watch.steps.items()
+            }
+            summary["wall_seconds"] = round(time.perf_counter() - start, 2)
+            save(summary, state)
+        if summary["status"] != "succeeded":
+            close(tracking_uri, run.run_id, {"failed": "FAILED", "stopped": "KILLED"}[summary["status"]])
+            raise _failure(watch, cluster, summary)
+        show(summary, state)
+        if tracking_uri not in cluster.reopen:
+            mlflow_link.show(tracking_uri, target)
+        _show_reopening(cluster)
+        print(f"  next   make predict {cluster.arguments} INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
+        return 0
+
+
+def upload_pipeline(cluster: Connection) -> tuple[Api, object, str]:
+    """Compile, and make it a version of the one named pipeline if it is not yet; the version and its name."""
+    api = Api(cluster.kfp_url, kind=cluster.target == "kind")
+    api.check()
+    compile_pipeline(COMPILED, kind=cluster.target == "kind")
+    about = f"{DESCRIPTION} Images {sources_tag()}, commit {commit() or 'unknown'}. {READ_ON}"
+    version, name, new = api.pipeline_version(NAME, COMPILED, about)
+    print(f"pipeline {NAME}, version {name} ({'uploaded' if new else 'unchanged'})", flush=True)
+    return api, version, name
+
+
+def _failure(watch: Watch, cluster: Connection, summary: dict) -> StepError:
+    """Print what the failed pod left; the error to end with."""
+    again = f"make pipeline-logs RUN={summary['run_id']}"
+    if summary["status"] == "stopped":
+        return RunFailed(f"the run was stopped on the cluster. Run the same command to go on. Its logs: {again}")
+    step = next((name for name, s in watch.steps.items() if s.state == "failed"), None)
+    print(f"whole log: {again}{f' STEP={step}' if step else ''}", flush=True)
+    _show_reopening(cluster)
+    lines = [*_reason(watch, step, summary)]
+    if step == "train" and (epochs := epochs_done(summary["mlflow_tracking_uri"], summary["kfp_run_id"])):
+        lines.append(f"The same command goes on after epoch {epochs}.")
+    return RunFailed("\n".join(lines))
+
+
+def _reason(watch: Watch, step: str | None, summary: dict) -> list[str]:
+    """Why the run failed; what its pod said is printed."""
+    if watch.core is None:
+        return [f"{step or 'the run'} failed. Its log: {summary['links']['kfp']} (no kube context here)"]
+    pods = [pod for pod in watch.pods() if pod.status.phase == "Failed" and (not step or step_of(pod) == step)]
+    if not pods:
+        return [
+            f"{step or 'the run'} failed, and its pod is gone (deleted, or its node lost), the log with it. Look at "
+            f"{summary['links']['kfp']}; if it fails again, make pipeline-logs FOLLOW=1 shows the log while it runs."
+        ]
+    shown, error = report(watch.core, pods[-1])
+    print("\n".join(f"      {line}" for line in shown), flush=True)
+    return error
+
+
+def _leave_or_stop(api: Api, cluster: Connection, summary: dict) -> str:
+    """Ask, where there is somebody to ask; the run's status."""
+    answer = ""
+    try:
+        if sys.stdin.isatty():
+            answer = input("\nLeave the run going on the cluster, or stop it? [leave/stop] ")
+    except (KeyboardInterrupt, EOFError):
+        print()
+    if answer.strip().lower() in ("s", "stop"):
+        api.stop(summary["kfp_run_id"])
+        close(summary["mlflow_tracking_uri"], summary["kfp_run_id"], "KILLED")
+        print("stopped. Run the same command again to go on from here.", flush=True)
+        return "stopped"
+    print(f"\nleft going on the cluster. {_how_to_look(cluster, summary)}", flush=True)
+    return "running"
+
+
+def _how_to_look(cluster: Connection, summary: dict) -> str:
+    look = f"See it: make pipeline-logs RUN={summary['run_id']} FOLLOW=1"
+    first = f" (first: {cluster.reopen[cluster.kfp_url]})" if cluster.kfp_url in cluster.reopen else ""
+    return f"{look}\nStop it: Terminate on {summary['links']['kfp']}{first}"
+
+
+def _show_reopening(cluster: Connection) -> None:
+    if cluster.reopen:
+        print("  these pages were forwarded for this command alone; to open them again:")
+        for command in cluster.reopen.values():
+            print(f"    {command}")

@@ -1,0 +1,119 @@
+"""The scans of a folder that is to be segmented: either layout of the pipeline's, or NIfTI files as they lie there."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from components.core.step import StepError
+from components.core.text import shown
+from components.ingest.discover import discover
+from components.ingest.file_names import BIDS_DWI, BIDS_MASK, DERIVED, FLAT, SOURCE
+from components.ingest.found_files import Case, Found, homes, in_predictions
+from components.scans.prediction_mark import read_mark
+from pipelines.predict.file_kind import WORDS, channels, named
+from pipelines.upload import files_of
+
+NIFTI = re.compile(r"^(.+)\.nii(?:\.gz)?$", re.IGNORECASE | re.DOTALL)
+NO_SPACE = "a mask needs a scan's space, which only NIfTI has: give it as .nii or .nii.gz"
+OTHER = "by its name it is {}, not a DWI, so it is not segmented: rename it if it is a DWI"
+
+
+def find(folder: Path) -> Found:
+    """The cases in `folder`, masks and predictions left aside, and those refused for their names or types.
+
+    Raises:
+        StepError: there are no scans, or two layouts at once.
+    """
+    folder = folder.resolve()
+    everything = list(files_of(folder))
+    results = homes(everything)
+    aside = {k for k in everything if SOURCE.search(k) or in_predictions(k, results) or _is_marked(folder / k)}
+    keys = [k for k in everything if k not in aside and not _is_mask(k)]
+    laid_out = any(FLAT.match(k) or BIDS_DWI.match(k) for k in keys)
+    found = discover(keys) if laid_out else _as_they_lie(keys)
+    found.ignored = sorted({*found.ignored, *aside})
+    if found.layout == "images/masks":
+        further = channels([case.name for case in found.cases])
+        found.refused |= {case.name: why for case in found.cases if (why := _other(case.name, further))}
+    for case in found.cases:
+        if len(case.image) > 1 or not NIFTI.match(case.image[0]):
+            found.refused[case.name] = f"{case.image[0]}: {NO_SPACE}"
+    found.cases = [case for case in found.cases if case.name not in found.refused]
+    if not found.cases and not found.refused:
+        seen = ", ".join(map(shown, keys[:3])) or "nothing"
+        raise StepError(
+            f"INPUT={folder}: no scans among {len(keys)} files ({seen}, ...). Give a folder of .nii or .nii.gz files, "
+            "or one laid out as images/NAME.nii.gz or sub-X/ses-Y/dwi/sub-X_ses-Y_dwi.nii.gz."
+        )
+    return found
+
+
+def _is_mask(key: str) -> bool:
+    flat = FLAT.match(key)
+    return flat["kind"].lower() == "masks" if flat else bool(BIDS_MASK.match(key) or DERIVED.search(key))
+
+
+def _is_marked(path: Path) -> bool:
+    return bool(NIFTI.match(path.name) and read_mark(path))
+
+
+def _as_they_lie(keys: list[str]) -> Found:
+    """A case for each NIfTI file under its own name; maps and images that belong to it are known by their names.
+
+    `NAME_adc` belongs to `NAME_dwi` or `NAME`, `adc` to `dwi` or to the only scan in its folder, `adc/NAME` to
+    `dwi/NAME`.
+    """
+    stems: dict[str, list[str]] = defaultdict(list)
+    refused: dict[str, str] = {}
+    for key in keys:
+        if match := NIFTI.match(key):
+            stems[match[1].casefold()].append(key)
+        elif key.lower().endswith(".npy"):
+            refused[key] = NO_SPACE
+    for same in (s for s in stems.values() if len(s) > 1):
+        refused |= {key: f"names that differ only in case or packing: {', '.join(same)}" for key in same}
+    scans = {stem: NIFTI.match(same[0])[1] for stem, same in stems.items() if len(same) == 1}
+    further = channels(list(scans))
+    cases: dict[str, Case] = {}
+    belonging: dict[str, list[Case]] = defaultdict(list)
+    others: list[str] = []
+    for stem, name in sorted(scans.items(), key=lambda item: named(item[0]).kind, reverse=True):
+        says = named(stem)
+        if stem in further or says.kind not in ("", "dwi"):
+            others.append(stem)
+        else:
+            cases[stem] = Case(name, name, image=[stems[stem][0]])
+            belonging[says.of].append(cases[stem])
+    for stem in sorted(others):
+        says, key = named(stem), stems[stem][0]
+        near = belonging[says.of] or _only_scan(says.of, cases)
+        if stem in further:
+            refused[key] = _other(stem, further)
+        elif near and says.kind in ("adc", "b0"):
+            if getattr(near[0], says.kind):
+                refused[key] = f"{near[0].image[0]} has {WORDS[says.kind]} already: {getattr(near[0], says.kind)}"
+            else:
+                setattr(near[0], says.kind, key)
+        elif not near and not says.is_mask:
+            refused[key] = "ADC map without a DWI scan" if says.kind == "adc" else _other(stem, further)
+    everything = set(keys)
+    for case in cases.values():
+        case.find_b_values(everything)
+    used = {key for case in cases.values() for key in case.keys} | refused.keys()
+    return Found("as they lie", [cases[s] for s in sorted(cases)], refused, [k for k in keys if k not in used])
+
+
+def _only_scan(folder: str, cases: dict[str, Case]) -> list[Case]:
+    """The case of the only scan in a folder ("" or with / at its end), for a file that states its kind alone."""
+    if folder and not folder.endswith("/"):
+        return []
+    there = [case for stem, case in cases.items() if stem.rpartition("/")[0] == folder.rstrip("/")]
+    return there if len(there) == 1 else []
+
+
+def _other(stem: str, further: dict[str, str]) -> str | None:
+    """Why a file is not segmented for what its name says; None where it may be a DWI."""
+    if stem in further:
+        return f"by its name it is a further channel of {further[stem]} (nnU-Net), so it is not segmented: rename it"
+    kind = named(stem).kind
+    return OTHER.format(WORDS[kind]) if kind in WORDS else None
