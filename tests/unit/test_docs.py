@@ -139,12 +139,25 @@ def test_every_file_of_ours_that_a_page_names_exists(page):
     below = ROOT / "tests" if page.name == "guarantees.md" else ROOT
     for token in tokens(page):
         path = token.content
-        if token.type != "code_inline" or re.search(r"[<>*{ ]", path):
+        if token.type != "code_inline" or re.search(r"[<>*{ ]|::|NAME", path):
             continue
         if path.startswith(OURS) and "/" in path:
             assert (ROOT / path).exists(), path
         elif below != ROOT and re.match(r"(unit|integration|e2e|torture|corpus|relations|cluster)/", path):
             assert (below / path).exists(), path
+
+
+@each_page
+def test_every_test_that_a_page_names_exists(page):
+    named = [found for line in code(page) for found in re.findall(r"(tests/[\w/]+\.py)::(\w+)", line)]
+    missing = [name for path, name in named if f"def {name}(" not in (ROOT / path).read_text()]
+    assert missing == []
+
+
+def test_the_architecture_names_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = [path.parent.name for path in (ROOT / "components").glob("*/__init__.py")]
+    assert [room for room in rooms if f"components/{room}/" not in page and f"**{room}**" not in page] == []
 
 
 def test_the_readme_fits_on_two_pages():
