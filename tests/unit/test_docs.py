@@ -120,6 +120,7 @@ FOREIGN = {"PIP_CERT", "PIP_NO_INDEX", "PIP_FIND_LINKS", "ACCEPT"}
 """What pip reads, and the tests."""
 
 
+@functools.cache
 def sources() -> str:
     """Return the text of all files that read variables."""
     kinds = ("*.py", "*.env", "*.sh", "build", "*.yaml", "Makefile", "*.Dockerfile")
