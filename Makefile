@@ -46,7 +46,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 
 SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application
 
-IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
+IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.image_tags import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from components.artifacts.synthetic import is_synthetic
-from components.core.machine import sources_digest
+from components.core.code_closure import MODEL, closure_digest
 from components.core.step import NO_MEMORY, StepError, is_out_of_memory, without_logins
 from components.core.text import shown
 from components.ingest.validate import INSIST
@@ -175,9 +175,7 @@ class Segmenter:
 
 def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
     """The modules of this checkout are in use already, and MLflow loads a model's own only where there are none."""
-    from components.register.register import PACKED
-
-    if "code_sha256" in tags and tags["code_sha256"] != sources_digest(*PACKED):
+    if "code_sha256" in tags and tags["code_sha256"] != closure_digest(MODEL):
         logging.warning(
             "%s was registered with other code than this checkout's, which segments here: masks may differ from those "
             "it was measured by. make lineage names the commit.", uri,
