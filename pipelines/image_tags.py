@@ -48,7 +48,7 @@ def _tag(files: list[str]) -> str:
 
 
 def commit() -> str:
-    """Return this checkout's commit, with "-dirty" when files differ from it or new code is not in it; "" without git."""
+    """Return this checkout's commit, with "-dirty" when files differ from it or are new; "" without git."""
     try:
         described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
         new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", "components", PINS)
