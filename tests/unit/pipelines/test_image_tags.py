@@ -94,7 +94,7 @@ def test_what_changes_the_tag_of_a_step_changes_the_tag_of_the_built_images_too(
     assert image_tags.sources_tag() != before[0] and image_tags.code() != before[1]
 
 
-@pytest.mark.parametrize("file", ["images/components.Dockerfile", "images/mlflow/dwi_stroke_mlflow/app.py"])
+@pytest.mark.parametrize("file", ["images/steps.Dockerfile", "images/mlflow/dwi_stroke_mlflow/app.py"])
 def test_how_an_image_is_built_changes_the_tag_of_the_built_images_alone(file, checkout):
     before = image_tags.sources_tag(), image_tags.code()
     assert not changed_by(checkout / file)
