@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 CGROUP = Path("/sys/fs/cgroup")
 
