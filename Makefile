@@ -46,7 +46,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 
 SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application
 
-IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
+IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.image_tags import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
@@ -54,7 +54,7 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="epochs=5"] [TARGET=kind]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -144,8 +144,12 @@ torture: $(DEV_INSTALLED) ## develop: long tests with kills, faults and attacker
 relations: $(DEV_INSTALLED) ## develop: check relations on the champion and real scans (minutes)
 	@$(PYTHON) -m pytest -m relations tests/relations
 
-lint: $(DEV_INSTALLED) ## develop: check style and format with ruff
+lint: $(DEV_INSTALLED) ## develop: check the style (ruff) and which room imports which
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+	@$(PYTHON) -c 'from importlinter.cli import lint_imports_command as check; check()' --no-cache --no-logo
+
+typecheck: $(DEV_INSTALLED) ## develop: check the types (mypy)
+	@$(PYTHON) -m mypy
 
 audit: $(DEV_INSTALLED) ## develop: list known faults of the pins (asks the package index)
 	@$(PYTHON) .ci/audit.py

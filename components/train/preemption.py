@@ -5,14 +5,14 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from components.core.step import TOLD_TO_STOP
+from components.core.step import SIGTERM_EXIT_CODE
 
 
 class Preempted(SystemExit):
     """The end of the process, once what was learnt is kept; its exit code is none of a failure."""
 
     def __init__(self):
-        super().__init__(TOLD_TO_STOP)
+        super().__init__(SIGTERM_EXIT_CODE)
 
 
 @contextlib.contextmanager

@@ -28,4 +28,7 @@ def test_a_test_command_leaves_out_what_it_says(target, left_out):
 
 def test_a_landing_runs_everything():
     commands = re.findall(r"^(?:make [a-z-]+|\.ci/containers)", (ROOT / ".ci" / "run").read_text(), re.M)
-    assert commands == ["make lint", "make audit", "make pipeline-run", "make down", "make test-all", ".ci/containers"]
+    assert commands == [
+        "make lint", "make typecheck", "make audit", "make pipeline-run", "make down", "make test", "make test-all",
+        ".ci/containers",
+    ]  # fmt: skip
