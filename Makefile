@@ -71,11 +71,11 @@ pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TA
 pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
 
-test: $(DEV_INSTALLED) ## the tests of every part, a quarter of an hour on two cores; what is skipped says why
+test: $(DEV_INSTALLED) ## the tests of every part, minutes on two cores; what is skipped says why
 	@$(PYTEST)
 
-test-all: $(DEV_INSTALLED) ## all tests, the slow ones too, but those of test-kind, torture and relations
-	@$(PYTEST) -m "not cluster and not torture and not relations"
+test-all: test ## make test, then the slow tests that it leaves out; not those of test-kind, torture and relations
+	@$(PYTEST) -m "slow and not cluster and not torture and not relations"
 
 check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"

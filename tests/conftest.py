@@ -1,6 +1,7 @@
 """What several tests share: small scans, written the way users lay them out; which tests share a worker."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +36,23 @@ def pytest_xdist_make_scheduler(config, log):
     return Files(config, log)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items) -> None:
-    """Begin with the folders whose files take longest, so that the workers end together."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what `sampled` leaves out as slow, before pytest deselects by marker.
+
+    Then begin with the folders whose files take longest, so that the workers end together.
+    """
+    values = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if values[test] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            values[test] += 1
+    result = yield
     order = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).parts[0], len(order)))
+    return result
 
 
 @pytest.fixture(scope="session")

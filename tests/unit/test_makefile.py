@@ -19,7 +19,7 @@ TYPED = (
 """Each character that means something to make or to a shell; first a dash, last a space."""
 VARIABLES = sorted({*re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.M), "S3_PORT", "GPUS", "NODE_SELECTOR", "KUBE_CONTEXT"})
 RECIPES = dict(re.findall(r"^([a-z][a-z-]*):[^\n]*##[^\n]*\n((?:\t[^\n]*\n)*)", MAKEFILE, re.M))
-RECORDER = """#!{python}
+RECORDER = """#!{python} -IS
 import json, os, sys
 with open("calls", "a") as calls:
     calls.write(json.dumps([sys.argv[1:], dict(os.environ)]) + "\\n")
