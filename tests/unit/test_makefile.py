@@ -56,6 +56,7 @@ def make(checkout: Path, target: str, *arguments: str, **variables: str) -> list
     return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("place", ["command line", "environment"])
 @pytest.mark.parametrize("target", RECIPES)
 def test_what_is_typed_arrives_as_it_was_typed(target, place, checkout):
