@@ -1,5 +1,6 @@
 """What several tests share: small scans, written the way users lay them out; which tests share a worker."""
 
+import fcntl
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -53,6 +54,22 @@ def pytest_collection_modifyitems(items):
     order = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).parts[0], len(order)))
     return result
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """An MLflow database with its tables, which take seconds to make; all workers share it, so copy it."""
+    import mlflow  # seconds too
+
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if worker else base
+    path, making = folder / "empty.db", folder / "making.db"
+    with (folder / "making.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            mlflow.MlflowClient(f"sqlite:///{making}").search_experiments()
+            making.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")

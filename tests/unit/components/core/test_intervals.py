@@ -87,7 +87,7 @@ def test_what_is_no_share_has_no_bounded_interval(bad):
         bounded_mean_interval([0.1, 0.2, 0.3, 0.4, bad])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("count", [5, 10, 20])
 @pytest.mark.parametrize("missed", [0, 0.05, 0.1], ids=["none missed", "one in twenty", "one in ten"])
 def test_the_interval_of_dice_covers_with_few_patients_and_missed_lesions(count, missed):
@@ -211,7 +211,7 @@ def test_the_interval_of_equal_volumes_is_their_value():
     assert mean_interval([0.0] * 6) == (0, 0)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "at_least"), [("lognormal", 0.86), ("counts", 0.93), ("half normal", 0.93)])
 @pytest.mark.parametrize("count", [5, 10, 20])
 def test_the_interval_of_volumes_covers_what_its_docstring_says(name, at_least, count):
