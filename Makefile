@@ -71,11 +71,11 @@ pipeline-schedule: $(INSTALLED) ## cluster: run by the clock: CRON="0 2 * * *" T
 pipeline-schedules: $(INSTALLED) ## cluster: list the schedules of TARGET=kind|cluster [REMOVE=name]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
 
-test: $(DEV_INSTALLED) ## develop: the tests of every part; what is skipped says why
+test: $(DEV_INSTALLED) ## develop: the tests of every part, minutes on two cores; what is skipped says why
 	@$(PYTEST)
 
-test-all: $(DEV_INSTALLED) ## develop: all tests but those of test-kind, torture and relations
-	@$(PYTEST) -m "not cluster and not torture and not relations"
+test-all: test ## develop: make test, then the slow tests; not test-kind, torture, relations
+	@$(PYTEST) -m "slow and not cluster and not torture and not relations"
 
 check-data: $(INSTALLED) ## data: show what would be ingested of DATA=folder|s3://..., and what refused
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
