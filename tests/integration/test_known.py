@@ -120,7 +120,7 @@ def test_older_data_after_grown_ones_forget_nobody(pipeline):
 def test_of_other_code_nothing_is_asked_again_but_carried_on(pipeline, monkeypatch):
     facts = pipeline.run(12)
     assert pipeline.lineage(12) == ""
-    monkeypatch.setattr(split_history, "sources_digest", lambda *names: "another")
+    monkeypatch.setattr(split_history, "steps_digest", lambda *steps: "another")
     assert pipeline.lineage(12) == facts["lineage_digest"]
 
 

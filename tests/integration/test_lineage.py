@@ -311,7 +311,7 @@ def test_a_version_that_is_none_is_answered_in_words(trace, model):
 
 def test_code_of_another_commit_cannot_be_verified_and_the_way_to_it_is_said(trace, monkeypatch, version):
     monkeypatch.setattr("pipelines.models.lineage.image", lambda step: "dwi-stroke-python-train:ffffffffffffffff")
-    monkeypatch.setattr("pipelines.models.lineage.sources_digest", lambda *_, **__: version.tags["code_sha256"])
+    monkeypatch.setattr("components.core.code_closure.steps_digest", lambda *steps: "f" * 64)
     monkeypatch.setattr("pipelines.models.lineage.commit", lambda: "e" * 40)
     code, out = trace()
     (line,) = (x for x in links(out, "NOT REACHED") if image("train") in x)

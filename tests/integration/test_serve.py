@@ -242,9 +242,8 @@ def test_a_port_that_is_taken_or_none_is_said_in_words(tmp_path):
             serve(CHAMPION, text, tmp_path)
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.th.md"])
-def test_the_request_in_the_readme_is_the_one_that_is_printed(readme):
-    assert request("http://127.0.0.1:5001", ["scan"]) in (ROOT / readme).read_text()
+def test_the_request_in_the_documentation_is_the_one_that_is_printed():
+    assert request("http://127.0.0.1:5001", ["scan"]) in (ROOT / "docs" / "predicting.md").read_text()
 
 
 def test_for_a_model_that_sees_adc_the_request_sends_both(put, tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipelines import image_tags
-from pipelines.cluster import kubernetes
 from pipelines.pipeline import STEPS
 
 MODULES = sorted(
@@ -25,10 +24,10 @@ def checkout(tmp_path, monkeypatch) -> Path:
     shutil.copytree(
         image_tags.ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copy(image_tags.PINS, tmp_path)
-    shutil.copy(image_tags.ROOT / "requirements.lock", tmp_path)
+    shutil.copytree(image_tags.ROOT / "images", tmp_path / "images", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (image_tags.PINS, "requirements.lock"):
+        shutil.copy(image_tags.ROOT / name, tmp_path)
     monkeypatch.setattr(image_tags, "ROOT", tmp_path)
-    monkeypatch.setattr(image_tags, "PINS", tmp_path / image_tags.PINS.name)
     return tmp_path
 
 
@@ -94,21 +93,31 @@ def test_changed_pins_change_every_tag(checkout):
     assert changed_by(checkout / "requirements.txt") == set(STEPS)
 
 
-def test_a_changed_policy_is_another_image_on_a_cluster_too(checkout, monkeypatch):
-    monkeypatch.setattr(kubernetes, "ROOT", checkout)
-    before = kubernetes.sources_tag()
-    assert changed_by(checkout / "components" / "register" / "policy.yaml") == {"register"}
-    assert kubernetes.sources_tag() != before
+@pytest.mark.parametrize(
+    "file", ["components/register/policy.yaml", "components/scans/n4.py", "components/split/component.py"]
+)
+def test_what_changes_the_tag_of_a_step_changes_the_tag_of_the_built_images_too(file, checkout):
+    before = image_tags.sources_tag(), image_tags.code()
+    assert changed_by(checkout / file)
+    assert image_tags.sources_tag() != before[0] and image_tags.code() != before[1]
+
+
+@pytest.mark.parametrize("file", ["images/steps.Dockerfile", "images/mlflow/dwi_stroke_mlflow/app.py"])
+def test_how_an_image_is_built_changes_the_tag_of_the_built_images_alone(file, checkout):
+    before = image_tags.sources_tag(), image_tags.code()
+    assert not changed_by(checkout / file)
+    assert image_tags.sources_tag() != before[0] and image_tags.code() == before[1]
 
 
 def test_a_module_that_is_not_imported_changes_nothing(checkout):
-    before = tags()
+    before = tags(), image_tags.sources_tag()
     (checkout / "components" / "core" / "novelty.py").write_text("NEW = 1\n")
-    assert tags() == before
+    assert (tags(), image_tags.sources_tag()) == before
 
 
-def test_packages_hold_no_code_of_their_own_which_a_tag_would_miss():
-    assert not [p for p in (image_tags.ROOT / "components").rglob("__init__.py") if p.read_text().strip()]
+def test_code_in_a_package_itself_changes_the_steps_that_import_from_it(checkout):
+    assert changed_by(checkout / "components" / "split" / "__init__.py") == {"split"}
+    assert changed_by(checkout / "components" / "core" / "__init__.py") == set(STEPS)
 
 
 def test_the_tags_do_not_depend_on_where_the_checkout_lies(checkout, monkeypatch):

@@ -95,7 +95,7 @@ def test_what_a_store_that_cuts_objects_its_own_way_altered_is_noticed(store, mo
         return storage.client.head_object(Bucket="bucket", Key=key)
 
     monkeypatch.setattr(storage, "_send", altered)
-    with pytest.raises(StepError, match="/a is not what its checksum"):
+    with pytest.raises(StepError, match="/a did not match its checksum"):
         storage.put("a", b"scan" * 200)
     assert len(sent) == 3
 
