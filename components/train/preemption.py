@@ -1,4 +1,4 @@
-"""SIGTERM, with which a pod is pre-empted and a local run stops its step, ends a training between two batches."""
+"""SIGTERM, with which a pod is preempted and a local run stops its step, ends a training between two batches."""
 
 import contextlib
 import signal

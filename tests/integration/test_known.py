@@ -146,6 +146,7 @@ def test_a_split_of_before_there_were_lineages_is_carried_on_by_name(pipeline):
     assert pipeline.lineage(12) == facts["carried_from"]["lineage"]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "spoil",
     [

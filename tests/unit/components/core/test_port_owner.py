@@ -271,6 +271,7 @@ class TestWithoutProc:
             port_owner.is_served_by(os.getpgid(0), port)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "module",
     ["fingerprint.fingerprint", "ingest.ingest", "train.train", "evaluate.evaluate", "register.register"],
