@@ -200,8 +200,8 @@ def of_b_800(tmp_path, scan, write_case):
         (
             {".bval": "b800", ".json": "{"}, 800,
             [
-                "the .bval file was passed over: it holds no b-values, which are numbers",
-                "the JSON sidecar was passed over: it is not JSON",
+                "the .bval file was ignored: it does not hold numbers",
+                "the JSON sidecar was ignored: it is not JSON",
                 "ADC computed from b0, b = 800 s/mm² as set by b_value",
             ],
         ),
@@ -384,7 +384,7 @@ def test_a_mask_shifted_against_the_image_is_refused(tmp_path, scan, write_case,
     folder = write_case(
         tmp_path / "set", "sub-1", dwi=scan["dwi"], mask=scan["mask"], affine={"dwi": AFFINE, "mask": shifted}
     )
-    assert refusal(folder) == f"the mask lies up to {change.max():.1f} mm off the image (their affines differ)"
+    assert refusal(folder) == f"the mask is up to {change.max():.1f} mm off the image (their affines differ)"
 
 
 def test_a_mask_turned_or_scaled_against_the_image_is_refused(tmp_path, scan, write_case, refusal):
