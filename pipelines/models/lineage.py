@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from components.artifacts.split_file import split_digest
 from components.core import code_closure
 from components.core.settings import Settings
 from components.core.step import StepError, progress
@@ -18,7 +19,6 @@ from components.registry.ledger import NAMES_ENTRY, Ledger, champions
 from components.registry.ledger_entry import differences
 from components.registry.ledger_pairing import strangers
 from components.registry.model_digest import model_digest
-from components.registry.split_history import split_digest
 from components.registry.tracking import MODEL_NAME, evaluation_digest, waiting_for
 from pipelines.image_tags import commit, image, sources_tag
 from pipelines.models import registry
