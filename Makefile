@@ -135,7 +135,7 @@ test-kind: $(DEV_INSTALLED) ## the tests that need a cluster, kind's or another 
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
-	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target=containers
+	@exec $(PYTHON) -m tests.support.containers run --data="$$DATA" --preset="$$PRESET" --set="$$SET"
 
 torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1] [TARGET=kind]
 	@case "$$TARGET" in local) tests=tests/torture ;; *) tests=tests/torture/test_cluster.py ;; esac; \
