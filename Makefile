@@ -135,7 +135,7 @@ test-kind: $(DEV_INSTALLED) ## develop: the tests that need a cluster [KUBE_CONT
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
 test-containers: images ## develop: run the pipeline with each step in its container
-	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target=containers
+	@exec $(PYTHON) -m tests.support.containers run --data="$$DATA" --preset="$$PRESET" --set="$$SET"
 
 torture: $(DEV_INSTALLED) ## develop: long tests with kills, faults and attackers (an hour) [ONLY="kills"]
 	@case "$$TARGET" in local) tests=tests/torture ;; *) tests=tests/torture/test_cluster.py ;; esac; \

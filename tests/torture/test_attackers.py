@@ -30,7 +30,6 @@ from components.registry import split_history
 from components.registry.tracking import MODEL_NAME
 from pipelines.check_data import check_data
 from pipelines.local import services
-from pipelines.local.services import ServiceError
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
 from pipelines.predict.folder import predict_folder
@@ -186,7 +185,7 @@ class TestAnotherLogin:
         monkeypatch.setenv(f"{service.name.upper()}_PORT", str(port))
         with squatter(lambda: True, port, seen / "requests"):
             (tmp_path / "logs").mkdir()
-            with pytest.raises(ServiceError, match=f"port {port} on .* is taken"):
+            with pytest.raises(StepError, match=f"port {port} on .* is taken"):
                 service(tmp_path).up() if service is services.S3 else service(tmp_path).up(dict(house.environment))
         campaign.count("another login, ports taken before a server starts")
         assert not tells_secrets(seen / "requests", house)
@@ -210,7 +209,7 @@ class TestAnotherLogin:
 
         with squatter(starting, port, seen / "requests"):
             try:
-                with pytest.raises(ServiceError):
+                with pytest.raises(StepError):
                     server.up(dict(house.environment))
             finally:
                 server.down()

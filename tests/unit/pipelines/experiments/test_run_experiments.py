@@ -9,7 +9,6 @@ from mlflow.exceptions import MlflowException
 from components.core.step import StepError
 from pipelines.experiments.run_experiments import experiments
 from pipelines.experiments.run_results import still_there
-from pipelines.local.services import ServiceError
 
 FOUR = [("demo", 42), ("demo+n4", 42), ("demo", 43), ("demo+n4", 43)]
 
@@ -134,7 +133,7 @@ def test_other_code_runs_again(run, pipeline, monkeypatch):
 def test_one_that_fails_is_named_with_its_reason_the_rest_goes_on_and_the_exit_code_says_so(
     run, pipeline, refused, capsys
 ):
-    pipeline.broken = {("demo+adc", 42): refused, ("demo+adc", 43): ServiceError("S3 is gone")}
+    pipeline.broken = {("demo+adc", 42): refused, ("demo+adc", 43): StepError("S3 is gone")}
     assert run("adc n4") == 1
     assert len(pipeline.calls) == 6
     out, err = capsys.readouterr()
