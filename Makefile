@@ -54,7 +54,7 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint parameters audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -146,6 +146,10 @@ relations: $(DEV_INSTALLED) ## the relations that must hold, on the demo's champ
 
 lint: $(DEV_INSTALLED) ## ruff
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+parameters: $(DEV_INSTALLED) ## develop: write the steps' parameters, their table in docs and the tests' pipeline from Settings
+	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q tests/unit/components/test_component_parameters.py
+	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q $(wildcard tests/unit/test_docs.py) tests/unit/pipelines/cluster/test_kubernetes.py -k "table_of_parameters or golden"
 
 audit: $(DEV_INSTALLED) ## what is known against the pinned packages (asks the package index)
 	@$(PYTHON) .ci/audit.py

@@ -11,7 +11,7 @@ from components.core.step import StepError
 from components.registry.tracking import COST
 from pipelines.atomic_write import read_json
 from pipelines.image_tags import code
-from pipelines.pipeline import settings_of
+from pipelines.pipeline import settings_that_decide
 
 SAME_DATA = ("data_uri", "data_version")
 
@@ -124,5 +124,5 @@ def _gave(run: dict, step: str, summary: dict) -> bool:
         and facts["state"] == "succeeded"
         and not facts["cached"]
         and [run.get(name) for name in same] == [summary.get(name) for name in same]
-        and all(run["settings"].get(name) == summary["settings"].get(name) for name in settings_of(step))
+        and all(run["settings"].get(name) == summary["settings"].get(name) for name in settings_that_decide(step))
     )
