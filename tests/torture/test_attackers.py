@@ -583,7 +583,7 @@ class TestTheCarelessOperator:
         checkout.python("check-data", "--data", str(scans))
         checkout.environment = kept
         out = self.said(campaign, checkout, "a forgotten key", "run", "--data", str(scans))
-        assert "PSEUDONYM_KEY is not set, but this folder went under other names before" in out
+        assert "PSEUDONYM_KEY is not set, but this folder was uploaded under other names before" in out
         assert not (checkout.state / "s3" / "dwi-stroke" / "data").exists()
         typed = subprocess.run(
             ["make", "check-data", f"PSEUDONYM_KEY={key}"], cwd=checkout.folder, capture_output=True, text=True
