@@ -1,5 +1,4 @@
 import json
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -42,11 +41,9 @@ SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory, empty_database):
+def servers(tmp_path_factory):
     """The environment of a real S3 and a real MLflow server, for this session's tests."""
     state = tmp_path_factory.mktemp("servers")
-    (state / "mlflow").mkdir(mode=0o700)
-    shutil.copy(empty_database, state / "mlflow" / services.DATABASE)
     with pytest.MonkeyPatch.context() as patch:
         _forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):
