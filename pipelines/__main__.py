@@ -8,10 +8,11 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.step import StepError, about_the_disk, log_plainly, without_logins
+from components.core.errors import disk_advice
+from components.core.step import StepError, log_plainly, without_logins
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL, KIND, LOCAL, require_usable
+from pipelines.target_name import ALL, KIND, LOCAL, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
@@ -35,7 +36,7 @@ def main() -> int:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:
-        said = about_the_disk(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
+        said = disk_advice(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
         print(f"\n{without_logins(said)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -106,7 +107,7 @@ def _schedules(a) -> None:
 
 
 def _mlflow(a) -> None:
-    from pipelines.mlflow_link import show_of
+    from pipelines.mlflow_command import show_of
 
     show_of(a.target, STATE)
 

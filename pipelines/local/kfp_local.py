@@ -22,7 +22,7 @@ from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
-from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError, plain
+from components.core.step import ERROR_MARK, SIGTERM_EXIT_CODE, StepError, plain
 from pipelines.image_tags import ROOT, image
 from pipelines.pipeline import STEP_HEADING, STEPS, compile_to
 
@@ -31,7 +31,7 @@ LAST_LINES = 15
 CAUSE_OF_EXIT_CODE = {
     128 + signal.SIGKILL: "it was killed (SIGKILL), as a system does whose memory runs out. Give it more memory, or "
     "lower image_size, batch_size or base_channels.",
-    TOLD_TO_STOP: "it was stopped (SIGTERM).",
+    SIGTERM_EXIT_CODE: "it was stopped (SIGTERM).",
     128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Free some.",
 }
 """For a step that ended without an error message of its own."""

@@ -1,0 +1,63 @@
+"""The trained model: train writes `model.json` beside the weights, and the registered model keeps both."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from components.artifacts.artifact import Artifact, Record
+
+WEIGHTS = "best_model.pth"
+HISTORY = "history.json"
+
+
+class VolumeInterval(Record):
+    """How far predicted volumes are off, learnt from the validation patients."""
+
+    cube_root_ml: float
+    level: float
+    """Share of patients for whom it holds."""
+    patients: int
+    wide: float = 0.0
+    """Share of scans with more than 5 mL whose interval is wider than the volume."""
+
+
+class TrainedModel(Artifact):
+    """What the weights need to be used. None: learnt after the weights, or unknown to older code."""
+
+    FILE: ClassVar[str] = "model.json"
+    WRITTEN_BY: ClassVar[str] = "train"
+
+    image_size: int
+    normalization: str
+    base_channels: int
+    pixel_mm: float = 0.0
+    n4_bias_correction: bool = False
+    inputs: str = "dwi"
+    norm: str = "batch"
+    precision: str = "float32"
+    tta: bool = False
+    cca: bool = False
+    selection: str = "dice"
+    threshold: float = 0.5
+    smallest_lesion_voxels: int | None = None
+    smallest_lesion_ml: float | None = None
+    weights_sha256: str | None = None
+    best_epoch: int | None = None
+    best_val_dice: float | None = None
+    training_digest: str = ""
+    decides: dict[str, Any] = Field(default_factory=dict)
+    """All that determines the model; its SHA-256 is `training_digest`."""
+    training_seconds: float | None = None
+    training_seconds_taken_over: float | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    """The parameters that MLflow shows."""
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    """Code and data that it was made of, for the registry's tags."""
+    temperature: float | None = None
+    volume_interval: VolumeInterval | None = None
+    uncertainty: dict[str, float | None] | None = None
+    """The largest doubt that is usual, in a `mask` and in an `empty` one."""
+    seen: dict[str, tuple[float, float]] | None = None
+    """Lowest and highest of each measure of the scans that it learnt from."""
+    heads: dict[str, Any] | None = None
+    """What is usual of heads and of the lesions in them."""
