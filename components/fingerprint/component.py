@@ -13,27 +13,30 @@ def fingerprint(
     inputs: str,
     carry_split: bool,
     run_name: str,
-) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):
-    """What is under the data URI, and from which registered split to carry on. Never cached.
+) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):  # type: ignore[valid-type]  # KFP reads outputs here
+    """Find the version of the data, and the split history that this run extends. Never cached.
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
-        train_ratio: As the split takes it, and so on: was the newest split made of the same?
-        val_ratio: See train_ratio.
-        test_ratio: See train_ratio.
-        random_seed: See train_ratio.
-        inputs: See train_ratio.
-        carry_split: Whether to carry on at all.
+        train_ratio: Share of the patients for training.
+        val_ratio: Share of the patients for validation: they choose the weights and the threshold.
+        test_ratio: Share of the patients held out for the test.
+        random_seed: Seed of the weights, the sampling, the augmentation, and the split of patients who have no subset
+            yet.
+        inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
+        carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
+            fair comparison with the champion is impossible.
         run_name: What Kubeflow calls this run, for MLflow; empty where its id is its name.
     """
     from components.core.run_name import write_name
     from components.core.step import step
     from components.fingerprint.fingerprint import fingerprint as run
-    from components.fingerprint.fingerprint import lineage
+    from components.fingerprint.fingerprint import history_to_extend
 
     with step("fingerprint"):
         if run_name:
             write_name(run_name)
         version = run(data_uri)
         ratios = (train_ratio, val_ratio, test_ratio)
-        return version, lineage(data_uri, version, ratios, random_seed, inputs) if carry_split else ""
+        history = history_to_extend(data_uri, version, ratios, random_seed, inputs) if carry_split else ""
+        return version, history

@@ -231,7 +231,7 @@ def test_mlflow_keeps_no_artifacts_elsewhere_whoever_asks(location, env, tmp_pat
     s3(env).put_object(Bucket="dwi-stroke", Key="data/scan", Body=b"voxels")
     (tmp_path / "scan").write_text("of somebody")
     location, client, name = location.format(folder=tmp_path), registry(env), uuid.uuid4().hex
-    with pytest.raises(MlflowException, match=f"{location} lies outside of this server's artifacts"):
+    with pytest.raises(MlflowException, match=f"{location} is outside this server's artifacts"):
         client.create_experiment(name, artifact_location=location)
     client.create_registered_model(name)
     with pytest.raises(MlflowException, match=r"outside of this server's artifacts|Invalid model version source"):

@@ -262,7 +262,7 @@ class TestAWriterOfTheBucket:
         listed = json.loads((house.run / "cases" / "cases.json").read_text())
         facts = json.loads((house.run / "model" / "model.json").read_text())
         rows = measured["cases"]
-        drawn = split_history.settings((0.5, 0.25, 0.25), 0, facts["inputs"])
+        drawn = split_history.split_settings((0.5, 0.25, 0.25), 0, facts["inputs"])
 
         def printed(ask, *arguments) -> tuple[int, str]:
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -289,7 +289,7 @@ class TestAWriterOfTheBucket:
             "make lineage": lambda: printed(lineage, CHAMPION, house.state),
             "make predict": mask,
             "the champion compared with": compared,
-            "the split carried on": lambda: split_history.to_carry_on_from(
+            "the split history": lambda: split_history.history_to_extend(
                 listed["data_uri"], listed["data_version"], drawn, listed["synthetic"]
             ),
         }
@@ -583,7 +583,7 @@ class TestTheCarelessOperator:
         checkout.python("check-data", "--data", str(scans))
         checkout.environment = kept
         out = self.said(campaign, checkout, "a forgotten key", "run", "--data", str(scans))
-        assert "PSEUDONYM_KEY is not set, but this folder went under other names before" in out
+        assert "PSEUDONYM_KEY is not set, but this folder was uploaded under other names before" in out
         assert not (checkout.state / "s3" / "dwi-stroke" / "data").exists()
         typed = subprocess.run(
             ["make", "check-data", f"PSEUDONYM_KEY={key}"], cwd=checkout.folder, capture_output=True, text=True

@@ -27,10 +27,10 @@ def fixed_tag(monkeypatch):
 
 
 @functools.cache
-def compiled_text(cluster: ClusterSettings) -> str:
+def compiled_text(settings: ClusterSettings) -> str:
     """The pipeline for a cluster; the compiler takes seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        kubernetes.compile_for(cluster, path := Path(folder) / "pipeline.yaml")
+        kubernetes.compile_for(settings, path := Path(folder) / "pipeline.yaml")
         return path.read_text()
 
 
