@@ -12,7 +12,7 @@ from components.core.errors import disk_advice
 from components.core.step import StepError, log_plainly, without_logins
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL, KIND, LOCAL, require_usable
+from pipelines.target_name import ALL, KIND, LOCAL, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
@@ -107,7 +107,7 @@ def _schedules(a) -> None:
 
 
 def _mlflow(a) -> None:
-    from pipelines.mlflow_link import show_of
+    from pipelines.mlflow_command import show_of
 
     show_of(a.target, STATE)
 

@@ -1,29 +1,14 @@
 """The link that logs a browser in to our MLflow. Who sees it can log in with it: it is shown on a terminal alone."""
 
-import contextlib
 import os
 import sys
-import threading
-from pathlib import Path
 
 import requests
 
 from components.registry.tracking import TOKEN
-from pipelines.target import CLUSTER, LOCAL, as_argument, target
+from pipelines.target_name import LOCAL, as_argument
 
 ANSWER_SECONDS = 10
-
-
-def show_of(place: str, state: Path) -> None:
-    """Print the link of the MLflow of `place`, a target; where a port is forwarded for it, until Ctrl-C."""
-    forwarded = place == CLUSTER and not os.environ.get("MLFLOW_TRACKING_URI")
-    with target(place).tracking(state) as uri:
-        if not show(uri, place):
-            print(f"  MLflow at {uri} gives no link: it is not ours, or refuses our login")
-        elif forwarded and sys.stdout.isatty():
-            print("  the way to it is open until Ctrl-C", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                threading.Event().wait()
 
 
 def show(uri: str, place: str = LOCAL) -> bool:

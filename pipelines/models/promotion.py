@@ -13,7 +13,7 @@ from components.registry.ledger_entry import Entry, about
 from components.registry.ledger_pairing import pair, require_pair, strangers
 from components.registry.tracking import MODEL_NAME
 from pipelines.models import registry, registry_check
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 SHOWN = 5
 
