@@ -73,6 +73,7 @@ def train(
     from components.core.settings import checked
     from components.core.step import step
     from components.train.launch import launch
+    from components.train.training_inputs import TrainingPaths
 
     with step("train"):
         settings = checked(
@@ -103,5 +104,12 @@ def train(
                 "memory_format": memory_format,
             }
         )
-        report = Path(cases.path) / REPORT
-        launch([*(Path(a.path) for a in (cases, slices, split)), report, Path(model.path), Path(curves.path)], settings)
+        paths = TrainingPaths(
+            cases=Path(cases.path),
+            slices=Path(slices.path),
+            split=Path(split.path),
+            data_report=Path(cases.path) / REPORT,
+            model=Path(model.path),
+            curves=Path(curves.path),
+        )
+        launch(paths, settings)
