@@ -11,6 +11,7 @@ import numpy as np
 from components.artifacts.cases import Cases
 from components.artifacts.headline import against_rule, in_words
 from components.artifacts.split_file import Split
+from components.artifacts.trained_model import TrainedModel
 from components.core.step import progress
 from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
 from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
@@ -42,7 +43,7 @@ from components.scans.volumes import read, write
 FAILURES_DRAWN = 12
 
 
-def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path | None = None) -> list[dict]:
+def measure(network, facts: TrainedModel, cases: Path, records: list[dict], masks: Path | None = None) -> list[dict]:
     """What the network is worth on each of the scans `records`; its masks are kept in the folder `masks`.
 
     `reliability` of each (2, 15, 3): of its probabilities, and of the calibrated ones, over the same voxels.
@@ -51,7 +52,7 @@ def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path 
     for record in progress(records, what="evaluated"):
         volume, geometry = read(cases / record["files"]["dwi"])
         truth = read(cases / record["files"]["mask"])[0] > 0
-        has_adc = "adc" in CHANNELS[facts.get("inputs", "dwi")] and "adc" in record["files"]
+        has_adc = "adc" in CHANNELS[facts.inputs] and "adc" in record["files"]
         adc = read(cases / record["files"]["adc"])[0] if has_adc else None
         head = find_head(volume, record["voxel_mm"])
         probability = predict_volume(network, facts, volume, record["slice_numbers"], adc, record["voxel_mm"], head)
@@ -96,14 +97,15 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     for folder in ("test_predictions", "masks"):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
     listed, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
-    network, facts = load_model(model)
+    network, trained = load_model(model)
+    facts = trained.model_dump(exclude_none=True)
     logging.info("evaluating on %s", named(device()))
     records = {c["case"]: c for c in listed["cases"]}
     tested = [records[name] for name in parts["cases"]["test"]]
     scan_digests(Cases.read(cases), Split.read(split)).write(evaluation)
     shutil.copy(split, evaluation / "split.json")
 
-    results = measure(network, facts, cases, tested, evaluation / "masks")
+    results = measure(network, trained, cases, tested, evaluation / "masks")
     comparison = against_champion(
         results, parts, lambda *champion: measure(*champion, cases, tested), listed["synthetic"], model
     )

@@ -16,7 +16,6 @@ from components.register.register import _log
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.local import services
-from pipelines.local.mlflow_server import DATABASE
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 OLD_MODEL = """

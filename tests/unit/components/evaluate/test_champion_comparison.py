@@ -126,5 +126,5 @@ def test_an_older_champion_that_knows_nothing_of_itself_is_measured_all_the_same
 def test_a_champion_that_wants_an_adc_map_is_told_in_words_that_there_is_none(tmp_path, listed):
     """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
     facts = {"inputs": "dwi+adc", "image_size": 32, "normalization": "volume", "precision": "float32"}
-    with pytest.raises(BadVolume, match="sees the ADC map too, and none was given"):
+    with pytest.raises(BadVolume, match="the model needs an ADC map too"):
         measure(AttentionUNet(4, 6), facts, tmp_path, [listed])
