@@ -17,7 +17,8 @@ from components.artifacts.synthetic import is_synthetic
 from components.core.machine import sources_digest
 from components.core.step import StepError
 from components.core.storage import Storage
-from components.registry.tracking import MODEL_NAME, answering
+from components.registry.mlflow_requests import explain_mlflow_errors
+from components.registry.tracking import MODEL_NAME
 
 SPLIT = "split.json"
 PERSON = {"patient", "data_uri", "subset", "images"}
@@ -118,7 +119,7 @@ def _registered(digest: str = "", synthetic: bool | None = None) -> Iterator[Kno
     import mlflow
 
     client = mlflow.MlflowClient()
-    with answering(" The patients of earlier splits are kept there."):
+    with explain_mlflow_errors(" The patients of earlier splits are kept there."):
         versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
         for entry in sorted(versions, key=lambda v: int(v.version), reverse=True):
             if synthetic not in (None, is_synthetic(entry.tags)):

@@ -23,7 +23,8 @@ from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.model.device import device, in_words, named, unused_gpu
 from components.model.grid import CHANNELS
-from components.registry.tracking import Run, code_lineage, data_lineage, data_params, record_inputs, record_training
+from components.registry.run_records import data_params, data_tags, record_inputs, record_training
+from components.registry.tracking import Run, code_tags
 from components.train import data_workers, ranks
 from components.train.augment import augmentation
 from components.train.autotune import choose
@@ -103,7 +104,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "memory_format": memory_format,
     }  # fmt: skip
     if ranks.first():
-        run.params(params)
+        run.log_params(params)
     if ranks.together():
         logging.info("devices: %s", devices)
     logging.info(
@@ -191,7 +192,7 @@ def train(cases: Path, slices: Path, split: Path, page: Path, model: Path, curve
         "decides": decides,
         "training_seconds": sum(row["seconds"] for row in history),
         "training_seconds_taken_over": sum(row["seconds"] for row in history[:taken_over]),
-        "params": {**params, **data_params(cases, split)}, "lineage": {**code_lineage(), **data_lineage(cases, split)},
+        "params": {**params, **data_params(cases, split)}, "lineage": {**code_tags(), **data_tags(cases, split)},
     }  # fmt: skip
     _write_facts(model, facts)
     cut, native_dice = choose_cut(model, cases, validation)
@@ -304,7 +305,7 @@ def _given(settings: Settings) -> dict:
 
 
 def _log_epochs(run: Run, history: list[dict[str, float]]) -> None:
-    run.epochs_meanwhile(history)
+    run.log_epochs_in_background(history)
 
 
 def _write_facts(model: Path, facts: dict) -> None:

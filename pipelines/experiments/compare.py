@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from components.core.intervals import paired_interval
-from components.evaluate.metrics import patient_means
+from components.evaluate.metrics import means_by_patient
 from components.register.policy import MEASURES
 from pipelines.experiments.run_results import Outcome
 
@@ -168,7 +168,7 @@ def notes(comparison: dict) -> list[str]:
 def _by_seed(runs: dict[int, Outcome], metric: str, scans: set[str] | None = None) -> dict[int, Means]:
     """Of all scans, or of these alone: a patient's mean is to be of the same scans on both sides."""
     found = {
-        seed: patient_means([case for case in run.cases if scans is None or case["case"] in scans], metric)
+        seed: means_by_patient((c["patient"], c[metric]) for c in run.cases if scans is None or c["case"] in scans)
         for seed, run in sorted(runs.items())
     }
     return {seed: means for seed, means in found.items() if means}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.registry.tracking import COST
+from components.registry.run_records import TRAINING_COST
 from pipelines.atomic_write import read_json
 from pipelines.image_tags import code
 from pipelines.pipeline import settings_of
@@ -95,7 +95,7 @@ def outcome(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> 
             f"MLflow at {client.tracking_uri} does not have what it came to (run {run_id}): {said}. "
             f"To run it again, remove .local/runs/{summary['run_id']}."
         ) from error
-    training, taken_over = (run.data.metrics.get(name) for name in COST)
+    training, taken_over = (run.data.metrics.get(name) for name in TRAINING_COST)
     seconds = step_seconds(summary, runs)
     return Outcome(
         preset, seed, run_id, run.data.tags.get("data_version", ""), split["digest"], split["patients"],

@@ -9,17 +9,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from components.artifacts.artifact import InvalidArtifact
 from components.core.machine import TRAINING, sources_digest
 from components.core.settings import Settings
 from components.core.step import StepError, progress
 from components.core.storage import PARALLEL_TRANSFERS, Storage, digest_of, file_sha256
-from components.register.register import CARD, PACKED
-from components.registry.ledger import NAMES_ENTRY, Ledger, champions
-from components.registry.ledger_entry import differences
-from components.registry.ledger_pairing import strangers
+from components.register.mlflow_logging import PACKED
+from components.register.register import CARD
+from components.registry.ledger import NAMES_ENTRY, Ledger, champion_stack
+from components.registry.ledger_entry import changes_since
+from components.registry.ledger_pairing import pairing_problem
+from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import model_digest
+from components.registry.run_records import evaluation_digest
 from components.registry.split_history import split_digest
-from components.registry.tracking import MODEL_NAME, evaluation_digest, waiting_for
+from components.registry.tracking import MODEL_NAME
 from pipelines.cluster.kubernetes import sources_tag
 from pipelines.image_tags import commit, image
 from pipelines.models import registry
@@ -58,7 +62,9 @@ class Chain:
         try:
             found = find()
         except (NotReached, StepError, OSError) as why:
-            return self.link(NOT_REACHED, what, f"{expected}: {why}")
+            if not isinstance(why, InvalidArtifact):
+                return self.link(NOT_REACHED, what, f"{expected}: {why}")
+            return self.link(CHANGED, what, f"cannot be read any more ({why!r}), was {expected}")
         except UNREADABLE as error:
             return self.link(CHANGED, what, f"cannot be read any more ({error!r}), was {expected}")
         if found == expected:
@@ -129,7 +135,7 @@ class _Artifacts:
         if key not in self.known:
             try:
                 folder = tempfile.mkdtemp(dir=self.folder)
-                with waiting_for(" ".join(what.values())):
+                with log_while_waiting(" ".join(what.values())):
                     self.known[key] = Path(mlflow.artifacts.download_artifacts(**what, dst_path=folder))
             except Exception as error:  # of MLflow, of HTTP, of the storage behind: it is not there for us
                 said = " ".join(str(error).split())[:160]
@@ -149,7 +155,7 @@ def _version(chain: Chain, client, version) -> None:
         return chain.link(NOT_REACHED, "ledger entry", "no decision about this version is on record")
     ledger = Ledger()
     try:
-        other, entries = strangers(ledger), ledger.entries()
+        other, entries = pairing_problem(ledger), ledger.entries()
     except StepError as why:
         return chain.link(NOT_REACHED, "ledger entry", str(why))
     if other:
@@ -158,14 +164,14 @@ def _version(chain: Chain, client, version) -> None:
         chain.link(CHANGED, "ledger", fault)
     for what in ledger.unchecked:
         chain.link(NOT_REACHED, "ledger", what)
-    if "champion" in version.aliases and champions(entries)[-1:] != [str(version.version)]:
-        chain.link(CHANGED, "champion", f"by the ledger it is version {(champions(entries) or ['none'])[-1]}")
+    if "champion" in version.aliases and champion_stack(entries)[-1:] != [str(version.version)]:
+        chain.link(CHANGED, "champion", f"by the ledger it is version {(champion_stack(entries) or ['none'])[-1]}")
     entry = next((e for e in entries if e.key == key), None)
-    if entry is None and ledger.gave_up(key):
+    if entry is None and ledger.is_given_up(key):
         return chain.link(NOT_REACHED, "ledger entry", f"{ledger.uri}/{key} is lost, and a person gave it up")
     if entry is None:
         return chain.link(CHANGED, "ledger entry", f"{ledger.uri}/{key} is not there, or not this registry's")
-    if other := ", ".join(differences(entry, version)):
+    if other := ", ".join(changes_since(entry, version)):
         return chain.link(CHANGED, "ledger entry", f"decision {entry.facts['number']} was about another {other}")
     chain.link(OK, "ledger entry", f"decision {entry.facts['number']}, {entry.facts['when'][:10]}, {key}")
 

@@ -175,7 +175,7 @@ class Segmenter:
 
 def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
     """The modules of this checkout are in use already, and MLflow loads a model's own only where there are none."""
-    from components.register.register import PACKED
+    from components.register.mlflow_logging import PACKED
 
     if "code_sha256" in tags and tags["code_sha256"] != sources_digest(*PACKED):
         logging.warning(

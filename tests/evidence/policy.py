@@ -5,7 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from components.register.policy import MEASURES, Policy, load, verdict
+from components.artifacts.evaluation import Comparison
+from components.register.policy import MEASURES, Policy, judge_comparison, load
 from tests.evidence.page import table
 
 REPEATS = 1000
@@ -68,7 +69,8 @@ def passes(rng, line: tuple[str, str, float], patients: int, factor: float) -> b
 def judged(metric: str, test: str, margin: float, challenger: np.ndarray, champion: np.ndarray) -> bool:
     """Let a policy of one line judge two models on the same patients."""
     pairs = {str(i): pair for i, pair in enumerate(zip(challenger, champion, strict=True))}
-    return verdict(_policy_of(metric, test, margin), {"reason": "", "pairs": {metric: pairs}}).passed
+    compared = Comparison(champion=None, model=None, reason="", pairs={metric: pairs})
+    return judge_comparison(_policy_of(metric, test, margin), compared).passed
 
 
 @cache

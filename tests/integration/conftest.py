@@ -12,7 +12,7 @@ import torch
 
 from components.core.storage import file_sha256
 from components.model.network import AttentionUNet
-from components.register.register import _log
+from components.register.mlflow_logging import log_model
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.local import services
@@ -99,7 +99,7 @@ def champion(registry, tmp_path):
         }  # fmt: skip
         (folder / "model.json").write_text(json.dumps(known | facts))
         run = registry.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
-        return _champion(registry, _log(SimpleNamespace(id=run), folder), run)
+        return _champion(registry, log_model(SimpleNamespace(id=run), folder), run)
 
     return make
 

@@ -10,7 +10,8 @@ from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
 from components.fingerprint.fingerprint import lineage
 from components.registry import split_history
-from components.registry.tracking import MODEL_NAME, Run, data_lineage, record_inputs
+from components.registry.run_records import data_tags, record_inputs
+from components.registry.tracking import MODEL_NAME, Run
 from components.split.split import split
 
 pytestmark = pytest.mark.usefixtures("servers_here")
@@ -56,7 +57,7 @@ class Pipeline:
         run = Run.open(f"training of {parts.read_text()}")
         record_inputs(run, self.folder, parts, self.folder / "split.html")
         run.finish()
-        tags = data_lineage(self.folder, parts)
+        tags = data_tags(self.folder, parts)
         return self.client.create_model_version(MODEL_NAME, f"runs:/{run.id}/model", run.id, tags)
 
     def run(self, patients: int, seed: int = 42) -> dict:

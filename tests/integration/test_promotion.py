@@ -3,15 +3,17 @@
 import json
 import os
 from types import SimpleNamespace
+from unittest import mock
 
 import mlflow
 import pytest
 import torch
 
+from components.artifacts.evaluation import Comparison, ScanResult
 from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
-from components.evaluate.champion_comparison import against_champion
+from components.evaluate.champion_comparison import compare_with_champion
 from components.model.network import AttentionUNet
 from components.register import register as step
 from components.register.decision import decide
@@ -26,15 +28,16 @@ from components.registry.ledger import (
     REFUSED,
     ROLLED_BACK,
     Ledger,
-    champions,
+    champion_stack,
 )
-from components.registry.ledger_entry import CODE, written
+from components.registry.ledger_entry import CODE, new_entry
 from components.registry.ledger_pairing import RENEW
 from components.registry.ledger_pairing import TAG as TAG_OF_MARK
 from components.registry.split_history import split_digest
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.models import promotion
 from pipelines.predict.segmenter import Segmenter
+from tests.support.scan_results import scan_result
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -88,19 +91,21 @@ def register(client, tmp_path):
     return make
 
 
-def measured(dice: float) -> list[dict]:
-    """What evaluate finds on the test patients; no two of them are alike."""
-    known = {"absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.2, "lesion_count_difference": 0,
-             "lesion_f1": 0.8, "lesion_f1_matched": 0.7, "surface_distance_95_mm": 3.0}  # fmt: skip
-    return [{"patient": p, "dice": dice + i / 100, "iou": dice / 2, **known} for i, p in enumerate(TEST)]
+def measured(dice: float) -> list[ScanResult]:
+    """The results of the test patients; no two are equal."""
+    known = {
+        "absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.2, "lesion_f1": 0.8,
+        "lesion_f1_matched": 0.7, "surface_distance_95_mm": 3.0,
+    }  # fmt: skip
+    return [scan_result(p, dice=dice + i / 100, iou=dice / 2, **known) for i, p in enumerate(TEST)]
 
 
-def compared(ours: float, theirs: float, patients: dict = PATIENTS, synthetic: bool = False) -> dict:
-    """`comparison.json` of a model with the Dice `ours`, where the champion gets `theirs`."""
-    return against_champion(measured(ours), {"patients": patients}, lambda network, facts: measured(theirs), synthetic)
+def compared(ours: float, theirs: float, patients: dict = PATIENTS, synthetic: bool = False) -> Comparison:
+    """The comparison of a model with the Dice `ours`, where the champion gets `theirs`."""
+    return compare_with_champion(measured(ours), patients, lambda network, facts: measured(theirs), synthetic)
 
 
-def settle(client, version, comparison: dict, policy: Policy | None = None, summary: dict = SUMMARY) -> str:
+def settle(client, version, comparison: Comparison, policy: Policy | None = None, summary: dict = SUMMARY) -> str:
     """The register step's decision about a version, looked up again as the step does."""
     version = client.get_model_version(MODEL_NAME, version.version)
     return decide(client, version, comparison, summary, policy or load(), Ledger())
@@ -124,7 +129,7 @@ def two(client, register):
 
 def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record(client, register):
     comparison = compared(0.5, 0.0)
-    assert (comparison["champion"], comparison["reason"]) == (None, "there was no champion to compare with")
+    assert (comparison.champion, comparison.reason) == (None, "there was no champion to compare with")
     assert settle(client, register(1), comparison) == FIRST_WORDS
     assert (champion(client), decisions()) == ("1", [FIRST])
     assert Ledger().entries()[0].facts["evidence"]["floors"] == {
@@ -165,7 +170,7 @@ def test_after_a_first_version_below_the_floors_the_next_is_judged_by_them_too(c
         settle(client, register(seed), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
     assert champion(client) is None
     assert settle(client, register(3), compared(0.5, 0.0)) == FIRST_WORDS
-    assert champion(client) == "3" == champions(Ledger().entries())[-1]
+    assert champion(client) == "3" == champion_stack(Ledger().entries())[-1]
     assert decisions() == [FIRST, REFUSED, BY_POLICY]
 
 
@@ -189,7 +194,7 @@ class TestSyntheticVersions:
         self, client, demo, tmp_path, capsys
     ):
         assert champion(client) == "1"
-        assert "gives way to the first from patients" in Ledger().entries()[0].facts["words"]
+        assert "the first version from patients that passes" in Ledger().entries()[0].facts["words"]
         assert promotion.champion(tmp_path) == 0
         assert "WARNING  it learnt from SYNTHETIC scans alone" in capsys.readouterr().out
 
@@ -197,7 +202,7 @@ class TestSyntheticVersions:
         self, client, demo, register
     ):
         comparison = compared(0.2, 0.9)
-        assert comparison["reason"] == "version 1 learnt from synthetic scans alone" and comparison["pairs"] == {}
+        assert comparison.reason == "version 1 learnt from synthetic scans alone" and comparison.pairs == {}
         said = settle(client, register(2), comparison)
         assert said.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
         assert champion(client) == "2" and decisions() == [FIRST, BY_POLICY]
@@ -210,7 +215,7 @@ class TestSyntheticVersions:
 
     def test_it_never_replaces_one_that_learnt_from_patients(self, client, two, register):
         comparison = compared(0.99, 0.5, synthetic=True)
-        assert comparison["reason"] == "version 1 learnt from patients, and these are synthetic scans"
+        assert comparison.reason == "version 1 learnt from patients, and these are synthetic scans"
         said = settle(client, register(3, synthetic=True), comparison)
         assert said == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
         assert champion(client) == "1"
@@ -230,7 +235,7 @@ class TestSyntheticVersions:
         settle(client, second, compared(0.5, 0.0))
         promotion.rollback("wrong scanner", tmp_path)
         assert champion(client) == "1"
-        assert "rolled this one back" in settle(client, second, compared(0.5, 0.0), NON_INFERIOR)
+        assert "rolled this version back" in settle(client, second, compared(0.5, 0.0), NON_INFERIOR)
         assert champion(client) == "1"
 
     def test_where_it_lost_its_alias_the_floors_decide(self, client, demo, register):
@@ -251,11 +256,11 @@ class Overtaken(mlflow.MlflowClient):
 
 def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(client, monkeypatch):
     monkeypatch.setattr(
-        step, "_log", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
+        step, "log_model", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
     )
-    monkeypatch.setattr(step, "_kept_digest", lambda *_: "0" * 64)
+    monkeypatch.setattr(step, "stored_model_digest", lambda *_: "0" * 64)
     run = Run(Overtaken(), client.create_run("0").info.run_id)
-    assert step._make_version(run, None, "e", {"evaluation_digest": "e"}, str) == "1"
+    assert step._create_version(run, None, {"evaluation_digest": "e"}, "") == "1"
     assert [v.version for v in client.search_model_versions(f"name = '{MODEL_NAME}'")] == ["1"]
 
 
@@ -303,7 +308,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
         seen.update(facts, first=next(network.parameters()).flatten()[0].item())
         return measured(0.5)
 
-    against_champion(measured(0.5), {"patients": PATIENTS}, measure, False)
+    compare_with_champion(measured(0.5), PATIENTS, measure, False)
     torch.manual_seed(1)
     assert seen["seed"] == 1
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
@@ -315,9 +320,13 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
         ({"weights_sha256": "0" * 64}, {}, "best_model.pth is not what was registered (tag weights_sha256)"),
         ({"facts_sha256": "0" * 64}, {}, "model.json is not what was registered (tag facts_sha256)"),
         ({"facts_sha256": None, "model_sha256": "0" * 64}, {}, "a file of its model is not what was registered"),
-        ({"facts_sha256": None}, {}, "registered without the tag model_sha256: nothing says whether a file"),
+        (
+            {"facts_sha256": None},
+            {},
+            "registered without the tag model_sha256: changes of a file of its model cannot be detected",
+        ),
         ({}, {"base_channels": 8}, "best_model.pth does not load"),
-        ({"split_digest": "another"}, {}, "is not known: its MLflow run holds no split.json of its own"),
+        ({"split_digest": "another"}, {}, "are unknown: its MLflow run has no split.json of its own"),
     ],
     ids=["other weights", "other facts", "another file", "no digest of its facts", "another network", "other patients"],
 )
@@ -353,10 +362,11 @@ def test_a_retry_takes_no_decision_twice(client, two):
 def test_a_decision_that_a_kill_cut_short_is_carried_out_by_the_retry(client, two, monkeypatch):
     comparison = compared(0.56, 0.5)
     with monkeypatch.context() as killed:
-        killed.setattr("components.register.decision.enact", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        interrupt = mock.Mock(side_effect=KeyboardInterrupt)
+        killed.setattr("components.register.decision.apply_to_registry", interrupt)
         with pytest.raises(KeyboardInterrupt):
             settle(client, two[1], comparison)
-    assert champion(client) == "1" and champions(Ledger().entries()) == ["1", "2"]
+    assert champion(client) == "1" and champion_stack(Ledger().entries()) == ["1", "2"]
     settle(client, two[1], comparison)
     assert champion(client) == "2" and len(decisions()) == 2
 
@@ -377,7 +387,7 @@ def test_a_new_registry_beside_an_old_ledger_begins_anew(client, two, register):
     client.delete_registered_model(MODEL_NAME)
     client.create_registered_model(MODEL_NAME)
     settle(client, register(1), compared(0.5, 0.0))
-    assert champion(client) == "1" == champions(Ledger().entries())[-1]
+    assert champion(client) == "1" == champion_stack(Ledger().entries())[-1]
 
 
 def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, capsys, monkeypatch):
@@ -403,7 +413,7 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
     promotion.rollback("", tmp_path)
     settle(client, two[1], better)
     assert champion(client) == "1"
-    assert "rolled this one back" in settle(client, two[1], compared(0.6, 0.5))
+    assert "rolled this version back" in settle(client, two[1], compared(0.6, 0.5))
     assert champion(client) == "1"
     promotion.promote(f"models:/{MODEL_NAME}/2", "mended the scanner", tmp_path)
     settle(client, register(3), compared(0.6, 0.5))
@@ -451,7 +461,7 @@ def test_the_last_decision_is_missed_too_where_it_was_removed(client, two, tmp_p
 
 def put_into_bucket(facts: dict, **other) -> None:
     """As somebody who can write the bucket alone: an entry after the last one, of these facts."""
-    entry, blob = written(facts | {"number": facts["number"] + 1, "previous": [], **other})
+    entry, blob = new_entry(facts | {"number": facts["number"] + 1, "previous": [], **other})
     Ledger().storage.put(entry.key, blob)
 
 
@@ -467,7 +477,7 @@ def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, 
     assert champion(client) == "1" and decisions() == [FIRST, REFUSED, REFUSED]
     assert promotion.champion(tmp_path) == 1
     out = capsys.readouterr().out
-    assert "is not this registry's: its authentication code is missing or wrong. Not used" in out
+    assert "does not belong to this registry: its authentication code is missing or invalid. Not used" in out
     assert "somebody" not in out and "The ledger is whole" not in out
 
 
@@ -482,7 +492,7 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
         lambda: promotion.promote(f"models:/{MODEL_NAME}/2", "why not", tmp_path),
         lambda: promotion.rollback("", tmp_path),
     ):
-        with pytest.raises(StepError, match=r"which the registry names, was removed .* Nothing was decided"):
+        with pytest.raises(StepError, match=r"which the registry names, was removed .* No decision was made"):
             act()
     assert champion(client) == "1" and decisions() == [FIRST, BY_POLICY]
     capsys.readouterr()
@@ -502,8 +512,8 @@ def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(cl
     for entry in Ledger().entries():
         facts = entry.content | {"previous": [e.sha256 for e in before[-1:]]}
         storage.delete([entry.key])
-        before.append(written(facts)[0])
-        storage.put(before[-1].key, written(facts)[1])
+        before.append(new_entry(facts)[0])
+        storage.put(before[-1].key, new_entry(facts)[1])
         client.set_model_version_tag(MODEL_NAME, facts["version"], NAMES_ENTRY, before[-1].key)
     for name in client.get_registered_model(MODEL_NAME).tags:
         if name == HEAD or name.startswith(KEY_TAG):
@@ -550,7 +560,7 @@ def test_a_champion_that_was_altered_in_the_bucket_supports_no_promotion(client,
     (key,) = (o.key for o in storage.list() if two[0].run_id in o.key and o.key.endswith(ending))
     storage.put(key, json.dumps(alter(json.loads(storage.get(key)))).encode())
     comparison = compared(0.9, 0.5)
-    assert why in comparison["reason"]
+    assert why in comparison.reason
     assert settle(client, two[1], comparison).startswith("champion stays version 1: ") and champion(client) == "1"
 
 
@@ -558,11 +568,11 @@ def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp
     settle(client, two[1], compared(0.56, 0.5))
     for seed, dice in ((3, 0.5), (4, 0.6), (5, 0.55)):
         settle(client, register(seed), compared(dice, 0.56))
-        assert champions(Ledger().entries())[-1] == champion(client)
+        assert champion_stack(Ledger().entries())[-1] == champion(client)
     promotion.promote(f"models:/{MODEL_NAME}/1", "try", tmp_path)
     promotion.rollback("", tmp_path)
     promotion.rollback("", tmp_path)
-    assert champions(Ledger().entries())[-1] == champion(client) == "2"
+    assert champion_stack(Ledger().entries())[-1] == champion(client) == "2"
     assert Ledger().faults == []
 
 

@@ -105,7 +105,9 @@ def card(tmp_path):
     """card(name): the card of an evaluation in which everything is called so."""
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "model.json").write_text(json.dumps({"threshold": 0.5, **measured.trained()}))
+    (folder / "model.json").write_text(
+        json.dumps({"image_size": 96, "normalization": "slice", "base_channels": 16, **measured.trained()})
+    )
     (folder / "history.json").write_text(json.dumps(measured.HISTORY))
     (folder / "best_model.pth").write_bytes(b"weights")
 

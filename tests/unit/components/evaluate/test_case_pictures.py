@@ -6,17 +6,21 @@ import cv2
 import numpy as np
 import pytest
 
+from components.artifacts.evaluation import ScanResult
 from components.evaluate.case_pictures import Sample, choose_samples, draw_failure, draw_sample
+from tests.support.scan_results import scan_result
 
 
-def scan(name: str, dices: list[float], lesion: list[bool] | None = None, predicted: list[bool] | None = None) -> dict:
+def scan(
+    name: str, dices: list[float], lesion: list[bool] | None = None, predicted: list[bool] | None = None
+) -> ScanResult:
     everywhere = [True] * len(dices)
-    return {
-        "case": name,
-        "slice_dice": dices,
-        "slice_has_lesion": everywhere if lesion is None else lesion,
-        "slice_has_prediction": everywhere if predicted is None else predicted,
-    }
+    return scan_result(
+        name,
+        slice_dice=dices,
+        slice_has_lesion=everywhere if lesion is None else lesion,
+        slice_has_prediction=everywhere if predicted is None else predicted,
+    )
 
 
 def places(samples: list[Sample]) -> list[tuple[str, int]]:

@@ -10,8 +10,10 @@ import torch
 from monai.metrics import DiceMetric, MeanIoU
 from skimage.measure import label
 
+from components.artifacts.evaluation import ScanResult
 from components.core.intervals import bounded_mean_interval, mean_interval
 from components.evaluate.metrics import case_metrics, dice, iou, relative_volume_difference, slice_dices, summary
+from tests.support.scan_results import scan_result
 
 VOXEL_MM = (2.0, 2.0, 5.0)
 """20 mm³: fifty voxels are one millilitre."""
@@ -203,28 +205,12 @@ def test_slices_are_measured_one_by_one_and_empty_ones_are_perfect():
     assert slice_iou.tolist() == [pytest.approx(1 / 3), 0.0, 0.0, 1.0]
 
 
-def result(patient: str, dice: float, **more) -> dict:
-    """A test scan as `evaluate` lists it, of two slices, the first with a lesion that was found."""
-    return {
-        "case": patient,
-        "patient": patient,
-        "dice": dice,
-        "iou": dice / (2 - dice),
-        "predicted_ml": 2.0,
-        "absolute_volume_difference_ml": 0.5,
-        "relative_volume_difference": 0.2,
-        "lesion_count_difference": 0,
-        "lesion_f1": 1.0,
-        "lesion_f1_matched": 1.0,
-        "surface_distance_95_mm": 2.0,
-        "lesions": 1,
-        "lesions_found": 1,
-        "false_lesions": 0,
-        "slice_dice": [dice, 1.0],
-        "slice_iou": [dice / (2 - dice), 1.0],
-        "slice_has_lesion": [True, False],
-        **more,
-    }
+def result(patient: str, dice: float, **fields) -> ScanResult:
+    known = {
+        "iou": dice / (2 - dice), "absolute_volume_difference_ml": 0.5, "relative_volume_difference": 0.25,
+        "predicted_ml": 1.0, "slice_dice": [dice, 1.0], "slice_iou": [dice, 1.0],
+    }  # fmt: skip
+    return scan_result(patient, dice=dice, **(known | fields))
 
 
 def test_mean_and_standard_deviation_are_over_patients():
@@ -284,7 +270,7 @@ def test_two_sessions_of_one_patient_weigh_as_one():
     ],
 )  # fmt: skip
 def test_every_metric_is_summarised(name):
-    facts = summary([result("A", 0.9) | {name: 1.0}, result("B", 0.9) | {name: 0.5}])
+    facts = summary([result(p, 0.9).model_copy(update={name: value}) for p, value in (("A", 1.0), ("B", 0.5))])
     assert facts[f"test_{name}_mean"] == 0.75
     assert facts[f"test_{name}_std"] == 0.25
 

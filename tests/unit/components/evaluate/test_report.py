@@ -7,66 +7,50 @@ import cv2
 import numpy as np
 import pytest
 
+from components.artifacts.evaluation import Comparison, Difference, ScanResult, VolumeAgreement
+from components.artifacts.trained_model import TrainedModel, VolumeInterval
 from components.core.html_page import embedded
-from components.evaluate.agreement import calibration, review, scalars, volume_agreement
-from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.evaluate.agreement import calibration_errors
+from components.evaluate.evaluate import collect_metrics
+from components.evaluate.metrics import case_metrics, slice_dices
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
-from components.evaluate.subgroups import lesion_free, strata
-from components.evaluate.threshold_rule_score import yardstick
 from components.model.calibration import reliability
+from tests.support.scan_results import scan_result
 
-ALONE = {"champion": None, "model": None, "reason": "there was no champion to compare with"}
-FACTS = {"temperature": 1.5, "volume_interval": {"level": 0.9, "cube_root_ml": 0.3}}
+ALONE = Comparison(champion=None, model=None, reason="there was no champion to compare with")
+TRAINED = TrainedModel.model_construct(
+    threshold=0.35, temperature=1.5, volume_interval=VolumeInterval(level=0.9, cube_root_ml=0.3, patients=5)
+)
 
 
-def measured(name: str, shift: int = 2, voxel_mm=(2.0, 2.0, 5.0), **more) -> dict:
-    """A scan with a lesion of 4 x 4 pixels, predicted so many pixels beside it."""
+def measured(name: str, shift: int = 2, voxel_mm=(2.0, 2.0, 5.0), **fields) -> ScanResult:
+    """A scan with a lesion of 4 x 4 pixels, and a prediction `shift` pixels beside it."""
     truth = np.zeros((10, 10, 3), bool)
     truth[2:6, 2:6, 1] = True
     predicted = np.roll(truth, shift, axis=0)
     slice_dice, slice_iou = slice_dices(predicted, truth)
-    return {
-        "case": name,
-        "patient": name,
-        "site": None,
-        "scanner": None,
+    found = {
         **case_metrics(predicted, truth, voxel_mm),
-        "predicted_ml_low": None,
-        "predicted_ml_high": None,
-        "needs_review": [],
-        "rule_dice": 0.4,
-        "rule_lesion_f1": 0.6,
-        "rule_ml": 0.5,
-        "slice_dice": slice_dice.tolist(),
-        "slice_iou": slice_iou.tolist(),
-        "slice_has_lesion": truth.any((0, 1)).tolist(),
-        "slice_has_prediction": predicted.any((0, 1)).tolist(),
-        **more,
-    }
+        "rule_dice": 0.4, "rule_lesion_f1": 0.6, "rule_ml": 0.5,
+        "slice_dice": slice_dice.tolist(), "slice_iou": slice_iou.tolist(),
+        "slice_has_lesion": truth.any((0, 1)).tolist(), "slice_has_prediction": predicted.any((0, 1)).tolist(),
+    }  # fmt: skip
+    return scan_result(name, **(found | fields))
 
 
 @pytest.fixture
 def page_of(tmp_path):
-    """page_of(names or scans): the page about them; `more` goes to `measured`, `counted` voxels have a probability."""
+    """page_of(names or scans): the page about them; `fields` go to `measured`; `counted` voxels have a probability."""
 
     def run(
-        scans: list, samples=(), failures=(), synthetic=False, comparison=ALONE, facts=FACTS, counted=2, **more
+        scans: list, samples=(), failures=(), synthetic=False, comparison=ALONE, trained=TRAINED, counted=2, **fields
     ) -> str:
-        cases = [scan if isinstance(scan, dict) else measured(scan, **more) for scan in scans]
+        results = [scan if isinstance(scan, ScanResult) else measured(scan, **fields) for scan in scans]
         truth = np.array([True, False])[:counted]
-        bins = [reliability(np.array(p)[:counted], truth) for p in ((0.9, 0.4), (0.8, 0.3))]
-        trust = {
-            "calibration": calibration(*bins, facts),
-            "volume": volume_agreement(cases, facts),
-            "review": review(cases),
-        }
-        found = {
-            "summary": summary(cases) | yardstick(cases) | scalars(**trust), "threshold": 0.35,
-            "synthetic": synthetic, "cases": cases,
-            "strata": strata(cases), "lesion_free": lesion_free(cases), **trust,
-        }  # fmt: skip
-        write_page(found, facts, comparison, Pictures(list(samples), dict(failures)), tmp_path / "page.html")
+        bins = np.stack([reliability(np.array(p)[:counted], truth) for p in ((0.9, 0.4), (0.8, 0.3))])
+        metrics = collect_metrics(results, bins, trained, synthetic)
+        write_page(metrics, trained, comparison, Pictures(list(samples), dict(failures)), tmp_path / "page.html")
         return (tmp_path / "page.html").read_text()
 
     return run
@@ -108,7 +92,9 @@ def test_a_volume_that_is_not_known_is_a_question_mark_and_the_page_says_why(pag
     page = page_of(["P1"], voxel_mm=None)
     assert '<td class="n">?</td>' in page
     assert "missing for 1 scans: their files hold no voxel size" in page
-    assert part(page, "Are the volumes true?").endswith("No voxel size is known, so no volume in mL.")
+    assert part(page, "Are the volumes correct?").endswith(
+        "The voxel sizes are unknown, so there are no volumes in mL."
+    )
 
 
 def test_the_page_loads_nothing_from_elsewhere(page_of, sample):
@@ -150,31 +136,31 @@ def test_the_page_says_that_few_patients_are_too_few(page_of):
 
 def test_every_stratum_says_how_many_it_holds_and_when_they_are_too_few(page_of):
     scans = [measured(f"P{i}", site="Chiang Mai" if i else "Bangkok") for i in range(6)]
-    said = part(page_of(scans), "For whom it works")
+    said = part(page_of(scans), "Results by subgroup")
     assert re.search(r"<1 mL|&lt;1 mL 6 6 0\.500 0\.\d+ to 0\.\d+ 1\.000 0\.00", said)
     assert "Bangkok 1 1 0.500 too few patients" in said
     assert re.search(r"Chiang Mai 5 5 0\.500 0\.\d+ to 0\.\d+", said)
     assert "&gt;20 mL 0 0 – – – –" in said
-    assert "The scanner is not known of any test scan with a lesion." in said
+    assert "The scanner is unknown for all test scans with a lesion." in said
 
 
 def test_lesion_free_scans_have_a_section_of_their_own(page_of):
-    quiet = measured("Q") | {"lesions": 0, "false_lesions": 1, "truth_ml": 0.0, "predicted_ml": 0.4}
+    quiet = measured("Q", lesions=0, false_lesions=1, truth_ml=0.0, predicted_ml=0.4)
     said = part(page_of(["P1", quiet]), "Scans without a lesion")
-    assert "1 scan of 1 patient: a lesion was found where none is in 1 of 1 , 0.40 mL a scan" in said
+    assert "1 scan of 1 patient: a false lesion in 1 of 1 , 0.40 mL a scan" in said
     assert "None among the test scans" in part(page_of(["P1"]), "Scans without a lesion")
 
 
 def test_calibration_is_told_with_the_voxels_that_it_is_of(page_of):
-    said = part(page_of(["P1"]), "Are the probabilities true?")
-    assert "error 0.250 as the network says it, 0.250 after calibration (temperature 1.50" in said
-    assert "to which the network gives 0.01 or more" in said
-    assert "No voxel of the test scans" in part(page_of(["P1"], counted=0), "Are the probabilities true?")
+    said = part(page_of(["P1"]), "Are the probabilities correct?")
+    assert "error 0.250 before and 0.250 after calibration (temperature 1.50" in said
+    assert "with a probability of 0.01 or more" in said
+    assert "No voxel of the test scans" in part(page_of(["P1"], counted=0), "Are the probabilities correct?")
 
 
 def test_the_volumes_interval_is_held_against_the_truth(page_of):
     scans = [measured(f"P{i}", predicted_ml_low=0.2, predicted_ml_high=0.4 if i else 0.3) for i in range(4)]
-    said = part(page_of(scans), "Are the volumes true?")
+    said = part(page_of(scans), "Are the volumes correct?")
     assert "+0.00 mL on average over 4 patients" in said
     assert "in 90 % of patients; here it did in 75 % of 4 patients" in said
 
@@ -182,7 +168,7 @@ def test_the_volumes_interval_is_held_against_the_truth(page_of):
 def test_the_calls_for_review_are_held_against_the_failures(page_of):
     flagged = {"needs_review": ["noisy"]}
     scans = [measured("A", shift=5, **flagged), measured("B", shift=5), measured("C", **flagged), "D", "E"]
-    said = part(page_of(scans), "Does it know")
+    said = part(page_of(scans), "Are failures flagged")
     assert "2 of 5 scans flagged" in said
     for words in ("Of the 2 that failed, 1 had", "Of the 2 flagged, 1 failed", "Of the 3 not flagged, 1 failed"):
         assert words in said
@@ -203,22 +189,25 @@ def test_where_nothing_failed_that_is_said(page_of):
 
 
 def test_the_smallest_lesion_that_is_kept_is_told(page_of):
-    assert "smaller than 0.05 mL are dropped" in " ".join(page_of(["P"], facts={"smallest_lesion_ml": 0.05}).split())
-    assert "smaller than 20 voxels" in " ".join(page_of(["P"], facts={"smallest_lesion_voxels": 20}).split())
-    assert "are dropped" not in page_of(["P"], facts={"smallest_lesion_ml": 0})
+    def page(**smallest) -> str:
+        return " ".join(page_of(["P"], trained=TRAINED.model_copy(update=smallest)).split())
+
+    assert "smaller than 0.05 mL are dropped" in page(smallest_lesion_ml=0.05)
+    assert "smaller than 20 voxels" in page(smallest_lesion_voxels=20)
+    assert "are dropped" not in page(smallest_lesion_ml=0)
 
 
 def test_the_page_sets_the_model_against_the_champion(page_of):
-    difference = {"mean": -0.012, "ci_low": -0.031, "ci_high": 0.006}
-    pairs = {"dice": {"P1": [0.5, 0.5], "P2": [0.4, 0.5]}}
-    page = page_of(["P1"], comparison={
-        "champion": "3", "model": "m", "reason": "", "pairs": pairs, "differences": {"dice": difference},
-    })  # fmt: skip
-    assert part(page, "Against the champion, version 3").endswith("Dice, all patients 2 -0.012 -0.031 to 0.006")
+    difference = Difference(mean=-0.012, ci_low=-0.031, ci_high=0.006)
+    pairs = {"dice": {"P1": (0.5, 0.5), "P2": (0.4, 0.5)}}
+    page = page_of(["P1"], comparison=Comparison(
+        champion="3", model="m", reason="", pairs=pairs, differences={"dice": difference},
+    ))  # fmt: skip
+    assert part(page, "Comparison with the champion, version 3").endswith("Dice, all patients 2 -0.012 -0.031 to 0.006")
 
 
 def test_the_page_says_why_there_is_no_comparison(page_of):
-    assert "No ground for a promotion: there was no champion to compare with." in page_of(["P1"])
+    assert "This comparison cannot support a promotion: there was no champion to compare with." in page_of(["P1"])
 
 
 def test_the_page_says_what_it_is_not(page_of):
@@ -229,10 +218,12 @@ def test_the_page_says_what_it_is_not(page_of):
 def test_plots_are_pictures_of_few_and_of_many(patients):
     rng = np.random.default_rng(0)
     pairs = {str(i): (float(t), float(p)) for i, (t, p) in enumerate(rng.exponential(20, (patients, 2)))}
-    limits = {"agreement_low_ml": -2.0, "agreement_high_ml": 4.0} if patients > 1 else {}
-    volume = {"bias_ml": 1.0, "agreement_low_ml": None, "agreement_high_ml": None} | limits
+    low, high = (-2.0, 4.0) if patients > 1 else (None, None)
+    volume = VolumeAgreement(
+        bias_ml=1.0, agreement_low_ml=low, agreement_high_ml=high, interval_level=None, interval_coverage=None
+    )
     voxels = reliability(rng.random(patients), rng.random(patients) < 0.5)
-    for picture in (draw_agreement(pairs, volume), draw_reliability(calibration(voxels, voxels, {}))):
+    for picture in (draw_agreement(pairs, volume), draw_reliability(calibration_errors(voxels, voxels, None))):
         assert cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1] == 540
 
 
@@ -242,7 +233,7 @@ def summary_part(page: str) -> str:
 
 
 def test_the_page_begins_with_the_dice_where_there_is_a_lesion_and_the_false_alarms(page_of):
-    quiet = measured("Q") | {"lesions": 0, "false_lesions": 1, "truth_ml": 0.0, "dice": 0.0}
+    quiet = measured("Q", lesions=0, false_lesions=1, truth_ml=0.0, dice=0.0)
     said = summary_part(page_of([*(f"P{i}" for i in range(5)), quiet]))
     assert re.search(r"Where there is a lesion, Dice 0\.500 \(95 % interval 0\.\d+ to 0\.\d+\) ;", said)
     assert "where there is none, a false alarm in 100 % of 1 patient." in said
@@ -256,14 +247,16 @@ def test_a_model_that_is_not_better_than_the_rule_says_so_first(page_of):
     worse = page_of([measured("P1", rule_dice=0.6)])
     words = summary_part(worse)
     assert words.index(said) < words.index("Where there is a lesion")
-    assert said in part(worse, "Beside a rule")
+    assert said in part(worse, "Comparison with a rule")
     better = page_of([measured("P1", rule_dice=0.4)])
     assert "Not better" not in better
-    assert "Better than a threshold rule without a network: Dice 0.500 against 0.400." in part(better, "Beside a rule")
+    assert "Better than a threshold rule without a network: Dice 0.500 against 0.400." in part(
+        better, "Comparison with a rule"
+    )
 
 
 def test_the_page_sets_the_model_beside_the_rule(page_of):
-    said = part(page_of(["P1"]), "Beside a rule")
+    said = part(page_of(["P1"]), "Comparison with a rule")
     assert "1.8 times as bright as the median of the head, smoothed by 1.0 mm, in pieces of at least 0.1 mL" in said
     assert "Dice, all patients 0.500 0.400" in said
     assert "Lesion F1, any touch (ISLES'22) 1.000 0.600" in html.unescape(said)

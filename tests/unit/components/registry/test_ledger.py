@@ -21,9 +21,9 @@ from components.registry.ledger import (
     REFUSED,
     ROLLED_BACK,
     Ledger,
-    champions,
+    champion_stack,
 )
-from components.registry.ledger_entry import CODE, written
+from components.registry.ledger_entry import CODE, new_entry
 from components.registry.tracking import MODEL_NAME
 
 
@@ -77,7 +77,7 @@ def said(decision: str, before: str | None, after: str | None) -> dict:
 def without_code(bucket: Bucket, facts: dict, previous: list[str], number: int) -> str:
     """Put an entry there as the first version of the ledger did, and as who can write the bucket alone can: its key."""
     when = datetime.datetime.now(datetime.UTC).isoformat()
-    entry, blob = written({"number": number, "when": when, **facts, "previous": previous})
+    entry, blob = new_entry({"number": number, "when": when, **facts, "previous": previous})
     bucket.put(entry.key, blob)
     return entry.key
 
@@ -151,16 +151,16 @@ def test_its_mark_is_no_decision(ledger):
 )
 def test_who_is_champion_by_the_ledger(ledger, decisions, stack):
     told(ledger, *decisions)
-    assert champions(ledger.entries()) == stack
+    assert champion_stack(ledger.entries()) == stack
 
 
 def test_an_entry_that_was_altered_is_named_and_not_believed(ledger, bucket):
     told(ledger, *THREE)
     key = ledger.entries()[1].key
     bucket.blobs[key] = bucket.blobs[key].replace(b'"to": "2"', b'"to": "9"')
-    assert champions(ledger.entries()) == ["1"]
+    assert champion_stack(ledger.entries()) == ["1"]
     assert ledger.faults == ledger.gaps == [f"s3://bucket/ledger/{key} was altered"]
-    with pytest.raises(StepError, match=rf"{key} was altered\. Nothing was decided\. Put back .* lost for good"):
+    with pytest.raises(StepError, match=rf"{key} was altered\. No decision was made\. Restore .* lost for good"):
         ledger.append(said(BY_POLICY, "2", "3"))
     assert len(bucket.blobs) == 3
 
@@ -180,7 +180,7 @@ def test_the_last_entries_are_missed_too_where_they_were_removed(ledger, bucket,
         del bucket.blobs[entry.key]
     assert len(ledger.entries()) == left
     assert "which the registry names, was removed from s3://bucket/ledger" in ledger.gaps[0]
-    with pytest.raises(StepError, match="Nothing was decided"):
+    with pytest.raises(StepError, match="No decision was made"):
         ledger.append(said(BY_POLICY, "2", "3"))
 
 
@@ -239,7 +239,7 @@ def test_an_entry_of_another_form_is_named_whoever_wrote_it(ledger, bucket, cont
     blob = content.encode("utf-8", "surrogateescape")
     bucket.put(f"20260101T000000.000000Z-{hashlib.sha256(blob).hexdigest()[:16]}.json", blob)
     assert [entry.facts["to"] for entry in ledger.entries()] == ["1"]
-    assert [fault.endswith("is no whole decision, whoever wrote it") for fault in ledger.faults] == [True]
+    assert [fault.endswith("is not a complete decision") for fault in ledger.faults] == [True]
     assert ledger.gaps == []
 
 
@@ -252,8 +252,8 @@ def test_the_bucket_alone_makes_no_decision(ledger, bucket):
         without_code(bucket, forged, [real.sha256], 2),
         *(without_code(bucket, forged | {CODE: code}, [], 3) for code in ([], {"key": "", "hmac": ""}, {"key": [1]})),
     ]
-    assert champions(ledger.entries()) == ["1"]
-    why = "is not this registry's: its authentication code is missing or wrong. Not used"
+    assert champion_stack(ledger.entries()) == ["1"]
+    why = "does not belong to this registry: its authentication code is missing or invalid. Not used"
     assert ledger.faults == [f"s3://bucket/ledger/{key} {why}" for key in sorted(keys)] and ledger.gaps == []
     told(ledger, (REFUSED, "1", "1"))
     assert ledger.entries()[1].facts["previous"] == [real.sha256]
@@ -265,9 +265,12 @@ def test_a_copy_of_an_entry_under_another_time_is_named_and_not_used(ledger, buc
     bucket.put(f"20990101T000000.000000Z-{key[-21:]}", bucket.blobs[key])
     assert [e.facts["number"] for e in ledger.entries()] == [1, 2, 3]
     (fault,) = ledger.faults
-    assert fault.endswith("is a copy, or forged: its name has another time than its content") and ledger.gaps == []
+    assert (
+        fault.endswith("is a copy or forged: the time in its name differs from the time in its content")
+        and ledger.gaps == []
+    )
     del bucket.blobs[key]
-    assert champions(ledger.entries()) == ["1"] and len(ledger.gaps) == 1
+    assert champion_stack(ledger.entries()) == ["1"] and len(ledger.gaps) == 1
 
 
 def test_a_decision_of_another_registry_is_none_of_this_one(ledger, bucket):
@@ -283,8 +286,8 @@ def test_an_entry_that_a_kill_kept_from_the_registry_counts_and_is_named_the_nex
     before = registry.model.tags[HEAD]
     told(ledger, (BY_POLICY, "1", "2"))
     registry.model.tags[HEAD] = before
-    assert champions(ledger.entries()) == ["1", "2"] and ledger.faults == ledger.unchecked == []
-    ledger.name_last()
+    assert champion_stack(ledger.entries()) == ["1", "2"] and ledger.faults == ledger.unchecked == []
+    ledger.update_head()
     assert json.loads(registry.model.tags[HEAD])["last"] == [ledger.entries()[1].sha256]
 
 
@@ -294,7 +297,7 @@ def test_of_two_keys_that_were_made_at_once_both_count(ledger, registry):
     told(ledger, (BY_POLICY, "1", "2"))
     del registry.model.tags[HEAD]
     assert {e.facts[CODE]["key"] == "0" for e in ledger.entries()} == {True, False}
-    assert champions(ledger.entries()) == ["1", "2"] and ledger.faults == []
+    assert champion_stack(ledger.entries()) == ["1", "2"] and ledger.faults == []
 
 
 def test_the_key_is_in_no_object_of_the_bucket(ledger, bucket, registry):
@@ -319,22 +322,22 @@ class TestALedgerFromBeforeThereWereCodes:
         self, ledger, bucket, registry, keys, caplog
     ):
         forged = without_code(bucket, said(BY_PERSON, "2", "9"), [hashlib.sha256(bucket.blobs[keys[2]]).hexdigest()], 4)
-        assert champions(ledger.entries()) == ["1", "2"]
-        assert ledger.unchecked == [f"s3://bucket/ledger/{forged} is named by no version: not used"]
+        assert champion_stack(ledger.entries()) == ["1", "2"]
+        assert ledger.unchecked == [f"no version names s3://bucket/ledger/{forged}: not used"]
         with caplog.at_level(logging.WARNING):
-            ledger.name_last()
-            ledger.name_last()
-        assert caplog.text.count("is taken over: 3 decisions are the registry's") == 1
-        assert f"1 objects beside them are not, and are not used ({forged})" in caplog.text
+            ledger.update_head()
+            ledger.update_head()
+        assert caplog.text.count("adopts the ledger s3://bucket/ledger: it names 3 decisions there") == 1
+        assert f"1 other objects are not used ({forged})" in caplog.text
         told(ledger, (BY_POLICY, "2", "3"))
         registry.versions.clear()
-        assert champions(ledger.entries()) == ["1", "2", "3"] and ledger.faults == []
-        assert ledger.unchecked == ["1 objects of s3://bucket/ledger are of an earlier registry: not used"]
+        assert champion_stack(ledger.entries()) == ["1", "2", "3"] and ledger.faults == []
+        assert ledger.unchecked == ["1 objects of s3://bucket/ledger belong to an earlier registry: not used"]
 
     def test_takes_no_entry_more_afterwards(self, ledger, bucket, keys):
-        ledger.name_last()
+        ledger.update_head()
         forged = without_code(bucket, said(BY_PERSON, "2", "9"), [], 4)
-        assert champions(ledger.entries()) == ["1", "2"]
+        assert champion_stack(ledger.entries()) == ["1", "2"]
         assert [forged in fault for fault in ledger.faults] == [True]
 
     @pytest.mark.parametrize("number", [0, 1, 2])
@@ -345,17 +348,17 @@ class TestALedgerFromBeforeThereWereCodes:
             ledger.entries()
             assert ledger.gaps == [f"s3://bucket/ledger/{keys[number]} was altered"], when
             bucket.blobs[keys[number]] = before
-            ledger.name_last()
+            ledger.update_head()
 
 
 def test_what_is_lost_for_good_a_person_gives_up_and_the_rest_goes_on(ledger, bucket, registry):
     told(ledger, *THREE)
     for entry in ledger.entries()[1:]:
         del bucket.blobs[entry.key]
-    ledger.name_last(give_up=True)
+    ledger.update_head(give_up=True)
     told(ledger, (BY_POLICY, "1", "4"))
-    assert champions(ledger.entries()) == ["1", "4"] and ledger.faults == []
-    assert ledger.unchecked == ["1 decisions of s3://bucket/ledger are lost, and a person gave them up"]
+    assert champion_stack(ledger.entries()) == ["1", "4"] and ledger.faults == []
+    assert ledger.unchecked == ["1 decisions of s3://bucket/ledger are lost; a person gave them up"]
 
 
 def test_a_head_that_cannot_be_read_is_named(ledger, registry):

@@ -36,7 +36,7 @@ def test_a_file_that_mlflow_adds_to_what_it_downloads_does_not_break_it(stored, 
 def test_another_file_and_one_more_break_it(stored, tags, name):
     (stored / name).parent.mkdir(exist_ok=True)
     (stored / name).write_text("other")
-    assert altered_file(stored, tags) == "a file of it is not what was registered (tag model_sha256)"
+    assert altered_file(stored, tags) == "a file of the model is not what was registered (tag model_sha256)"
 
 
 def test_a_renamed_and_a_missing_file_break_it(stored, tags):
