@@ -8,7 +8,8 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.step import StepError, about_the_disk, log_plainly, without_logins
+from components.core.errors import disk_advice
+from components.core.step import StepError, log_plainly, without_logins
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT
 from pipelines.target import ALL, KIND, LOCAL, PLACES, require_usable
@@ -37,7 +38,7 @@ def main() -> int:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:
-        said = about_the_disk(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
+        said = disk_advice(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
         print(f"\n{without_logins(said)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

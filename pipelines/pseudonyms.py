@@ -178,7 +178,7 @@ def require_key_if_used_before(data: str, key: str | None, state: Path) -> None:
                 "uploaded, move that map away first."
             )
     logging.info(
-        "no %s: DATA is uploaded as it stands: file names, headers, all files in it (README, De-identification)",
+        "no %s: DATA is uploaded as it stands: file names, headers, all files in it (docs/privacy.md)",
         VARIABLE,
     )
 
@@ -249,7 +249,7 @@ def _scans(files: dict) -> tuple[Found, list[str]]:
         found = discover(files)
     except StepError:
         raise StepError(
-            "DATA holds no scans in one of the two layouts of the README, or both layouts at once. "
+            "DATA holds no scans in one of the two layouts of docs/data.md, or both layouts at once. "
             f"Without {VARIABLE}, make check-data says which files it sees; it sends nothing."
         ) from None
     return found, sorted(files.keys() - set(found.ignored))

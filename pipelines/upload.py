@@ -82,7 +82,7 @@ def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
         raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
     files = files_of(folder)
     if not files:
-        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
+        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see docs/data.md, 'Layouts').")
     return folder, files
 
 

@@ -1,13 +1,10 @@
-"""The machine this process was given, not the one it sees."""
+"""The CPUs and GPUs that this process may use."""
 
-import hashlib
 import os
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
-TRAINING = ("core", "scans", "artifacts", "model", "ingest", "preprocess", "train")
-"""Folders whose code decides a training's weights."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -40,13 +37,3 @@ def asked_gpus() -> int:
     if not asked.isdecimal():
         raise StepError(f"GPUS={asked} is not a whole number. Set it to how many GPUs to train on, or leave it out.")
     return int(asked)
-
-
-def sources_digest(*packages: str, root: Path | None = None) -> str:
-    """SHA-256 over the Python files of `components/<package>` (a folder or one file), as they run here or in `root`."""
-    root = root or Path(__file__).parents[1]
-    h = hashlib.sha256()
-    for package in packages:
-        for path in [root / package] if package.endswith(".py") else sorted((root / package).rglob("*.py")):
-            h.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return h.hexdigest()

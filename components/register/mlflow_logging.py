@@ -9,15 +9,13 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.core import code_closure
 from components.core.step import StepError
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import altered_file, model_digest
 from components.registry.tracking import Run
 from components.scans.volumes import nifti_bytes
 
-COMPONENTS = Path(__file__).parents[1]
-PACKED = ("core", "scans", "artifacts", "model", "registry", "register")
-"""Packages whose code a version carries."""
 RUNTIME = (
     "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "tqdm", "mlflow",
 )  # fmt: skip
@@ -41,19 +39,17 @@ def log_model(run: Run, model: Path):
         params=ParamSchema([ParamSpec("probability", "boolean", False), ParamSpec("modality_check", "boolean", True)]),
     )
     with tempfile.TemporaryDirectory() as folder:
-        weights, code = Path(folder) / "weights", Path(folder) / "components"
+        weights, code = Path(folder) / "weights", Path(folder) / "code"
         weights.mkdir()
         for name in (WEIGHTS, TrainedModel.FILE):
             shutil.copy(model / name, weights)
-        for package in PACKED:
-            shutil.copytree(COMPONENTS / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(COMPONENTS / "__init__.py", code)
+        code_closure.copy_closure(code_closure.MODEL, code)
         with mlflow.start_run(run.id):
             return mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(COMPONENTS / "model" / "mlflow_model.py"),
+                python_model=str(code_closure.ROOT / code_closure.MODEL),
                 artifacts={"weights": str(weights)},
-                code_paths=[str(code)],
+                code_paths=[str(code / "components")],
                 signature=signature,
                 input_example=example,
                 pip_requirements=requirements(),

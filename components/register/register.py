@@ -10,14 +10,14 @@ from typing import Any
 from components.artifacts.evaluation import Comparison, ScanDigests, TestMetrics
 from components.artifacts.headline import sentence
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
-from components.core.machine import sources_digest
+from components.core import code_closure
 from components.core.storage import file_sha256
 from components.register import card_text
 from components.register.card import Card
 from components.register.card import load as load_statement
 from components.register.card_facts import make_card
 from components.register.decision import decide
-from components.register.mlflow_logging import PACKED, log_model, packages, stored_model_digest
+from components.register.mlflow_logging import log_model, packages, stored_model_digest
 from components.register.policy import load as load_policy
 from components.registry.evaluation_signature import require_authentic
 from components.registry.ledger import Ledger
@@ -98,7 +98,7 @@ def _version_tags(trained: TrainedModel, metrics: TestMetrics, model: Path, eval
         "training_digest": trained.training_digest,
         "weights_sha256": file_sha256(model / WEIGHTS),
         "facts_sha256": file_sha256(model / TrainedModel.FILE),
-        "code_sha256": sources_digest(*PACKED),
+        "code_sha256": code_closure.closure_digest(code_closure.MODEL),
         "cases_sha256": file_sha256(evaluation / ScanDigests.FILE),
         "metrics_sha256": file_sha256(evaluation / TestMetrics.FILE),
         "threshold": trained.threshold,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from components.artifacts.synthetic import is_synthetic
-from components.core.machine import sources_digest
+from components.core.code_closure import SPLIT_STEPS, steps_digest
 from components.core.step import StepError
 from components.core.storage import Storage
 from components.registry.mlflow_requests import explain_mlflow_errors
@@ -22,16 +22,6 @@ from components.registry.tracking import MODEL_NAME
 
 SPLIT = "split.json"
 PERSON = {"patient", "data_uri", "subset", "images"}
-DECIDING = (
-    "scans/adc.py",
-    "artifacts/cases.py",
-    "scans/prediction_mark.py",
-    "scans/volumes.py",
-    "core/text.py",
-    "ingest",
-    "split",
-)
-"""The code that decides which patients there are and who is drawn."""
 ANEW = "To draw all patients anew, and without a fair comparison with the champion, set carry_split=false."
 
 
@@ -50,7 +40,7 @@ class Known:
 
 def settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict:
     """What decides a split besides the data and the lineage: other code may draw others from the same."""
-    code = [sources_digest(*DECIDING), version("numpy")]
+    code = [steps_digest(*SPLIT_STEPS), version("numpy")]
     return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
 
 

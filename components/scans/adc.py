@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from components.scans.b_value import UNKNOWN
 from components.scans.volumes import BadVolume, Geometry, require_same_grid
 
 UNITS = {"mm2/s": 1e3, "1e-3 mm2/s": 1.0, "1e-6 mm2/s": 1e-3}
@@ -29,9 +28,7 @@ def in_kept_unit(adc: np.ndarray, adc_geometry: Geometry, dwi: np.ndarray, geome
     return adc, unit
 
 
-def from_b0(
-    b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Geometry, b_value: float = UNKNOWN
-) -> np.ndarray:
+def from_b0(b0: np.ndarray, b0_geometry: Geometry, dwi: np.ndarray, geometry: Geometry, b_value: float) -> np.ndarray:
     """ln(S0 / S) / b, in 1e-3 mm²/s, for a DWI S with b = `b_value` s/mm²; 0 where either shows nothing.
 
     The b0 S0 was taken without diffusion weighting (Stejskal and Tanner 1965).

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
-from components.scans.near_duplicates import otsu
+from components.scans.otsu import otsu_level
 
 SMOOTHING_MM = 1.5
 OPENING_MM = 6.0
@@ -99,7 +99,7 @@ def _find(volume: np.ndarray, x: float, y: float) -> Head:
     """The head, with voxels of x times y mm in the plane."""
     smooth = _smoothed(volume, x, y)
     low, high = np.percentile(smooth, (1, 99.5))
-    level = otsu(smooth.clip(low, high))
+    level = otsu_level(smooth.clip(low, high))
     dark = np.median(smooth[smooth <= level])
     mask = _part(smooth > dark + LEVEL * (level - dark), x, y)
     for _ in range(ROUNDS):

@@ -17,10 +17,11 @@ import itertools
 from collections.abc import Iterator
 from functools import reduce
 
-import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
+
+from components.scans.otsu import otsu_level
 
 SIDE = 8
 LIMIT = 0.95
@@ -35,7 +36,7 @@ def portrait(volume: np.ndarray) -> str | None:
     if min(volume.shape) < SIDE:
         return None
     volume = np.minimum(volume, np.percentile(volume, 99.9))
-    head = volume > otsu(volume)
+    head = volume > otsu_level(volume)
     if not head.any():  # but for a few voxels it is constant
         return None
     means = volume - np.median(volume[~head])
@@ -71,16 +72,6 @@ def _orientations(flat: np.ndarray) -> Iterator[np.ndarray]:
     for order in itertools.permutations((1, 2, 3)):
         for x, y, z in itertools.product((1, -1), repeat=3):
             yield cubes.transpose(0, *order)[:, ::x, ::y, ::z].reshape(flat.shape)
-
-
-def otsu(volume: np.ndarray) -> float:
-    """The level that parts the dark values of a volume, the air, from its bright ones (Otsu 1979)."""
-    low, high = float(volume.min()), float(volume.max())
-    if low == high:
-        return high
-    grey = ((volume - low) * (255 / (high - low))).astype(np.uint8).reshape(len(volume), -1)
-    level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
-    return low + (level + 1) * (high - low) / 255
 
 
 def _cells(along: np.ndarray) -> np.ndarray:

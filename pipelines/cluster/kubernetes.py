@@ -1,6 +1,5 @@
 """What each step's pod needs on a cluster: its image, resources, settings, credentials, volumes and labels."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
 from components.registry.tracking import TOKEN
-from pipelines.image_tags import ROOT
+from pipelines.image_tags import ROOT, sources_tag
 from pipelines.pipeline import STEPS, compile_to
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
@@ -163,21 +162,3 @@ def compile_pipeline(output: Path, kind: bool = False) -> None:
 def compile_for(cluster: Cluster, output: Path) -> None:
     images = {step: cluster.image(step) for step in STEPS}
     compile_to(output, images, cluster.equip, dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
-
-
-def sources_tag() -> str:
-    """The tag of all images: the digest of what goes into them."""
-    h = hashlib.sha256()
-    for path in [
-        ROOT / "requirements.txt",
-        ROOT / "requirements.lock",
-        *_below("components", "*.py"),
-        *_below("components", "*.yaml"),
-        *_below("images", "*"),
-    ]:
-        h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return h.hexdigest()[:16]
-
-
-def _below(folder: str, pattern: str) -> list[Path]:
-    return sorted(path for path in (ROOT / folder).rglob(pattern) if path.is_file() and path.suffix != ".pyc")

@@ -56,7 +56,7 @@ def _settings(cluster: Connection) -> dict[str, str]:
     except (ApiException, HTTPError) as error:
         status = getattr(error, "status", 0)
         advice = {
-            404: "Apply manifests/ and run manifests/create-secrets.sh (README, 'On Kubernetes'), "
+            404: "Apply manifests/ and run manifests/create-secrets.sh (docs/kubernetes.md), "
                  "or set PIPELINE_NAMESPACE to where KFP runs the steps.",
             401: "Log in to the cluster again.",
             403: "Ask for the right to read it, or set S3_ENDPOINT_URL, S3_BUCKET and AWS_*.",

@@ -23,7 +23,7 @@ from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
-from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError, plain
+from components.core.step import ERROR_MARK, SIGTERM_EXIT_CODE, StepError, plain
 from pipelines.file_lock import lock
 from pipelines.image_tags import ROOT, image
 from pipelines.pipeline import STEPS, compile_to
@@ -33,7 +33,7 @@ LAST_LINES = 15
 ENDED_BY = {
     128 + signal.SIGKILL: "it was killed (SIGKILL), as a system does whose memory runs out. Give it more memory, or "
     "lower image_size, batch_size or base_channels.",
-    TOLD_TO_STOP: "it was told to stop (SIGTERM).",
+    SIGTERM_EXIT_CODE: "it was told to stop (SIGTERM).",
     128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Make room.",
 }
 """What ended a step that had no time for a word of its own."""

@@ -129,7 +129,7 @@ def adc(content: bytes) -> str:
     """Values of an ADC map, then of a b0."""
     map_ = np.resize(np.frombuffer(content[: len(content) // 4 * 4], np.float32), SMALL.shape)
     answers = []
-    for make in (lambda: in_kept_unit(map_, GRID, SMALL, GRID)[0], lambda: from_b0(map_, GRID, SMALL, GRID)):
+    for make in (lambda: in_kept_unit(map_, GRID, SMALL, GRID)[0], lambda: from_b0(map_, GRID, SMALL, GRID, 1000)):
         try:
             assert np.isfinite(make()).all()
             answers.append(TAKEN)

@@ -499,6 +499,7 @@ class TestAnAlteredModel:
         predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
         assert (tmp_path / "m.nii.gz").exists()
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize(
         ("key", "said"),
         [

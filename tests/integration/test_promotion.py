@@ -139,6 +139,7 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("short", "said"),
     [
@@ -314,6 +315,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
     [
@@ -421,6 +423,7 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
     assert champion(client) == "2"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("model", "reason", "said"),
     [
@@ -465,6 +468,7 @@ def put_into_bucket(facts: dict, **other) -> None:
     Ledger().storage.put(entry.key, blob)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
 def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
     settle(client, two[1], compared(0.45, 0.5))
@@ -524,6 +528,7 @@ def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(cl
     assert "The ledger is whole, and replays to what the registry says." in capsys.readouterr().out
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "alter",
     [
@@ -546,6 +551,7 @@ def test_what_was_altered_in_the_registry_is_named(client, two, tmp_path, capsys
     assert out.count("WRONG: ") == 1 and "The ledger is whole" not in out
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("ending", "alter", "why"),
     [

@@ -254,6 +254,7 @@ def test_mlflow_neither_reads_nor_writes_where_an_older_one_was_told_to(location
     assert keys(env, "data/") == ["data/scan"] and [path.name for path in tmp_path.iterdir()] == ["scan"]
 
 
+@pytest.mark.slow
 def test_a_server_from_before_there_was_a_login_is_started_again_with_one(env, other, monkeypatch):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES} | {"MLFLOW_PORT": str(free_port())})
     today = MLflow.ensure_running
@@ -665,6 +666,7 @@ def orphaned(env, other, monkeypatch, capsys):
         os.killpg(shell.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, capsys):
     assert not status(other)
     assert capsys.readouterr().out.count("running without its folder") == 2

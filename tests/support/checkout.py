@@ -30,6 +30,7 @@ class Checkout:
         ours = {k: v for k, v in os.environ.items() if not k.startswith(SERVICE_VARIABLES) and k != "STATE"}
         self.environment = ours
         self.environment |= {"PYTHONPATH": str(folder), "S3_PORT": _free_port(), "MLFLOW_PORT": _free_port()}
+        self._services: dict[str, str] = {}
 
     def __enter__(self) -> "Checkout":
         return self
@@ -69,7 +70,12 @@ class Checkout:
         return json.loads((self.state / "last-run.json").read_text())
 
     def services(self) -> dict[str, str]:
-        """The environment of the running services."""
+        """The environment of the running services: their ports and logins stay while the copy is there."""
+        if not self._services:
+            self._services = self._ask_for_services()
+        return self._services
+
+    def _ask_for_services(self) -> dict[str, str]:
         code = "import json, sys, pathlib; from pipelines.local import services; " \
                "print(json.dumps(services.up(pathlib.Path(sys.argv[1]))))"  # fmt: skip
         out = subprocess.run(

@@ -174,7 +174,7 @@ class TestAnotherLogin:
             planted = everybodys / "dwi-stroke"
             as_another_login({"": lambda p=planted, link=link: p.symlink_to("/etc") if link else p.mkdir()})
             campaign.count("another login, temporary folders taken")
-            with pytest.raises(StepError, match="belongs to another login"):
+            with pytest.raises(StepError, match="belongs to another user"):
                 scratch()
 
     @pytest.mark.parametrize("service", [services.S3, services.MLflow])

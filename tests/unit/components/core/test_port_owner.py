@@ -271,6 +271,7 @@ class TestWithoutProc:
             port_owner.is_served_by(os.getpgid(0), port)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "module",
     ["fingerprint.fingerprint", "ingest.ingest", "train.train", "evaluate.evaluate", "register.register"],
@@ -280,7 +281,7 @@ def test_what_a_step_reaches_over_http_is_guarded(module):
     code = f"""
 import os
 from components.{module} import *
-from components.core.storage import connect
+from components.core.s3_client import connect
 os.environ["S3_ENDPOINT_URL"] = "http://127.0.0.1:9"
 connect()
 from urllib3.util import connection

@@ -64,6 +64,7 @@ def known_to(facts: dict) -> dict[str, str]:
     return {person["patient"]: person["subset"] for person in facts["lineage"]["people"]}
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("ratios", [THIRDS, (0.80, 0.15, 0.05)])
 def test_ten_new_patients_move_none_of_the_old_ones(run, ratios, seed):
@@ -80,6 +81,7 @@ def test_ten_new_patients_move_none_whatever_seed_and_ratios_are_asked_for(run):
         assert moved(before, run(patients(48), ratios, seed)) == set()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_ratios_drift_back_to_those_asked_for(run, seed):
     run(patients(20), (0.9, 0.05, 0.05), seed)
@@ -91,6 +93,7 @@ def test_the_ratios_drift_back_to_those_asked_for(run, seed):
     assert off == sorted(off, reverse=True) and off[0] > 0.1 and off[-1] < 0.02
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(4))
 def test_new_test_patients_fill_the_gaps_between_the_volumes_of_the_old_ones(run, seed):
     """The old ones have small lesions, the new ones larger: the test gets of the new."""

@@ -93,6 +93,7 @@ def test_the_order_of_the_cases_does_not_matter(split_of):
         assert split_of(shuffled) == expected
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("seed", range(10))
 def test_every_subset_sees_small_and_large_lesions_and_lesion_free_patients(split_of, seed):
     facts = split_of(patients(80, lesion_free=20), seed=seed)
@@ -108,6 +109,7 @@ def test_one_test_patient_comes_from_each_fifth_of_the_volumes(split_of):
     assert [(rank - 1) // 20 for rank in ranks] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("ratios", [USER_RATIOS, (0.6, 0.2, 0.2), (0.98, 0.01, 0.01), (0.01, 0.01, 0.98)])
 def test_every_subset_has_a_patient_with_a_lesion_whatever_the_numbers(ratios):
     for count, lesion_free in itertools.product([*range(3, 30), 57, 100, 251], [0, 1, 2, 7, 100]):
@@ -138,6 +140,7 @@ def test_sessions_of_one_patient_stay_together(split_of):
         assert len(expected) == 3 * len(facts["patients"][subset])
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize(
     "shared", [{"voxel_sha256": "volume of P005"}, {"slice_sha256": ["slice 1 of P005"]}], ids=["volume", "one slice"]
 )

@@ -1,8 +1,10 @@
 """A cluster made of stand-ins, and the command line on it."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -35,14 +37,14 @@ def kubernetes():
         yield server
 
 
-@pytest.fixture
-def tracking(empty_database, tmp_path):
-    """The MLflow that the steps log to, with the run of RUN_ID and its model version."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = mlflow.MlflowClient(uri)
+@pytest.fixture(scope="session")
+def database_of_a_run(empty_database, tmp_path_factory):
+    """The database of `tracking`, made once; its artifacts lie in the folder `artifacts` beside it."""
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    shutil.copy(empty_database, path)
+    client = mlflow.MlflowClient(f"sqlite:///{path}")
     experiment = client.create_experiment(
-        "dwi-stroke-segmentation", artifact_location=(tmp_path / "artifacts").as_uri()
+        "dwi-stroke-segmentation", artifact_location=(path.parent / "artifacts").as_uri()
     )
     tags = {"kfp_run_id": RUN_ID, "data_version": "d1", "data": "synthetic demo scans, no patients"}
     run = client.create_run(experiment, tags=tags | {"evaluation_digest": "now"}).info.run_id
@@ -56,7 +58,19 @@ def tracking(empty_database, tmp_path):
         tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}", "pipeline_runs": runs}
         client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
     client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
-    return uri
+    return path
+
+
+@pytest.fixture
+def tracking(database_of_a_run, tmp_path):
+    """The MLflow that the steps log to, with the run of RUN_ID and its model version."""
+    path = tmp_path / "mlflow.db"
+    shutil.copy(database_of_a_run, path)
+    moved = {"before": database_of_a_run.parent.as_uri(), "now": tmp_path.as_uri()}
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(f"update {table} set {column} = replace({column}, :before, :now)", moved)  # noqa: S608
+    return f"sqlite:///{path}"
 
 
 class MlflowRun(NamedTuple):

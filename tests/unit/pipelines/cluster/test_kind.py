@@ -223,6 +223,7 @@ class TestAgain:
 
 
 class TestMakingFails:
+    @pytest.mark.sampled(4)
     @pytest.mark.parametrize(
         ("said", "advice"),
         [

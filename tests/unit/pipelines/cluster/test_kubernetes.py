@@ -3,8 +3,10 @@
 To accept a change: ACCEPT=1 python -m pytest on this file, and read the difference.
 """
 
+import functools
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,17 @@ def fixed_tag(monkeypatch):
     monkeypatch.setattr(kubernetes, "DIGESTS", Path("nothing was pushed"))
 
 
+@functools.cache
+def compiled_text(cluster: Cluster) -> str:
+    """The pipeline for a cluster; the compiler takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        kubernetes.compile_for(cluster, path := Path(folder) / "pipeline.yaml")
+        return path.read_text()
+
+
 def compiled(path: Path, cluster: Cluster = Cluster()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
     """The executors and their Kubernetes settings, by step."""
-    kubernetes.compile_for(cluster, path)
+    path.write_text(compiled_text(cluster))
     spec, platform = yaml.safe_load_all(path.read_text())
     executors = spec["deploymentSpec"]["executors"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

@@ -90,6 +90,7 @@ def test_more_seeds_or_presets_add_to_what_is_there(run, pipeline):
     assert pipeline.calls == [("demo", 42), ("demo+loss", 42), ("demo", 43), ("demo+n4", 43), ("demo+loss", 43)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("where", [0, 1, 3])
 def test_what_ctrl_c_stopped_is_run_again_and_what_was_finished_is_not(run, pipeline, where):
     pipeline.broken = {FOUR[where]: KeyboardInterrupt()}
@@ -107,6 +108,7 @@ def test_a_run_left_on_the_cluster_ends_the_experiments_with_its_exit_code(run, 
     assert len(pipeline.calls) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", ["data", "settings", "mlflow"])
 def test_what_is_not_todays_runs_again(run, pipeline, change):
     run(seeds="1")
