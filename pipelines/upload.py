@@ -12,7 +12,7 @@ from pathlib import Path
 from components.core.step import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.text import shown
-from components.ingest.file_names import unfit
+from components.ingest.file_names import name_problem
 from pipelines.atomic_write import identity, read_json, write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
@@ -146,7 +146,7 @@ def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tu
             continue
         if not path.is_file():
             continue
-        if why := unfit(name.as_posix()):
+        if why := name_problem(name.as_posix()):
             logging.warning("left out: %s: %s", called(name.as_posix()), why)
             continue
         if not os.access(path, os.R_OK):

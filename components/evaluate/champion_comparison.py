@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
-from components.artifacts.artifact import Record, read_json
+from components.artifacts.artifact import read_json
 from components.artifacts.evaluation import Comparison, Difference, ScanResult
-from components.artifacts.split_file import Split
+from components.artifacts.split_file import RegisteredSplit, Split, split_digest
 from components.artifacts.synthetic import is_synthetic
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core.intervals import paired_interval
@@ -20,19 +20,10 @@ from components.model.inference import load_model
 from components.registry import tracking
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import model_digest
-from components.registry.split_history import split_digest
 from components.scans.volumes import BadVolume
 
 Subsets = dict[str, list[str]]
 """Subset to patients."""
-
-
-class RegisteredSplit(Record):
-    """The part of a registered split that every format of `split.json` has."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    patients: Subsets
 
 
 def compare_with_champion(

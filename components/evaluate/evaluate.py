@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from components.artifacts.cases import Case, Cases
-from components.artifacts.evaluation import MASKS, OVERLAYS, OverlayCases, ScanDigests, ScanResult, TestMetrics
+from components.artifacts.evaluation import MASKS, OVERLAYS, OverlayCases, ScanResult, TestMetrics
 from components.artifacts.headline import against_rule, in_words
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import TrainedModel
@@ -42,7 +42,7 @@ from components.registry.run_records import (
     record_page,
     record_training,
 )
-from components.registry.scan_digests import inventory
+from components.registry.scan_digests import scan_digests
 from components.registry.tracking import Run
 from components.scans.head import find_head
 from components.scans.volumes import read, write
@@ -68,7 +68,7 @@ def evaluate(
     tested = [listed.by_name[name] for name in subsets.cases["test"]]
     for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
-    ScanDigests.model_validate(inventory(cases, split)).write(evaluation)
+    scan_digests(listed, subsets).write(evaluation)
     shutil.copy(split, evaluation / Split.FILE)
 
     logging.info("evaluating on %s", named(device()))

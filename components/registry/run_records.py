@@ -24,7 +24,7 @@ def data_tags(cases: Path, split: Path) -> dict[str, str]:
     """Return tags of the data: version, digests of the split, and whether the scans are synthetic."""
     listed, subsets = Cases.read(cases), Split.read(split)
     tags = {
-        "data_version": listed.data_version, "split_digest": subsets.digest, "split_lineage": subsets.lineage_digest,
+        "data_version": listed.data_version, "split_digest": subsets.digest, "split_lineage": subsets.history_digest,
     }  # fmt: skip
     return tags | (synthetic.TAG if listed.synthetic else {})
 

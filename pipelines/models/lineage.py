@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.artifacts.artifact import InvalidArtifact
+from components.artifacts.split_file import split_digest
 from components.core import code_closure
 from components.core.settings import Settings
 from components.core.step import StepError, progress
@@ -21,7 +22,6 @@ from components.registry.ledger_pairing import pairing_problem
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import model_digest
 from components.registry.run_records import evaluation_digest
-from components.registry.split_history import split_digest
 from components.registry.tracking import MODEL_NAME
 from pipelines.image_tags import commit, image, sources_tag
 from pipelines.models import registry

@@ -14,7 +14,7 @@ from components.core.code_closure import MODEL, closure_digest
 from components.core.errors import OUT_OF_MEMORY, is_out_of_memory
 from components.core.step import StepError, without_logins
 from components.core.text import shown
-from components.ingest.validate import INSIST
+from components.ingest.validate import MODALITY_ADVICE
 from components.scans.adc import from_b0
 from components.scans.b_value import b_value
 from components.scans.head import find_head
@@ -134,7 +134,7 @@ class Segmenter:
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
             if modality_check:
-                require_dwi(image, geometry.voxel_mm, find_head(image, geometry.voxel_mm), INSIST)
+                require_dwi(image, geometry.voxel_mm, find_head(image, geometry.voxel_mm), MODALITY_ADVICE)
             columns, noted = {"scan": [blob]}, geometry.repairs
             if self.sees_adc:
                 adc_blob, said = self._adc(adc, b0, b_values or [], image, geometry)

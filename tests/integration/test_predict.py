@@ -368,7 +368,7 @@ class TestWhatWasPredicted:
         """labels(folder) -> the case names that ingest takes as labelled; none is refused."""
 
         def run(folder: Path) -> set[str]:
-            facts = check(discover(keys_of(folder)), folder, tmp_path / "cases")
+            facts = check(discover(keys_of(folder)), folder, tmp_path / "cases").model_dump()
             assert facts["refused"] == {} and len(facts["cases"]) == 4
             return {case["case"] for case in facts["cases"] if case["labelled"]}
 

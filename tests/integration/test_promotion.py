@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from components.artifacts.evaluation import Comparison, ScanResult
+from components.artifacts.split_file import split_digest
 from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
@@ -33,7 +34,6 @@ from components.registry.ledger import (
 from components.registry.ledger_entry import CODE, new_entry
 from components.registry.ledger_pairing import RENEW
 from components.registry.ledger_pairing import TAG as TAG_OF_MARK
-from components.registry.split_history import split_digest
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.models import promotion
 from pipelines.predict.segmenter import Segmenter

@@ -51,8 +51,7 @@ def inputs(tmp_path_factory, make_scan, write_case, keys_of) -> list[Path]:
     for number in range(PATIENTS):
         dwi, adc, mask = make_scan(number)
         write_case(scans, f"sub-{number}", dwi=dwi, adc=adc, mask=mask)
-    facts = check(discover(keys_of(scans)), scans, cases)
-    (cases / "cases.json").write_text(json.dumps({**facts, "data_version": "1", "data_uri": "s3://scans"}))
+    check(discover(keys_of(scans)), scans, cases, data_uri="s3://scans", data_version="1").write(cases)
     preprocess(cases, slices, SIDE, "volume")
     split(cases, parts, folder / "split.html", (0.5, 0.375, 0.125), 0)
     page.write_text("<html></html>")

@@ -263,7 +263,7 @@ class TestAWriterOfTheBucket:
         split = json.loads((house.run / "split.json").read_text())
         listed = json.loads((house.run / "cases" / "cases.json").read_text())
         facts = json.loads((house.run / "model" / "model.json").read_text())
-        drawn = split_history.settings((0.5, 0.25, 0.25), 0, facts["inputs"])
+        drawn = split_history.split_settings((0.5, 0.25, 0.25), 0, facts["inputs"])
 
         def printed(ask, *arguments) -> tuple[int, str]:
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -291,7 +291,7 @@ class TestAWriterOfTheBucket:
             "make lineage": lambda: printed(lineage, CHAMPION, house.state),
             "make predict": mask,
             "the champion compared with": compared,
-            "the split carried on": lambda: split_history.to_carry_on_from(
+            "the split history": lambda: split_history.history_to_extend(
                 listed["data_uri"], listed["data_version"], drawn, listed["synthetic"]
             ),
         }

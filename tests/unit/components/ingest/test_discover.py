@@ -123,19 +123,19 @@ def test_the_same_name_in_two_folders_is_refused():
 )
 def test_only_folders_beside_each_other_hold_pairs(image, mask):
     name, why = only_refusal([image, mask])
-    assert name == "009" and f"its mask {mask} and its image {image} lie in two data sets" in why
+    assert name == "009" and f"its mask {mask} and its image {image} are in two data sets" in why
 
 
 def test_slices_from_two_folders_are_not_one_volume():
     keys = ["2024/images/P_Slice_1.npy", "2025/images/P_Slice_2.npy"]
     name, why = only_refusal(keys)
-    assert name == "P" and why.startswith(f"its slices lie in several folders: {', '.join(keys)}")
+    assert name == "P" and why.startswith(f"its slices are in several folders: {', '.join(keys)}")
 
 
 def test_a_file_in_the_folder_of_another_patient_is_refused():
     keys = ["sub-05/images/sub-06.nii.gz", "sub-05/masks/sub-06.nii.gz"]
     name, why = only_refusal(keys)
-    assert name == "sub-06" and "lies in the folder of sub-05 and names another patient" in why
+    assert name == "sub-06" and "is in the folder of sub-05 and names another patient" in why
 
 
 def test_a_mask_without_an_image_is_refused_and_the_others_go_on():
@@ -308,7 +308,7 @@ def test_two_sessions_of_one_folder_are_not_a_pair():
 )
 def test_files_of_two_data_sets_are_not_a_case(one, other):
     name, why = only_refusal([one, other])
-    assert name == "sub-1" and "lie in two data sets" in why and one in why and other in why
+    assert name == "sub-1" and "are in two data sets" in why and one in why and other in why
 
 
 def test_the_derivatives_may_lie_beside_the_folder_of_the_patients():
@@ -348,7 +348,7 @@ def test_copies_in_sourcedata_are_left_alone():
 
 
 def test_where_all_lies_in_sourcedata_it_is_said_how_to_use_it():
-    with pytest.raises(StepError, match=r"Files below sourcedata/ are left alone: name that folder itself"):
+    with pytest.raises(StepError, match=r"Files below sourcedata/ are ignored: to use them, give that folder itself"):
         discover(f"sourcedata/{key}" for key in bids("sub-1"))
 
 
