@@ -141,7 +141,7 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
-    ("short", "said"),
+    ("short", "text"),
     [
         ({"test_patients": 5}, "5 test patients of at least 10"),
         (WORSE_THAN_RULE, "Dice 0.240, not better than the rule without a network (0.370)"),
@@ -151,10 +151,10 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
     ids=["patients", "rule", "false volume"],
 )  # fmt: skip
 def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_to_name_one(
-    client, register, tmp_path, capsys, short, said
+    client, register, tmp_path, capsys, short, text
 ):
     words = settle(client, register(1), compared(0.5, 0.0), summary=SUMMARY | short)
-    assert words == f"there is no champion: {said}"
+    assert words == f"there is no champion: {text}"
     assert (champion(client), decisions()) == (None, [FIRST])
     assert promotion.champion(tmp_path) == 0
     shown = capsys.readouterr().out
@@ -176,8 +176,8 @@ def test_after_a_first_version_below_the_floors_the_next_is_judged_by_them_too(c
 
 
 def test_a_better_challenger_below_a_floor_is_refused(client, two):
-    said = settle(client, two[1], compared(0.56, 0.5), summary=WORSE_THAN_RULE)
-    assert said == "champion stays version 1: Dice 0.240, not better than the rule without a network (0.370)"
+    text = settle(client, two[1], compared(0.56, 0.5), summary=WORSE_THAN_RULE)
+    assert text == "champion stays version 1: Dice 0.240, not better than the rule without a network (0.370)"
     assert champion(client) == "1"
 
 
@@ -191,9 +191,7 @@ class TestSyntheticVersions:
         settle(client, version, compared(0.2, 0.0, synthetic=True), summary=WORSE_THAN_RULE)
         return version
 
-    def test_the_first_is_champion_whatever_its_numbers_and_every_command_says_what_it_is(
-        self, client, demo, tmp_path, capsys
-    ):
+    def test_the_first_synthetic_version_is_champion_and_every_command_marks_it(self, client, demo, tmp_path, capsys):
         assert champion(client) == "1"
         assert "the first version from patients that passes" in Ledger().entries()[0].facts["words"]
         assert promotion.champion(tmp_path) == 0
@@ -204,34 +202,34 @@ class TestSyntheticVersions:
     ):
         comparison = compared(0.2, 0.9)
         assert comparison.reason == "version 1 learnt from synthetic scans alone" and comparison.pairs == {}
-        said = settle(client, register(2), comparison)
-        assert said.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
+        text = settle(client, register(2), comparison)
+        assert text.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
         assert champion(client) == "2" and decisions() == [FIRST, BY_POLICY]
 
     def test_one_from_patients_below_the_floors_does_not(self, client, demo, register):
-        said = settle(client, register(2), compared(0.2, 0.9), summary=WORSE_THAN_RULE)
-        assert said.startswith("champion stays version 1: Dice 0.240, not better") and champion(client) == "1"
+        text = settle(client, register(2), compared(0.2, 0.9), summary=WORSE_THAN_RULE)
+        assert text.startswith("champion stays version 1: Dice 0.240, not better") and champion(client) == "1"
         settle(client, register(3), compared(0.2, 0.9))
         assert champion(client) == "3"
 
     def test_it_never_replaces_one_that_learnt_from_patients(self, client, two, register):
         comparison = compared(0.99, 0.5, synthetic=True)
         assert comparison.reason == "version 1 learnt from patients, and these are synthetic scans"
-        said = settle(client, register(3, synthetic=True), comparison)
-        assert said == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
+        text = settle(client, register(3, synthetic=True), comparison)
+        assert text == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
         assert champion(client) == "1"
 
-    def test_it_does_not_become_champion_where_one_from_patients_is_none(self, client, register):
+    def test_it_does_not_become_champion_if_a_version_from_patients_failed(self, client, register):
         settle(client, register(1), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
-        said = settle(client, register(2, synthetic=True), compared(0.9, 0.0, synthetic=True))
-        assert said.startswith("there is no champion: it learnt from synthetic scans alone, and there are versions")
+        text = settle(client, register(2, synthetic=True), compared(0.9, 0.0, synthetic=True))
+        assert text.startswith("there is no champion: it learnt from synthetic scans alone, and there are versions")
         assert champion(client) is None
 
     def test_two_of_them_are_compared_by_the_policy_and_not_by_the_floors(self, client, demo, register):
         settle(client, register(2, synthetic=True), compared(0.56, 0.5, synthetic=True), summary=WORSE_THAN_RULE)
         assert champion(client) == "2"
 
-    def test_what_a_person_rolled_back_to_it_only_a_person_makes_champion_again(self, client, demo, register, tmp_path):
+    def test_only_a_person_makes_a_rolled_back_version_champion_again_over_it(self, client, demo, register, tmp_path):
         second = register(2)
         settle(client, second, compared(0.5, 0.0))
         promotion.rollback("wrong scanner", tmp_path)
@@ -266,15 +264,15 @@ def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(c
 
 
 def test_a_better_challenger_is_promoted(client, two):
-    said = settle(client, two[1], compared(0.56, 0.5))
-    assert said.startswith("promoted over version 1: Dice +0.060 (95 % 0.060 to 0.060), better; lesion-wise F1")
+    text = settle(client, two[1], compared(0.56, 0.5))
+    assert text.startswith("promoted over version 1: Dice +0.060 (95 % 0.060 to 0.060), better; lesion-wise F1")
     assert champion(client) == "2"
-    assert client.get_model_version(MODEL_NAME, "2").tags["decision"] == said
+    assert client.get_model_version(MODEL_NAME, "2").tags["decision"] == text
 
 
 def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two):
-    said = settle(client, two[1], compared(0.45, 0.5))
-    assert said.startswith("champion stays version 1: Dice -0.050 (95 % -0.050 to -0.050), not shown to be better")
+    text = settle(client, two[1], compared(0.45, 0.5))
+    assert text.startswith("champion stays version 1: Dice -0.050 (95 % -0.050 to -0.050), not shown to be better")
     assert champion(client) == "1"
     entry = Ledger().entries()[-1].facts
     assert (entry["decision"], entry["from"], entry["to"], entry["version"]) == (REFUSED, "1", "1", "2")
@@ -290,15 +288,15 @@ def test_an_equal_challenger_is_handled_as_the_policy_says(client, two, policy, 
 
 def test_a_champion_that_learnt_from_the_test_patients_refuses_every_challenger(client, two):
     others = {"train": ["A"], "val": ["B"], "test": ["C", *TEST[1:]]}
-    said = settle(client, two[1], compared(0.9, 0.5, others))
-    assert said == "champion stays version 1: version 1 was trained or tuned on 1 of these 12 test patients"
+    text = settle(client, two[1], compared(0.9, 0.5, others))
+    assert text == "champion stays version 1: version 1 was trained or tuned on 1 of these 12 test patients"
     assert Ledger().entries()[-1].facts["evidence"]["differences"]["dice"]["mean"] == pytest.approx(0.4)
     assert champion(client) == "1"
 
 
 def test_a_champion_of_another_frozen_test_refuses_every_challenger(client, two):
-    said = settle(client, two[1], compared(0.9, 0.5, PATIENTS | {"test": TEST[1:]}))
-    assert "these are not the frozen test patients: 1 of version 1's are not among them" in said
+    text = settle(client, two[1], compared(0.9, 0.5, PATIENTS | {"test": TEST[1:]}))
+    assert "these are not the frozen test patients: 1 of version 1's are not among them" in text
     assert champion(client) == "1"
 
 
@@ -332,7 +330,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     ],
     ids=["other weights", "other facts", "another file", "no digest of its facts", "another network", "other patients"],
 )
-def test_a_champion_that_cannot_be_compared_is_said_in_words_and_stays(client, register, tags, facts, why):
+def test_a_champion_that_cannot_be_compared_stays_and_the_reason_is_given(client, register, tags, facts, why):
     first = register(1, **facts)
     settle(client, first, compared(0.5, 0.0))
     for name, value in tags.items():
@@ -340,24 +338,24 @@ def test_a_champion_that_cannot_be_compared_is_said_in_words_and_stays(client, r
             client.delete_model_version_tag(MODEL_NAME, "1", name)
         else:
             client.set_model_version_tag(MODEL_NAME, "1", name, value)
-    said = settle(client, register(2), compared(0.9, 0.5))
-    assert said.startswith("champion stays version 1: ") and why in said
+    text = settle(client, register(2), compared(0.9, 0.5))
+    assert text.startswith("champion stays version 1: ") and why in text
     assert champion(client) == "1"
 
 
 def test_a_comparison_with_another_champion_than_the_present_one_decides_nothing(client, two, register):
     old = compared(0.56, 0.5)
     settle(client, register(3), compared(0.6, 0.5))
-    said = settle(client, two[1], old)
-    assert "compared with version 1, and the champion has changed since" in said
+    text = settle(client, two[1], old)
+    assert "compared with version 1, and the champion has changed since" in text
     assert champion(client) == "3"
 
 
 def test_a_retry_takes_no_decision_twice(client, two):
     for dice in (0.45, 0.56):
         comparison = compared(dice, 0.5)
-        said = [settle(client, two[1], comparison) for _ in range(3)]
-        assert len(set(said)) == 1
+        text = [settle(client, two[1], comparison) for _ in range(3)]
+        assert len(set(text)) == 1
     assert len(decisions()) == 3 and champion(client) == "2"
 
 
@@ -375,8 +373,8 @@ def test_a_decision_that_a_kill_cut_short_is_carried_out_by_the_retry(client, tw
 
 def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(client, two, tmp_path):
     client.delete_registered_model_alias(MODEL_NAME, "champion")
-    said = settle(client, two[1], compared(0.9, 0.5))
-    assert said == "there is no champion: version 1 is no longer champion, and no other was named"
+    text = settle(client, two[1], compared(0.9, 0.5))
+    assert text == "there is no champion: version 1 is no longer champion, and no other was named"
     assert champion(client) is None
     settle(client, two[1], compared(0.91, 0.5))
     assert champion(client) is None
@@ -384,7 +382,7 @@ def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(clien
         Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
 
 
-def test_a_new_registry_beside_an_old_ledger_begins_anew(client, two, register):
+def test_a_new_registry_with_an_old_ledger_starts_again(client, two, register):
     settle(client, two[1], compared(0.56, 0.5))
     client.delete_registered_model(MODEL_NAME)
     client.create_registered_model(MODEL_NAME)
@@ -409,7 +407,7 @@ def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, c
     assert "The ledger is whole, and replays to what the registry says." in out
 
 
-def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two, tmp_path, register):
+def test_only_a_person_makes_a_rolled_back_version_champion_again(client, two, tmp_path, register):
     better = compared(0.56, 0.5)
     settle(client, two[1], better)
     promotion.rollback("", tmp_path)
@@ -425,7 +423,7 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
-    ("model", "reason", "said"),
+    ("model", "reason", "text"),
     [
         (f"models:/{MODEL_NAME}/2", " ", "needs a reason"),
         (f"models:/{MODEL_NAME}/7", "why", "there is no models:/dwi-attention-unet/7 in the registry"),
@@ -434,8 +432,8 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
         ("2", "why", "is no version of dwi-attention-unet"),
     ],
 )
-def test_a_mistake_of_a_person_is_answered_in_words_and_changes_nothing(client, two, tmp_path, model, reason, said):
-    with pytest.raises(StepError, match=said):
+def test_a_persons_mistake_gives_a_clear_error_and_changes_nothing(client, two, tmp_path, model, reason, text):
+    with pytest.raises(StepError, match=text):
         promotion.promote(model, reason, tmp_path)
     assert (champion(client), decisions()) == ("1", [FIRST])
 
@@ -509,7 +507,7 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
     assert "What was checked of the ledger replays to what the registry says." in out
 
 
-def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(client, two, tmp_path, capsys):
+def test_a_ledger_without_codes_is_adopted_and_continued(client, two, tmp_path, capsys):
     settle(client, two[1], compared(0.45, 0.5))
     storage = Ledger().storage
     before: list = []
@@ -541,7 +539,7 @@ def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(cl
     ],
     ids=["a number", "one more", "one less", "what it learnt from", "why", "by which decision"],
 )
-def test_what_was_altered_in_the_registry_is_named(client, two, tmp_path, capsys, alter):
+def test_changes_in_the_registry_are_named(client, two, tmp_path, capsys, alter):
     settle(client, two[1], compared(0.45, 0.5))
     assert promotion.champion(tmp_path) == 0
     alter(client)
@@ -582,6 +580,6 @@ def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp
     assert Ledger().faults == []
 
 
-def test_without_a_champion_the_command_says_how_one_comes_about(client, tmp_path, capsys):
+def test_without_a_champion_the_command_explains_how_to_get_one(client, tmp_path, capsys):
     assert promotion.champion(tmp_path) == 0
     assert "there is no champion: no model is registered. Make one: make pipeline-run" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_another_pipeline_run_has_another_run(kfp_run, monkeypatch):
     assert Run.open("digest-b").id != first.id
 
 
-def test_a_run_that_a_kill_left_unfinished_is_gone_on_with(kfp_run, monkeypatch):
+def test_a_run_that_a_kill_left_unfinished_is_continued(kfp_run, monkeypatch):
     digest = uuid.uuid4().hex
     killed = Run.open(digest)
     monkeypatch.setenv("KFP_RUN_ID", kfp_run + "-again")
@@ -170,14 +170,14 @@ def deleted(monkeypatch):
     return experiment, run.id
 
 
-def test_a_deleted_experiment_is_named_and_comes_back_as_it_is_told(deleted, kfp_run):
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(deleted, kfp_run):
     experiment, run_id = deleted
     with pytest.raises(StepError) as error:
         Run.open("digest-deleted")
-    said = str(error.value)
-    assert said.startswith(f"the experiment {os.environ['MLFLOW_EXPERIMENT_NAME']} was deleted in MLflow at http://127")
+    text = str(error.value)
+    assert text.startswith(f"the experiment {os.environ['MLFLOW_EXPERIMENT_NAME']} was deleted in MLflow at http://127")
     login, here = r"MLFLOW_TRACKING_TOKEN=\$\(cat \.local/mlflow-token\)", r"NO_PROXY='\*' MLFLOW_TRACKING_URI=\S+"
-    (command,) = re.findall(rf"{login} {here} \.venv/bin/mlflow (.*)$", said)
+    (command,) = re.findall(rf"{login} {here} \.venv/bin/mlflow (.*)$", text)
     assert command == f"experiments restore --experiment-id {experiment}"
     subprocess.run([sys.executable, "-m", "mlflow", *command.split()], check=True)
     assert Run.open("digest-deleted").id == run_id
@@ -191,7 +191,7 @@ def test_the_experiment_may_have_another_name(kfp_run, monkeypatch):
     assert run.client.get_run(run.id).info.status == "KILLED"
 
 
-def test_epochs_are_logged_once_and_in_order_whatever_was_logged_before(kfp_run):
+def test_epochs_are_logged_once_and_in_order(kfp_run):
     run = Run.open("digest-f")
     run.log_epochs(epochs(2))
     run.log_epochs(epochs(5))
@@ -202,7 +202,7 @@ def test_epochs_are_logged_once_and_in_order_whatever_was_logged_before(kfp_run)
         assert [m.value for m in logged] == [0.1, 0.2, 0.3, 0.4, 0.5]
 
 
-def test_a_parameter_keeps_its_first_value_and_the_log_says_so(kfp_run, caplog):
+def test_a_parameter_keeps_its_first_value_with_a_warning(kfp_run, caplog):
     run = Run.open("digest-g")
     run.log_params({"epochs": 5})
     run.log_params({"epochs": 6, "batch_size": 2})
@@ -255,7 +255,7 @@ def test_a_run_that_cannot_be_created_is_tried_again_and_then_refused(proxy, kfp
     assert "\n" not in str(error.value)
 
 
-def test_while_mlflow_is_gone_training_goes_on_and_its_epochs_arrive_afterwards_in_order_and_once(proxy, kfp_run):
+def test_during_an_outage_training_continues_and_its_epochs_are_logged_later_in_order_and_once(proxy, kfp_run):
     run = Run.open("digest-j")
     run.log_epochs_in_background(epochs(1))
     run.sender.join()
@@ -279,7 +279,7 @@ def test_an_epoch_whose_answer_is_lost_is_not_logged_twice(proxy, kfp_run):
     assert set(map(tuple, steps_logged(run).values())) == {(1, 2, 3)}
 
 
-def test_mlflow_gone_is_said_in_one_sentence_by_all_that_needs_it(proxy, kfp_run, tmp_path):
+def test_an_outage_of_mlflow_gives_one_sentence_everywhere(proxy, kfp_run, tmp_path):
     run = Run.open("digest-l")
     proxy.gone = True
     for call in (

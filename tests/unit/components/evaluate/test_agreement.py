@@ -50,21 +50,21 @@ def test_four_patients_have_no_limits(result):
     assert (found.bias_ml, found.agreement_low_ml, found.agreement_high_ml) == (1.5, None, None)
 
 
-def test_without_voxel_sizes_nothing_is_known(result):
+def test_without_voxel_sizes_all_values_are_unknown(result):
     found = volume_agreement([result("A", truth_ml=None, predicted_ml=None)], LEVEL)
     assert set(found.model_dump().values()) == {None}
 
 
 def test_coverage_is_of_patients_all_of_whose_scans_are_inside(result):
-    def said(patient, truth):
+    def text(patient, truth):
         return result(patient, truth_ml=truth, predicted_ml_low=1.0, predicted_ml_high=3.0)
 
-    scans = [said("A", 2.0), said("A", 3.5), said("B", 1.0), said("C", 3.0), said("D", 0.9)]
+    scans = [text("A", 2.0), text("A", 3.5), text("B", 1.0), text("C", 3.0), text("D", 0.9)]
     found = volume_agreement(scans, LEVEL)
     assert (found.interval_coverage, found.interval_level) == (0.5, 0.9)
 
 
-def test_an_end_of_the_interval_is_inside_whatever_rounding_made_of_it(result):
+def test_an_end_of_the_interval_is_inside_despite_rounding(result):
     """A lesion missed in the test as large as the one missed in validation, of which the interval was learnt."""
     for ml in np.arange(1, 60) * 0.02:
         _, high, _ = volume_interval(0.0, {"level": 0.5, "cube_root_ml": float(np.cbrt(ml))})
@@ -100,7 +100,7 @@ def test_the_hit_rate_of_the_calls_for_review(result):
     assert found == {"scans": 5, "flagged": 2, "failures": 2, "failures_flagged": 1}
 
 
-def test_calibration_is_told_before_and_after():
+def test_calibration_errors_are_given_before_and_after():
     truth = np.array([True, False, False, False, True])
     before, after = (reliability(np.full(5, p), truth) for p in (0.9, 0.4))
     found = calibration_errors(before, after, 1.7)
@@ -111,7 +111,7 @@ def test_calibration_is_told_before_and_after():
     assert found.bins_before[0] == CalibrationBin(voxels=0, probability=None, lesion=None)
 
 
-def test_the_main_numbers_go_into_the_summary_and_what_is_unknown_does_not(result):
+def test_the_summary_has_the_main_numbers_without_unknown_ones(result):
     nothing = np.zeros((15, 3))
     scans = [result("A", dice=0.1, needs_review=["noise"]), result("B")]
     found = agreement_summary(

@@ -39,16 +39,16 @@ def test_new_patients_may_come_into_the_test_that_neither_model_has_seen():
 @pytest.mark.parametrize(("learnt", "where"), [("A", "train"), ("C", "val")])
 def test_a_test_patient_that_the_champion_learnt_from_or_was_tuned_on_makes_it_unfair(learnt, where):
     assert learnt in THEN[where]
-    said = unfair_test_reason("version 3", THEN | {"test": ["D", "E", learnt]}, THEN)
-    assert said == "version 3 was trained or tuned on 1 of these 3 test patients"
+    text = unfair_test_reason("version 3", THEN | {"test": ["D", "E", learnt]}, THEN)
+    assert text == "version 3 was trained or tuned on 1 of these 3 test patients"
 
 
 def test_a_test_patient_who_was_taken_out_makes_it_another_test():
-    said = unfair_test_reason("version 3", THEN | {"test": ["D", "F"]}, THEN)
-    assert said == "these are not the frozen test patients: 1 of version 3's are not among them"
+    text = unfair_test_reason("version 3", THEN | {"test": ["D", "F"]}, THEN)
+    assert text == "these are not the frozen test patients: 1 of version 3's are not among them"
 
 
-def test_a_champion_whose_patients_are_not_known_is_no_fair_opponent():
+def test_a_champion_with_unknown_patients_is_not_comparable():
     assert "are unknown" in unfair_test_reason("version 3", THEN, None)
 
 
@@ -115,7 +115,7 @@ def case(tmp_path, make_scan) -> Case:
     return Case.model_construct(case="A", patient="A", files=files, slice_numbers=None, voxel_mm=(1, 1, 1))
 
 
-def test_an_older_champion_that_knows_nothing_of_itself_is_measured_all_the_same(tmp_path, case):
+def test_an_older_champion_without_optional_facts_is_measured(tmp_path, case):
     facts = {"image_size": 32, "normalization": "volume", "precision": "float32", "threshold": 0.5}
     [found] = measure_scans(AttentionUNet(4).eval(), facts, tmp_path, [case])
     assert 0 <= found.result.dice <= 1
@@ -125,7 +125,7 @@ def test_an_older_champion_that_knows_nothing_of_itself_is_measured_all_the_same
     assert (before == after).all()
 
 
-def test_a_champion_that_wants_an_adc_map_is_told_in_words_that_there_is_none(tmp_path, case):
+def test_a_champion_that_needs_a_missing_adc_map_gives_a_clear_error(tmp_path, case):
     """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
     facts = {"inputs": "dwi+adc", "image_size": 32, "normalization": "volume", "precision": "float32"}
     with pytest.raises(BadVolume, match="sees the ADC map too, and none was given"):

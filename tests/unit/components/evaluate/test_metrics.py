@@ -170,13 +170,11 @@ def test_the_volume_difference_has_no_sign():
     [(30.0, 20.0, 0.5), (10.0, 20.0, 0.5), (0.0, 20.0, 1.0), (0.4, 0.5, 0.1), (0.0, 0.3, 0.3), (7.0, 0.0, 7.0),
      (0.0, 0.0, 0.0)],
 )  # fmt: skip
-def test_what_a_volume_is_off_by_is_divided_by_the_true_one_and_by_no_less_than_a_millilitre(
-    predicted_ml, truth_ml, off
-):
+def test_the_relative_difference_divides_by_the_true_volume_or_by_one_millilitre(predicted_ml, truth_ml, off):
     assert relative_volume_difference(predicted_ml, truth_ml) == pytest.approx(off)
 
 
-def test_the_relative_volume_difference_of_a_scan_is_of_its_millilitres():
+def test_the_relative_volume_difference_of_a_scan_uses_millilitres():
     truth, predicted = np.zeros((20, 10, 1), bool), np.zeros((20, 10, 1), bool)
     truth[:10], predicted[:15] = True, True
     assert case_metrics(predicted, truth, VOXEL_MM)["relative_volume_difference"] == pytest.approx(0.5)
@@ -192,7 +190,7 @@ def test_without_a_voxel_size_there_are_no_millilitres_and_all_else_is_there():
     assert {k: v for k, v in unknown.items() if k not in in_ml} == {k: v for k, v in known.items() if k not in in_ml}
 
 
-def test_what_is_measured_can_be_written_as_json():
+def test_the_metrics_can_be_written_as_json():
     measured = case_metrics(mask((0, 0, 0)), mask((0, 0, 1)), VOXEL_MM)
     assert json.loads(json.dumps(measured)) == measured
 
@@ -242,7 +240,7 @@ def test_four_patients_have_no_interval():
     assert not [name for name in facts if "_ci_" in name]
 
 
-def test_the_headline_is_of_scans_with_a_lesion_and_false_alarms_stand_apart():
+def test_the_headline_uses_scans_with_a_lesion_and_false_alarms_are_separate():
     """Patient A has one scan of either kind; B to D have no lesion, and of D one scan of two has a false one."""
     free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
     scans = [
@@ -322,7 +320,7 @@ def test_a_patient_with_a_lesion_in_one_session_is_not_lesion_free():
     assert (facts["test_patients"], facts["test_patients_lesion_free"]) == (1, 0)
 
 
-def test_what_has_nothing_to_be_measured_on_is_left_out():
+def test_a_metric_without_scans_is_left_out():
     free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
     without_lesions, without_free = summary([result("A", 1.0, **free)]), summary([result("A", 1.0)])
     of_lesions = {"test_lesion_sensitivity", "test_lesion_slice_dice_mean", "test_lesion_dice_mean"}

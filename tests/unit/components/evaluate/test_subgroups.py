@@ -18,7 +18,7 @@ def counts(rows: dict[str, Subgroup]) -> dict[str, tuple[int, int]]:
     [(0.01, "<1 mL"), (0.999, "<1 mL"), (1, "1-5 mL"), (4.99, "1-5 mL"), (5, "5-20 mL"), (20, "5-20 mL"),
      (20.01, ">20 mL"), (300, ">20 mL")],
 )  # fmt: skip
-def test_a_scan_is_in_the_stratum_of_its_true_volume(result, ml, stratum):
+def test_a_scan_is_in_the_subgroup_of_its_true_volume(result, ml, stratum):
     rows = subgroups([result("A", truth_ml=ml)])["lesion volume"]
     assert list(rows) == VOLUMES
     assert [name for name, row in rows.items() if row.scans] == [stratum]
@@ -47,19 +47,19 @@ def test_fewer_than_five_patients_have_no_interval(result):
     assert subgroups([result(name) for name in "ABCDE"])["lesion volume"]["1-5 mL"].dice_ci_low is not None
 
 
-def test_an_empty_stratum_has_no_numbers(result):
+def test_an_empty_subgroup_has_no_numbers(result):
     row = subgroups([result("A")])["lesion volume"][">20 mL"].model_dump()
     assert row.pop("patients") == row.pop("scans") == 0
     assert set(row.values()) == {None}
 
 
-def test_lesion_free_scans_are_in_no_stratum(result, free):
+def test_lesion_free_scans_are_in_no_subgroup(result, free):
     found = subgroups([result("A", site="X", scanner="S"), free("B", site="X", scanner="S", truth_ml=0.0)])
     assert counts(found["lesion volume"]) == dict.fromkeys(VOLUMES, (0, 0)) | {"1-5 mL": (1, 1)}
     assert counts(found["site"]) == {"X": (1, 1)}
 
 
-def test_sites_and_scanners_are_those_that_are_known(result):
+def test_subgroups_are_the_known_sites_and_scanners(result):
     scans = [result("A", site="X"), result("A", site="X"), result("B", site="Y", scanner="S"), result("C")]
     found = subgroups(scans)
     assert counts(found["site"]) == {"X": (1, 2), "Y": (1, 1)}
@@ -80,7 +80,7 @@ def test_lesion_free_scans_are_counted_apart(result, free):
     }  # fmt: skip
 
 
-def test_where_there_are_none_that_is_said(result):
+def test_without_lesion_free_scans_all_counts_are_zero(result):
     assert lesion_free([result("A")]).model_dump() == {
         "patients": 0, "scans": 0, "scans_with_false_lesion": 0, "false_positive_ml_mean": None,
     }  # fmt: skip

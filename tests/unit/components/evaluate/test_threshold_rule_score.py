@@ -63,7 +63,7 @@ def test_five_patients_give_the_rule_an_interval(result):
     assert found["test_rule_dice_ci_low"] < 0.2 < found["test_rule_dice_ci_high"]
 
 
-def test_what_was_not_measured_is_left_out(result, free):
+def test_metrics_that_were_not_measured_are_left_out(result, free):
     assert "test_rule_false_positive_ml_lesion_free_mean" not in rule_summary([result("A")])
     assert "test_rule_false_positive_ml_lesion_free_mean" not in rule_summary([free("A", rule_ml=None)])
     assert "test_rule_lesion_dice_mean" not in rule_summary([free("A")])

@@ -100,17 +100,17 @@ def test_every_field_that_is_left_out_is_refused_too(card, name):
 
 
 @pytest.mark.parametrize("name", measured.FOUND)
-def test_an_evaluation_that_lacks_a_part_makes_no_card(card, name):
+def test_an_evaluation_without_a_part_makes_no_card(card, name):
     with pytest.raises(StepError, match=rf"test_metrics\.json: the field {name} is invalid.*\n.*run that step again"):
         card({name: None})
 
 
-def test_a_number_that_is_none_is_no_number(card):
+def test_nan_is_refused(card):
     with pytest.raises(StepError, match=r"test_metrics\.json: the field calibration\.temperature is invalid"):
         card({"calibration": measured.FOUND["calibration"] | {"temperature": float("nan")}})
 
 
-def test_without_an_image_tag_the_version_is_refused_and_the_way_out_named(card):
+def test_without_an_image_tag_the_version_is_refused_with_a_remedy(card):
     with pytest.raises(StepError, match=r"versions.image_tag is empty.*make pipeline-run"):
         card(lineage={"image_tag": None})
 
@@ -118,20 +118,20 @@ def test_without_an_image_tag_the_version_is_refused_and_the_way_out_named(card)
 @pytest.mark.parametrize(("commit", "limit"), [
     (None, "not in a git checkout"), ("unknown", "not in a git checkout"), (f"{'c' * 40}-dirty", "in no commit"),
 ])  # fmt: skip
-def test_code_from_no_checkout_is_named_by_its_image_tag_and_the_card_says_so(card, commit, limit):
+def test_code_without_a_commit_is_identified_by_its_image_tag(card, commit, limit):
     made = card(lineage={"git_commit": commit})
     assert made.versions.image_tag == "dwi-stroke-python-train:0123456789abcdef"
     assert any(limit in line for line in made.limits)
 
 
-def test_the_cards_own_text_is_whole_as_it_stands_and_names_nobody():
+def test_the_cards_own_text_is_complete_and_names_nobody():
     statement = load()
     assert (statement.developer, statement.contact) == ("", "")
     assert "no authority" not in statement.release_stage and "not a medical device" in statement.release_stage
 
 
 @pytest.mark.parametrize("name", [name for name in Statement.model_fields if name not in ("developer", "contact")])
-def test_a_site_that_empties_a_line_of_its_text_is_told_which(tmp_path, name):
+def test_an_empty_line_of_the_sites_text_is_named(tmp_path, name):
     path = tmp_path / "card.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(STATEMENT.read_text()) | {name: "  "}))
     with pytest.raises(StepError, match=rf"card\.yaml: {name}: .*\nMend the card"):
@@ -154,7 +154,7 @@ def test_the_card_as_json_is_a_card_again(card):
     assert Card.model_validate_json(card().model_dump_json()) == card()
 
 
-def test_what_the_data_are_is_counted_by_hand(card):
+def test_the_data_are_counted_by_hand(card):
     data = card().data
     assert (data.patients, data.scans, data.lesion_free_scans) == (20, 20, 2)
     assert data.sites == {"Siriraj": 10, "Zürich": 10} and data.scanners == {}
@@ -183,7 +183,7 @@ def test_the_failures_are_the_worst_scans_with_their_pictures_by_artifact_path(c
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         ({"cases": {"synthetic": True}}, "The scans are synthetic"),
         ({}, "12 test patients: the intervals are wide"),
@@ -200,8 +200,8 @@ def test_the_failures_are_the_worst_scans_with_their_pictures_by_artifact_path(c
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_the_limits_follow_from_the_numbers(card, change, said):
-    assert any(said in line for line in card(**change).limits)
+def test_the_limits_follow_from_the_numbers(card, change, text):
+    assert any(text in line for line in card(**change).limits)
 
 
 @pytest.mark.parametrize(
@@ -214,25 +214,25 @@ def test_the_limits_follow_from_the_numbers(card, change, said):
         ({"normalization": "head", "pixel_mm": 1.5}, False),
     ],
 )
-def test_the_card_of_the_users_own_preparation_says_what_it_is(card, settings, told):
+def test_the_card_explains_the_users_own_preparation(card, settings, told):
     made = card()
     made = made.model_copy(update={"training": made.training.model_copy(update={"settings": settings})})
     assert ("each slice is z-scored with the air in it" in " ".join(limits(made))) is told
 
 
-def test_nothing_that_no_number_shows_is_claimed_of_where_lesions_are_missed():
+def test_the_card_claims_nothing_unmeasured_about_missed_lesions():
     risks = " ".join(load().known_risks)
     assert "more often" not in risks and "has not been measured" in risks
 
 
-def test_a_limit_that_does_not_hold_is_not_said(card):
+def test_a_limit_that_does_not_apply_is_left_out(card):
     review = measured.FOUND["review"] | {"failures_flagged": 2}
     volume = measured.FOUND["volume"] | {"interval_coverage": 0.95}
     made = card(
         {"review": review, "volume": volume, "summary": measured.metrics()["summary"] | {"test_patients": 60}},
         {"refused": {}}, champion="3", model="m",
     )  # fmt: skip
-    said = " ".join(made.limits)
+    text = " ".join(made.limits)
     for absent in (
         "synthetic",
         "wide",
@@ -243,11 +243,11 @@ def test_a_limit_that_does_not_hold_is_not_said(card):
         "last epoch",
         "checkout",
     ):
-        assert absent not in said
-    assert "another hospital" in said
+        assert absent not in text
+    assert "another hospital" in text
 
 
-def test_the_markdown_tells_all_of_it(card):
+def test_the_markdown_shows_all_fields(card):
     made = card(champion="3", model="m", differences={"dice": {"mean": 0.1, "ci_low": 0.05, "ci_high": 0.15}})
     text = card_text.markdown(made, SENTENCE)
     assert text.startswith(f"# dwi-attention-unet\n\n{SENTENCE}\n")
@@ -268,14 +268,14 @@ def test_the_markdown_tells_all_of_it(card):
     assert made.strata["lesion volume"]["<1 mL"].scans == 0 and "| &lt;1 mL |" not in text, "a row without a number"
 
 
-def test_what_comes_from_data_shows_as_it_is_and_breaks_no_table(card):
+def test_text_from_data_is_shown_as_written_and_breaks_no_table(card):
     nasty = "a|b <img src=x onerror=alert(1)> *_x_* `c`"
     made = card({"cases": [measured.case(1, case=nasty)]})
     line = next(line for line in card_text.markdown(made, SENTENCE).splitlines() if "onerror" in line)
     assert line.startswith(r"- **a\|b &lt;img src=x onerror=alert(1)> \*\_x\_\* \`c\`**: Dice 0.700,")
 
 
-def test_the_description_fits_the_database_starts_with_the_sentence_and_says_what_it_leaves_out(card):
+def test_the_description_fits_the_database_and_lists_the_sections_that_it_leaves_out(card):
     made = card()
     text = card_text.description(made, SENTENCE, "[whole](#/x)")
     assert len(text) <= card_text.DESCRIPTION_LIMIT

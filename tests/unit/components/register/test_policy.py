@@ -32,7 +32,7 @@ def policy(**metrics: tuple[str, float]) -> Policy:
     return Policy.model_validate({"floors": FLOORS, "minimum_patients": 10, "confidence": 0.95, "metrics": tests})
 
 
-def test_a_better_challenger_passes_the_policy_that_is_there_with_every_number_said():
+def test_a_better_challenger_passes_the_policy_and_every_number_is_given():
     found = judge_comparison(load(), comparison(dice=0.03, lesion_f1=0.01, relative_volume_difference=-0.05))
     assert found.passed
     assert re.match(r"Dice \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion-wise F1 \+0\.010 ", found.explanation)
@@ -40,7 +40,7 @@ def test_a_better_challenger_passes_the_policy_that_is_there_with_every_number_s
     assert found.numbers["dice"]["patients"] == 20
 
 
-def test_a_worse_challenger_is_refused_with_the_number_that_refuses_it():
+def test_a_worse_challenger_is_refused_with_the_deciding_number():
     found = judge_comparison(load(), comparison(dice=-0.03))
     assert not found.passed
     assert re.fullmatch(r"Dice -0\.030 \(95 % -0\.031 to -0\.029\), not shown to be better", found.explanation)
@@ -87,7 +87,7 @@ def test_less_is_better_of_a_volume_difference_and_more_of_dice(metric, test, ma
     assert judge_comparison(policy(**{metric: (test, margin)}), comparison(**{metric: difference})).passed is passes
 
 
-def test_the_whole_interval_counts_and_not_the_mean():
+def test_the_whole_interval_decides_and_not_the_mean():
     pairs = {"dice": {f"P{i}": (0.6 + (0.3 if i % 2 else -0.26), 0.6) for i in range(20)}}
     wide = Comparison(champion="3", model="m", reason="", pairs=pairs)
     found = judge_comparison(policy(dice=("superiority", 0)), wide)
@@ -111,7 +111,7 @@ def test_a_higher_confidence_asks_for_more():
 VOLUMES = LINES["relative, not worse (the policy's)"]
 
 
-def test_what_is_simulated_are_the_policys_lines():
+def test_the_simulated_lines_are_those_of_the_policy():
     metrics = load().metrics
     metric, test, margin = VOLUMES
     assert (metrics[metric].test, metrics[metric].margin) == (test, margin)
@@ -139,7 +139,7 @@ def test_of_two_equal_models_one_is_called_better_in_at_most_3_of_100_simulation
     assert rate(called_better, missed, repeats=1500) <= 0.03
 
 
-def test_too_few_patients_decide_nothing_however_good_they_look():
+def test_too_few_patients_decide_nothing_even_with_good_numbers():
     found = judge_comparison(load(), comparison(patients=9, dice=0.2))
     assert not found.passed
     assert found.explanation == "9 test patients are too few, the policy requires 10"
@@ -154,7 +154,7 @@ def test_a_metric_that_too_few_patients_have_is_named():
     assert judge_comparison(load(), few).explanation == "relative volume difference is known for 0 test patients only"
 
 
-def test_a_comparison_that_is_no_fair_one_is_refused_whatever_its_numbers():
+def test_an_unfair_comparison_is_refused_even_with_good_numbers():
     found = judge_comparison(
         load(), comparison(dice=0.2, reason="version 3 was trained or tuned on 2 of these 20 test patients")
     )
@@ -162,7 +162,7 @@ def test_a_comparison_that_is_no_fair_one_is_refused_whatever_its_numbers():
     assert "trained or tuned on 2 of these 20" in found.explanation
 
 
-def test_a_version_above_every_floor_passes_with_each_number_said():
+def test_a_version_above_every_floor_passes_with_each_number():
     found = judge_floors(load().floors, SUMMARY)
     assert found.passed
     assert found.explanation == (
@@ -172,7 +172,7 @@ def test_a_version_above_every_floor_passes_with_each_number_said():
 
 
 @pytest.mark.parametrize(
-    ("short", "floor", "said"),
+    ("short", "floor", "text"),
     [
         ({"test_patients": 9}, "minimum_patients", "9 test patients of at least 10"),
         ({"test_patients": 1}, "minimum_patients", "1 test patient of at least 10"),
@@ -184,14 +184,14 @@ def test_a_version_above_every_floor_passes_with_each_number_said():
          "1.01 mL predicted on a lesion-free scan on average, more than 1 mL"),
     ],
 )  # fmt: skip
-def test_a_version_below_one_floor_fails_by_that_one_alone(short, floor, said):
+def test_a_version_below_one_floor_fails_by_that_one_alone(short, floor, text):
     summary = {name: value for name, value in (SUMMARY | short).items() if value is not None}
     found = judge_floors(load().floors, summary)
-    assert (found.passed, found.explanation) == (False, said)
+    assert (found.passed, found.explanation) == (False, text)
     assert [name for name, numbers in found.numbers.items() if not numbers["passed"]] == [floor]
 
 
-def test_a_false_volume_that_nothing_can_show_is_said_to_be_not_tested_and_holds_nothing_up():
+def test_an_untested_false_volume_is_reported_and_refuses_nothing():
     summary = {k: v for k, v in SUMMARY.items() if k != "test_false_positive_ml_lesion_free_mean"}
     found = judge_floors(load().floors, summary)
     assert found.passed and "false volume not tested, without a lesion-free test scan" in found.explanation
@@ -211,7 +211,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         ({"metrics": {"dise": {"test": "superiority", "margin": 0}}}, "metrics.dise is no metric. Metrics: dice, iou,"),
         ({"metrics": {"dice": {"test": "superior", "margin": 0}}}, "metrics.dice.test: .*'superior'"),
@@ -229,16 +229,16 @@ GOOD = {
         ({"floors": {}}, "floors.minimum_patients: Field required"),
     ],
 )
-def test_a_policy_that_is_none_is_refused_in_words(tmp_path, change, said):
+def test_an_invalid_policy_is_refused_with_the_field(tmp_path, change, text):
     path = tmp_path / "policy.yaml"
     path.write_text(yaml.safe_dump(GOOD | change))
-    with pytest.raises(StepError, match=said) as error:
+    with pytest.raises(StepError, match=text) as error:
         load(path)
     assert str(error.value).startswith(str(path)) and "Mend the policy" in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["metrics: [", "", "- dice"])
-def test_a_file_that_is_no_policy_is_refused_in_words(tmp_path, text):
+def test_a_file_without_a_policy_is_refused(tmp_path, text):
     path = tmp_path / "policy.yaml"
     path.write_text(text)
     with pytest.raises(StepError, match=r"policy\.yaml: "):

@@ -53,7 +53,7 @@ def test_the_example_is_the_same_every_time():
     assert input_example()["scan"][0] == input_example()["scan"][0]
 
 
-def test_the_models_requirements_are_what_runs_here():
+def test_the_models_requirements_are_the_installed_versions():
     required = dict(line.split("==") for line in requirements())
     assert required == {package: version(package).split("+")[0] for package in required}
 

@@ -9,7 +9,7 @@ import pytest
 from components.core.step import StepError
 from components.registry.ledger import BY_PERSON, BY_POLICY, FIRST, HEAD, MARK, NAMES_ENTRY, Ledger
 from components.registry.ledger_pairing import RENEW, TAG, ensure_pair, pairing_problem, require_pair
-from tests.unit.components.registry.test_ledger import Bucket, Registry, said, without_code
+from tests.unit.components.registry.test_ledger import Bucket, Registry, decision_facts, without_code
 
 
 class Place:
@@ -27,7 +27,7 @@ class Place:
         bucket = into or self.bucket
         blobs = [blob for name, blob in sorted(bucket.blobs.items()) if name != MARK]
         last = [hashlib.sha256(blob).hexdigest() for blob in blobs[-1:]]
-        key = without_code(bucket, said(decision, before, number) | {"model": source}, last, len(blobs) + 1)
+        key = without_code(bucket, decision_facts(decision, before, number) | {"model": source}, last, len(blobs) + 1)
         version = SimpleNamespace(version=number, source=source, tags={NAMES_ENTRY: key})
         self.registry.versions.append(version)
         self.registry.model.aliases["champion"] = number
@@ -74,7 +74,7 @@ def test_two_places_are_refused_both_ways_and_nothing_is_written(here, there):
         assert "their marks differ. Nothing was written." in words and "TARGET=local, kind or cluster" in words
 
 
-def test_a_marked_registry_takes_no_new_ledger_without_a_persons_word(here, there):
+def test_a_marked_registry_needs_a_person_to_use_a_new_ledger(here, there):
     ensure_pair(here.ledger)
     assert "the registry's decisions are in another ledger" in refused(here.registry, there.bucket)
     here.registry.model.tags[TAG] = RENEW
@@ -82,7 +82,7 @@ def test_a_marked_registry_takes_no_new_ledger_without_a_persons_word(here, ther
     assert here.registry.model.tags[TAG] == there.ledger.mark() != RENEW
 
 
-def test_a_pair_from_before_the_marks_adopts_one_in_words(here, caplog):
+def test_an_older_pair_without_marks_gets_one(here, caplog):
     here.decide(FIRST).decide(BY_POLICY)
     with caplog.at_level(logging.INFO):
         ensure_pair(here.ledger)
@@ -109,7 +109,7 @@ def test_one_decision_in_the_wrong_ledger_does_not_part_a_pair_nor_make_one(here
         assert place.marks[0] == place.marks[1] is not None
 
 
-def test_a_new_registry_takes_over_the_ledger_of_an_earlier_one_and_says_so(here, there, caplog):
+def test_a_new_registry_continues_the_ledger_of_an_earlier_one(here, there, caplog):
     there.decide(FIRST)
     ensure_pair(there.ledger)
     with caplog.at_level(logging.INFO):

@@ -13,14 +13,14 @@ from components.registry.mlflow_requests import DIRECT, log_while_waiting
 
 
 @pytest.mark.parametrize(("given", "found"), [({}, "false"), ({DIRECT: "true"}, "true")], ids=["nobody", "somebody"])
-def test_files_come_through_mlflow_unless_somebody_says_that_s3_may_be_asked(given, found):
+def test_files_come_through_mlflow_by_default(given, found):
     clean = {name: value for name, value in os.environ.items() if name != DIRECT}
     code = f"import os, components.registry.mlflow_requests; print(os.environ['{DIRECT}'])"
-    said = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == found
+    text = subprocess.run([sys.executable, "-c", code], env=clean | given, capture_output=True, text=True, check=True)
+    assert text.stdout.strip() == found
 
 
-def test_a_long_wait_names_the_address_and_what_may_be_asked_besides(monkeypatch, caplog):
+def test_a_long_wait_logs_the_address_and_a_possible_redirect(monkeypatch, caplog):
     monkeypatch.setattr(mlflow_requests, "LOG_EVERY_SECONDS", 0.02)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example.org")
     for direct, besides in (
@@ -37,6 +37,6 @@ def test_a_long_wait_names_the_address_and_what_may_be_asked_besides(monkeypatch
         assert caplog.messages[0] == line
 
 
-def test_half_a_minute_is_what_a_word_is_waited_for_at_most():
+def test_log_lines_come_at_least_every_minute():
     assert mlflow_requests.LOG_EVERY_SECONDS <= 60
     assert int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")) <= 60
