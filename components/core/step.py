@@ -99,7 +99,7 @@ def _retry_message(record: logging.LogRecord) -> str:
     server = re.search(r"host='([^']+)', port=(\d+)", str(error))
     where = ":".join(server.groups()) if server else f"the server of {path}"
     why = str(error).rpartition(": ")[2].strip("\"')")
-    return f"{where} does not answer ({why}); trying again, tries left: {left.total}"
+    return f"{where} does not answer ({why}); trying again, tries left: {getattr(left, 'total', left)}"
 
 
 def without_logins(text: str) -> str:

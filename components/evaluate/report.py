@@ -8,6 +8,7 @@ import cv2
 
 from components.artifacts.evaluation import Comparison, TestMetrics
 from components.artifacts.headline import against_rule, in_words, not_better
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.artifacts.trained_model import TrainedModel
 from components.core.html_page import embedded, render
 from components.core.intervals import FEWEST
@@ -19,23 +20,7 @@ from components.model.threshold_rule import FACTOR, SMALLEST_ML, SMOOTHING_MM
 
 PAGE_LIMIT = 950_000
 MOST_ROWS, MOST_FAILURES = 500, 50
-ROWS = (
-    ("lesion_dice", "Dice, patients with a lesion"),
-    ("dice", "Dice, all patients"),
-    ("iou", "IoU"),
-    ("absolute_volume_difference_ml", "Absolute volume difference (mL)"),
-    ("relative_volume_difference", "Relative volume difference"),
-    ("lesion_count_difference", "Lesion count difference"),
-    ("lesion_f1", "Lesion F1, any touch (ISLES'22)"),
-    ("lesion_f1_matched", "Lesion F1, matched one to one (IoU of 0.25 or more)"),
-    ("surface_distance_95_mm", "Surface distance, 95th percentile (mm)"),
-)
-RULE_ROWS = (
-    ("dice_mean", "Dice, all patients"),
-    ("lesion_dice_mean", "Dice, patients with a lesion"),
-    ("lesion_f1_mean", "Lesion F1, any touch (ISLES'22)"),
-    ("false_positive_ml_lesion_free_mean", "False volume in a scan without a lesion (mL)"),
-)
+RULE_ROWS = ("dice", "lesion_dice", "lesion_f1", "false_positive_ml_lesion_free")
 """Metrics of both the model and the rule without a network."""
 SUBGROUPS = ((LESION_VOLUME, "true lesion volume"), ("site", "site"), ("scanner", "scanner"))
 
@@ -52,6 +37,7 @@ MACROS = """
 {% macro f(value, form='%.3f') %}{{ form|format(value) if value is not none else '–' }}{% endmacro %}
 {% macro span(low, high, form='%.3f') %}
 {%- if low is none %}–{% else %}{{ form|format(low) }} to {{ form|format(high) }}{% endif %}{% endmacro %}
+{% macro unit(label) %}{{ label.long }}{{ ' (' ~ label.unit ~ ')' if label.unit }}{% endmacro %}
 {% macro many(n, what) %}{{ n }} {{ what }}{{ 's' if n != 1 }}{% endmacro %}
 """
 SUMMARY = """
@@ -67,7 +53,7 @@ threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.{% i
 patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
 <h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th>
 <th>median</th><th>quartiles</th></tr>
-{% for name, label in rows %}{% if 'test_' ~ name ~ '_mean' in metrics %}<tr><td>{{ label }}</td>
+{% for name, label in labels.items() %}{% if 'test_' ~ name ~ '_median' in metrics %}<tr><td>{{ unit(label) }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_std']) }}</td>
 <td class="n">{{ span(metrics.get('test_' ~ name ~ '_ci_low'), metrics.get('test_' ~ name ~ '_ci_high'))
@@ -84,9 +70,9 @@ little too good.
 <p>{{ against_rule }} The rule marks voxels that are {{ factor }} times as bright as the median of the head, smoothed by
 {{ smoothing }} mm, in pieces of at least {{ smallest_ml }} mL.</p>
 <table><tr><th>metric, mean</th><th>this model</th><th>the rule</th></tr>
-{% for name, label in rule_rows %}{% if 'test_rule_' ~ name in metrics %}<tr><td>{{ label }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_' ~ name]) }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_rule_' ~ name]) }}</td></tr>{% endif %}{% endfor %}</table>{% endif %}
+{% for name in rule_rows %}{% if 'test_rule_' ~ name ~ '_mean' in metrics %}<tr><td>{{ unit(labels[name]) }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
+<td class="n">{{ '%.3f'|format(metrics['test_rule_' ~ name ~ '_mean']) }}</td></tr>{% endif %}{% endfor %}</table>{% endif %}
 <h2>Scans without a lesion</h2>
 {% if free.scans %}<p>{{ many(free.scans, 'scan') }} of {{ many(free.patients, 'patient') }}: a false lesion in
 <b>{{ free.scans_with_false_lesion }} of {{ free.scans }}</b>{% if free.false_positive_ml_mean is not none
@@ -154,7 +140,7 @@ CHAMPION = """
 {% endif %}{% if comparison.differences %}<p>Both models on the same test patients. The difference is this model less
 the champion.</p>
 <table><tr><th>metric</th><th>patients</th><th>difference</th><th>95 % interval</th></tr>
-{% for name, label in rows %}{% if name in comparison.differences %}<tr><td>{{ label }}</td>
+{% for name, label in labels.items() %}{% if name in comparison.differences %}<tr><td>{{ unit(label) }}</td>
 <td class="n">{{ comparison.pairs[name]|length }}</td>
 <td class="n">{{ '%+.3f'|format(comparison.differences[name].mean) }}</td>
 <td class="n">{{ span(comparison.differences[name].ci_low, comparison.differences[name].ci_high)
@@ -190,7 +176,7 @@ def write_page(
     values: dict[str, Any] = {
         "title": "Evaluation on held-out patients", "cases": scans[:MOST_ROWS], "scans": len(scans),
         "metrics": summary, "threshold": metrics.threshold, "synthetic": metrics.synthetic,
-        "smallest": _smallest_lesion(trained), "rows": ROWS, "subgroups": SUBGROUPS, "fewest": FEWEST,
+        "smallest": _smallest_lesion(trained), "labels": METRIC_LABELS, "subgroups": SUBGROUPS, "fewest": FEWEST,
         "counted": COUNTED,
         "unknown_ml": sum(scan.truth_ml is None for scan in scans), "pairs": len(pairs),
         "failures": failed_scans(scans)[:MOST_FAILURES], "comparison": comparison,

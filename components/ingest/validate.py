@@ -11,11 +11,12 @@ from components.ingest.found_files import FoundCase
 from components.ingest.label_masks import NO_PREDICTIONS, Predictions, with_label
 from components.scans.adc import KEPT, from_b0, in_kept_unit
 from components.scans.b_value import b_value
+from components.scans.geometry import BadVolume, Geometry, require_same_grid
 from components.scans.head import Head, find_head
 from components.scans.left_right import left_right_axis
 from components.scans.modality import require_dwi
 from components.scans.near_duplicates import portrait
-from components.scans.volumes import BadVolume, Geometry, read, require_same_grid, require_scan, write
+from components.scans.volumes import read, require_scan, write
 
 BINARY_TOLERANCE = 1e-3
 MOST_LESION = 0.5
@@ -174,7 +175,7 @@ def _read_adc(
             adc, unit = in_kept_unit(adc, adc_geometry, image, geometry)
         elif case.b0:
             b = b_value([local_path(source, key) for key in case.b_values], b_value_set)
-            notes = [*b.said]
+            notes = [*b.notes]
             adc = from_b0(*read(local_path(source, case.b0)), image, geometry, b.value)
             return adc, None, [*notes, f"ADC computed from b0, {b.origin}"]
         else:

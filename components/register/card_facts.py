@@ -17,6 +17,7 @@ from components.artifacts.evaluation import (
     TestMetrics,
 )
 from components.artifacts.headline import LOOKED_AT
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.artifacts.split_file import SUBSETS
 from components.artifacts.trained_model import WEIGHTS, TrainedModel, read_history
 from components.core.settings import Settings
@@ -30,7 +31,6 @@ from components.register.card import (
     Statement,
     validate,
 )
-from components.register.card_text import METRICS
 from components.registry.run_records import evaluation_digest
 from components.registry.tracking import MODEL_NAME
 
@@ -243,7 +243,7 @@ def _training(trained: TrainedModel, history: list[dict[str, float]]) -> dict[st
 
 
 def _metrics(summary: dict[str, float]) -> dict[str, dict[str, float | None]]:
-    names = [name for name in METRICS if f"{name}_mean" in summary]
+    names = [name for metric in (*METRIC_LABELS, "rule_dice") if f"{(name := f'test_{metric}')}_median" in summary]
     return {name: {end: summary.get(f"{name}_{end}") for end in PatientMetric.model_fields} for name in names}
 
 

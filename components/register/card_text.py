@@ -4,22 +4,11 @@ import re
 
 import jinja2
 
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.register.card import Card
 
 DESCRIPTION_LIMIT = 5000
 """Characters of a version's description in MLflow's database. PostgreSQL refuses more."""
-METRICS = {
-    "test_lesion_dice": "Dice, patients with a lesion",
-    "test_dice": "Dice, all patients",
-    "test_rule_dice": "Dice of the rule without a network",
-    "test_iou": "IoU",
-    "test_lesion_f1": "Lesion-wise F1, any touch",
-    "test_lesion_f1_matched": "Lesion-wise F1, matched",
-    "test_surface_distance_95_mm": "Surface distance, 95 %, mm",
-    "test_absolute_volume_difference_ml": "Absolute volume difference, mL",
-    "test_relative_volume_difference": "Relative volume difference",
-    "test_lesion_count_difference": "Lesion count difference",
-}
 GAP = "\u2003\u200b"
 """An em space, and a zero-width space so that MLflow's page does not trim it. An HTML entity would be longer."""
 MARKDOWN_CHARACTERS = re.compile(
@@ -58,7 +47,7 @@ space, mean over patients and its 95 % interval (none below 5 patients); thresho
 | metric | mean | 95 % interval | median | quartiles |
 |---|---:|---:|---:|---:|
 {% for name, m in card.eval_metrics.items() %}
-| {{ labels.get(name, name) }} | {{ m.mean | number }} | {{ m | interval }} | {{ m.median | number }} | \
+| {{ name | label }} | {{ m.mean | number }} | {{ m | interval }} | {{ m.median | number }} | \
 {{ m | quartiles }} |
 {% endfor %}
 
@@ -121,7 +110,7 @@ This comparison cannot support a promotion: {{ card.comparison.reason }}.
 | metric | difference | 95 % interval |
 |---|---:|---:|
 {% for name, m in card.comparison.differences.items() %}
-| {{ labels.get("test_" ~ name, name) }} | {{ m.mean | number }} | {{ m | interval }} |
+| {{ name | label }} | {{ m.mean | number }} | {{ m | interval }} |
 {% endfor %}
 {% endif %}
 
@@ -215,7 +204,7 @@ def _add_table_space(text: str) -> str:
 
 
 def _body(card: Card) -> str:
-    text = TEMPLATES.from_string(TEMPLATE).render(card=card, labels=METRICS)
+    text = TEMPLATES.from_string(TEMPLATE).render(card=card)
     one_line = re.sub(r"(?<=[^\n])\n(?=[\w(])", " ", text)  # MLflow shows a newline in a paragraph as a line break
     return re.sub(r"\n{3,}", "\n\n", one_line).rstrip()
 
@@ -237,6 +226,14 @@ def _escaped(value) -> str:
 def _own(text: str) -> Markdown:
     """Return the site's own Markdown on one line, valid within a table too."""
     return Markdown(" ".join(text.split()).replace("|", "\\|"))
+
+
+def _label(metric: str) -> str:
+    """Return the label of a metric, named as in the summary or as in the comparison."""
+    if metric == "test_rule_dice":
+        return "Dice of the rule without a network"
+    label = METRIC_LABELS[metric.removeprefix("test_")]
+    return f"{label.long}, {label.unit}" if label.unit else label.long
 
 
 def _number(value: float | None) -> str:
@@ -275,6 +272,6 @@ TEMPLATES = jinja2.Environment(
     autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` escapes text from data
 )  # fmt: skip
 TEMPLATES.filters |= {
-    "own": _own, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent,
+    "own": _own, "label": _label, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent,
     "ranges": _ranges, "listed": _listed, "packages": _packages,
 }  # fmt: skip

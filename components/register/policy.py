@@ -3,24 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from components.artifacts.evaluation import Comparison
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.core.intervals import paired_interval
 from components.core.yaml_models import Strict, read
 
 POLICY = Path(__file__).with_name("policy.yaml")
-MEASURES = {
-    "dice": ("Dice", "", 1),
-    "iou": ("IoU", "", 1),
-    "lesion_f1": ("lesion-wise F1", "", 1),
-    "absolute_volume_difference_ml": ("volume difference", " mL", -1),
-    "relative_volume_difference": ("relative volume difference", "", -1),
-    "lesion_count_difference": ("lesion count difference", "", -1),
-}
-"""Metric to its label, its unit, and 1 if larger values are better, else -1."""
 Metric = Literal[
     "dice", "iou", "lesion_f1", "absolute_volume_difference_ml", "relative_volume_difference", "lesion_count_difference"
 ]
@@ -74,7 +66,7 @@ def load(path: Path = POLICY) -> Policy:
     Raises:
         StepError: the file is missing, is not YAML, or is not a valid policy.
     """
-    return read(path, Policy, f"no metric. Metrics: {', '.join(MEASURES)}")
+    return read(path, Policy, f"no metric. Metrics: {', '.join(get_args(Metric))}")
 
 
 def judge_floors(floors: Floors, summary: dict[str, float]) -> Verdict:
@@ -121,7 +113,8 @@ def judge_comparison(policy: Policy, comparison: Comparison) -> Verdict:
     if count < policy.minimum_patients:
         failed.append(f"{_patients(count)} are too few, the policy requires {policy.minimum_patients}")
     for metric, test in policy.metrics.items():
-        label, unit, better = MEASURES[metric]
+        label, _, unit, better = METRIC_LABELS[metric]
+        unit = unit and f" {unit}"
         differences = [new - old for new, old in pairs.get(metric, {}).values()]
         if not differences or len(differences) < policy.minimum_patients <= count:
             failed.append(f"{label} is known for {_patients(len(differences))} only")

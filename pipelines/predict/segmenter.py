@@ -171,7 +171,7 @@ class Segmenter:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
         b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
-        return nifti_bytes(geometry.native(computed), geometry.space), (*b.said, f"ADC computed from b0, {b.origin}")
+        return nifti_bytes(geometry.native(computed), geometry.space), (*b.notes, f"ADC computed from b0, {b.origin}")
 
 
 def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:

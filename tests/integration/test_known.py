@@ -81,7 +81,7 @@ def test_ten_new_patients_move_none_of_the_old_ones_over_two_growths(pipeline):
 
 
 @pytest.mark.slow
-def test_the_version_that_was_carried_on_from_is_named(pipeline):
+def test_the_extended_version_is_named(pipeline):
     pipeline.run(12)
     assert pipeline.run(22).extends.version == "1"
     assert pipeline.run(32).extends.version == "2"
@@ -216,7 +216,7 @@ def test_the_same_data_at_another_address_are_extended(pipeline):
     assert history_to_extend(f"{URI}-moved", "data of 12", RATIOS, 42, "dwi") == pipeline.history(14)
 
 
-def test_patients_and_synthetic_scans_are_carried_on_each_from_their_own_versions(pipeline):
+def test_patients_and_synthetic_scans_extend_their_own_versions(pipeline):
     pipeline.synthetic_scans(True)
     synthetic = pipeline.run(12)
     pipeline.synthetic_scans(False)
@@ -230,7 +230,7 @@ def test_patients_and_synthetic_scans_are_carried_on_each_from_their_own_version
 
 
 @pytest.mark.slow
-def test_patients_who_were_carried_on_from_synthetic_scans_by_an_earlier_release_keep_their_subsets(pipeline):
+def test_patients_whose_history_began_with_synthetic_scans_keep_their_subsets(pipeline):
     pipeline.synthetic_scans(True)
     pipeline.run(12)
     pipeline.synthetic_scans(False)

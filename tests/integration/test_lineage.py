@@ -149,7 +149,7 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
         "OK           data_version", "epochs              1", "(test)", "(train)",
     ):  # fmt: skip
         assert told in out, f"{told}\n{out}"
-    assert re.search(r"(Every link is what it was when this version was registered|Not verified).*$", out)
+    assert re.search(r"(Every link is as it was when this version was registered|Not verified).*$", out)
 
 
 @pytest.mark.sampled(4)
@@ -170,7 +170,7 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
     alter(ending, lambda blob: blob.replace(b"{", b"{ ", 1) if ending.endswith("json") else blob + b"\n", below)
     code, out = trace()
     assert code == 1
-    changed = re.search(r"^CHANGED, this is not what was registered: (.*)$", out, re.MULTILINE)[1]
+    changed = re.search(r"^CHANGED since registration: (.*)$", out, re.MULTILINE)[1]
     assert changed.split(", ") == names, out
 
 
@@ -193,7 +193,7 @@ def test_an_altered_split_is_named(trace, alter, change, version):
     alter("split.json", altered, version.run_id)
     code, out = trace()
     assert code == 1
-    assert re.search(r"^CHANGED, this is not what was registered: split.json$", out, re.MULTILINE), out
+    assert re.search(r"^CHANGED since registration: split.json$", out, re.MULTILINE), out
 
 
 def test_altered_digests_of_the_scans_are_named_and_so_are_tags_that_were_moved(trace, alter, version):
@@ -205,7 +205,7 @@ def test_altered_digests_of_the_scans_are_named_and_so_are_tags_that_were_moved(
         weights = version.tags["weights_sha256"]
         mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "weights_sha256", weights)
     assert code == 1
-    assert "decision 1 was about another weights_sha256" in out
+    assert "decision 1 is for another weights_sha256" in out
     assert re.search(r"registered: ledger entry, best_model.pth, .*cases.json", out), out
 
 
@@ -252,7 +252,7 @@ def test_what_was_altered_in_mlflow_is_named_by_lineage_and_champion(
         after = capsys.readouterr().out
     finally:
         mlflow.MlflowClient().delete_registered_model_alias(MODEL_NAME, "champion")
-    changed = re.search(r"^CHANGED, this is not what was registered: (.*)$", out, re.MULTILINE)[1].split(", ")
+    changed = re.search(r"^CHANGED since registration: (.*)$", out, re.MULTILINE)[1].split(", ")
     assert code == 1 and [name for name in changed if name != "champion"] == names
     assert "champion" in changed, "by the ledger none is"
     assert after.count("WRONG: ") > before.count("WRONG: ") == 1 and "not checked: " not in before
@@ -266,14 +266,14 @@ def test_data_that_grew_are_said_and_the_old_scans_are_found_as_they_were(trace,
     finally:
         storage.delete(["sub-7/ses-0001/dwi/sub-7_ses-0001_dwi.nii.gz"])
     assert (code, links(out, "CHANGED")) == (0, [])
-    assert "other files came, went or changed since; every file of the scans below is as it was" in out
+    assert "other files were added, removed or changed since; every file of the scans below is unchanged" in out
 
 
 def test_one_scan_that_is_gone_is_not_reached(trace, alter):
     alter("sub-3_ses-0001_msk.nii.gz", gone, "data/lineage")
     out = trace()[1]
     (line,) = (x for x in links(out, "NOT REACHED") if "sub-3" in x)
-    assert line.endswith("sub-3_ses-0001_msk.nii.gz: it is not there any more")
+    assert line.endswith("sub-3_ses-0001_msk.nii.gz: the file is missing")
     assert "Not verified, for the reasons above: " in out and "sub-3_ses-0001" in out.splitlines()[-1]
 
 
@@ -281,7 +281,7 @@ def test_data_that_are_gone_altogether_are_not_reached_and_the_rest_is_verified(
     alter("", gone, "data/lineage/")
     code, out = trace()
     assert code == 0
-    assert f"nothing is stored under {SCANS} any more" in out
+    assert f"nothing is stored under {SCANS} now" in out
     assert out.splitlines()[-1].startswith("Not verified, for the reasons above: ")
     assert "data_version, sub-0_ses-0001 (3 files)" in out.splitlines()[-1]
     assert "OK           best_model.pth" in out
@@ -315,7 +315,7 @@ def test_code_of_another_commit_cannot_be_verified_and_the_way_to_it_is_said(tra
     monkeypatch.setattr("pipelines.models.lineage.commit", lambda: "e" * 40)
     code, out = trace()
     (line,) = (x for x in links(out, "NOT REACHED") if image("train") in x)
-    assert code == 0 and "this checkout is of other code" in line
+    assert code == 0 and "this checkout has other code" in line
 
 
 def test_the_same_commit_that_gives_another_image_is_a_change(trace, monkeypatch, version):

@@ -265,7 +265,7 @@ def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(c
 
 def test_a_better_challenger_is_promoted(client, two):
     text = settle(client, two[1], compared(0.56, 0.5))
-    assert text.startswith("promoted over version 1: Dice +0.060 (95 % 0.060 to 0.060), better; lesion-wise F1")
+    assert text.startswith("promoted over version 1: Dice +0.060 (95 % 0.060 to 0.060), better; lesion F1, touched")
     assert champion(client) == "2"
     assert client.get_model_version(MODEL_NAME, "2").tags["decision"] == text
 

@@ -19,7 +19,7 @@ from pipelines import __main__ as command_line
 from pipelines.cluster import connect
 from pipelines.image_tags import ROOT
 from pipelines.models import promotion
-from tests.support.cluster_stand_in import Kubernetes, fake_kubectl
+from tests.support.kubernetes_stand_in import Kubernetes, fake_kubectl
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OURS = "s3://dwi-stroke/mlflow"

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("components", "pipelines", "images", "requirements.txt", "requirements.lock", "Makefile")
+COPIED = ("components", "pipelines", "images", "tests/support", "requirements.txt", "requirements.lock", "Makefile")
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_")
 
 
@@ -39,10 +39,10 @@ class Checkout:
         with contextlib.suppress(subprocess.CalledProcessError):
             self.python("down")
 
-    def start(self, *arguments: str) -> subprocess.Popen:
-        """`python -m pipelines ARGUMENTS` in the copy, in a process group of its own."""
+    def start(self, *arguments: str, module: str = "pipelines") -> subprocess.Popen:
+        """Start `python -m pipelines ARGUMENTS` in the copy, in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder, env=self.environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             preexec_fn=self._pin if self.one_cpu and hasattr(os, "sched_setaffinity") else None,

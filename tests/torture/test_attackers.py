@@ -31,7 +31,6 @@ from components.registry import split_history
 from components.registry.tracking import MODEL_NAME
 from pipelines.check_data import check_data
 from pipelines.local import services
-from pipelines.local.services import ServiceError
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
 from pipelines.predict.folder import predict_folder
@@ -187,7 +186,7 @@ class TestAnotherLogin:
         monkeypatch.setenv(f"{service.name.upper()}_PORT", str(port))
         with squatter(lambda: True, port, seen / "requests"):
             (tmp_path / "logs").mkdir()
-            with pytest.raises(ServiceError, match=f"port {port} on .* is taken"):
+            with pytest.raises(StepError, match=f"port {port} on .* is taken"):
                 service(tmp_path).up() if service is services.S3 else service(tmp_path).up(dict(house.environment))
         campaign.count("another login, ports taken before a server starts")
         assert not tells_secrets(seen / "requests", house)
@@ -211,7 +210,7 @@ class TestAnotherLogin:
 
         with squatter(starting, port, seen / "requests"):
             try:
-                with pytest.raises(ServiceError):
+                with pytest.raises(StepError):
                     server.up(dict(house.environment))
             finally:
                 server.down()
@@ -585,7 +584,7 @@ class TestTheCarelessOperator:
         checkout.python("check-data", "--data", str(scans))
         checkout.environment = kept
         out = self.said(campaign, checkout, "a forgotten key", "run", "--data", str(scans))
-        assert "PSEUDONYM_KEY is not set, but this folder went under other names before" in out
+        assert "PSEUDONYM_KEY is not set, but this folder was uploaded under other names before" in out
         assert not (checkout.state / "s3" / "dwi-stroke" / "data").exists()
         typed = subprocess.run(
             ["make", "check-data", f"PSEUDONYM_KEY={key}"], cwd=checkout.folder, capture_output=True, text=True

@@ -90,7 +90,7 @@ def is_taken(case, where):
 
 
 @pytest.mark.parametrize("where", ["masks", "results/masks", "old/masks"])
-def test_a_prediction_is_no_label_in_whatever_folder_it_lies(folder, lesion, case, where):
+def test_a_prediction_is_not_a_label_in_any_folder(folder, lesion, case, where):
     predicted(folder / where / "P.nii.gz", lesion)
     assert is_not_taken(case(), f"{where}/P.nii.gz")
 

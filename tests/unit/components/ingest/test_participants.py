@@ -38,7 +38,7 @@ def test_manufacturer_and_model_make_a_scanner(parsed):
 
 
 @pytest.mark.parametrize("nothing", ["", " ", "n/a", "N/A", "unknown", "nan", "NaN"])
-def test_what_says_nothing_is_unknown(parsed, nothing):
+def test_an_empty_value_is_unknown(parsed, nothing):
     assert parsed(f"participant_id\tsite\na\t{nothing}\nb\tX\n").site == {"b": "X"}
 
 

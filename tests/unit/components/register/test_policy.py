@@ -35,7 +35,7 @@ def policy(**metrics: tuple[str, float]) -> Policy:
 def test_a_better_challenger_passes_the_policy_and_every_number_is_given():
     found = judge_comparison(load(), comparison(dice=0.03, lesion_f1=0.01, relative_volume_difference=-0.05))
     assert found.passed
-    assert re.match(r"Dice \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion-wise F1 \+0\.010 ", found.explanation)
+    assert re.match(r"Dice \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion F1, touched \+0\.010 ", found.explanation)
     assert "relative volume difference -0.050 (95 % -0.051 to -0.049), not shown to be worse" in found.explanation
     assert found.numbers["dice"]["patients"] == 20
 
@@ -223,7 +223,7 @@ GOOD = {
         ({"confidence": 95}, "confidence: .*not 95"),
         ({"minimum_patients": 1}, "minimum_patients: .*not 1"),
         ({"minimum_patients": True}, "minimum_patients: .*not True"),
-        ({"margin": 0.1}, "margin is not known there"),
+        ({"margin": 0.1}, "margin is unknown"),
         ({"floors": FLOORS | {"better_than_rule": 1}}, "floors.better_than_rule: .*not 1"),
         ({"floors": FLOORS | {"false_volume_ml": -1}}, "floors.false_volume_ml: .*not -1"),
         ({"floors": {}}, "floors.minimum_patients: Field required"),
@@ -234,7 +234,7 @@ def test_an_invalid_policy_is_refused_with_the_field(tmp_path, change, text):
     path.write_text(yaml.safe_dump(GOOD | change))
     with pytest.raises(StepError, match=text) as error:
         load(path)
-    assert str(error.value).startswith(str(path)) and "Mend the policy" in str(error.value)
+    assert str(error.value).startswith(str(path)) and "Correct the policy" in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["metrics: [", "", "- dice"])

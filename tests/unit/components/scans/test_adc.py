@@ -43,7 +43,7 @@ def test_a_b0_of_another_scan_is_refused(scan, factor, why):
 def test_a_map_on_another_grid_is_refused(scan):
     dwi, adc, b0, geometry = scan
     beside = Geometry(dwi.shape, AFFINE + np.eye(4, k=3) * 10)
-    with pytest.raises(BadVolume, match=r"the b0 scan lies up to 10\.0 mm off"):
+    with pytest.raises(BadVolume, match=r"the b0 scan is up to 10\.0 mm off"):
         from_b0(b0, beside, dwi, geometry, 1000)
-    with pytest.raises(BadVolume, match=r"the ADC map lies up to 10\.0 mm off"):
+    with pytest.raises(BadVolume, match=r"the ADC map is up to 10\.0 mm off"):
         in_kept_unit(adc, beside, dwi, geometry)

@@ -81,7 +81,7 @@ def test_ten_new_patients_move_none_of_the_old_ones(run, ratios, seed):
     assert after.extends == EarlierVersion(version="1", history_digest=before.history_digest, patients_kept=38)
 
 
-def test_ten_new_patients_move_none_whatever_seed_and_ratios_are_asked_for(run):
+def test_ten_new_patients_move_none_for_any_seed_and_ratios(run):
     before = run(patients(38))
     for seed, ratios in ((1, (0.80, 0.15, 0.05)), (2, (0.2, 0.4, 0.4)), (3, THIRDS)):
         assert moved(before, run(patients(48), ratios, seed)) == set()
@@ -240,7 +240,7 @@ def test_two_known_patients_given_one_name_stop_the_run(run):
         run(one)
 
 
-def test_what_kept_names_alone_is_carried_on_by_name_at_its_address_or_at_any(run, monkeypatch):
+def test_an_old_history_of_names_counts_at_its_address_or_at_any(run, monkeypatch):
     patients_then = {"train": ["P003", "P004"], "val": ["P002"], "test": ["P001"]}
     for data_uri, kept in (("s3://bucket/scans", 4), ("s3://elsewhere", 0), (None, 4)):
         old = split_history._history_of_names(patients_then, data_uri)

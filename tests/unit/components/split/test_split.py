@@ -110,7 +110,7 @@ def test_every_subset_has_a_patient_with_a_lesion_whatever_the_numbers(ratios):
         assert len(assignment) == count + lesion_free
 
 
-def test_two_patients_with_a_lesion_are_too_few_and_the_error_says_how_many_are_needed(split_of):
+def test_two_patients_with_a_lesion_are_too_few_and_the_error_gives_the_number_needed(split_of):
     with pytest.raises(StepError, match=r"^3 different patients with a lesion are needed.* 2 found"):
         split_of(patients(2, lesion_free=50))
 

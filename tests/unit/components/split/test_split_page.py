@@ -36,7 +36,7 @@ def test_each_subset_has_its_patients_lesion_free_ones_scans_and_shares(page_of)
     ]
 
 
-def test_the_page_says_that_the_test_is_looked_at_by_every_run_and_what_follows(page_of):
+def test_the_page_warns_that_every_run_uses_the_test_set(page_of):
     page = page_of()
     assert "Every run measures its model on the same test patients, and every promotion decides by them" in page
     assert "Keep some patients apart whom no run has seen" in page
@@ -53,7 +53,7 @@ def test_names_are_listed_and_escaped(page_of):
     assert "<b>cy" not in page
 
 
-def test_it_says_who_was_kept_together_and_that_few_test_patients_are_few(page_of):
+def test_linked_patients_and_too_few_test_patients_are_noted(page_of):
     assert "<li>ann, bo</li>" in page_of()
     assert "too few to conclude" in page_of()
     many = {"train": ["a"], "val": ["b"], "test": [f"t{i}" for i in range(10)]}

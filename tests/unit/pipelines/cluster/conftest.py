@@ -13,9 +13,10 @@ import mlflow
 import pytest
 
 from pipelines import __main__ as command_line
-from pipelines.cluster import api, connect, logs, run_on_cluster, schedules, storage, watch
+from pipelines.cluster import api, connect, pod_logs, run_on_cluster, schedules, storage, watch
 from pipelines.cluster import kubernetes as kubernetes_settings
-from tests.support.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
+from tests.support.kubeflow_stand_in import RUN_ID, Kubeflow, Workflow
+from tests.support.kubernetes_stand_in import Kubernetes
 
 FOREIGN = ("AWS_", "S3_", "MLFLOW_", "KFP_", "KUBE", "PIPELINE_", "REGISTRY", "GPUS")
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
@@ -119,7 +120,7 @@ def cluster(kubeflow, kubernetes, tracking, compile_once, tmp_path, monkeypatch)
     monkeypatch.setattr(storage, "demo_scans", lambda state: state / "demo-scans")
     for module, name, seconds in (
         (api, "RETRY_SECONDS", 1), (api, "FIRST_PAUSE_SECONDS", 0.05), (watch, "POLL_SECONDS", 0.02),
-        (watch, "PATIENCE_SECONDS", 0.05), (logs, "POLL_SECONDS", 0.02),
+        (watch, "PATIENCE_SECONDS", 0.05), (pod_logs, "POLL_SECONDS", 0.02),
         (schedules, "SETTLE_SECONDS", 0), (schedules, "POLL_SECONDS", 0.02), (schedules, "STOP_SECONDS", 0.5),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)
