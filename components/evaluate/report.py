@@ -72,7 +72,8 @@ little too good.
 <table><tr><th>metric, mean</th><th>this model</th><th>the rule</th></tr>
 {% for name in rule_rows %}{% if 'test_rule_' ~ name ~ '_mean' in metrics %}<tr><td>{{ unit(labels[name]) }}</td>
 <td class="n">{{ '%.3f'|format(metrics['test_' ~ name ~ '_mean']) }}</td>
-<td class="n">{{ '%.3f'|format(metrics['test_rule_' ~ name ~ '_mean']) }}</td></tr>{% endif %}{% endfor %}</table>{% endif %}
+<td class="n">{{ '%.3f'|format(metrics['test_rule_' ~ name ~ '_mean']) }}</td></tr>{% endif %}{% endfor %}
+</table>{% endif %}
 <h2>Scans without a lesion</h2>
 {% if free.scans %}<p>{{ many(free.scans, 'scan') }} of {{ many(free.patients, 'patient') }}: a false lesion in
 <b>{{ free.scans_with_false_lesion }} of {{ free.scans }}</b>{% if free.false_positive_ml_mean is not none

@@ -272,6 +272,6 @@ TEMPLATES = jinja2.Environment(
     autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` escapes text from data
 )  # fmt: skip
 TEMPLATES.filters |= {
-    "own": _own, "label": _label, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent,
-    "ranges": _ranges, "listed": _listed, "packages": _packages,
+    "own": _own, "label": _label, "number": _number, "interval": _interval, "quartiles": _quartiles,
+    "percent": _percent, "ranges": _ranges, "listed": _listed, "packages": _packages,
 }  # fmt: skip

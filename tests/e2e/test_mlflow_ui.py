@@ -78,7 +78,7 @@ def test_the_versions_page_shows_its_card_and_leads_to_the_whole_of_it(page, che
     page.goto(first["links"]["model"])
     for title in ("Use", "Out of scope", "Metrics", "Limits", "Subgroups"):
         page.get_by_role("heading", name=title, exact=True).wait_for()
-    assert page.get_by_role("cell", name="Lesion-wise F1").count()
+    assert page.get_by_role("cell", name="Lesion F1").count()
     page.goto(f"{uri}/" + page.get_by_role("link", name="model_card/model_card.md").get_attribute("href"))
     page.get_by_role("heading", name="Failures", exact=True).wait_for()
 

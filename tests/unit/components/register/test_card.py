@@ -253,7 +253,8 @@ def test_the_markdown_shows_all_fields(card):
     assert text.startswith(f"# dwi-attention-unet\n\n{SENTENCE}\n")
     for told in (
         "| Dice, patients with a lesion | 0.680 | 0.580 to 0.780 | 0.730 | 0.630 to 0.760 |",
-        "| Dice of the rule without a network | 0.470 | 0.370 to 0.570 |", "| Lesion F1, matched one to one (IoU of 0.25 or more) | 0.650 |",
+        "| Dice of the rule without a network | 0.470 | 0.370 to 0.570 |",
+        "| Lesion F1, matched one to one (IoU of 0.25 or more) | 0.650 |",
         "| Siriraj | 6 | 6 | 0.700 | 0.600 to 0.800 | 0.750 | 0.900 |",
         "-0.400 mL", "contains 90 % by design, 83 % of the test volumes", "0.120 before, 0.040 after temperature 1.700",
         "3 of 12 scans, among them 1 of 2 failures (Dice below 0.5)", "test_predictions/08_worst.png",
