@@ -265,14 +265,17 @@ def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(c
 
 def test_a_better_challenger_is_promoted(client, two):
     text = settle(client, two[1], compared(0.56, 0.5))
-    assert text.startswith("promoted over version 1: Dice, all patients +0.060 (95 % 0.060 to 0.060), better; lesion F1, touched")
+    start = "promoted over version 1: Dice, all patients +0.060 (95 % 0.060 to 0.060), better; lesion F1, touched"
+    assert text.startswith(start)
     assert champion(client) == "2"
     assert client.get_model_version(MODEL_NAME, "2").tags["decision"] == text
 
 
 def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two):
     text = settle(client, two[1], compared(0.45, 0.5))
-    assert text.startswith("champion stays version 1: Dice, all patients -0.050 (95 % -0.050 to -0.050), not shown to be better")
+    assert text.startswith(
+        "champion stays version 1: Dice, all patients -0.050 (95 % -0.050 to -0.050), not shown to be better"
+    )
     assert champion(client) == "1"
     entry = Ledger().entries()[-1].facts
     assert (entry["decision"], entry["from"], entry["to"], entry["version"]) == (REFUSED, "1", "1", "2")
