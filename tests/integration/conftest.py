@@ -16,7 +16,7 @@ from components.model.network import AttentionUNet
 from components.register.mlflow_logging import log_model
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
-from pipelines.local import services
+from pipelines.local import mlflow_server, services
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 OLD_MODEL = """
@@ -46,7 +46,7 @@ def servers(tmp_path_factory, empty_database):
     """The environment of a real S3 and a real MLflow server, for this session's tests."""
     state = tmp_path_factory.mktemp("servers")
     (state / "mlflow").mkdir(mode=0o700)
-    shutil.copy(empty_database, state / "mlflow" / services.DATABASE)
+    shutil.copy(empty_database, state / "mlflow" / mlflow_server.DATABASE)
     with pytest.MonkeyPatch.context() as patch:
         _forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):

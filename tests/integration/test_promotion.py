@@ -75,7 +75,10 @@ def register(client, tmp_path):
         weights = tmp_path / f"weights-{seed}"
         weights.mkdir(exist_ok=True)
         torch.save(AttentionUNet(4).state_dict(), weights / "best_model.pth")
-        (weights / "model.json").write_text(json.dumps({"base_channels": 4, "threshold": 0.5, "seed": seed} | facts))
+        known = {
+            "image_size": 32, "normalization": "slice", "base_channels": 4, "threshold": 0.5, "best_epoch": seed,
+        }  # fmt: skip
+        (weights / "model.json").write_text(json.dumps(known | facts))
         run = client.create_run("0")
         client.log_artifacts(run.info.run_id, str(weights), "model/artifacts/weights")
         client.log_text(run.info.run_id, json.dumps({"patients": patients}), "split.json")
@@ -307,12 +310,12 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     seen = {}
 
     def measure(network, facts):
-        seen.update(facts, first=next(network.parameters()).flatten()[0].item())
+        seen.update(dict(facts), first=next(network.parameters()).flatten()[0].item())
         return measured(0.5)
 
     compare_with_champion(measured(0.5), PATIENTS, measure, False)
     torch.manual_seed(1)
-    assert seen["seed"] == 1
+    assert seen["best_epoch"] == 1
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
