@@ -234,7 +234,8 @@ def test_a_refusal_says_what_to_do(api, verb, status, body, said):
     ("state", "said"),
     [
         ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient gpu"}]},
-         "no machine takes node 1: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has room. "
+         "no machine takes node 1: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has "
+         "room. "
          "Free or add what is missing."),
         (node_container(waiting={"reason": "ContainerCreating"}), ""),
     ],
