@@ -506,11 +506,11 @@ class TestAnAlteredModel:
         ("key", "said"),
         [
             ("artifacts/weights/best_model.pth", "best_model.pth is not what was registered"),
-            ("artifacts/weights/model.json", "a file of it is not what was registered"),
-            ("model.py", "a file of it is not what was registered"),
-            ("code/components/model/network.py", "a file of it is not what was registered"),
-            ("code/sitecustomize.py", "a file of it is not what was registered"),
-            ("MLmodel", "a file of it is not what was registered"),
+            ("artifacts/weights/model.json", "a file of the model is not what was registered"),
+            ("model.py", "a file of the model is not what was registered"),
+            ("code/components/model/network.py", "a file of the model is not what was registered"),
+            ("code/sitecustomize.py", "a file of the model is not what was registered"),
+            ("MLmodel", "a file of the model is not what was registered"),
         ],
     )
     def test_is_refused_before_anything_of_it_runs(self, files_of, version, tmp_path, key, said):
@@ -530,7 +530,7 @@ class TestAnAlteredModel:
             assert fetched(address, tmp_path) == f"models:/{MODEL_NAME}/{version.number}", address
         self._plant(files_of, tmp_path)
         for address in version.spelt(*SPELLINGS):
-            with pytest.raises(StepError, match=r"a file of it is not what was registered \(tag model_sha256\)"):
+            with pytest.raises(StepError, match=r"a file of the model is not what was registered \(tag model_sha256\)"):
                 Segmenter(address, tmp_path / "state", digest="0" * 64)
         assert not (tmp_path / "it ran").exists()
 
