@@ -285,7 +285,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away
 
 
 def test_a_job_that_somebody_deleted_is_no_riddle(api):
-    play(api, lambda: setattr(api, "job", None))
+    play(api, lambda: setattr(api, "train_job", None))
     fails("somebody deleted the TrainJob")
 
 
