@@ -8,10 +8,11 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.step import StepError, about_the_disk, log_plainly, without_logins
+from components.core.errors import disk_advice
+from components.core.step import StepError, log_plainly, without_logins
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL, KIND, LOCAL, PLACES, require_usable
+from pipelines.target import ALL, KIND, LOCAL, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
@@ -28,16 +29,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     arguments.pseudonym_key = os.environ.pop("PSEUDONYM_KEY", None)  # no program that is started here is to have it
-    from pipelines.local.services import ServiceError
-
     try:
         require_usable(arguments.target, arguments.usable)
         return arguments.call(arguments) or 0
-    except (StepError, ServiceError) as error:
+    except StepError as error:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:
-        said = about_the_disk(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
+        said = disk_advice(error) or traceback.format_exc()  # the rest is a fault of ours: its stack, for a report
         print(f"\n{without_logins(said)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -90,7 +89,7 @@ def _data(a) -> str:
 
 
 def _logs(a) -> int:
-    from pipelines.cluster.logs import pipeline_logs
+    from pipelines.logs import pipeline_logs
 
     return pipeline_logs(a.run, a.step, a.follow not in ("", "0"), a.target, STATE, a.raw not in ("", "0"))
 
@@ -225,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, call, help_text: str, usable: tuple[str, ...] = PLACES) -> argparse.ArgumentParser:
+    def command(name: str, call, help_text: str, usable: tuple[str, ...] = ALL) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_text)
         sub.set_defaults(call=call, usable=usable)
         sub.add_argument("--target", default=LOCAL, help=" or ".join(usable))
@@ -236,14 +235,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
 
-    what_to_run(command("run", _run, "run the pipeline", ALL))
-    comparing = command(
-        "experiments", _experiments, "run the pipeline with several presets and seeds, and compare", ALL
-    )
+    what_to_run(command("run", _run, "run the pipeline"))
+    comparing = command("experiments", _experiments, "run the pipeline with several presets and seeds, and compare")
     what_to_run(comparing)
     comparing.add_argument("--presets", default="", help="what to lay over --preset, each alone")
     comparing.add_argument("--seeds", default="3", help="how many, from random_seed on")
-    logs = command("logs", _logs, "print what the steps of a run said", ALL)
+    logs = command("logs", _logs, "print what the steps of a run wrote")
     logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
     logs.add_argument("--step", default="", help="one step; all where empty")
     logs.add_argument("--follow", default="", help="1 goes on until the run is over")

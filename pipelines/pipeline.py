@@ -19,6 +19,8 @@ from components.train.component import train as train_step
 
 NAME = "dwi-stroke-segmentation"
 STEPS = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
+STEP_HEADING = "==="
+"""Begins the line before a step's log."""
 DEFAULT = Settings()
 DESCRIPTION = "Ischemic stroke lesions on diffusion MRI: scans in, a registered model out. Research use only."
 READ_ON = "How to run it and what it promises: README.md of its code, 'On Kubernetes'."

@@ -21,10 +21,10 @@ from components.core.storage import file_sha256
 from components.core.text import PSEUDONYM, composed, look
 from components.ingest import participants
 from components.ingest.discover import discover
-from components.ingest.file_names import FLAT, SCAN_ENDING, SESSION, SLICE, contradiction, session_in_name
+from components.ingest.file_names import FLAT, SCAN_ENDING, SESSION, SLICE, owner_conflict, session_in_name
 from components.ingest.found_files import Found
 from components.ingest.ingest import is_synthetic_set
-from components.ingest.label_masks import Predictions, name_of
+from components.ingest.label_masks import Predictions, display_name
 from components.scans.prediction_mark import DIGEST, FIRST_COLUMNS, TABLE
 from components.scans.volumes import BadVolume
 from pipelines import strip_header
@@ -178,7 +178,7 @@ def require_key_if_used_before(data: str, key: str | None, state: Path) -> None:
                 "uploaded, move that map away first."
             )
     logging.info(
-        "no %s: DATA is uploaded as it stands: file names, headers, all files in it (README, De-identification)",
+        "no %s: DATA is uploaded as it stands: file names, headers, all files in it (docs/privacy.md)",
         VARIABLE,
     )
 
@@ -204,7 +204,7 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: Pseudonyms) -> None:
     targets = {
         new: old
         for old, new in renamed.items()
-        if new and alike[new] == 1 and not names.unclear(new) and not contradiction(old)
+        if new and alike[new] == 1 and not names.unclear(new) and not owner_conflict(old)
     }
     left_out = sorted(renamed.keys() - targets.values())
     before = read_json(map_path, {"patients": {}, "made": {}})
@@ -249,7 +249,7 @@ def _scans(files: dict) -> tuple[Found, list[str]]:
         found = discover(files)
     except StepError:
         raise StepError(
-            "DATA holds no scans in one of the two layouts of the README, or both layouts at once. "
+            "DATA holds no scans in one of the two layouts of docs/data.md, or both layouts at once. "
             f"Without {VARIABLE}, make check-data says which files it sees; it sends nothing."
         ) from None
     return found, sorted(files.keys() - set(found.ignored))
@@ -273,7 +273,7 @@ def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
         written.add(_ready(copy / DESCRIPTION))
         write_json(copy / DESCRIPTION, {"Name": "synthetic"})
     if (folder / participants.FILE).is_file():
-        told = participants.participants(folder, patients.values())
+        told = participants.read_participants(folder, patients.values())
         rows = [("participant_id", "site", "scanner")]
         rows += [(new, told.site.get(old, ""), told.scanner.get(old, "")) for new, old in sorted(patients.items())]
         written.add(copy / participants.FILE)
@@ -284,11 +284,11 @@ def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
 def _predictions(predictions: Predictions, copy: Path, targets: dict[str, str], names: Pseudonyms) -> set[Path]:
     """Write what is kept of the tables that `make predict` left: which of the copied masks it made, and digests."""
     written = set()
-    for home, listed in predictions.listed.items():
+    for home, listed in predictions.by_folder.items():
         rows = [
-            ("", "", f"masks/{new.rsplit('/', 1)[-1]}", listed[name_of(old)] or "")
+            ("", "", f"masks/{new.rsplit('/', 1)[-1]}", listed[display_name(old)] or "")
             for new, old in sorted(targets.items())
-            if (at := FLAT.match(old)) and at["parent"] == home and name_of(old) in listed
+            if (at := FLAT.match(old)) and at["parent"] == home and display_name(old) in listed
         ]
         rows += [("", "", "", digest) for digest in sorted(predictions.digests - {row[-1] for row in rows})]
         path = _ready(copy / names.folders(home) / TABLE)

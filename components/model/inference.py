@@ -12,8 +12,8 @@ import torch
 from scipy.special import expit
 
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.core.errors import StepError
 from components.core.machine import cpus
-from components.core.step import StepError
 from components.model.device import device
 from components.model.grid import CHANNELS, neighbours
 from components.model.network import AttentionUNet

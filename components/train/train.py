@@ -9,8 +9,8 @@ import logging
 
 import torch
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.registry.tracking import Run, record_inputs, record_training
 from components.train import ranks
 from components.train.checkpoints import Checkpoints

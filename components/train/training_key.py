@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from components.artifacts.slices import Slices
-from components.core.machine import TRAINING, sources_digest
+from components.core.code_closure import TRAINING_STEPS, steps_digest
 from components.core.settings import Settings
 from components.model.grid import CHANNELS
 from components.train.training_inputs import TrainingInputs
@@ -36,7 +36,7 @@ class TrainingKey:
             "grid": grid_settings(inputs.slices),
             "split": inputs.split.digest,
             "settings": {name: value for name, value in given.items() if name not in MASK_SETTINGS},
-            "code": sources_digest(*TRAINING),
+            "code": steps_digest(*TRAINING_STEPS),
             "torch": torch.__version__,
         }
         masks = {name: value for name, value in given.items() if name in MASK_SETTINGS}

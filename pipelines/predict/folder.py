@@ -12,7 +12,7 @@ from components.artifacts.synthetic import WARNING
 from components.core.step import StepError, progress
 from components.core.storage import local_path
 from components.core.text import shown
-from components.ingest.found_files import Case, Found
+from components.ingest.found_files import Found, FoundCase
 from components.scans.prediction_mark import PART, TABLE
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes
@@ -123,7 +123,13 @@ def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter,
 
 
 def _segment(
-    case: Case, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool], table: Table, draw_it: bool
+    case: FoundCase,
+    source: Path,
+    target: Path,
+    segmenter: Segmenter,
+    asked: dict[str, bool],
+    table: Table,
+    draw_it: bool,
 ):
     files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
     try:
@@ -145,7 +151,7 @@ def _segment(
     return row, draw(prediction) if draw_it else None
 
 
-def _outputs(case: Case, probability: bool) -> list[str]:
+def _outputs(case: FoundCase, probability: bool) -> list[str]:
     return [f"{folder}/{case.name}.nii.gz" for folder in ("masks", "probabilities")[: 1 + probability]]
 
 

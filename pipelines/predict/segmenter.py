@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from components.artifacts.synthetic import is_synthetic
-from components.core.machine import sources_digest
-from components.core.step import NO_MEMORY, StepError, is_out_of_memory, without_logins
+from components.core.code_closure import MODEL, closure_digest
+from components.core.errors import OUT_OF_MEMORY, is_out_of_memory
+from components.core.step import StepError, without_logins
 from components.core.text import shown
-from components.ingest.validate import INSIST
+from components.ingest.validate import MODALITY_ADVICE
 from components.scans.adc import from_b0
 from components.scans.b_value import b_value
 from components.scans.head import find_head
@@ -133,7 +134,7 @@ class Segmenter:
             image, geometry = read_nifti_bytes(blob)
             require_scan(image)
             if modality_check:
-                require_dwi(image, geometry.voxel_mm, find_head(image, geometry.voxel_mm), INSIST)
+                require_dwi(image, geometry.voxel_mm, find_head(image, geometry.voxel_mm), MODALITY_ADVICE)
             columns, noted = {"scan": [blob]}, geometry.repairs
             if self.sees_adc:
                 adc_blob, said = self._adc(adc, b0, b_values or [], image, geometry)
@@ -145,7 +146,7 @@ class Segmenter:
             if type(error).__name__ in ("BadVolume", "Refused"):
                 raise BadVolume(str(error)) from None
             if is_out_of_memory(error):
-                raise BadVolume(NO_MEMORY) from None
+                raise BadVolume(OUT_OF_MEMORY) from None
             raise
         low, high, level = (_number(row.get(c)) for c in ("lesion_ml_low", "lesion_ml_high", "interval_level"))
         lesion, _ = read_nifti_bytes(row["mask"])
@@ -170,14 +171,12 @@ class Segmenter:
             raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
         b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
-        return nifti_bytes(geometry.native(computed), geometry.space), (*b.said, f"ADC computed from b0, {b.origin}")
+        return nifti_bytes(geometry.native(computed), geometry.space), (*b.notes, f"ADC computed from b0, {b.origin}")
 
 
 def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
     """The modules of this checkout are in use already, and MLflow loads a model's own only where there are none."""
-    from components.register.register import PACKED
-
-    if "code_sha256" in tags and tags["code_sha256"] != sources_digest(*PACKED):
+    if "code_sha256" in tags and tags["code_sha256"] != closure_digest(MODEL):
         logging.warning(
             "%s was registered with other code than this checkout's, which segments here: masks may differ from those "
             "it was measured by. make lineage names the commit.", uri,

@@ -368,7 +368,7 @@ class TestWhatWasPredicted:
         """labels(folder) -> the case names that ingest takes as labelled; none is refused."""
 
         def run(folder: Path) -> set[str]:
-            facts = check(discover(keys_of(folder)), folder, tmp_path / "cases")
+            facts = check(discover(keys_of(folder)), folder, tmp_path / "cases").model_dump()
             assert facts["refused"] == {} and len(facts["cases"]) == 4
             return {case["case"] for case in facts["cases"] if case["labelled"]}
 
@@ -499,6 +499,7 @@ class TestAnAlteredModel:
         predict_scan(put(tmp_path / "s.nii"), None, tmp_path / "m.nii.gz", CHAMPION, tmp_path / "state", False)
         assert (tmp_path / "m.nii.gz").exists()
 
+    @pytest.mark.sampled(3)
     @pytest.mark.parametrize(
         ("key", "said"),
         [
