@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from components.artifacts.slices import Slices
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.model.placement import Placement
 from components.train import data_workers
 from components.train.augment import Augmentation

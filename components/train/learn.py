@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import Run
 from components.train import data_workers, ranks
 from components.train.checkpoints import Checkpoints

@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 
+from components.core.errors import StepError
 from components.core.settings import Settings, checked
-from components.core.step import StepError, step
+from components.core.step import step
 from components.core.storage import scratch
 from components.train.failure_cause import MARK
 from components.train.node_storage import NodeStorage

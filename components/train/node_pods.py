@@ -39,16 +39,16 @@ def start_problem(pod: V1Pod) -> Problem | None:
     """Return why a pod does not start; None if nothing is wrong."""
     found = diagnose(pod)
     if found and found.kind is Kind.NOT_SCHEDULED:
-        return Problem(f"no machine takes node {number(pod)}", found.text, True)
+        return Problem(f"node {number(pod)} has no machine", found.text, may_pass=True)
     if found and found.kind is Kind.CANNOT_START:
-        return Problem(f"node {number(pod)} cannot start", found.text, False)
+        return Problem(f"node {number(pod)} cannot start", found.text, may_pass=False)
     return None
 
 
 def first_failure(pods: list[V1Pod], logs: list[list[LogLine]]) -> Failure | None:
     """Return the failure that caused the others; None if it is unknown.
 
-    A node that Kubernetes ended comes first, then the earliest error, then the earliest error about a lost connection.
+    A pod that Kubernetes ended comes first, then the earliest error, then the earliest error about a lost connection.
     """
     failures: list[tuple[int, str, Failure]] = []
     for pod, log in zip(pods, logs, strict=True):

@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from components.train.training_inputs import TrainingPaths
 

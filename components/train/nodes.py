@@ -13,8 +13,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError, ended_by_sigterm
+from components.core.step import ended_by_sigterm
 from components.train import node
 from components.train.node_storage import NodeStorage
 from components.train.training_inputs import TrainingPaths

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from components.core.errors import StepError
 from components.core.machine import asked_gpus, cpus
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.model.device import device, in_words, named, unused_gpu
 from components.train import ranks
 from components.train.augment import augmentation

@@ -6,9 +6,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from components.core.errors import StepError
 from components.core.machine import cpus
 from components.core.settings import Settings
-from components.core.step import StepError, ended_by_sigterm
+from components.core.step import ended_by_sigterm
 from components.train import torchrun_worker
 from components.train.failure_cause import MARK, first_cause
 from components.train.training_inputs import TrainingPaths

@@ -9,8 +9,8 @@ import logging
 
 import torch
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.registry.run_records import record_inputs, record_training
 from components.registry.tracking import Run
 from components.train import ranks

@@ -9,7 +9,7 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.client import V1Pod
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.train import node_pods
 from components.train.failure_cause import MARK
 from components.train.node_pods import LogLine, Problem

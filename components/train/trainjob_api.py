@@ -10,7 +10,7 @@ from typing import Any
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 MANIFESTS = "manifests/overlays/gpu-cluster"
 PAUSE, TIMEOUT = 3, 600

@@ -173,7 +173,7 @@ def test_the_reason_is_that_of_the_node_that_failed_first_and_its_log_is_shown(a
         ({"reason": "Evicted", "message": "low on disk"}, "^the node evicted it: low on disk"),
         (
             node_container(terminated={"exitCode": 139}),
-            "^container node failed with exit code 139, a crash .*The lines above say why",
+            "^container node failed with exit code 139, a crash .*The lines above show why",
         ),
         (None, "^the TrainJob .* failed and left no log. Failed: all jobs ended"),
     ],
@@ -234,7 +234,7 @@ def test_a_refusal_says_what_to_do(api, verb, status, body, said):
     ("state", "said"),
     [
         ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient gpu"}]},
-         "no machine takes node 1: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has "
+         "node 1 has no machine: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has "
          "room. "
          "Free or add what is missing."),
         (node_container(waiting={"reason": "ContainerCreating"}), ""),
