@@ -22,6 +22,7 @@ from components.registry.ledger import Ledger
 from components.registry.tracking import MODEL_NAME, Run
 from components.split.split import split
 from components.train.launch import launch
+from components.train.training_inputs import TrainingPaths
 from pipelines.image_tags import commit, image
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
@@ -64,7 +65,8 @@ def artifacts(servers, scans, tmp_path_factory) -> tuple[Path, Path]:
         ingest(SCANS, fingerprint(SCANS), cases, report)
         preprocess(cases, slices, 32, "volume")
         split(cases, parts, folder / "split.html", (0.5, 0.25, 0.25), 0)
-        launch([cases, slices, parts, report, model, folder / "curves.html"], checked(SETTINGS))
+        paths = TrainingPaths(cases, slices, parts, report, model, folder / "curves.html")
+        launch(paths, checked(SETTINGS))
         evaluate(cases, parts, report, model, evaluation, folder / "evaluation.html")
     return model, evaluation
 
@@ -351,7 +353,7 @@ def test_the_card_is_in_the_registry_entry_and_whole_in_the_run(here, version, a
     run = Run(mlflow.MlflowClient(), version.run_id)
     first = version.description.splitlines()[0]
     assert re.match(r"(Not better .*\. )?Dice \d\.\d{3} \(.*\) on (the )?\d held-out .*\. Research use only\.$", first)
-    assert "## Not for" in version.description and len(version.description) <= card_text.DESCRIPTION_LIMIT
+    assert "## Out of scope" in version.description and len(version.description) <= card_text.DESCRIPTION_LIMIT
     text = mlflow.artifacts.load_text(f"runs:/{run.id}/model_card/model_card.md")
     card = Card.model_validate_json(mlflow.artifacts.load_text(f"runs:/{run.id}/model_card/model_card.json"))
     assert text == card_text.markdown(card, first)
@@ -403,7 +405,7 @@ def test_what_was_altered_between_evaluate_and_register_is_not_registered(
     path = altered[folder] / name
     path.write_text(json.dumps(alter(json.loads(path.read_text()))))
     before = Ledger().storage.list()
-    with pytest.raises(StepError, match=r"is not what evaluate left: .* Nothing was registered"):
+    with pytest.raises(StepError, match=r"does not match its authentication code: .* Nothing was registered"):
         register(*altered)
     assert Ledger().storage.list() == before
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
