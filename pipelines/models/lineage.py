@@ -140,7 +140,7 @@ def _packed(model: Path) -> str:
         return f"its code is not Python: {error}"
     packed = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
     if unused := sorted(path for path in packed - {*imported} if "__pycache__" not in path):
-        return f"its code holds {unused[0]}, which it does not import"
+        return f"other code: it holds {unused[0]}, which nothing imports"
     return code_closure.files_digest(imported, code)
 
 

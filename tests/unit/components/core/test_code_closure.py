@@ -137,7 +137,7 @@ def test_a_registered_model_gets_what_it_imports_and_nothing_else(tmp_path):
     code_closure.copy_closure(MODEL, tmp_path)
     packed = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert packed == {*closure(MODEL)} == {*closure(MODEL, root=tmp_path)}
-    assert {path.split("/")[1] for path in packed} == {"__init__.py", "core", "model", "scans"}
+    assert {path.split("/")[1] for path in packed} == {"__init__.py", "artifacts", "core", "model", "scans"}
 
 
 def test_a_model_runs_on_its_closure_alone(tmp_path):
