@@ -11,13 +11,13 @@ from pipelines.target import target
 from pipelines.target_name import CLUSTER
 
 
-def show_of(place: str, state: Path) -> None:
-    """Print the link of the MLflow of `place`, a target; where a port is forwarded for it, until Ctrl-C."""
+def show_for_target(place: str, state: Path) -> None:
+    """Print the link of the MLflow of `place`, a target. If a port is forwarded for it, keep that open until Ctrl-C."""
     forwarded = place == CLUSTER and not os.environ.get("MLFLOW_TRACKING_URI")
     with target(place).tracking(state) as uri:
         if not show(uri, place):
-            print(f"  MLflow at {uri} gives no link: it is not ours, or refuses our login")
+            print(f"  MLflow at {uri} gives no link: it was not started by us, or refuses our login")
         elif forwarded and sys.stdout.isatty():
-            print("  the way to it is open until Ctrl-C", flush=True)
+            print("  the connection is open until Ctrl-C", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 threading.Event().wait()

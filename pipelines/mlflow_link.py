@@ -1,4 +1,4 @@
-"""The link that logs a browser in to our MLflow. Who sees it can log in with it: it is shown on a terminal alone."""
+"""Show the link with which a browser logs in to our MLflow. It works for everyone, so only a terminal gets it."""
 
 import os
 import sys
@@ -12,9 +12,10 @@ ANSWER_SECONDS = 10
 
 
 def show(uri: str, place: str = LOCAL) -> bool:
-    """Print a link of the MLflow at `uri`, or where no person reads it how to get one; whether there is one.
+    """Print a login link of the MLflow at `uri`, or how to get one if no person reads the output.
 
-    An MLflow that is not ours has none.
+    Returns:
+        whether there is a link: an MLflow that we did not start has none.
     """
     if not (code := _code(uri)):
         return False
@@ -29,7 +30,7 @@ def show(uri: str, place: str = LOCAL) -> bool:
 
 
 def _code(uri: str) -> str:
-    """Return the code of a new link; "" where this MLflow gives none."""
+    """Return the code of a new link; "" if this MLflow gives none."""
     login = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
     try:
         answer = requests.post(f"{uri.rstrip('/')}/login/code", headers=login, timeout=ANSWER_SECONDS)

@@ -1,5 +1,4 @@
 import json
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -13,11 +12,10 @@ import torch
 
 from components.core.storage import file_sha256
 from components.model.network import AttentionUNet
-from components.register.register import _log
+from components.register.mlflow_logging import log_model
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.local import services
-from pipelines.local.mlflow_server import DATABASE
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 OLD_MODEL = """
@@ -43,11 +41,9 @@ SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory, empty_database):
+def servers(tmp_path_factory):
     """The environment of a real S3 and a real MLflow server, for this session's tests."""
     state = tmp_path_factory.mktemp("servers")
-    (state / "mlflow").mkdir(mode=0o700)
-    shutil.copy(empty_database, state / "mlflow" / DATABASE)
     with pytest.MonkeyPatch.context() as patch:
         _forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):
@@ -126,7 +122,7 @@ def _logged_network(client, bias: float, facts: dict) -> tuple:
         torch.save(network.state_dict(), folder / "best_model.pth")
         (folder / "model.json").write_text(json.dumps(usual | facts))
         run = client.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
-        info = _log(SimpleNamespace(id=run), folder)
+        info = log_model(SimpleNamespace(id=run), folder)
     return info, run, _digests(info.model_uri)
 
 
