@@ -107,7 +107,7 @@ def test_what_was_not_kept_is_said(logs, keep):
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        ("config map", "does not say where KFP keeps its artifacts"),
+        ("config map", "does not name the place of KFP's artifacts"),
         ("secret", "cannot be read in kind-.*: 404"),
     ],
 )

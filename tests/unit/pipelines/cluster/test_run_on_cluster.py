@@ -211,7 +211,7 @@ def test_a_step_tried_again_says_why(kind_run, kubeflow, kubernetes, capsys):
     ]
     assert kind_run() == 0
     out = capsys.readouterr().out
-    assert "[2/7] ingest\n      try 2; the one before failed: s3://b: access was denied.\n      succeeded in" in out
+    assert "[2/7] ingest\n      try 2; the previous try failed: s3://b: access was denied.\n      succeeded in" in out
 
 
 def test_why_a_pod_waits_is_told_once_while_it_waits(kind_run, kubeflow, kubernetes, capsys):

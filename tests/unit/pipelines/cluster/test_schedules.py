@@ -123,7 +123,7 @@ def test_a_run_that_does_not_stop_keeps_its_schedule(cluster, scheduled, capsys)
     scheduled.add_run("nightly-2", "r-1", "RUNNING")
     scheduled.terminate = lambda run_id: None
     assert cluster("schedules", "--target", "kind", "--remove", "r-1", "--force", "1") == 1
-    assert "has not in 0.5 s" in capsys.readouterr().err and scheduled.schedules and not scheduled.lost
+    assert "did not stop within 0.5 s" in capsys.readouterr().err and scheduled.schedules and not scheduled.lost
 
 
 def test_without_schedules_it_says_how_to_make_one(cluster, capsys):
