@@ -7,6 +7,7 @@ module has its own.
 
 import os
 import random
+from typing import TypeAlias
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
@@ -166,7 +167,7 @@ class Strong:
         return {"image": looked * (placed["image"] != 0) if self.zero_outside else looked, "mask": placed["mask"]}
 
 
-Augmentation = A.Compose | Strong
+Augmentation: TypeAlias = "A.Compose | Strong"
 
 
 def augmentation(kind: str, hflip: float, rotate: float, brightness: float, zero_outside: bool) -> Augmentation:
