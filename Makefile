@@ -54,7 +54,7 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="epochs=5"] [TARGET=kind]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -150,6 +150,10 @@ lint: $(DEV_INSTALLED) ## develop: check the style (ruff) and which room imports
 
 typecheck: $(DEV_INSTALLED) ## develop: check the types (mypy)
 	@$(PYTHON) -m mypy
+
+parameters: $(DEV_INSTALLED) ## develop: write the parameters of steps, docs and tests from Settings
+	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q tests/unit/components/test_component_parameters.py
+	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q $(wildcard tests/unit/test_docs.py) tests/unit/pipelines/cluster/test_kubernetes.py -k "table_of_parameters or golden"
 
 audit: $(DEV_INSTALLED) ## develop: list known faults of the pins (asks the package index)
 	@$(PYTHON) .ci/audit.py

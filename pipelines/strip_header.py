@@ -1,4 +1,4 @@
-"""A scan's file without what is no scan: voxels, their geometry, and nothing else that stood in it."""
+"""Strip the file of a scan: keep the voxels and their geometry, and drop all other content."""
 
 import gzip
 import io
@@ -12,22 +12,22 @@ from components.scans.prediction_mark import in_header
 from components.scans.volumes import GZIP, read
 
 KEPT = ("datatype", "bitpix", "scl_slope", "scl_inter", "xyzt_units")
-"""Of a NIfTI header, besides the sizes and the mark of a prediction: no free text, no times. Extensions and what gzip
-says of the file go too."""
+"""Fields of a NIfTI header that stay, with the sizes and the mark of a prediction: no free text, no times. Extensions
+and the file name and time in a gzip header go too."""
 KEPT_IF_USED = {
     "qform_code": ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     "sform_code": ("srow_x", "srow_y", "srow_z"),
 }
-"""By the code that says whether they mean anything: where it is 0, their bytes may hold any text."""
+"""Fields that stay if their code is above 0. If it is 0, they have no meaning, and their bytes can be any text."""
 
 
-def bare(path: Path) -> bytes:
-    """The content of a file of the same format with the same voxels, to the bit; the same bytes every time.
+def stripped(path: Path) -> bytes:
+    """Return the content of a file of the same format with exactly the same voxels; the same bytes every time.
 
-    Of a file beside the scan that may hold its b-value, that number alone; nothing where it holds none.
+    For a file beside the scan that can hold its b-value, return that number alone, or nothing if there is none.
 
     Raises:
-        BadVolume: it is no scan, so what stands in it cannot be told from what may be kept.
+        BadVolume: the file is not a scan, so nothing tells which of its content may stay.
     """
     if path.suffix in KINDS:
         return _b_value(path)

@@ -1,13 +1,24 @@
 """The trained model: train writes `model.json` beside the weights, and the registered model keeps both."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from components.artifacts.artifact import Artifact, Record
+from components.artifacts.artifact import Artifact, Record, read_json
 
 WEIGHTS = "best_model.pth"
 HISTORY = "history.json"
+CURVE = "training_curve.png"
+
+
+def read_history(model: Path) -> list[dict[str, float]]:
+    """Read the results of each epoch from `history.json` in the model's folder.
+
+    Raises:
+        StepError: the file is missing or invalid.
+    """
+    return read_json(model / HISTORY, TypeAdapter(list[dict[str, float]]), TrainedModel.WRITTEN_BY)
 
 
 class VolumeInterval(Record):

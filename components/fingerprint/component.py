@@ -18,13 +18,15 @@ def fingerprint(
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
-        train_ratio: As the split takes it, and so on: was the newest split made of the same?
-        val_ratio: See train_ratio.
-        test_ratio: See train_ratio.
-        random_seed: See train_ratio.
-        inputs: See train_ratio.
-        carry_split: Whether to carry on at all.
-        run_name: What Kubeflow calls this run, for MLflow; empty where its id is its name.
+        train_ratio: Share of the patients for training.
+        val_ratio: Share of the patients for validation: they choose the weights and the threshold.
+        test_ratio: Share of the patients held out for the test.
+        random_seed: Seed of the weights, the sampling, the augmentation, and the split of patients who have no subset
+            yet.
+        inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
+        carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
+            fair comparison with the champion is impossible.
+        run_name: Name of this run in Kubeflow, for MLflow; empty if it is the id of the run.
     """
     from components.core.run_name import write_name
     from components.core.step import step

@@ -6,10 +6,10 @@ from kfp.dsl import Dataset, Input, Output
 def preprocess(
     cases: Input[Dataset],
     image_size: int,
+    pixel_mm: float,
     normalization: str,
     n4_bias_correction: bool,
     inputs: str,
-    pixel_mm: float,
     slices: Output[Dataset],
 ):
     """Bring every labelled scan to the model's grid, and normalise it.
@@ -17,10 +17,11 @@ def preprocess(
     Args:
         cases: From ingest.
         image_size: Side of the square model grid, pixels.
-        normalization: Z-score per "slice", per "volume", or measured against the "head".
+        pixel_mm: Side of a pixel of the model grid, mm, with the head in the centre; 0 resizes the whole plane to the
+            grid.
+        normalization: Z-score per slice or per volume; or relative to the head: clipped to its range, 0 outside it.
         n4_bias_correction: Divide each scan by its estimated coil shading (N4) before anything else.
-        inputs: What the network sees: three slices of the DWI, or of the DWI and of the ADC map.
-        pixel_mm: Side of a pixel in millimetres, centred on the head; 0 resizes the whole plane.
+        inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
         slices: Memory-mappable arrays per case, and index.json.
     """
     from pathlib import Path

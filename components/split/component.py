@@ -19,15 +19,17 @@ def split(
 
     Args:
         cases: From ingest.
-        train_ratio: Share of the patients to learn from.
-        val_ratio: Share of the patients that choose the weights and the threshold.
+        train_ratio: Share of the patients for training.
+        val_ratio: Share of the patients for validation: they choose the weights and the threshold.
         test_ratio: Share of the patients held out for the test.
-        random_seed: Seed of the draw of those who are not known yet.
-        inputs: What the network sees: three slices of the DWI, or of the DWI and of the ADC map.
-        carry_split: Whether known patients keep their subset.
-        lineage: Digest of the registered lineage to carry on from, from fingerprint; empty for none.
-        split: Patients per subset, ratios asked and reached, digest (JSON).
-        table: The same as a page.
+        random_seed: Seed of the weights, the sampling, the augmentation, and the split of patients who have no subset
+            yet.
+        inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
+        carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
+            fair comparison with the champion is impossible.
+        lineage: Digest of the split history that this split extends, from fingerprint; empty for none.
+        split: Patients and cases per subset, ratios asked and reached, split history (JSON).
+        table: Page about the split.
     """
     from pathlib import Path
 

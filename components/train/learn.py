@@ -121,7 +121,7 @@ def _save_interrupted(setup: Setup, progress: Progress, checkpoints: Checkpoints
 
 
 def _log_epochs(run: Run, history: list[EpochRow]) -> None:
-    run.epochs_meanwhile(history)
+    run.log_epochs_in_background(history)
 
 
 def _log_row(row: EpochRow, best_epoch: int, setup: Setup, train_seconds: float) -> None:

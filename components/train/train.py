@@ -11,7 +11,8 @@ import torch
 
 from components.core.errors import StepError
 from components.core.settings import Settings
-from components.registry.tracking import Run, record_inputs, record_training
+from components.registry.run_records import record_inputs, record_training
+from components.registry.tracking import Run
 from components.train import ranks
 from components.train.checkpoints import Checkpoints
 from components.train.learn import learn, save
@@ -40,7 +41,7 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
 
     setup = Setup.make(inputs, settings, device, checkpoint)
     if run:
-        run.params(setup.params)
+        run.log_params(setup.params)
 
     progress = Progress(device, setup.learner.kept.state_dict())
     if checkpoint:

@@ -8,7 +8,8 @@ import torch
 from components.artifacts.trained_model import HISTORY, WEIGHTS, TrainedModel
 from components.core.storage import file_sha256
 from components.model.inference import load_model
-from components.registry.tracking import code_lineage, data_lineage, data_params
+from components.registry.run_records import data_params, data_tags
+from components.registry.tracking import code_tags
 from components.train.calibrate import calibrate
 from components.train.progress import Progress
 from components.train.setup import Setup
@@ -63,5 +64,5 @@ def _describe(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: 
         training_seconds=sum(seconds),
         training_seconds_taken_over=sum(seconds[: progress.resumed_epochs]),
         params={**setup.params, **data_params(paths.cases, paths.split)},
-        lineage={**code_lineage(), **data_lineage(paths.cases, paths.split)},
+        lineage={**code_tags(), **data_tags(paths.cases, paths.split)},
     )

@@ -1,32 +1,33 @@
-"""The comparison as a page: the table, the differences patient by patient, the seeds, the cost."""
+"""Write the comparison as an HTML page: the table, the differences by patient, the seeds, the cost."""
 
 import io
+from typing import Any
 
 from components.core.html_page import embedded, render
 from components.core.pyplot import plt
-from pipelines.experiments.compare import BASELINE, METRICS, Unlike, notes
+from pipelines.experiments.compare import BASELINE, METRICS, LeftOut, notes
 from pipelines.experiments.comparison_table import cells, label, seconds
 
 BODY = """
-<p>{% if over != "baseline" %}The preset {{ over }} is <b>baseline</b> here. {% endif %}Every other preset is laid over
+<p>{% if base != "baseline" %}The preset {{ base }} is <b>baseline</b> here. {% endif %}Every other preset changes
 <b>baseline</b>. All are measured on the same held-out
 patients: whole scans, native space.</p>
 <div class="note">{% for note in notes %}{{ note }}<br>{% endfor %}</div>
-{% if unlike %}<h2>Left out</h2><ul class="bad">{% for run in unlike %}
+{% if left_out %}<h2>Left out</h2><ul class="bad">{% for run in left_out %}
 <li>{{ run.preset }}, seed {{ run.seed }}: {{ run.reason }}</li>{% endfor %}</ul>{% endif %}
 {% for metric, rows in tables %}<h2>{{ metric }}</h2>
 <table><tr><th>preset</th><th>mean</th><th>from seed to seed</th><th>minus baseline (95 % interval)</th><th></th></tr>
 {% for name, mean, spread, difference, verdict in rows %}<tr><td>{{ name }}</td><td class="n">{{ mean }}</td>
 <td>{{ spread }}</td><td class="n">{{ difference }}</td><td>{{ verdict }}</td></tr>{% endfor %}</table>{% endfor %}
 {% if forest %}<h2>Differences from baseline</h2>
-<p>A small dot is a patient (mean over seeds), the large one their mean, the line its interval (none of five
+<p>A small dot is a patient (mean over seeds), the large one their mean, the line its interval (missing for five
 patients or fewer).</p>
 <img class="full" src="{{ forest }}" alt="differences from baseline, each patient and the mean with its interval">
 {% endif %}
 <h2>From seed to seed</h2><p>A dot is a seed: the mean over the test patients. The bar is the mean over the seeds.</p>
 <img class="full" src="{{ seeds }}" alt="the mean of each seed">
-<h2>Cost</h2><p>Seconds, mean over seeds; a step from cache costs what it cost when it ran, weights taken over from a
-finished training what that training took.</p>
+<h2>Cost</h2><p>Seconds, mean over seeds. A step from the cache counts with the time of its own run, weights from a
+finished training with the time of that training.</p>
 <table><tr><th>preset</th><th>training</th><th>whole run</th></tr>{% for name, training, run in cost %}
 <tr><td>{{ name }}</td><td class="n">{{ training }}</td><td class="n">{{ run }}</td></tr>{% endfor %}</table>
 {% if bars %}<img class="full" src="{{ bars }}" alt="cost in seconds">{% endif %}
@@ -36,22 +37,22 @@ finished training what that training took.</p>
 MEAN, PATIENT, REST = "#0f766e", "#8aa4c8", "#cbd5e1"
 
 
-def page(comparison: dict, unlike: list[Unlike], over: str) -> str:
-    """Self-contained HTML. `over` is the preset that is called baseline."""
+def page(comparison: dict, left_out: list[LeftOut], base: str) -> str:
+    """Return self-contained HTML. `base` is the preset that is called baseline."""
     presets = comparison["presets"]
     shown = [metric for metric in METRICS if metric in presets[BASELINE]["metrics"]]
     tables = [(label(m), [(name, *cells(p["metrics"].get(m))) for name, p in presets.items()]) for m in shown]
     cost = [(name, seconds(p["training_seconds"]), seconds(p["run_seconds"])) for name, p in presets.items()]
     runs = [(name, seed, run) for name, p in presets.items() for seed, run in p["runs"].items()]
     return render(
-        BODY, title="Experiments", synthetic=comparison["synthetic"], over=over, notes=notes(comparison),
-        unlike=unlike, tables=tables, cost=cost, runs=runs,
+        BODY, title="Experiments", synthetic=comparison["synthetic"], base=base, notes=notes(comparison),
+        left_out=left_out, tables=tables, cost=cost, runs=runs,
         forest=_forest(presets, shown), seeds=_seeds(presets, shown), bars=_bars(presets),
     )  # fmt: skip
 
 
 def _forest(presets: dict, shown: list[str]) -> str:
-    """Per metric a panel, per preset a line; "" where nothing was compared."""
+    """Return a plot with a panel per metric and a line per preset; "" if nothing was compared."""
     names = [name for name in presets if any(m.get("difference") for m in presets[name]["metrics"].values())]
     if not names:
         return ""
@@ -95,7 +96,7 @@ def _bars(presets: dict) -> str:
     return _png(figure)
 
 
-def _panels(shown: list[str], names: list[str]):
+def _panels(shown: list[str], names: list[str]) -> tuple[Any, Any]:
     size = (13 if len(shown) > 1 else 9, 1.3 + 0.5 * len(names))
     figure, panels = plt.subplots(1, len(shown), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for axis, metric in zip(panels[0], shown, strict=True):
@@ -108,7 +109,7 @@ def _panels(shown: list[str], names: list[str]):
     return figure, panels[0]
 
 
-def _png(figure) -> str:
+def _png(figure: Any) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     plt.close(figure)

@@ -1,25 +1,26 @@
-"""The comparison as plain text, at most 110 characters wide."""
+"""Write the comparison as plain text, at most 110 characters wide."""
 
 import textwrap
 
-from components.register.policy import MEASURES
-from pipelines.experiments.compare import METRICS, Unlike, notes
+from components.artifacts.metric_labels import METRIC_LABELS
+from pipelines.experiments.compare import METRICS, LeftOut, notes
 
 WIDTH = 110
 
 
 def label(metric: str) -> str:
-    name, unit, better = MEASURES[metric]
-    return f"{name}{unit and f' in{unit}'} ({'more' if better > 0 else 'less'} is better)"
+    """Return the name of a metric, its unit, and whether more or less is better."""
+    metric_label = METRIC_LABELS[metric]
+    return f"{metric_label.with_unit()} ({'more' if metric_label.better > 0 else 'less'} is better)"
 
 
-def table(comparison: dict, unlike: list[Unlike]) -> str:
-    """Per metric the presets' means, their range from seed to seed, and the differences from baseline; the cost."""
+def table(comparison: dict, left_out: list[LeftOut]) -> str:
+    """Return means, ranges from seed to seed and differences from baseline, by metric and preset; and the cost."""
     presets = comparison["presets"]
     lines = ["SYNTHETIC scans: these numbers say nothing about patients.", ""] if comparison["synthetic"] else []
     for metric in METRICS:
         if not any(metric in preset["metrics"] for preset in presets.values()):
-            lines += [f"{label(metric)}: not known, the scans have no voxel size", ""]
+            lines += [f"{label(metric)}: unknown, the scans have no voxel size", ""]
             continue
         lines += [label(metric), _row("", "mean", "seed to seed", "minus baseline (95 % interval)", "")]
         lines += [_row(name, *cells(preset["metrics"].get(metric))) for name, preset in presets.items()] + [""]
@@ -27,13 +28,13 @@ def table(comparison: dict, unlike: list[Unlike]) -> str:
     for name, preset in presets.items():
         lines.append(_row(name, seconds(preset["training_seconds"]), "", seconds(preset["run_seconds"]), ""))
     lines += ["", *(wrapped for note in notes(comparison) for wrapped in _wrapped(note))]
-    for run in unlike:
+    for run in left_out:
         lines += _wrapped(f"LEFT OUT {run.preset}, seed {run.seed}: {run.reason}")
     return "\n".join(lines)
 
 
 def cells(found: dict | None) -> tuple[str, str, str, str]:
-    """Mean, range over seeds, difference with interval, verdict."""
+    """Return the cells of a row: mean, range over seeds, difference with interval, verdict."""
     if found is None:
         return ("unknown", "", "", "")
     values = found["seeds"].values()
@@ -47,6 +48,7 @@ def cells(found: dict | None) -> tuple[str, str, str, str]:
 
 
 def seconds(value: float | None) -> str:
+    """Return a time in whole seconds, or "unknown"."""
     return "unknown" if value is None else f"{value:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""What the experiments leave behind: the comparison in the terminal, as a page and numbers here, as a run in MLflow."""
+"""Report the comparison: in the terminal, as a page and a JSON file on this machine, and as a run in MLflow."""
 
 import datetime
 import hashlib
@@ -6,48 +6,48 @@ import json
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from components.artifacts import synthetic
 from components.core.step import StepError
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.atomic_write import write_json
-from pipelines.experiments.compare import METRICS, Unlike
+from pipelines.experiments.compare import METRICS, LeftOut
 from pipelines.experiments.comparison_page import page
 from pipelines.experiments.comparison_table import table
-from pipelines.experiments.run_results import Outcome
+from pipelines.experiments.run_results import RunResult
 
-MOST_WORDS = 300
+LONGEST_REASON = 300
 
 
-def report(comparison: dict, unlike: list[Unlike], over: str, baseline: Outcome, client, state: Path) -> None:
-    """Show the comparison and keep it; `over` is the preset that is called baseline.
+def report(comparison: dict, left_out: list[LeftOut], base: str, baseline: RunResult, client: Any, state: Path) -> None:
+    """Print the comparison and store it; `base` is the preset that is called baseline.
 
     Raises:
-        StepError: MLflow did not take it; what is kept here is there by then.
+        StepError: MLflow did not accept the comparison. The files on this machine are complete by then.
     """
     from mlflow.exceptions import MlflowException
 
-    comparison |= {"over": over, "left_out": [asdict(run) for run in unlike]}
-    folder = _kept(comparison, page(comparison, unlike, over), state)
-    print(f"\n\n{table(comparison, unlike)}\n\n  page    {folder / 'page.html'}")
+    comparison |= {"over": base, "left_out": [asdict(run) for run in left_out]}
+    folder = _write(comparison, page(comparison, left_out, base), state)
+    print(f"\n\n{table(comparison, left_out)}\n\n  page    {folder / 'page.html'}")
     print(f"  numbers {folder / 'comparison.json'}", flush=True)
     try:
-        print(f"  MLflow  {_logged(client, baseline, comparison, folder)}", flush=True)
+        print(f"  MLflow  {_log(client, baseline, comparison, folder)}", flush=True)
     except (MlflowException, OSError) as error:
-        said = " ".join(str(error).split())[:MOST_WORDS]
-        where = client.tracking_uri
+        reason = " ".join(str(error).split())[:LONGEST_REASON]
         raise StepError(
-            f"MLflow at {where} did not take the comparison: {said}. Run the same command again."
+            f"MLflow at {client.tracking_uri} did not accept the comparison: {reason}. Run the same command again."
         ) from error
 
 
 def _digest(comparison: dict) -> str:
-    """Of the runs that were compared: the same ones again are the same experiment."""
+    """Return a digest of the compared runs: the same runs are the same experiment."""
     runs = {name: preset["runs"] for name, preset in comparison["presets"].items()}
     return hashlib.sha256(json.dumps([runs, comparison["left_out"]], sort_keys=True).encode()).hexdigest()
 
 
-def _kept(comparison: dict, html: str, state: Path) -> Path:
+def _write(comparison: dict, html: str, state: Path) -> Path:
     folder = state / "experiments" / f"{comparison['over']}-{_digest(comparison)[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "comparison.json", comparison)
@@ -55,8 +55,8 @@ def _kept(comparison: dict, html: str, state: Path) -> Path:
     return folder
 
 
-def _logged(client, baseline: Outcome, comparison: dict, folder: Path) -> str:
-    """Log it as a run of its own, once for the same runs; its address."""
+def _log(client: Any, baseline: RunResult, comparison: dict, folder: Path) -> str:
+    """Log the comparison as an MLflow run, once for the same runs, and return its address."""
     experiment, digest = client.get_run(baseline.mlflow_run_id).info.experiment_id, _digest(comparison)
     found = client.search_runs([experiment], f"tags.experiments_digest = '{digest}'", max_results=1)
     if found:
@@ -82,6 +82,6 @@ def _numbers(preset: dict) -> dict[str, float]:
         if found := preset["metrics"].get(metric):
             numbers[f"{metric}_mean"] = found["mean"]
             difference = found.get("difference") or {}
-            known = {n: difference.get(n) for n in ("mean", "ci_low", "ci_high")}
-            numbers |= {f"{metric}_difference_{n}": value for n, value in known.items() if value is not None}
+            ends = {n: difference.get(n) for n in ("mean", "ci_low", "ci_high")}
+            numbers |= {f"{metric}_difference_{n}": value for n, value in ends.items() if value is not None}
     return numbers

@@ -1,4 +1,4 @@
-"""What a run of the pipeline came to: summaries say which runs there are and what they took, MLflow what they found."""
+"""Read the results of runs: their times from the summaries of this machine, their measurements from MLflow."""
 
 import json
 import logging
@@ -8,17 +8,20 @@ from pathlib import Path
 
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.registry.tracking import COST
+from components.registry.run_records import TRAINING_COST
 from pipelines.atomic_write import read_json
 from pipelines.image_tags import code
-from pipelines.pipeline import settings_of
+from pipelines.pipeline import settings_that_decide
 
 SAME_DATA = ("data_uri", "data_version")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One run: `preset` as the experiment names it, `patients` by subset, `cases` as in test_metrics.json."""
+class RunResult:
+    """The result of one run.
+
+    `preset` is its name in the experiment, `patients` are by subset, `cases` are those of test_metrics.json.
+    """
 
     preset: str
     seed: int
@@ -37,7 +40,10 @@ class Outcome:
 
 
 def summaries(state: Path) -> list[dict]:
-    """Of all runs that were started from here, the newest first; a broken one is named and passed over."""
+    """Return the summaries of all runs that were started on this machine, the newest first.
+
+    A summary that cannot be read is named in the log and left out.
+    """
     found = []
     for path in sorted((state / "runs").glob("*/summary.json"), reverse=True):
         try:
@@ -47,18 +53,18 @@ def summaries(state: Path) -> list[dict]:
     return found
 
 
-def finished(runs: list[dict], target: str, settings: Settings, like: dict | None = None) -> dict | None:
-    """The newest of `runs` that succeeded there with these settings and today's code; on the data of `like`, if given.
+def finished_run(runs: list[dict], target: str, settings: Settings, same_data_as: dict | None = None) -> dict | None:
+    """Return the newest run that succeeded on `target` with these settings and the present code, or None.
 
-    None where there is none.
+    If `same_data_as` is given, the run must have had the same data as that one.
     """
     wanted = {"status": "succeeded", "target": target, "settings": settings.model_dump(), "code": code()}
-    wanted |= {name: like[name] for name in SAME_DATA} if like else {}
+    wanted |= {name: same_data_as[name] for name in SAME_DATA} if same_data_as else {}
     return next((run for run in runs if all(run.get(name) == value for name, value in wanted.items())), None)
 
 
-def still_there(client, summary: dict) -> bool:
-    """Whether MLflow has the run of this summary.
+def is_in_mlflow(client, summary: dict) -> bool:
+    """Return whether MLflow has the run of this summary.
 
     Raises:
         StepError: MLflow does not answer.
@@ -73,11 +79,11 @@ def still_there(client, summary: dict) -> bool:
         raise StepError(f"MLflow at {client.tracking_uri}: {' '.join(str(error).split())[:200]}. Is it up?") from error
 
 
-def outcome(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> Outcome:
-    """Read it from MLflow; `runs` are all summaries.
+def read_result(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> RunResult:
+    """Return the result of a run from MLflow; `runs` are all summaries.
 
     Raises:
-        StepError: MLflow does not have it.
+        StepError: MLflow does not have the run or its files.
     """
     from mlflow.exceptions import MlflowException
 
@@ -90,14 +96,14 @@ def outcome(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> 
                 for name in ("split.json", "test_metrics.json")
             )
     except (MlflowException, OSError, ValueError) as error:
-        said = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200]
         raise StepError(
-            f"MLflow at {client.tracking_uri} does not have what it came to (run {run_id}): {said}. "
+            f"MLflow at {client.tracking_uri} does not have the results of run {run_id}: {reason}. "
             f"To run it again, remove .local/runs/{summary['run_id']}."
         ) from error
-    training, taken_over = (run.data.metrics.get(name) for name in COST)
+    training, taken_over = (run.data.metrics.get(name) for name in TRAINING_COST)
     seconds = step_seconds(summary, runs)
-    return Outcome(
+    return RunResult(
         preset, seed, run_id, run.data.tags.get("data_version", ""), split["digest"], split["patients"],
         measured["cases"], measured["synthetic"], run.data.params.get("precision", "unknown"),
         training, None if seconds is None else seconds + (taken_over or 0),
@@ -105,18 +111,21 @@ def outcome(client, preset: str, seed: int, summary: dict, runs: list[dict]) -> 
 
 
 def step_seconds(summary: dict, runs: list[dict]) -> float | None:
-    """What its steps took, one from cache what it took when it ran; None where a run before it is not known here."""
+    """Return the time of all steps of a run, in seconds; a step from the cache counts with the time of its own run.
+
+    None if the run that filled the cache was not started on this machine.
+    """
     total = 0.0
     for step in summary["steps"]:
-        ran = next((run for run in [summary, *runs] if _gave(run, step, summary)), None)
+        ran = next((run for run in [summary, *runs] if _ran_step_for(run, step, summary)), None)
         if ran is None:
             return None
         total += ran["steps"][step]["seconds"]
     return total
 
 
-def _gave(run: dict, step: str, summary: dict) -> bool:
-    """Whether `run` ran the step itself, and `summary` may have its outputs."""
+def _ran_step_for(run: dict, step: str, summary: dict) -> bool:
+    """Return whether `run` ran the step itself, and the run of `summary` can have taken the outputs from the cache."""
     same = ("target", "data_uri", "data_version")
     return (
         run["run_id"] <= summary["run_id"]
@@ -124,5 +133,5 @@ def _gave(run: dict, step: str, summary: dict) -> bool:
         and facts["state"] == "succeeded"
         and not facts["cached"]
         and [run.get(name) for name in same] == [summary.get(name) for name in same]
-        and all(run["settings"].get(name) == summary["settings"].get(name) for name in settings_of(step))
+        and all(run["settings"].get(name) == summary["settings"].get(name) for name in settings_that_decide(step))
     )

@@ -115,12 +115,6 @@ def _settings(load: Callable[[], Settings]) -> str:
     return TAKEN
 
 
-def preset(content: bytes) -> str:
-    with tempfile.TemporaryDirectory() as folder, patch.object(presets, "FOLDER", Path(folder)):
-        (Path(folder) / "mine.yaml").write_bytes(content)
-        return _settings(lambda: presets.load("mine"))
-
-
 def assignments(content: bytes) -> str:
     return _settings(lambda: presets.load("demo", content.decode(errors="surrogateescape")))
 
@@ -168,8 +162,7 @@ def split(content: bytes) -> str:
 
 
 DOORS: dict[str, Callable[[bytes], str]] = {
-    door.__name__: door
-    for door in (nifti, gzipped, array, keys, table, description, preset, assignments, adc, ledger, split)
+    door.__name__: door for door in (nifti, gzipped, array, keys, table, description, assignments, adc, ledger, split)
 }
 
 
@@ -197,8 +190,6 @@ def seeds(name: str) -> list[bytes]:
         "table": [b"participant_id\tsite\tscanner\nsub-1\tA\tX\nsub-2\tB\tY\n",
                   *[t.text for t in texts.PARTICIPANTS if isinstance(t.text, bytes) and len(t.text) < 9999]],
         "description": [b'{"Name": "SYNTHETIC"}', *[d for d in texts.DESCRIPTIONS if len(d) < 9999]],
-        "preset": [t.text if isinstance(t.text, bytes) else t.text.encode()
-                   for t in texts.PRESETS if len(t.text) < 9999],
         "assignments": [b"epochs=5 base_channels=16",
                         *[t.text.encode() for t in texts.ASSIGNMENTS if len(t.text) < 999]],
         "adc": [SMALL.tobytes(), (SMALL / 200).tobytes(), (SMALL * 9).tobytes()],

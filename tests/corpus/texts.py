@@ -38,43 +38,17 @@ DESCRIPTIONS = [
 ]
 """Contents of dataset_description.json that say nothing and break nothing."""
 
-NINE_LEVELS = "\n".join(
-    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
-)
-ONE_VALUE = "one word or number"
 PRESETS = [
-    Text("a billion laughs", NINE_LEVELS + "\nepochs: *a9\n", f"anchors|{ONE_VALUE}"),
-    Text("an alias", "epochs: &a 5\nbatch_size: *a\n", "anchors"),
-    Text("a mapping that holds itself", "epochs: &a\n  x: *a\n", "anchors"),
-    Text("a tag that calls", "epochs: !!python/object/apply:os.mkdir\n  - unpickled\n", "tag"),
-    Text("a tag that names", "loss: !!python/name:os.system\n", "tag"),
-    Text("a tag of its own", "loss: !secret /etc/passwd\n", "tag"),
-    Text("bytes", "loss: !!binary aGVsbG8=\n", "tag"),
-    Text("a list", "- epochs\n- 5\n", "key: value"),
-    Text("a word", "epochs\n", "key: value"),
-    Text("two documents", "epochs: 5\n---\nepochs: 6\n", "line 2"),
-    Text("no YAML", "epochs: '5\n", "line 2"),
-    Text("tabs", "epochs:\n\t- 5\n", "line 2"),
-    Text("control characters", "epochs: 5\x00\n", "character"),
-    Text("no UTF-8", b"epochs: 5 # \xff\n", "UTF-8"),
     Text("a key that is a number", "5: epochs\n", "unknown setting '5'"),
     Text("a key that is nothing", "~: 5\n", "unknown setting"),
-    Text("a key that is a list", "? [a, b]\n: 5\n", "key: value"),
-    Text("a key twice", "epochs: 5\nepochs: 6\n", "twice"),
     Text("an unknown key", "epoch: 5\n", "did you mean 'epochs'"),
-    Text("a list for a value", "epochs: [5]\n", ONE_VALUE),
-    Text("a mapping for a value", "epochs: {a: 5}\n", ONE_VALUE),
-    Text("ten thousand brackets", "epochs: " + "[" * 16_000, ONE_VALUE),
-    Text("dashes in dashes", "- " * 8000, "deep|key: value"),
-    Text("a megabyte", "# " + "x" * (1 << 20), "large"),
-    Text("a number of 5,000 digits", "epochs: " + "9" * 5000 + "\n", "epochs=999"),
-    Text("a number of 400 digits", "epochs: " + "9" * 400 + "\n", "the default is 100"),
-    Text("a date that is none", "epochs: 2020-13-45\n", "epochs=2020-13-45 is impossible"),
+    Text("a list for a value", "epochs: [5]\n", "epochs=.* is impossible"),
+    Text("a mapping for a value", "epochs: {a: 5}\n", "epochs=.* is impossible"),
+    Text("a number of 400 digits", "epochs: " + "9" * 400 + "\n", "nearest valid value is 10000"),
     Text("yes for a number", "epochs: yes\n", "epochs=True is impossible|epochs=yes is impossible"),
-    Text("a preset below that is none", "over: nowhere\n", "unknown preset"),
-    Text("a preset below that is a path", "over: ../../etc/passwd\n", "unknown preset"),
-    Text("a list of presets below", "over: [demo, n4]\n", ONE_VALUE),
-    Text("itself below", "over: mine\n", "over"),
+    Text("a base that does not exist", "over: nowhere\n", "unknown preset"),
+    Text("a base that is a path", "over: ../../etc/passwd\n", "unknown preset"),
+    Text("itself as its base", "over: mine\n", "over"),
 ]
 """Content of a preset's file, and the words of the refusal."""
 

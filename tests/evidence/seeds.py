@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.core.step import StepError
 from tests.evidence.page import table
 
 SEEDS = (42, 43, 44)
 """The demo's own first: in a fresh checkout its model becomes champion."""
 FIGURES = {
-    "test_dice_mean": "Dice",
-    "test_lesion_dice_mean": "Dice, patients with a lesion",
+    "test_dice_mean": METRIC_LABELS["dice"].short,
+    "test_lesion_dice_mean": METRIC_LABELS["lesion_dice"].short,
     "test_rule_dice_mean": "rule: Dice",
-    "test_lesion_f1_mean": "lesion-wise F1",
-    "test_absolute_volume_difference_ml_mean": "volume difference, mL",
+    "test_lesion_f1_mean": METRIC_LABELS["lesion_f1"].short,
+    "test_absolute_volume_difference_ml_mean": METRIC_LABELS["absolute_volume_difference_ml"].with_unit(),
 }
 
 

@@ -58,7 +58,7 @@ def evaluated(inputs, tmp_path, servers_here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_the_model_says_of_itself_is_measured_and_shown(evaluated):
+def test_the_models_statements_are_measured_and_shown(evaluated):
     model, evaluation, page, run = evaluated
     facts, measured = load_model(model)[1], json.loads((evaluation / "test_metrics.json").read_text())
     patients = measured["summary"]["test_patients"]

@@ -151,7 +151,7 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
         "OK           data_version", "epochs              1", "(test)", "(train)",
     ):  # fmt: skip
         assert told in out, f"{told}\n{out}"
-    assert re.search(r"(Every link is what it was when this version was registered|Not verified).*$", out)
+    assert re.search(r"(Every link is as it was when this version was registered|Not verified).*$", out)
 
 
 @pytest.mark.sampled(4)
@@ -172,8 +172,23 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
     alter(ending, lambda blob: blob.replace(b"{", b"{ ", 1) if ending.endswith("json") else blob + b"\n", below)
     code, out = trace()
     assert code == 1
-    changed = re.search(r"^CHANGED, this is not what was registered: (.*)$", out, re.MULTILINE)[1]
+    changed = re.search(r"^CHANGED since registration: (.*)$", out, re.MULTILINE)[1]
     assert changed.split(", ") == names, out
+
+
+@pytest.mark.parametrize("name", ["scans/volumes/__init__.py", "model/sitecustomize.py"])
+def test_a_file_that_was_added_to_the_code_is_named(trace, here, name):
+    """A package of a module's name is imported in the place of that module."""
+    storage = Storage(f"s3://{work_bucket()}")
+    (packed,) = (o.key for o in storage.list() if o.key.endswith("code/components/model/network.py"))
+    added = packed.replace("model/network.py", name)
+    storage.put(added, b"print('here')\n")
+    try:
+        code, out = trace()
+    finally:
+        storage.delete([added])
+    assert code == 1
+    assert re.search(rf"its code .*components/{name}, which it does not import", out), out
 
 
 @pytest.mark.slow
@@ -195,7 +210,7 @@ def test_an_altered_split_is_named(trace, alter, change, version):
     alter("split.json", altered, version.run_id)
     code, out = trace()
     assert code == 1
-    assert re.search(r"^CHANGED, this is not what was registered: split.json$", out, re.MULTILINE), out
+    assert re.search(r"^CHANGED since registration: split.json$", out, re.MULTILINE), out
 
 
 def test_altered_digests_of_the_scans_are_named_and_so_are_tags_that_were_moved(trace, alter, version):
@@ -207,7 +222,7 @@ def test_altered_digests_of_the_scans_are_named_and_so_are_tags_that_were_moved(
         weights = version.tags["weights_sha256"]
         mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "weights_sha256", weights)
     assert code == 1
-    assert "decision 1 was about another weights_sha256" in out
+    assert "decision 1 is for another weights_sha256" in out
     assert re.search(r"registered: ledger entry, best_model.pth, .*cases.json", out), out
 
 
@@ -254,7 +269,7 @@ def test_what_was_altered_in_mlflow_is_named_by_lineage_and_champion(
         after = capsys.readouterr().out
     finally:
         mlflow.MlflowClient().delete_registered_model_alias(MODEL_NAME, "champion")
-    changed = re.search(r"^CHANGED, this is not what was registered: (.*)$", out, re.MULTILINE)[1].split(", ")
+    changed = re.search(r"^CHANGED since registration: (.*)$", out, re.MULTILINE)[1].split(", ")
     assert code == 1 and [name for name in changed if name != "champion"] == names
     assert "champion" in changed, "by the ledger none is"
     assert after.count("WRONG: ") > before.count("WRONG: ") == 1 and "not checked: " not in before
@@ -268,14 +283,14 @@ def test_data_that_grew_are_said_and_the_old_scans_are_found_as_they_were(trace,
     finally:
         storage.delete(["sub-7/ses-0001/dwi/sub-7_ses-0001_dwi.nii.gz"])
     assert (code, links(out, "CHANGED")) == (0, [])
-    assert "other files came, went or changed since; every file of the scans below is as it was" in out
+    assert "other files were added, removed or changed since; every file of the scans below is unchanged" in out
 
 
 def test_one_scan_that_is_gone_is_not_reached(trace, alter):
     alter("sub-3_ses-0001_msk.nii.gz", gone, "data/lineage")
     out = trace()[1]
     (line,) = (x for x in links(out, "NOT REACHED") if "sub-3" in x)
-    assert line.endswith("sub-3_ses-0001_msk.nii.gz: it is not there any more")
+    assert line.endswith("sub-3_ses-0001_msk.nii.gz: the file is missing")
     assert "Not verified, for the reasons above: " in out and "sub-3_ses-0001" in out.splitlines()[-1]
 
 
@@ -283,7 +298,7 @@ def test_data_that_are_gone_altogether_are_not_reached_and_the_rest_is_verified(
     alter("", gone, "data/lineage/")
     code, out = trace()
     assert code == 0
-    assert f"nothing is stored under {SCANS} any more" in out
+    assert f"nothing is stored under {SCANS} now" in out
     assert out.splitlines()[-1].startswith("Not verified, for the reasons above: ")
     assert "data_version, sub-0_ses-0001 (3 files)" in out.splitlines()[-1]
     assert "OK           best_model.pth" in out
@@ -317,7 +332,7 @@ def test_code_of_another_commit_cannot_be_verified_and_the_way_to_it_is_said(tra
     monkeypatch.setattr("pipelines.models.lineage.commit", lambda: "e" * 40)
     code, out = trace()
     (line,) = (x for x in links(out, "NOT REACHED") if image("train") in x)
-    assert code == 0 and "this checkout is of other code" in line
+    assert code == 0 and "this checkout has other code" in line
 
 
 def test_the_same_commit_that_gives_another_image_is_a_change(trace, monkeypatch, version):
@@ -338,7 +353,7 @@ def test_the_card_is_in_the_registry_entry_and_whole_in_the_run(here, version, a
     run = Run(mlflow.MlflowClient(), version.run_id)
     first = version.description.splitlines()[0]
     assert re.match(r"(Not better .*\. )?Dice \d\.\d{3} \(.*\) on (the )?\d held-out .*\. Research use only\.$", first)
-    assert "## Not for" in version.description and len(version.description) <= card_text.DESCRIPTION_LIMIT
+    assert "## Out of scope" in version.description and len(version.description) <= card_text.DESCRIPTION_LIMIT
     text = mlflow.artifacts.load_text(f"runs:/{run.id}/model_card/model_card.md")
     card = Card.model_validate_json(mlflow.artifacts.load_text(f"runs:/{run.id}/model_card/model_card.json"))
     assert text == card_text.markdown(card, first)
@@ -390,7 +405,7 @@ def test_what_was_altered_between_evaluate_and_register_is_not_registered(
     path = altered[folder] / name
     path.write_text(json.dumps(alter(json.loads(path.read_text()))))
     before = Ledger().storage.list()
-    with pytest.raises(StepError, match=r"is not what evaluate left: .* Nothing was registered"):
+    with pytest.raises(StepError, match=r"does not match its authentication code: .* Nothing was registered"):
         register(*altered)
     assert Ledger().storage.list() == before
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 MOST_EXECUTIONS, SECONDS_TO_START = 2_000_000, 60
 GROUPS = {
     ("nifti", "gzipped", "array", "adc"): "scans",
-    ("table", "description", "preset", "assignments"): "texts",
+    ("table", "description", "assignments"): "texts",
     ("keys", "ledger", "split"): "names and records",
 }
 MOST_MEMORY_MB, LONGEST_ANSWER_S = 2048, 20

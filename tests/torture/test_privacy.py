@@ -107,7 +107,7 @@ def test_with_a_key_nothing_tells_whose_the_scans_are(campaign, checkout, clinic
     everywhere = [checkout.folder, tmp_path]
     search(campaign, everywhere, identifiers, "identifiers", but=[the_map])
     search(campaign, everywhere, secrets_of(checkout), "secrets", but=holders(checkout))
-    assert str(the_map) in said and "8 patients go under other names" in said
+    assert str(the_map) in said and "8 patients get other names" in said
     told = json.loads(the_map.read_text())["patients"]
     listed = json.loads(next(checkout.state.glob("s3/*/artifacts/**/cases.json")).read_text())
     assert {told[case["patient"]] for case in listed["cases"]} <= {f"sub-{name}" for name in NAMES}

@@ -62,7 +62,7 @@ def test_gone_in_the_middle_of_training(campaign, faulty, undisturbed, scans, tm
 @pytest.mark.parametrize("how", ["gone", "lost"])
 def test_registration_registers_once_whichever_request_fails(campaign, faulty, undisturbed, monkeypatch, how):
     """From a request on MLflow is gone, that request carried out or not; then it is back, and the step tried again."""
-    monkeypatch.setattr("components.registry.tracking.PAUSES", (0.2,))
+    monkeypatch.setattr("components.registry.mlflow_requests.CREATE_SECONDS", 0.5)
     steps.forget()
     before = len(faulty.mlflow.requests)
     register(undisturbed / "model", undisturbed / "evaluation")

@@ -16,7 +16,8 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.scans.prediction_mark import digest, mark_of_mask
 from components.scans.volumes import nifti_bytes
-from pipelines.pseudonyms import Pseudonyms, pseudonymized, require_key_if_used_before
+from pipelines.pseudonym_names import PseudonymNames
+from pipelines.pseudonyms import pseudonymized, require_key_if_used_before
 from tests.support import planted
 
 KEY = "7c1f0e9a35b86d24e01b9f7a4c8d2653"
@@ -65,7 +66,7 @@ def shape_of(keys):
 
 
 def renamed(keys):
-    names, found = Pseudonyms(KEY), discover(keys)
+    names, found = PseudonymNames(KEY), discover(keys)
     how = names.bids if found.layout == "BIDS" else names.flat
     return names, [how(key) for key in sorted(set(keys) - set(found.ignored))]
 
@@ -144,7 +145,7 @@ def test_a_scan_is_ingested_as_it_would_be_under_its_own_name(tmp_path, clinic, 
 @pytest.mark.parametrize(
     ("ending", "content", "sent", "line"),
     [
-        (".bval", "0 800 # Jaidee", "", "the .bval file was ignored: it does not hold numbers"),
+        (".bval", "0 800 # Jaidee", "", "the .bval file was ignored: it holds no b-values (numbers)"),
         (".bval", "0 800\n", "800\n", "b = 800 s/mm² as in the .bval file"),
         (".json", '{"Name": "Jaidee", "bval": 800}', '{"DiffusionBValue": 800.0}', "as in the JSON sidecar"),
         (".json", '{"Name": "Jaidee"}', "{}", "b-value unknown"),
@@ -250,9 +251,9 @@ def test_what_is_said_on_the_way_names_nobody_but_the_map(tmp_path, clinic, copi
     assert not re.search("Somchai|สมชาย|Jaidee|Malee", caplog.text)
     assert "left out: something in DATA" in caplog.text
     (sent,) = [new for new, old in told["files"].items() if "Malee" in old]
-    assert f"{sent} goes as an empty file, to be refused: not readable as NIfTI" in caplog.text
+    assert f"{sent} is sent as an empty file, which ingest refuses: not readable as NIfTI" in caplog.text
     assert (copy / sent).read_bytes() == b""
-    assert f"3 patients go under other names; whose is whose: {copy}.json" in caplog.text
+    assert f"3 patients get other names; which name is whose: {copy}.json" in caplog.text
 
 
 def test_names_that_may_be_one_patient_or_two_are_left_out(tmp_path, write_npy, make_scan, copied, caplog):
@@ -268,7 +269,7 @@ def test_names_that_may_be_one_patient_or_two_are_left_out(tmp_path, write_npy, 
 def test_a_folder_without_scans_is_refused_without_a_name(tmp_path, copied):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "Somchai.nii.gz").touch()
-    with pytest.raises(StepError, match="DATA holds no scans in one of the two layouts") as error:
+    with pytest.raises(StepError, match="DATA has no scans in one of the two layouts") as error:
         copied(tmp_path / NAME)
     assert "Somchai" not in str(error.value)
 
@@ -288,7 +289,7 @@ def test_a_full_disk_is_said_in_words_that_name_nobody(clinic, copied, monkeypat
 
     monkeypatch.setattr("pipelines.pseudonyms.write_bytes", full)
     with pytest.raises(
-        StepError, match=r"into .*pseudonyms \(No space left on device\)\. It needs room there"
+        StepError, match=r"into .*pseudonyms \(No space left on device\)\. The copy needs disk space"
     ) as error:
         copied(clinic)
     assert not re.search("Somchai|Jaidee", str(error.value))
@@ -313,7 +314,7 @@ def test_a_key_that_is_easy_to_guess_is_refused(tmp_path, clinic, key):
 def test_a_forgotten_key_is_missed_before_a_name_is_uploaded(tmp_path, clinic, copied):
     copied(clinic)
     state = tmp_path / "state"
-    with pytest.raises(StepError, match="PSEUDONYM_KEY is not set, but this folder went under other names before"):
+    with pytest.raises(StepError, match="is not set, but this folder was uploaded under other names before"):
         require_key_if_used_before(str(clinic), None, state)
     require_key_if_used_before(str(clinic), KEY, state)
     require_key_if_used_before(str(clinic.parent), None, state)
@@ -325,11 +326,11 @@ def test_without_a_key_it_says_that_names_leave_as_they_are(tmp_path, clinic, ca
         require_key_if_used_before(data, None, tmp_path / "state")
     assert not caplog.text
     require_key_if_used_before(str(clinic), None, tmp_path / "state")
-    assert "no PSEUDONYM_KEY: DATA is uploaded as it stands: file names, headers" in caplog.text
+    assert "no PSEUDONYM_KEY: DATA is uploaded unchanged: file names, headers" in caplog.text
 
 
 def test_scans_in_a_bucket_cannot_be_renamed_and_it_says_why(tmp_path):
-    with pytest.raises(StepError, match="in a bucket is uploaded already, its names with it"):
+    with pytest.raises(StepError, match="is in a bucket already, with its names"):
         pseudonymized("s3://bucket/scans", KEY, tmp_path)
 
 

@@ -10,7 +10,7 @@ from nibabel.nifti1 import Nifti1Extension
 
 from components.scans.prediction_mark import mark_of_mask
 from components.scans.volumes import BadVolume, read
-from pipelines.strip_header import bare
+from pipelines.strip_header import stripped
 
 NAME = "SOMCHAI^JAIDEE"
 TEXTS = {"descrip": 80, "aux_file": 24, "intent_name": 16, "db_name": 18, "data_type": 10}
@@ -41,7 +41,7 @@ def stored(tmp_path, image, name="a.nii.gz"):
 @pytest.mark.parametrize("swapped", [False, True])
 def test_voxels_and_geometry_stay_to_the_bit_and_no_word_stays(tmp_path, make_scan, dtype, name, swapped):
     path = stored(tmp_path, telling(make_scan()[0].astype(dtype), swapped=swapped), name)
-    content = bare(path)
+    content = stripped(path)
     assert content[:2] == b"\x1f\x8b" if name.endswith("gz") else content[344:348] == b"n+1\0"
     clean = tmp_path / f"clean-{name}"
     clean.write_bytes(content)
@@ -61,7 +61,7 @@ def test_scaling_a_trailing_axis_and_a_missing_orientation_stay_what_they_are(tm
     image.header["sform_code"] = image.header["qform_code"] = 0
     path = stored(tmp_path, image)
     clean = tmp_path / "clean.nii.gz"
-    clean.write_bytes(bare(path))
+    clean.write_bytes(stripped(path))
     (before, old), (after, new) = read(path), read(clean)
     assert np.array_equal(before, after) and (old.shape, old.repairs) == (new.shape, new.repairs)
 
@@ -85,7 +85,7 @@ def test_words_in_a_form_that_the_header_calls_unused_go(tmp_path, make_scan, un
     path = tmp_path / "a.nii"
     path.write_bytes(raw)
     clean = tmp_path / "clean.nii"
-    clean.write_bytes(bare(path))
+    clean.write_bytes(stripped(path))
     assert NAME.encode()[:4] in path.read_bytes() and NAME.encode()[:4] not in clean.read_bytes()
     (before, old), (after, new) = read(path), read(clean)
     assert np.array_equal(before, after) and np.array_equal(old.affine, new.affine)
@@ -98,7 +98,7 @@ def test_both_forms_and_their_codes_stay(tmp_path, make_scan, codes):
     image.set_qform(image.affine, codes[0])
     image.set_sform(turned, codes[1])
     path, clean = stored(tmp_path, image), tmp_path / "clean.nii.gz"
-    clean.write_bytes(bare(path))
+    clean.write_bytes(stripped(path))
     before, after = (nib.load(p).header for p in (path, clean))
     fields = [f for code, form in zip(codes, (("quatern_b", "quatern_c", "quatern_d", "qoffset_y"), ("srow_y",)),
                                       strict=True) if code for f in form]  # fmt: skip
@@ -112,7 +112,7 @@ def test_what_gzip_says_of_a_file_and_what_lies_behind_the_voxels_go_too(tmp_pat
     path = tmp_path / "a.nii.gz"
     with path.open("wb") as file, gzip.GzipFile(f"{NAME}.nii", "wb", fileobj=file, mtime=1706659200) as packed:
         packed.write(raw)
-    content = bare(path)
+    content = stripped(path)
     assert NAME.encode() not in content and NAME.encode() not in gzip.decompress(content)
     assert content[3] == 0 and content[4:8] == bytes(4)  # no name, no time
 
@@ -124,7 +124,7 @@ def test_an_array_keeps_its_values_and_loses_what_its_header_is_padded_with(tmp_
     length = len(path.read_bytes()) - data.nbytes
     path.write_bytes(path.read_bytes()[: length - 25] + f" # {NAME}".ljust(24).encode() + b"\n" + data.tobytes(order))
     assert NAME.encode() in path.read_bytes() and np.array_equal(np.load(path), data)
-    content = bare(path)
+    content = stripped(path)
     assert NAME.encode() not in content
     assert np.array_equal(np.load(io.BytesIO(content)), data)
 
@@ -141,7 +141,7 @@ def test_what_is_no_scan_has_no_bare_content_and_the_reason_quotes_nothing_of_it
     for content in (b"", NAME.encode(), b"\x1f\x8b" + NAME.encode(), *headers):
         path.write_bytes(content)
         with pytest.raises(BadVolume) as reason:
-            bare(path)
+            stripped(path)
         assert NAME not in str(reason.value) and str(tmp_path) not in str(reason.value)
 
 
@@ -152,18 +152,18 @@ def test_what_is_no_scan_has_no_bare_content_and_the_reason_quotes_nothing_of_it
 def test_a_reason_names_no_field_of_an_array(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(BadVolume) as reason:
-        bare(tmp_path / "a.npy")
+        stripped(tmp_path / "a.npy")
     assert NAME not in str(reason.value)
 
 
 def test_the_same_file_has_the_same_bare_content_whenever_it_was_written(tmp_path, make_scan):
     paths = [stored(tmp_path, telling(make_scan()[0]), name) for name in ("a.nii.gz", "b.nii.gz")]
-    assert bare(paths[0]) == bare(paths[1])
+    assert stripped(paths[0]) == stripped(paths[1])
 
 
 def test_the_mark_of_a_prediction_stays_and_nothing_that_only_looks_like_it(tmp_path, make_scan):
     image = telling(make_scan()[2])
     for text, kept in ((mark_of_mask(make_scan()[2]), True), (f"dwi-stroke mask {NAME}", False)):
         image.header["descrip"] = text
-        content = gzip.decompress(bare(stored(tmp_path, image)))
+        content = gzip.decompress(stripped(stored(tmp_path, image)))
         assert (text.encode() in content) is kept and NAME.encode() not in content

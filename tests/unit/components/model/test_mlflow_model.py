@@ -15,7 +15,7 @@ from components.model.calibration import calibrated
 from components.model.inference import predict_volume
 from components.model.mlflow_model import COLUMNS, LesionSegmenter, Refused
 from components.model.uncertainty import Findings
-from components.register.register import _example
+from components.register.mlflow_logging import input_example
 from components.scans.adc import in_kept_unit
 from components.scans.volumes import read_nifti_bytes
 
@@ -207,7 +207,7 @@ def test_over_http_a_refusal_is_a_status_400_with_the_reason_alone(segmenter):
 
 
 def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_voxels():
-    (blob,) = _example()["scan"]
+    (blob,) = input_example()["scan"]
     image = mask_of(blob)
     assert image.shape == (32, 32, 4)
     assert image.header.get_zooms() == (6.0, 6.0, 5.0)
@@ -215,13 +215,13 @@ def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_vox
 
 
 def test_the_model_segments_its_own_example(segmenter):
-    out = segmenter().predict(None, _example())
+    out = segmenter().predict(None, input_example())
     assert mask_of(out["mask"][0]).shape == (32, 32, 4)
 
 
 def test_a_model_that_sees_adc_takes_it_beside_the_scan_in_any_unit(segmenter):
     loaded = segmenter(inputs="dwi+adc")
-    example = _example("dwi+adc")
+    example = input_example("dwi+adc")
     as_mm2_s = nib.Nifti1Image.from_bytes(gzip.decompress(example["adc"][0]))
     as_mm2_s = nib.Nifti1Image(as_mm2_s.get_fdata(dtype=np.float32) * 1e-3, as_mm2_s.affine).to_bytes()
     volume, geometry = read_nifti_bytes(example["scan"][0])

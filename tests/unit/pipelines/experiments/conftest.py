@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from components.core.step import StepError
-from pipelines.experiments.run_results import Outcome
+from pipelines.experiments.run_results import RunResult
 from pipelines.image_tags import code
 from pipelines.summary import save
 from pipelines.target import Target
@@ -20,8 +20,8 @@ def scan(patient: str, dice: float, f1: float = 0.5, volume: float | None = 2.0)
 
 
 @pytest.fixture
-def outcome():
-    """outcome("n4", 42, {"p1": 0.5}): a run with this Dice of each test patient."""
+def result():
+    """result("n4", 42, {"p1": 0.5}): a run with this Dice of each test patient."""
 
     def make(preset="baseline", seed=42, dice=None, cases=None, train=("t1",), val=("v1",), test=None, **more):
         cases = cases or [scan(patient, value) for patient, value in dice.items()]
@@ -32,7 +32,7 @@ def outcome():
             "mlflow_run_id": f"{preset}-{seed}", "data_version": "d1", "split_digest": digest, "patients": patients,
             "cases": cases, "synthetic": True, "precision": "float32", "training_seconds": 10.0, "run_seconds": 30.0,
         }  # fmt: skip
-        return Outcome(preset, seed, **{**facts, **more})
+        return RunResult(preset, seed, **{**facts, **more})
 
     return make
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipelines.experiments.compare import Unlike, compare
+from pipelines.experiments.compare import LeftOut, compare
 from pipelines.experiments.comparison_page import page
 from pipelines.experiments.comparison_table import WIDTH, table
 
@@ -12,14 +12,14 @@ LONG = "failed: " + "a reason that goes on and on " * 12
 
 
 @pytest.fixture
-def comparison(outcome):
+def comparison(result):
     names = ("baseline", "n4", "deep-supervision")
-    runs = [outcome(n, s, {f"p{i}": 0.5 + i / 20 for i in range(7)}) for s in (1, 2) for n in names]
+    runs = [result(n, s, {f"p{i}": 0.5 + i / 20 for i in range(7)}) for s in (1, 2) for n in names]
     return compare(runs, 10)[0]
 
 
 def test_the_table_fits_and_is_aligned(comparison):
-    text = table(comparison, [Unlike("adc", 1, LONG)])
+    text = table(comparison, [LeftOut("adc", 1, LONG)])
     assert max(map(len, text.splitlines())) <= WIDTH
     rows = [line for line in text.splitlines() if "no evidence of a difference" in line]
     assert len(rows) == 6 and len({row.index("no evidence") for row in rows}) == 1
@@ -34,15 +34,15 @@ def test_the_table_has_every_preset_its_spread_and_its_cost(comparison):
     assert text.startswith("SYNTHETIC scans")
 
 
-def test_one_seed_is_called_one_seed_and_an_unknown_cost_unknown(outcome):
-    text = table(compare([outcome(dice={"p1": 0.5}, training_seconds=None, run_seconds=None)], 10)[0], [])
+def test_one_seed_is_called_one_seed_and_an_unknown_cost_unknown(result):
+    text = table(compare([result(dice={"p1": 0.5}, training_seconds=None, run_seconds=None)], 10)[0], [])
     assert re.search(r"baseline +0\.500 +one seed\n", text) and re.search(r"baseline +unknown +unknown\n", text)
 
 
-def test_without_voxel_sizes_the_volume_difference_is_said_to_be_unknown(outcome):
+def test_without_voxel_sizes_the_volume_difference_is_said_to_be_unknown(result):
     scans = [{"case": "p1", "patient": "p1", "dice": 0.5, "lesion_f1": 0.5, "absolute_volume_difference_ml": None}]
-    comparison = compare([outcome(cases=scans)], 10)[0]
-    assert "volume difference in mL (less is better): not known, the scans have no voxel size" in table(comparison, [])
+    comparison = compare([result(cases=scans)], 10)[0]
+    assert "volume difference in mL (less is better): unknown, the scans have no voxel size" in table(comparison, [])
     assert "volume difference" not in page(comparison, [], "demo")
 
 
@@ -55,9 +55,9 @@ def test_the_page_holds_the_numbers_the_notes_and_three_pictures_and_loads_nothi
 
 
 def test_the_page_escapes_what_it_was_told(comparison):
-    assert "<script>" not in page(comparison, [Unlike("adc", 1, "<script>alert(1)</script>")], "demo")
+    assert "<script>" not in page(comparison, [LeftOut("adc", 1, "<script>alert(1)</script>")], "demo")
 
 
-def test_baseline_alone_makes_a_page_without_differences(outcome):
-    html = page(compare([outcome(dice={"p1": 0.5})], 10)[0], [], "baseline")
+def test_baseline_alone_makes_a_page_without_differences(result):
+    html = page(compare([result(dice={"p1": 0.5})], 10)[0], [], "baseline")
     assert html.count("data:image/png;base64,") == 2 and "Differences from baseline" not in html

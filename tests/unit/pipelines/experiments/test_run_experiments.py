@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from components.core.step import StepError
 from pipelines.experiments.run_experiments import experiments
-from pipelines.experiments.run_results import still_there
+from pipelines.experiments.run_results import is_in_mlflow
 
 FOUR = [("demo", 42), ("demo+n4", 42), ("demo", 43), ("demo+n4", 43)]
 
@@ -155,12 +155,12 @@ def test_a_seed_with_other_test_patients_is_left_out_and_named(run, pipeline, le
     pipeline.test_patients = lambda seed: ["p1", "p2"] if seed == 42 else ["p2", "p3"]
     assert run() == 1
     said = " ".join(capsys.readouterr().out.split())
-    why = "its test patients are others: it was trained or tuned on 1 of baseline's 2"
+    why = "it has other test patients: it was trained or tuned on 1 of baseline's 2"
     assert f"LEFT OUT baseline, seed 43: {why}" in said and f"LEFT OUT n4, seed 43: {why}" in said
     comparison, page = left()
     assert comparison["presets"]["n4"]["seeds"] == [42]
     assert [run["seed"] for run in comparison["left_out"]] == [43, 43]
-    assert "n4, seed 43: its test patients are others" in page
+    assert "n4, seed 43: it has other test patients" in page
 
 
 def test_the_cost_of_a_training_that_was_taken_over_is_counted(run, left):
@@ -174,20 +174,20 @@ def test_where_mlflow_fails_at_the_end_the_page_is_kept_and_it_is_said_in_words(
         raise MlflowException("no space left")
 
     monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", full)
-    with pytest.raises(StepError, match=r"did not take the comparison: no space left\. Run the same command again"):
+    with pytest.raises(StepError, match=r"did not accept the comparison: no space left\. Run the same command again"):
         run(seeds="1")
     assert "Experiments" in left()[1] and "page.html" in capsys.readouterr().out
 
 
 def test_a_run_that_mlflow_has_no_more_is_told_from_an_mlflow_that_does_not_answer(pipeline, monkeypatch):
-    assert not still_there(pipeline.client, {"mlflow_run_id": "0" * 32})
+    assert not is_in_mlflow(pipeline.client, {"mlflow_run_id": "0" * 32})
 
     def down(*_):
         raise MlflowException("connection refused")
 
     monkeypatch.setattr(mlflow.MlflowClient, "get_run", down)
     with pytest.raises(StepError, match=r"connection refused. Is it up\?"):
-        still_there(pipeline.client, {"mlflow_run_id": "0" * 32})
+        is_in_mlflow(pipeline.client, {"mlflow_run_id": "0" * 32})
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "two", "", "1.5", "101"])

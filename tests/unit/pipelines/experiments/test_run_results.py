@@ -3,7 +3,7 @@
 import pytest
 
 from components.core.step import StepError
-from pipelines.experiments.run_results import outcome, step_seconds
+from pipelines.experiments.run_results import read_result, step_seconds
 from pipelines.presets import load
 
 
@@ -57,5 +57,5 @@ def test_a_killed_runs_finished_steps_count_and_its_unfinished_do_not():
 
 
 def test_a_run_that_mlflow_lost_is_named_with_what_to_do(pipeline):
-    with pytest.raises(StepError, match=r"does not have what it came to \(run gone\).* remove .local/runs/001"):
-        outcome(pipeline.client, "n4", 42, summary(1, mlflow_run_id="gone"), [])
+    with pytest.raises(StepError, match=r"does not have the results of run gone.* remove .local/runs/001"):
+        read_result(pipeline.client, "n4", 42, summary(1, mlflow_run_id="gone"), [])
