@@ -100,11 +100,6 @@ class Placement:
         """Return the fields, as `index.json` holds them."""
         return asdict(self)
 
-    @staticmethod
-    def from_dict(facts: dict) -> "Placement":
-        pairs = {name: facts[name] and tuple(facts[name]) for name in ("shape", "centre", "step")}
-        return Placement(**facts | pairs)
-
     def _positions(self, axis: int) -> np.ndarray:
         """Return the position of each pixel's centre, in voxels."""
         return self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis]
@@ -163,13 +158,17 @@ def voxel_ml(voxel_mm: tuple[float, float, float] | None) -> float:
 
 
 def head_for(
-    facts: dict, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, known: Head | None = None
+    volume: np.ndarray,
+    voxel_mm: tuple[float, float, float] | None,
+    normalization: str,
+    pixel_mm: float,
+    known: Head | None = None,
 ) -> Head | None:
     """Return the head of a scan (X, Y, S) if a model with these settings needs it; else None.
 
-    facts: `pixel_mm` and `normalization`. `known` is the head if it was found before.
+    `known` is the head if it was found before.
     """
-    if not (facts.get("pixel_mm") or facts["normalization"] == "head"):
+    if not pixel_mm and normalization != "head":
         return None
     return known or find_head(volume, voxel_mm)
 
