@@ -98,12 +98,13 @@ class LesionSegmenter(PythonModel):
                 raise BadVolume("it is not bytes: send the file in JSON (dataframe_split), as base64")
         volume, geometry = read_nifti_bytes(bytes(blob))
         require_scan(volume)
+        adc_map = None
         if adc is not None:
-            adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
+            adc_map, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
         head = find_head(volume, geometry.voxel_mm)
         if modality_check:
             require_dwi(volume, geometry.voxel_mm, head, MODALITY_ADVICE)
-        probability = predict_volume(self.network, self.trained, volume, None, adc, geometry.voxel_mm, head)
+        probability = predict_volume(self.network, self.trained, volume, None, adc_map, geometry.voxel_mm, head)
         mask = lesion_mask(probability, self.trained, geometry.voxel_mm)
         found = assess(probability, mask, volume, geometry.voxel_mm, self.trained, head)
 

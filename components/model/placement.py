@@ -102,24 +102,31 @@ class Placement:
 
     def _positions(self, axis: int) -> np.ndarray:
         """Return the position of each pixel's centre, in voxels."""
-        return self.centre[axis] + (np.arange(self.size) - (self.size - 1) / 2) * self.step[axis]
+        centre, step = self._centre_step(axis)
+        return centre + (np.arange(self.size) - (self.size - 1) / 2) * step
+
+    def _centre_step(self, axis: int) -> tuple[float, float]:
+        if self.centre is None or self.step is None:
+            raise ValueError("the whole plane has no centre and step")
+        return self.centre[axis], self.step[axis]
 
     def _weights(self, axis: int, reach: float) -> np.ndarray:
         """Return the weight of each voxel (columns) in each pixel (rows): linear, over `reach` pixels or one voxel.
 
         A row sums to less than 1 if its pixel reaches beyond the scan.
         """
-        return _tent(self._positions(axis), self.shape[axis], max(1.0, reach * self.step[axis]))
+        return _tent(self._positions(axis), self.shape[axis], max(1.0, reach * self._centre_step(axis)[1]))
 
     def _nearest_or_weights(self, axis: int) -> np.ndarray:
-        if self.step[axis] > 1 + NEARLY:
+        if self._centre_step(axis)[1] > 1 + NEARLY:
             return self._weights(axis, 1)
         return _pick(np.ceil(self._positions(axis) - 0.5), self.shape[axis])
 
     def _home_weights(self, axis: int) -> np.ndarray:
         """Return the weight of each pixel (columns) in each voxel (rows)."""
         voxels = np.arange(self.shape[axis])
-        at = (voxels - self.centre[axis]) / self.step[axis] + (self.size - 1) / 2
+        centre, step = self._centre_step(axis)
+        at = (voxels - centre) / step + (self.size - 1) / 2
         return _tent(at, self.size, 1.0)
 
 
@@ -134,19 +141,20 @@ def place(
     Raises:
         ValueError: pixel_mm without a head.
     """
-    shape = tuple(int(n) for n in volume.shape)
+    x, y, slices = (int(n) for n in volume.shape)
+    shape = (x, y, slices)
     if not pixel_mm:
-        return Placement(shape, size, stop=shape[2])
+        return Placement(shape, size, stop=slices)
     if head is None:
         raise ValueError("pixel_mm needs the head of the scan")
     edges = [head.edges(axis) for axis in (0, 1)]
-    centre = tuple((low + high) / 2 for low, high in edges)
+    centre_x, centre_y = ((low + high) / 2 for low, high in edges)
     extents = tuple(high - low for low, high in edges)
     mm = voxel_mm[:2] if voxel_mm else (HEAD_MM / max(extents),) * 2
     shrunk = min(1.0, size * pixel_mm / max(extent * side for extent, side in zip(extents, mm, strict=True)))
     shown = np.flatnonzero(head.mask.any((0, 1)))
     return Placement(
-        shape, size, centre, tuple(pixel_mm / shrunk / side for side in mm),
+        shape, size, (centre_x, centre_y), (pixel_mm / shrunk / mm[0], pixel_mm / shrunk / mm[1]),
         swapped=voxel_mm is None and head.found and left_right_axis(head.mask) == 1,
         first=int(shown[0]), stop=int(shown[-1]) + 1, shrunk=shrunk,
     )  # fmt: skip

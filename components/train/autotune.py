@@ -37,7 +37,9 @@ def choose(
             plain if precision == "auto" else precision,
             "channels_last" if memory_format == "auto" else memory_format,
         )
-    return fits[0] if len(fits) == 1 else min(fits, key=lambda f: trial_seconds(device, base_channels, *f, norm))
+    return (
+        fits[0] if len(fits) == 1 else min(fits, key=lambda f: trial_seconds(device, base_channels, f[0], f[1], norm))
+    )
 
 
 def trial_seconds(

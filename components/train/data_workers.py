@@ -64,7 +64,7 @@ def begin(_) -> None:
     be passed on: multiprocessing would drop the batch, and the training would wait forever.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]  # a hook for subclasses
 
 
 def read(batches: DataLoader) -> Iterator:
