@@ -33,7 +33,7 @@ from components.model.device import device, named
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
 from components.model.network import AttentionUNet
-from components.model.uncertainty import findings
+from components.model.uncertainty import assess
 from components.registry.evaluation_signature import authenticate
 from components.registry.run_records import (
     evaluation_digest,
@@ -131,7 +131,7 @@ def measure_scans(
         predicted = lesion_mask(probability, trained, case.voxel_mm)
         if masks:
             write(masks / _mask_name(case), predicted.astype(np.uint8), geometry.space)
-        uncertainty = findings(probability, predicted, volume, case.voxel_mm, trained, head)
+        assessment = assess(probability, predicted, volume, case.voxel_mm, trained, head)
         counted = probability >= COUNTED
         probabilities = (probability[counted], calibrated(probability[counted], trained))
         slice_dice, slice_iou = slice_dices(predicted, truth)
@@ -141,9 +141,9 @@ def measure_scans(
             site=case.site,
             scanner=case.scanner,
             **case_metrics(predicted, truth, case.voxel_mm),
-            predicted_ml_low=uncertainty.lesion_ml_low,
-            predicted_ml_high=uncertainty.lesion_ml_high,
-            needs_review=uncertainty.review,
+            predicted_ml_low=assessment.lesion_ml_low,
+            predicted_ml_high=assessment.lesion_ml_high,
+            needs_review=assessment.review,
             slice_dice=slice_dice.tolist(),
             slice_iou=slice_iou.tolist(),
             slice_has_lesion=_slices_with_voxels(truth),

@@ -61,7 +61,7 @@ def learn_average(portraits: list[Portrait]) -> AverageHead | None:
     outlines = np.stack([p.outline for p in portraits])
     darker = np.stack([_darker_side(p.brightness) for p in portraits])
     fits = [_fits(*pair) for pair in zip(outlines, darker, _others(outlines), _others(darker), strict=True)]
-    upright, order, like = (prediction_bound(column, EXCEEDED, lower=True) for column in zip(*fits, strict=True))
+    upright, order, like = (prediction_bound(column, EXCEEDED, lower=True) or 0.0 for column in zip(*fits, strict=True))
     return AverageHead(
         outline=_packed(outlines.mean(0)),
         brightness=_packed(_mean(darker)),

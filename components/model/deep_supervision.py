@@ -1,7 +1,7 @@
-"""Deep supervision: while it learns, the decoder answers at coarser levels too (Lee et al. 2015; as nnU-Net does it).
+"""Deep supervision: in training, coarser decoder levels have an output too (Lee et al. 2015; as in nnU-Net).
 
-The heads for that are beside the network, not in it: its weights, its forward pass and its cost stay those of a
-network that was trained without.
+The heads of these levels are not part of the network: its weights, forward pass and cost stay those of a network
+that was trained without.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from components.model.network import AttentionUNet
 
 LEVELS = 3
-"""The finest, a half and a quarter of its side: a lesion is hardly seen in coarser ones."""
+"""The finest level, and those of half and a quarter of its side. Lesions are hardly visible at coarser levels."""
 
 
 class DeeplySupervised(nn.Module):
@@ -26,15 +26,15 @@ class DeeplySupervised(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
         finest, *coarser = list(self.network.decoded(x_BCHW))[: -LEVELS - 1 : -1]
-        answers = [head(features) for head, features in zip(self.heads, coarser, strict=True)]
-        return [self.network.head(finest), *answers]
+        coarser_logits = [head(features) for head, features in zip(self.heads, coarser, strict=True)]
+        return [self.network.head(finest), *coarser_logits]
 
 
 def loss_over_levels(loss: Callable[..., Tensor], logits: list[Tensor], truth_B1HW: Tensor, total) -> Tensor:
-    """The mean of each level's loss, weighted 1, 1/2, 1/4, ... from the finest on.
+    """Return the mean loss of the levels, with weights 1, 1/2, 1/4, ... from the finest.
 
-    A coarser level's truth is the maximum over each of its pixels: no lesion is lost, however small, and it stays 0 or
-    1, which Dice wants (its optimum is no share). Where the lesion ends is for the finest level to say.
+    The truth of a coarser level is the maximum over each of its pixels: no small lesion is lost, and values stay 0 or
+    1, as the Dice loss needs. Exact borders are learnt at the finest level.
     """
     weights = [0.5**level for level in range(len(logits))]
     truths = [F.max_pool2d(truth_B1HW, 2**level) if level else truth_B1HW for level in range(len(logits))]

@@ -1,4 +1,4 @@
-"""Where a network runs: on a GPU that PyTorch can use, else on the CPU, with the reason where a GPU is here."""
+"""Choose the device of a network: a GPU that PyTorch can use, else the CPU; explain why a GPU is not used."""
 
 import functools
 import os
@@ -15,12 +15,12 @@ DEVICES = Path("/dev")
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 READ_ON = 'docs/troubleshooting.md, "An older GPU or driver"'
 TOLERANCE = 0.05
-"""Share of a step by which two trials of learning may differ: the rounding of float32 makes 0.01, bfloat16 0.8."""
+"""Largest relative difference from the CPU after two training steps: float32 rounding gives 0.01, bfloat16 0.8."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A build of PyTorch: its CUDA, the oldest driver that it runs on, the oldest GPU (compute capability)."""
+    """A build of PyTorch: its CUDA version, and the oldest driver and GPU (compute capability) that it supports."""
 
     name: str
     cuda: str
@@ -31,11 +31,11 @@ class Build:
 BUILDS = (Build("cu130", "13.0", 580, (7, 5)), Build("cu126", "12.6", 525, (5, 0)))
 """Newest first, of PyTorch 2.13. Drivers: "Minor Version Compatibility", table 1, in NVIDIA's CUDA compatibility guide
 (docs.nvidia.com/deploy/cuda-compatibility): 580 for CUDA 13, 525 for CUDA 12. GPUs: "PyTorch CUDA Support Matrix" in
-PyTorch's RELEASE.md, for x86-64 (on arm64 cu126 wants 8.0)."""
+PyTorch's RELEASE.md, for x86-64 (on arm64 cu126 needs 8.0)."""
 
 
 def device() -> torch.device:
-    """An NVIDIA GPU, else Apple's where it gives the CPU's results, else the CPU."""
+    """Return an NVIDIA GPU, else an Apple GPU that gives the results of the CPU, else the CPU."""
     if torch.cuda.is_available() and not _refusal():
         return torch.device("cuda")
     if torch.backends.mps.is_available() and not differs_from_cpu(torch.device("mps")):
@@ -44,19 +44,19 @@ def device() -> torch.device:
 
 
 def named(where: torch.device) -> str:
-    """What a person calls it: "NVIDIA A100-SXM4-40GB", "Apple GPU (mps)", "cpu, 4 threads"."""
+    """Return the device's name: "NVIDIA A100-SXM4-40GB", "Apple GPU (mps)", "cpu, 4 threads"."""
     if where.type == "cuda":
         return torch.cuda.get_device_name()
     return "Apple GPU (mps)" if where.type == "mps" else f"cpu, {torch.get_num_threads()} threads"
 
 
 def in_words() -> str:
-    """The device, and why it is not the GPU that is here."""
+    """Return the device's name, and why this machine's GPU is not used."""
     return "; ".join(filter(None, (named(device()), unused_gpu())))
 
 
 def unused_gpu() -> str:
-    """Why networks run on the CPU though a GPU is here, and what to do; "" where there is none, or it is used."""
+    """Return why this machine's GPU is not used, and what to do; "" if there is no GPU, or it is used."""
     if device().type != "cpu":
         return ""
     if torch.backends.mps.is_available():
@@ -65,26 +65,26 @@ def unused_gpu() -> str:
 
 
 def nvidia_gpu() -> bool:
-    """Whether this machine, or this container, has an NVIDIA GPU, whatever PyTorch says."""
+    """Return whether this machine or container has an NVIDIA GPU, even if PyTorch cannot use it."""
     return any(DEVICES.glob("nvidia[0-9]*")) or ((DEVICES / "dxg").exists() and bool(driver()))  # dxg: of Windows (WSL)
 
 
 def driver() -> str:
-    """The version of NVIDIA's driver, "535.183.01"; "" where it is unknown."""
+    """Return the version of NVIDIA's driver, such as "535.183.01"; "" if it is unknown."""
     try:
-        said = DRIVER_FILE.read_text()
+        text = DRIVER_FILE.read_text()
     except OSError:
         ask = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
-            said = subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout
+            text = subprocess.run(ask, capture_output=True, text=True, timeout=30).stdout
         except (OSError, subprocess.TimeoutExpired):
             return ""
-    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", said)
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
     return found[0] if found else ""
 
 
 def _why_no_cuda() -> str:
-    """Why PyTorch uses no NVIDIA GPU, and what to do."""
+    """Return why PyTorch does not use the NVIDIA GPU, and what to do."""
     built, has, hidden = torch.version.cuda, driver(), os.environ.get("CUDA_VISIBLE_DEVICES")
     if torch.cuda.is_available():
         return _refusal()
@@ -100,7 +100,7 @@ def _why_no_cuda() -> str:
 
 
 def _advice(has: str, capability: tuple[int, int] | None = None) -> str:
-    """Which build of PyTorch fits the driver and the GPU."""
+    """Return which build of PyTorch to install for the driver and the GPU."""
     builds = [build for build in BUILDS if capability is None or build.capability <= capability]
     if not builds:
         return "No build of it has. Take another GPU"
@@ -116,7 +116,7 @@ def _major(version: str) -> int:
 
 @functools.cache
 def _refusal() -> str:
-    """Why a GPU that PyTorch sees does not compute; "" where it does."""
+    """Return why a GPU that PyTorch finds does not compute; "" if it does."""
     error = _error_of(lambda: (torch.ones(8, device="cuda") + 1).sum().item())
     if "no kernel image" not in error:
         return error and f"PyTorch {torch.__version__} says: {error}"
@@ -128,7 +128,7 @@ def _refusal() -> str:
 
 @functools.cache
 def differs_from_cpu(where: torch.device) -> str:
-    """Why the device cannot stand in for the CPU: learning fails there, or ends elsewhere; "" where it can."""
+    """Return why the device cannot replace the CPU: training fails, or has other results; "" if it can."""
     learnt = {}
     for place in (torch.device("cpu"), where):
         if error := _error_of(lambda place=place: learnt.update({place.type: two_steps(place)})):
@@ -139,7 +139,7 @@ def differs_from_cpu(where: torch.device) -> str:
 
 
 def two_steps(where: torch.device) -> list[torch.Tensor]:
-    """What a small network makes of two steps on noise: its logits, and how far each filter moved; on the CPU."""
+    """Train a small network for two steps on noise; return its logits and the change of each filter, on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network, x_BCHW = AttentionUNet(4), torch.randn(2, 3, 32, 32)
@@ -157,7 +157,7 @@ def two_steps(where: torch.device) -> list[torch.Tensor]:
 
 
 def _error_of(act) -> str:
-    """The first line of the error that `act()` raises, or ""."""
+    """Return the first line of the error that `act()` raises; "" if it raises none."""
     try:
         act()
     except Exception as error:

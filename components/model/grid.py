@@ -1,7 +1,6 @@
-"""From a scan's own in-plane grid to the model's square one, and back.
+"""Normalise intensities, and resize whole planes to the model's square grid and back.
 
-Intensities are normalised here and whole planes resized; `placement` does the same in millimetres around the head.
-Preprocess, evaluate and the registered model all call them, so what was tested is what predicts.
+`placement` resizes in millimetres around the head. Preprocess, evaluate and the registered model use the same code.
 """
 
 from collections.abc import Iterator
@@ -13,23 +12,28 @@ import torch
 from components.scans.head import Head
 
 CHANNELS = {"dwi": ("dwi",), "dwi+adc": ("dwi", "adc")}
-"""What each choice of `inputs` shows to the network: three slices of each."""
+"""The setting `inputs` to the images that the network sees: three slices of each."""
 HEALTHY_ADC, INFARCT_ADC, MOST_ADC = 0.8, 0.4, 3.5
 """1e-3 mm²/s."""
 MOST_Z = 100.0
-"""What half precision holds, and far more than tissue reaches."""
+"""Largest z-score: half precision can store it, and tissue never reaches it."""
 CLIP = 0.1, 99.99
-"""Percentiles of the head. What is beyond is a spike; a lesion of 0.2 mL is not."""
+"""Percentiles of the head. Values beyond are spikes; lesions of 0.2 mL and more are kept."""
 
 
 def normalized_slices(volume: np.ndarray, normalization: str, head: Head | None = None) -> Iterator[np.ndarray]:
-    """The slices of a scan (X, Y, S) as z-scores (Y, X), float32, one after the other.
+    """Yield the slices of a scan (X, Y, S) as z-scores (Y, X), float32.
 
-    `normalization` "slice" takes mean and standard deviation of each slice, "volume" those of all voxels; a constant
-    slice becomes zero. "head" takes median and interquartile range of the head, clips at percentiles of the head, and
-    is 0 outside it.
+    `normalization` "slice" uses mean and standard deviation of each slice, "volume" those of all voxels; a constant
+    slice becomes 0. "head" uses median and interquartile range of the head, clips at percentiles of the head, and sets
+    voxels outside of it to 0.
+
+    Raises:
+        ValueError: "head" without a head.
     """
     if normalization == "head":
+        if head is None:
+            raise ValueError("normalization head needs the head of the scan")
         yield from _head_slices(volume, head)
         return
     whole = _mean_std(volume.ravel(order="K")) if normalization == "volume" else None
@@ -40,21 +44,21 @@ def normalized_slices(volume: np.ndarray, normalization: str, head: Head | None 
 
 
 def plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
-    """A whole plane (Y, X) resized to (image_size, image_size)."""
+    """Resize a whole plane (Y, X) to (image_size, image_size)."""
     return _resize(plane, (image_size, image_size))
 
 
 def half(image: np.ndarray) -> np.ndarray:
-    """float16; torch rounds to it fifty times as fast as numpy."""
+    """Round to float16; torch is fifty times as fast as numpy."""
     return torch.from_numpy(np.ascontiguousarray(image)).half().numpy()
 
 
 def scaled_adc(adc: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
     """Return an ADC map (X, Y, S) in 1e-3 mm²/s on a fixed scale, float32.
 
-    ADC is a measure, so the scale is that of no scan: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF.
-    Beyond free water there is only noise. Background is 0: voxels outside `inside` (the head, bool, where it is
-    known), and those that are not above 0, where nothing was measured.
+    The scale is the same for all scans: 0 is healthy grey and white matter, -1 a fresh infarct, 5.5 CSF. Larger values
+    than those of free water are noise, and are clipped. Background is 0: voxels outside `inside` (the head, bool, if it
+    is known), and voxels that are not above 0.
     """
     measured = adc > 0 if inside is None else (adc > 0) & inside
     scaled = (adc.clip(0, MOST_ADC) - HEALTHY_ADC) / (HEALTHY_ADC - INFARCT_ADC)
@@ -62,29 +66,29 @@ def scaled_adc(adc: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
 
 
 def mask_plane_to_model(plane: np.ndarray, image_size: int) -> np.ndarray:
-    """A mask's whole plane (Y, X) on (image_size, image_size), uint8.
+    """Resize a mask's whole plane (Y, X) to (image_size, image_size), uint8.
 
-    Lesion where the voxel at the pixel's centre is; where pixels are larger than voxels, where half of the pixel is.
+    A pixel is lesion if the voxel at its centre is; with pixels larger than voxels, if half of the pixel is.
     """
     size = (image_size, image_size)
     return (_nearest(_resize(plane, _smaller(plane, size)), size) >= 0.5).astype(np.uint8)
 
 
 def plane_from_model(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Probabilities (H, W) of a whole plane on the scan's own (Y, X).
+    """Resize probabilities (H, W) of a whole plane to the scan's own grid (Y, X).
 
-    A voxel takes the pixel at its centre where pixels are smaller, so a mask comes home exactly. An average of
-    pixels would lose small lesions: at 256 -> 384 -> 256 one of a single voxel.
+    With pixels smaller than voxels, a voxel gets the pixel at its centre, so a mask comes back exactly. An average of
+    pixels would lose small lesions: for 256 -> 384 -> 256 those of a single voxel.
     """
     pixels = np.ascontiguousarray(pixels, dtype=np.float32)
     return _resize(_nearest(pixels, _smaller(pixels, size)), size)
 
 
 def neighbours(slice_numbers: list[int] | None, slices: int, channels: int = 1) -> np.ndarray:
-    """For each slice the indices (previous, current, next), int64 (S, 3); for further channels (S, 3 * channels).
+    """Return the indices (previous, current, next) of each slice, int64 (S, 3); with more channels (S, 3 * channels).
 
-    The edge slice stands in for a neighbour that is not there, at the ends and beside a gap in the numbering. The
-    slices of a second channel come after all of the first.
+    At the ends and beside a gap in the numbers, the slice itself replaces the missing neighbour. The slices of the
+    second channel follow those of the first.
     """
     numbers = np.arange(slices) if slice_numbers is None else np.asarray(slice_numbers)
     current = np.arange(slices)
@@ -108,13 +112,13 @@ def _head_slices(volume: np.ndarray, head: Head) -> Iterator[np.ndarray]:
 
 
 def _mean_std(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation; the latter 0 where the values differ by rounding only."""
+    """Return mean and standard deviation; the latter is 0 if the values differ by rounding only."""
     mean, std = (float(v[0, 0]) for v in cv2.meanStdDev(np.atleast_2d(values)))
     return mean, std if std > 1e-6 * abs(mean) else 0.0
 
 
 def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Bilinear to a finer grid, area average to a coarser one (no aliasing); first the axis that gets coarser."""
+    """Resize: bilinear to a finer grid, area average (no aliasing) to a coarser one, which comes first."""
     if image.shape == shape:
         return image
     if (shape[0] - image.shape[0]) * (shape[1] - image.shape[1]) < 0:
@@ -124,7 +128,7 @@ def _resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _nearest(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """For each new pixel the old one that its centre lies in, in whole numbers: OpenCV's rounding can miss it."""
+    """Take for each new pixel the old pixel at its centre, in whole numbers, because OpenCV's rounding can miss it."""
     for axis, (old, new) in enumerate(zip(image.shape, shape, strict=True)):
         if new != old:
             image = image.take((2 * np.arange(new) + 1) * old // (2 * new), axis)
@@ -132,5 +136,5 @@ def _nearest(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _smaller(image: np.ndarray, shape: tuple[int, int]) -> tuple[int, int]:
-    """The shape of the coarser grid on each axis."""
+    """Return the shape of the coarser grid on each axis."""
     return min(image.shape[0], shape[0]), min(image.shape[1], shape[1])

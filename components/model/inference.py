@@ -125,7 +125,7 @@ def predict_volume(
     channels = CHANNELS[trained.inputs]
     if "adc" in channels and adc is None:
         raise BadVolume("the model needs an ADC map too: send it with the scan")
-    head = head_for(trained.model_dump(include={"pixel_mm", "normalization"}), volume, voxel_mm, head)
+    head = head_for(volume, voxel_mm, trained.normalization, trained.pixel_mm, head)
     if trained.n4_bias_correction:
         volume = without_bias(volume)
     placement = place(volume, voxel_mm, trained.image_size, trained.pixel_mm, head)

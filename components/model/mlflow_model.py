@@ -86,7 +86,7 @@ class LesionSegmenter(PythonModel):
         from components.model.calibration import calibrated
         from components.model.inference import predict_volume
         from components.model.lesions import lesion_mask
-        from components.model.uncertainty import findings
+        from components.model.uncertainty import assess
         from components.scans.adc import in_kept_unit
         from components.scans.head import find_head
         from components.scans.modality import require_dwi
@@ -98,14 +98,15 @@ class LesionSegmenter(PythonModel):
                 raise BadVolume("it is not bytes: send the file in JSON (dataframe_split), as base64")
         volume, geometry = read_nifti_bytes(bytes(blob))
         require_scan(volume)
+        adc_map = None
         if adc is not None:
-            adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
+            adc_map, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
         head = find_head(volume, geometry.voxel_mm)
         if modality_check:
             require_dwi(volume, geometry.voxel_mm, head, MODALITY_ADVICE)
-        probability = predict_volume(self.network, self.trained, volume, None, adc, geometry.voxel_mm, head)
+        probability = predict_volume(self.network, self.trained, volume, None, adc_map, geometry.voxel_mm, head)
         mask = lesion_mask(probability, self.trained, geometry.voxel_mm)
-        found = findings(probability, mask, volume, geometry.voxel_mm, self.trained, head)
+        found = assess(probability, mask, volume, geometry.voxel_mm, self.trained, head)
 
         def stored(data: np.ndarray, mark: str) -> bytes:
             return nifti_bytes(geometry.native(data), geometry.space, mark)

@@ -11,7 +11,7 @@ DOWN_SAMPLING = 16
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """Normalisation over each slice alone, with a learnt scale and shift; of no slices it makes none."""
+    """Normalisation over each slice, with a learnt scale and shift; an empty batch is allowed."""
 
     def __init__(self, channels: int):
         super().__init__(channels, affine=True)
@@ -26,7 +26,7 @@ NORMS = {"batch": nn.BatchNorm2d, "instance": InstanceNorm}
 
 
 class ConvBlock(nn.Sequential):
-    """Twice 3x3 convolution, normalisation, ReLU."""
+    """3x3 convolution, normalisation and ReLU, twice."""
 
     def __init__(self, c_in: int, c_out: int, norm: str = "batch"):
         super().__init__(
@@ -43,7 +43,7 @@ class AttentionGate(nn.Module):
     """Additive attention on a skip connection, equation 1 of arXiv:1804.03999.
 
     alpha = sigmoid(psi^T relu(W_x^T x + W_g^T g + b_g) + b_psi), out = alpha * x. The gating signal g is the
-    up-convolved decoder level, so it lies on x's grid and alpha needs no resampling.
+    up-convolved decoder level, so it is on the grid of x and alpha needs no resampling.
     """
 
     def __init__(self, channels: int):
@@ -76,12 +76,12 @@ class AttentionUNet(nn.Module):
         self.head = nn.Conv2d(base_channels, 1, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        for features_BCHW in self.decoded(x_BCHW):  # noqa: B007 - the last, and finest, is what counts
+        for features_BCHW in self.decoded(x_BCHW):  # noqa: B007 - only the last, finest level is used
             pass
         return self.head(features_BCHW)
 
     def decoded(self, x_BCHW: Tensor) -> Iterator[Tensor]:
-        """The features of each decoder level, one after the other, from 1/8 of the side to all of it."""
+        """Yield the features of each decoder level, from 1/8 of the side to the full side."""
         skips = []
         for block in self.encoder:
             x_BCHW = block(x_BCHW)

@@ -20,7 +20,7 @@ SELDOM = 0.05
 
 
 @dataclass(frozen=True)
-class Findings:
+class Assessment:
     """Volumes in mL, None if the voxel size or the model's errors are unknown."""
 
     lesion_ml: float | None
@@ -32,14 +32,14 @@ class Findings:
     """Why a person should look at this scan; empty if nothing is unusual."""
 
 
-def findings(
+def assess(
     probability: np.ndarray,
     mask: np.ndarray,
     volume: np.ndarray,
     voxel_mm: tuple[float, float, float] | None,
     trained: TrainedModel,
     head: Head | None = None,
-) -> Findings:
+) -> Assessment:
     """Return volume, interval and reasons for review of one scan (X, Y, S).
 
     Args:
@@ -61,7 +61,7 @@ def findings(
     review += wide_interval(ml, low, high, trained.volume_interval)
     if trained.uncertainty:
         review += doubts(histogram(probability[mask]), histogram(probability[~mask]), trained)
-    return Findings(ml, low, high, level, review)
+    return Assessment(ml, low, high, level, review)
 
 
 def volume_interval(

@@ -66,7 +66,7 @@ def _preprocess_case(case: Case, cases: Path, slices: Path, settings: Slices) ->
     """Write the arrays of one case into `slices`, and describe them."""
     size, channels = settings.image_size, CHANNELS[settings.inputs]
     volume, _ = read(cases / case.files["dwi"])
-    head = head_for(settings.model_dump(), volume, case.voxel_mm)
+    head = head_for(volume, case.voxel_mm, settings.normalization, settings.pixel_mm)
     if settings.n4_bias_correction:
         volume = without_bias(volume)
     mask, _ = read(cases / case.files["mask"])

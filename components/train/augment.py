@@ -1,11 +1,13 @@
-"""How training slices are changed at random: `light`, the user's own, or `strong`, of the kind that nnU-Net uses.
+"""Random changes of training slices: `light` (preset baseline), or `strong`, similar to nnU-Net's.
 
-Intensities are z-like: 0 is the middle of the head, or the mean, and values may be negative. Albumentations' own
-transforms of brightness, contrast, gamma, noise and resolution expect 0 to 1 and clip to it, so those are made here.
+Intensities are normalised: 0 is the median of the head, or the mean, and values may be negative. Albumentations'
+transforms of brightness, contrast, gamma, noise and resolution expect values from 0 to 1 and clip to them, so this
+module has its own.
 """
 
 import os
 import random
+from typing import TypeAlias
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
@@ -21,10 +23,11 @@ STRONG_DEGREES, STRONG_SCALE, STRONG_TRANSLATION, STRONG_BRIGHTNESS = 20, (0.8, 
 cv2.setNumThreads(0)
 
 
-class OfTheDwi(A.ImageOnlyTransform):
-    """Changes the channels of the DWI (H, W, 3), float32; ADC is a measure, and stays."""
+class DwiTransform(A.ImageOnlyTransform):
+    """Change the DWI channels (H, W, 3), float32. The ADC channels have a physical unit and stay unchanged."""
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
+        """Return the changed channels; `drawn` is a random number from `low` to `high`."""
         raise NotImplementedError
 
     def __init__(self, low: float, high: float, p: float):
@@ -39,25 +42,25 @@ class OfTheDwi(A.ImageOnlyTransform):
         return np.concatenate([changed, img[..., DWI_CHANNELS:]], -1) if img.shape[2] > DWI_CHANNELS else changed
 
 
-class BrightnessShift(OfTheDwi):
+class BrightnessShift(DwiTransform):
     """Add a constant from `low` to `high`."""
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
         return dwi + np.float32(drawn)
 
 
-class Contrast(OfTheDwi):
+class Contrast(DwiTransform):
     """Multiply by a factor from `low` to `high`; 0 stays 0."""
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
         return dwi * np.float32(drawn)
 
 
-class Gamma(OfTheDwi):
-    """x to the power of gamma, from `low` to `high`, where x runs from 0 at the darkest pixel to 1 at the brightest.
+class Gamma(DwiTransform):
+    """Raise x to the power of gamma, from `low` to `high`; x is 0 at the darkest and 1 at the brightest pixel.
 
-    Then 0 is moved back to 0, and the slope there to 1, as a normalisation against the head would do: what changes is
-    how far the dark and the bright lie from the middle.
+    Then shift and scale the result so that 0 stays 0 and the slope there is 1, as a normalisation by the head would do:
+    only the distances of dark and bright pixels from the middle change.
     """
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
@@ -70,22 +73,22 @@ class Gamma(OfTheDwi):
         return (cv2.pow(curve, drawn) - np.float32(middle**drawn)) * np.float32(1 / slope)
 
 
-class Noise(OfTheDwi):
+class Noise(DwiTransform):
     """Add Gaussian noise with a standard deviation from `low` to `high`."""
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
         return dwi + np.float32(drawn) * self.random_generator.standard_normal(dwi.shape, np.float32)
 
 
-class Blur(OfTheDwi):
+class Blur(DwiTransform):
     """Blur by a Gaussian with a standard deviation from `low` to `high` pixels."""
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
         return cv2.GaussianBlur(dwi, (0, 0), drawn)
 
 
-class LowResolution(OfTheDwi):
-    """Average to a side that is `low` to `high` times as many pixels, then interpolate to the side again."""
+class LowResolution(DwiTransform):
+    """Reduce to `low` to `high` times the side by averaging, then enlarge to the old side by interpolation."""
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
         height, width = dwi.shape[:2]
@@ -93,10 +96,10 @@ class LowResolution(OfTheDwi):
         return cv2.resize(cv2.resize(dwi, small, interpolation=cv2.INTER_AREA), (width, height))
 
 
-class BiasField(OfTheDwi):
+class BiasField(DwiTransform):
     """Multiply by a smooth field, as coils do: exp of a polynomial of degree 2 with coefficients from `low` to `high`.
 
-    The darkest pixel is taken for no signal, which no field makes brighter.
+    The darkest pixel counts as no signal and stays unchanged.
     """
 
     def change(self, dwi: np.ndarray, drawn: float) -> np.ndarray:
@@ -109,7 +112,7 @@ class BiasField(OfTheDwi):
 
 
 def light(hflip: float, rotate: float, brightness: float) -> A.Compose:
-    """Flip, rotation by up to 10 degrees and brightness by up to 0.1, with the given probabilities."""
+    """Return flip, rotation by up to 10 degrees and brightness by up to 0.1, with these probabilities."""
     return A.Compose(
         [
             A.HorizontalFlip(p=hflip),
@@ -120,10 +123,10 @@ def light(hflip: float, rotate: float, brightness: float) -> A.Compose:
 
 
 class Strong:
-    """Place, size and look of a slice changed at random, with probabilities near those of nnU-Net's 2D training.
+    """Random position, size and intensities, with probabilities near those of nnU-Net's 2D training.
 
-    Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z); the bias field is ours. With
-    `zero_outside` what is 0, the outside of the head, stays 0.
+    Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z); the bias field is an addition. With `zero_outside`, pixels
+    outside of the head, which are 0, stay 0.
     """
 
     def __init__(self, hflip: float, zero_outside: bool):
@@ -154,6 +157,7 @@ class Strong:
         )
 
     def set_random_state(self, generator: np.random.Generator, python: random.Random) -> None:
+        """Set the random state of all transforms."""
         for stage in (self.place, self.look):
             stage.set_random_state(generator, python)
 
@@ -163,9 +167,9 @@ class Strong:
         return {"image": looked * (placed["image"] != 0) if self.zero_outside else looked, "mask": placed["mask"]}
 
 
-Augmentation = A.Compose | Strong
+Augmentation: TypeAlias = "A.Compose | Strong"
 
 
 def augmentation(kind: str, hflip: float, rotate: float, brightness: float, zero_outside: bool) -> Augmentation:
-    """What `kind`, "light" or "strong", names; strong has its own probabilities but for the flip."""
+    """Return the augmentation `kind`, "light" or "strong"; of the probabilities, strong uses only that of the flip."""
     return Strong(hflip, zero_outside) if kind == "strong" else light(hflip, rotate, brightness)

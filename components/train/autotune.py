@@ -1,4 +1,4 @@
-"""The fastest number format and tensor layout here, by measurement: what a flag promises need not hold."""
+"""Choose number format and tensor layout: the fastest ones on this machine, by measurement."""
 
 import time
 
@@ -16,11 +16,11 @@ MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.
 def choose(
     device: torch.device, base_channels: int, precision: str, memory_format: str, norm: str = "batch"
 ) -> tuple[str, str]:
-    """Precision and memory format to train with; what is not "auto" is kept.
+    """Return precision and memory format to train with; values other than "auto" are kept.
 
-    On a GPU: bfloat16 (float16 where it has none), channels last. On Apple's: float32, which alone was compared with
-    the CPU's (`differs_from_cpu`), contiguous. On a CPU: the fastest of a few training
-    steps of the same network on small noise.
+    NVIDIA GPU: bfloat16 (float16 if it has no bfloat16), channels last. Apple GPU: float32 and contiguous, the only
+    format that was compared with the CPU (`differs_from_cpu`). CPU: the fastest in a few training steps of the same
+    network on small noise.
     """
     if device.type == "mps":
         fastest = [("float32", "contiguous")]
@@ -37,11 +37,15 @@ def choose(
             plain if precision == "auto" else precision,
             "channels_last" if memory_format == "auto" else memory_format,
         )
-    return fits[0] if len(fits) == 1 else min(fits, key=lambda f: trial_seconds(device, base_channels, *f, norm))
+    return (
+        fits[0] if len(fits) == 1 else min(fits, key=lambda f: trial_seconds(device, base_channels, f[0], f[1], norm))
+    )
 
 
-def trial_seconds(device: torch.device, base_channels: int, precision: str, memory_format: str, norm="batch") -> float:
-    """Seconds of the quickest of a few training steps on noise."""
+def trial_seconds(
+    device: torch.device, base_channels: int, precision: str, memory_format: str, norm: str = "batch"
+) -> float:
+    """Return the seconds of the fastest of a few training steps on noise."""
     with torch.random.fork_rng():
         network = AttentionUNet(base_channels, norm=norm).to(device, memory_format=MEMORY_FORMATS[memory_format])
         x_BCHW = torch.randn(TRIAL_BATCH, 3, TRIAL_SIDE, TRIAL_SIDE, device=device)

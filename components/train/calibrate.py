@@ -167,7 +167,7 @@ def _usual_doubt(
 
 def _share_limit(shares: list[float]) -> float | None:
     """Return the cube root of the largest usual share of a head; it is at least that of each training scan."""
-    bound = prediction_bound(np.cbrt(shares), SHARE_FLAGGED)
+    bound = prediction_bound(np.cbrt(shares).tolist(), SHARE_FLAGGED)
     return None if bound is None else max(bound, float(np.cbrt(max(shares))))
 
 

@@ -1,4 +1,4 @@
-"""Training state in object storage: written after every epoch and on SIGTERM, read back whole or not at all."""
+"""Checkpoints in object storage: written after every epoch and on SIGTERM; a damaged one is not used."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ KEY = re.compile(r"^epoch-(\d+)-([0-9a-f]{16})\.pt$")
 
 
 class Checkpoints:
-    """`checkpoints/<digest>/epoch-0007-<sha256 of the content>.pt`; an object that is not its digest is not used."""
+    """`checkpoints/<digest>/epoch-0007-<sha256 of the content>.pt`; an object with another digest is not used."""
 
     def __init__(self, digest: str, storage: Storage | None = None):
         self.storage = storage or Storage(f"s3://{work_bucket()}/checkpoints/{digest[:32]}")
@@ -23,37 +23,38 @@ class Checkpoints:
         self.sending: Future | None = None
 
     def load(self) -> dict | None:
-        """The newest whole state, None where there is none. What would run code, or is no state, is refused."""
+        """Return the newest intact checkpoint; None without one. Files that would run code are refused."""
         for _, key, digest in sorted(self._kept(), reverse=True):
             blob = self.storage.get(key)
             if hashlib.sha256(blob).hexdigest()[:16] != digest:
-                logging.warning("checkpoint %s is not whole and was passed over", key)
+                logging.warning("checkpoint %s is damaged and was skipped", key)
                 continue
             try:
                 return torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
-            except Exception as error:  # whatever torch makes of bytes that are none of its own
+            except Exception as error:  # torch raises many kinds of errors for a foreign file
                 if is_out_of_memory(error):
                     raise
-                words = str(error).partition(chr(10))[0][:120]
-                logging.warning("checkpoint %s was not written by a training and is refused: %s", key, words)
+                reason = str(error).partition(chr(10))[0][:120]
+                logging.warning("checkpoint %s was not written by a training and is refused: %s", key, reason)
         return None
 
     def save(self, epoch: int, state: dict) -> None:
-        """Send the state while training goes on; waits for the one before. A failed sending is logged, not fatal."""
+        """Send a checkpoint in the background, after the one before it. A failure is logged; training continues."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         self.wait()
         self.sending = self.sender.submit(self._send, epoch, buffer.getvalue())
 
     def wait(self) -> None:
+        """Wait until the checkpoint is sent."""
         if self.sending is None:
             return
         try:
             self.sending.result()
             self.storage.patience = PATIENCE_SECONDS
         except StepError as error:
-            self.storage.patience = 0  # a store that is gone for good does not hold up every epoch
-            logging.warning("a checkpoint was not kept, training goes on: %s", error)
+            self.storage.patience = 0  # so that an unavailable store does not delay every epoch
+            logging.warning("a checkpoint was not saved, training continues: %s", error)
         self.sending = None
 
     def _send(self, epoch: int, blob: bytes) -> None:

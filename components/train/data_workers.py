@@ -1,6 +1,6 @@
-"""The processes that read training slices for a GPU: how many there are, where they meet, what is said of their end.
+"""The worker processes that read training slices for a GPU: their number, their sockets, and errors when they end.
 
-Each passes its batches on through shared memory, which it hands over at a socket in a folder for temporary files.
+A worker passes its batches on in shared memory, through a socket in a folder for temporary files.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from components.core.errors import StepError
 
 PREFETCHED = 4
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (how large it is: nothing is written there)
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (only its size is read)
 SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (multiprocessing makes a folder of its own there)
 LOOK_AFTER, PATIENCE = 60, 10
-"""Seconds without a batch until it is said, and how often it is said before the step ends."""
+"""Seconds without a batch until a warning, and the number of warnings until the step ends."""
 TOLD_WITHIN = 5
-"""Seconds within which torch is told by the system that a worker has ended, and why."""
+"""Seconds within which the system reports to torch that a worker has ended, and why."""
 READS, AGAIN = "a process that reads training slices", "Run again: training goes on from its last epoch."
 NOT_PASSED_ON = 3
 """Exit code of a worker that could not pass a batch on."""
@@ -37,14 +37,14 @@ WHAT_TO_DO = {
     "image_size",
     signal.SIGBUS: f"as where {SHARED_MEMORY} is full. Make it larger (docker run --shm-size=8g), or lower batch_size",
 }
-"""What ended a worker that had no time for a word of its own."""
+"""Signal to explanation and advice, for a worker that could not report an error itself."""
 
 
 def with_room(workers: int, batch_bytes: int) -> int:
-    """So many workers that what they have ready fits into shared memory and can be passed on; 0: this process reads."""
+    """Return how many of `workers` have room for their batches in shared memory; 0 if this process has to read."""
     if not workers:
         return 0
-    if not _meet():
+    if not _find_socket_folder():
         logging.warning("no folder for temporary files takes a socket, so one process reads the slices: loading is "
                         "slower. Set TMPDIR to a folder on this machine with a short path.")  # fmt: skip
         return 0
@@ -58,55 +58,55 @@ def with_room(workers: int, batch_bytes: int) -> int:
 
 
 def begin(_) -> None:
-    """What a worker does first.
+    """Set up a worker process.
 
-    A SIGTERM to all processes of a training is for its first one, which has a batch to finish. A batch that cannot be
-    passed on ends the worker: multiprocessing would drop it, and the training would wait for it for ever.
+    It ignores SIGTERM, which only the first process of a training handles, after its batch. It ends if a batch cannot
+    be passed on: multiprocessing would drop the batch, and the training would wait forever.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]  # a hook for subclasses
 
 
 def read(batches: DataLoader) -> Iterator:
-    """The batches.
+    """Yield the batches.
 
     Raises:
-        StepError: the workers give none for ten minutes, or one ended and the system does not tell why.
+        StepError: there was no batch for ten minutes, or a worker ended for an unknown reason.
     """
-    waiting, said = iter(batches), 0
+    waiting, warnings = iter(batches), 0
     while True:
         try:
             batch = next(waiting)
         except StopIteration:
             return
-        except (EOFError, ConnectionError) as error:  # it ended before what it passed on was taken
+        except (EOFError, ConnectionError) as error:  # it ended before its batch was received
             time.sleep(TOLD_WITHIN)
             raise StepError(f"{READS} ended without a word. {AGAIN}") from error
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise
-            said += 1
-            if said == PATIENCE:
+            warnings += 1
+            if warnings == PATIENCE:
                 waited = LOOK_AFTER * PATIENCE
                 raise StepError(f"the processes that read the training slices gave none for {waited} seconds. "
                                 f"See whether the disk with the step's files answers. {AGAIN}") from None  # fmt: skip
-            logging.warning("no training slices were read for %d seconds; waiting", LOOK_AFTER * said)
+            logging.warning("no training slices were read for %d seconds; waiting", LOOK_AFTER * warnings)
             continue
-        said = 0
+        warnings = 0
         yield batch
 
 
 @contextlib.contextmanager
 def at_work() -> Iterator[None]:
-    """Inside, a worker that ends, which torch tells at any moment, is a StepError; at the end no worker is left.
+    """Turn torch's errors about an ended worker into a StepError; at the end, kill all workers.
 
     Raises:
-        StepError: which signal or exit code ended it, and what to do.
+        StepError: a worker ended; with its signal or exit code, and advice.
     """
     try:
         yield
     except RuntimeError as error:
-        if why := _why(" ".join(_messages(error))):
+        if why := _worker_end(" ".join(_messages(error))):
             raise StepError(why) from error
         raise
     finally:
@@ -114,22 +114,22 @@ def at_work() -> Iterator[None]:
 
 
 def _messages(error: BaseException | None) -> Iterator[str]:
-    """What the error says, and what those say that it was raised from: one of them may know more."""
+    """Yield the messages of an error and of the errors that caused it."""
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
 
 
-def _why(torch_says: str) -> str:
-    """Why a worker ended; "" where torch speaks of something else."""
-    if not re.search(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", torch_says):
+def _worker_end(message: str) -> str:
+    """Return why a worker ended; "" if torch's message is about something else."""
+    if not re.search(r"DataLoader worker \(pid.*(killed by signal|exited unexpectedly)", message):
         return ""
     for number, what in WHAT_TO_DO.items():
-        if f"by signal: {signal.strsignal(number)}" in torch_says:
+        if f"by signal: {signal.strsignal(number)}" in message:
             return f"{READS} was killed ({number.name}), {what}. {AGAIN}"
-    if f"exit code {NOT_PASSED_ON}" in torch_says:
+    if f"exit code {NOT_PASSED_ON}" in message:
         return f"{READS} could not pass them on; the line above says why. {AGAIN}"
-    if ended := re.search(r"(?:by signal: |with )(.+?)\.", torch_says):
+    if ended := re.search(r"(?:by signal: |with )(.+?)\.", message):
         return f"{READS} ended ({ended[1]}); the lines above may say why. {AGAIN}"
     return f"{READS} ended without a word. {AGAIN}"
 
@@ -140,8 +140,8 @@ def _end(error: Exception, _) -> None:
 
 
 def _kill() -> None:
-    """End the workers. Python would tell them by SIGTERM, which they pass over, and wait for them for ever."""
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or torch takes their end for a failure of its own
+    """Kill the workers. Python would send SIGTERM, which they ignore, and wait forever."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise torch reports their end as a failure
     try:
         for worker in multiprocessing.active_children():
             worker.kill()
@@ -150,22 +150,22 @@ def _kill() -> None:
         signal.signal(signal.SIGCHLD, before)
 
 
-def _meet() -> bool:
-    """Whether multiprocessing has a folder for its sockets: the usual one, or one with a shorter path."""
+def _find_socket_folder() -> bool:
+    """Find a folder for multiprocessing's sockets, the usual one or a shorter path; return whether there is one."""
     usual = tempfile.gettempdir()
     for folder in dict.fromkeys((usual, *SHORT_FOLDERS)):
-        if _takes_a_socket(folder):
+        if _supports_sockets(folder):
             tempfile.tempdir = folder
             try:
-                multiprocessing.util.get_temp_dir()  # made now, and kept for all workers
+                multiprocessing.util.get_temp_dir()  # creates the folder that all workers use
             finally:
                 tempfile.tempdir = usual
             return True
     return False
 
 
-def _takes_a_socket(folder: str) -> bool:
-    """Whether a socket can be made where multiprocessing would: its path may be too long, or the disk takes none."""
+def _supports_sockets(folder: str) -> bool:
+    """Return whether a socket can be created there: its path may be too long, or the disk may not support sockets."""
     try:
         with tempfile.TemporaryDirectory(prefix="pymp-", dir=folder) as place, socket.socket(socket.AF_UNIX) as door:
             door.bind(f"{place}/listener-12345678")

@@ -10,8 +10,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class Ema:
     """`network` is a copy whose weights are the average.
 
-    The running statistics of batch normalisation are averaged alike; counters are copied. Early on the decay is lower,
-    (1 + n) / (10 + n) after n updates, so that the first weights, which have learnt nothing, are soon forgotten.
+    The running statistics of batch normalisation are averaged too; counters are copied. At first the decay is lower,
+    (1 + n) / (10 + n) after n updates, so that the untrained weights lose their influence soon.
     """
 
     def __init__(self, network: nn.Module, decay: float):
@@ -20,7 +20,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take the weights after a step of the optimizer into the average."""
+        """Add the weights after an optimizer step to the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         ours, theirs = (list(n.state_dict().values()) for n in (self.network, network))

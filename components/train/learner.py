@@ -1,4 +1,4 @@
-"""What learns: the network, what changes its weights with each batch, and the weights that are validated and kept."""
+"""The network in training, with optimizer, schedule, loss scaling and moving average."""
 
 import torch
 from torch import Tensor
@@ -16,9 +16,9 @@ from components.train.lr_schedule import Schedule
 
 
 class Learner:
-    """A network in training on the device `where`, with weights of PyTorch's random state.
+    """A network in training on the device `where`, with weights from PyTorch's random state.
 
-    `prior` is the share of lesion in what it is shown (see `prior`); `batches_per_epoch` is the length of an epoch.
+    `prior` is the share of lesion in the training slices; `batches_per_epoch` is the length of an epoch.
     """
 
     def __init__(
@@ -42,20 +42,21 @@ class Learner:
 
     @property
     def kept(self) -> AttentionUNet:
-        """The network that is validated and kept: the moving average where there is one."""
+        """The network that is validated and kept: the moving average if there is one."""
         return self.ema.network if self.ema else self.network
 
     def step(self, images_BHWC: Tensor, lesions_BHW: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        """Learn from a batch (from 0 on) of an epoch (from 1 on).
+        """Learn from batch number `batch` (from 0) of an epoch (from 1).
 
-        Returns its loss and, of this process's share, the pixels found rightly, found, and of lesion.
+        Returns:
+            The loss of the batch, and pixel counts of this process's share: found correctly, found, and of lesion.
         """
         x_BCHW = images_BHWC.to(self.where, non_blocking=True).permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
         y_B1HW = lesions_BHW.to(self.where, non_blocking=True)[:, None].float()
         self.schedule.before_batch(epoch, batch)
         with autocast(self.where, self.precision):
-            answer = self.shared(x_BCHW)
-        levels = [answer] if isinstance(answer, Tensor) else answer
+            output = self.shared(x_BCHW)
+        levels = [output] if isinstance(output, Tensor) else output
         loss = loss_over_levels(self.loss, levels, y_B1HW, ranks.total)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -67,10 +68,11 @@ class Learner:
         return loss.detach(), torch.stack([(found & truth).sum(), found.sum(), truth.sum()])
 
     def state_dict(self) -> dict:
-        """All that goes on changing, for a checkpoint."""
+        """Return the state of all parts, for a checkpoint."""
         return {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict) -> None:
+        """Continue from a checkpoint."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 

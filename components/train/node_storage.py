@@ -28,7 +28,8 @@ class NodeStorage:
     def download_inputs(self, folder: Path) -> TrainingPaths:
         """Download the inputs into `folder`. The paths of the results are in it too."""
         self._download("in", folder / "in")
-        return TrainingPaths(*(folder / "in" / name for name in INPUTS), folder / "model", folder / "curves")
+        inputs = {name: folder / "in" / name for name in INPUTS}
+        return TrainingPaths(**inputs, model=folder / "model", curves=folder / "curves")
 
     def upload_results(self, paths: TrainingPaths) -> None:
         """Upload the model and the page with the training curve."""

@@ -9,7 +9,7 @@ from components.core.step import SIGTERM_EXIT_CODE
 
 
 class Preempted(SystemExit):
-    """The end of the process, once what was learnt is kept; its exit code is none of a failure."""
+    """Ends the process after the progress was saved, with the exit code of SIGTERM."""
 
     def __init__(self):
         super().__init__(SIGTERM_EXIT_CODE)
@@ -17,21 +17,21 @@ class Preempted(SystemExit):
 
 @contextlib.contextmanager
 def between_items() -> Iterator[Callable[[Iterable], Iterator]]:
-    """Inside, SIGTERM is taken note of: `watched(items)` then raises `Preempted` in the place of the next item."""
-    told = threading.Event()
+    """Catch SIGTERM inside: `watched(items)` then raises `Preempted` instead of the next item."""
+    stopped = threading.Event()
 
     def watched(items: Iterable) -> Iterator:
         for item in items:
-            if told.is_set():
+            if stopped.is_set():
                 raise Preempted
             yield item
-        if told.is_set():
+        if stopped.is_set():
             raise Preempted
 
-    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
         yield watched
     finally:
         signal.signal(signal.SIGTERM, before)
-    if told.is_set():
+    if stopped.is_set():
         raise Preempted

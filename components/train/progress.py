@@ -34,6 +34,7 @@ class Progress:
         self.best = Best(-1.0, 0.0, 0, first_weights)
         self.resumed_epochs = 0
         self.device = device
+        self.losses: list[Tensor] = []
         self._start = time.perf_counter()
         self._clear_epoch()
 
@@ -85,6 +86,6 @@ class Progress:
         self.counts = state["counts"].to(self.device) * ranks.first()  # counts are summed over the processes
 
     def _clear_epoch(self) -> None:
-        self.losses: list[Tensor] = []
+        self.losses = []
         self.counts = torch.zeros(3, dtype=torch.int64, device=self.device)
         self.seconds = 0.0

@@ -1,14 +1,14 @@
-"""Several processes train one network as one process would: each takes its share of every batch.
+"""Several processes train one network like one process: each gets its share of every batch.
 
-What is summed over a batch (loss, Dice, batch normalisation) is summed over the shares of all processes, so the
-result does not depend, but for rounding, on how many there are. Alone, everything here does nothing.
+Sums over a batch (loss, Dice, batch normalisation) are sums over the shares of all processes, so the result does not
+depend on their number, except for rounding. With one process, everything here does nothing.
 """
 
 import contextlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,45 +19,49 @@ from torch.nn.parallel import DistributedDataParallel
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
-    """Inside, the processes that torchrun started know each other: over NCCL on GPUs, over gloo on CPUs."""
+    """Connect the processes that torchrun started: by NCCL on GPUs, by gloo on CPUs."""
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if gpus else "gloo")
     if not first():
-        logging.disable(logging.INFO)  # one of them speaks
+        logging.disable(logging.INFO)  # only the first one logs
     yield
-    dist.destroy_process_group()  # not after an error: the others would be waited for
+    dist.destroy_process_group()  # not after an error: it would wait for the others
 
 
 def together() -> bool:
+    """Return whether several processes train."""
     return dist.is_initialized()
 
 
 def rank() -> int:
+    """Return the number of this process, from 0."""
     return dist.get_rank() if together() else 0
 
 
 def count() -> int:
+    """Return the number of processes."""
     return dist.get_world_size() if together() else 1
 
 
 def on_this_machine() -> int:
+    """Return the number of processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if together() else 1
 
 
 def over_gpus() -> bool:
-    """Whether the processes share their batches through GPUs."""
+    """Return whether the processes share their batches through GPUs."""
     return together() and dist.get_backend() == "nccl"
 
 
 def first() -> bool:
-    """Whether this process is the one that logs, keeps checkpoints and writes results."""
+    """Return whether this is the process that logs, saves checkpoints and writes results."""
     return rank() == 0
 
 
-def of_first(make) -> Any:
-    """What `make()` returns in the first process, in all of them."""
+def of_first(make: Callable[[], Any]) -> Any:
+    """Call `make` in the first process, and return its result in all processes."""
     box = [make() if first() else None]
     if together():
         dist.broadcast_object_list(box)
@@ -65,28 +69,28 @@ def of_first(make) -> Any:
 
 
 def of_all(mine: list) -> list:
-    """The items of all processes, dealt out as `items[rank::count]`, in their order again."""
+    """Return the items of all processes, which were divided as `items[rank::count]`, in their first order."""
     if not together():
         return mine
-    dealt = [None] * count()
-    dist.all_gather_object(dealt, mine)
-    return [dealt[i % count()][i // count()] for i in range(sum(map(len, dealt)))]
+    parts: list[Any] = [None] * count()
+    dist.all_gather_object(parts, mine)
+    return [parts[i % count()][i // count()] for i in range(sum(map(len, parts)))]
 
 
 def devices(mine: str) -> str:
-    """The devices of all processes, in words, where `mine` is this one's: by node, where there are several."""
+    """Return the devices of all processes as text, by node if there are several; `mine` is that of this process."""
     if not together():
         return mine
     found = [("", "")] * count()
     dist.all_gather_object(found, (os.environ.get("GROUP_RANK", "0"), mine))
     nodes = sorted({node for node, _ in found}, key=int)
     of = {node: Counter(device for where, device in found if where == node) for node in nodes}
-    words = {node: ", ".join(f"{n} x {device}" for device, n in there.items()) for node, there in of.items()}
-    return words[nodes[0]] if len(nodes) == 1 else "; ".join(f"node {node}: {words[node]}" for node in nodes)
+    texts = {node: ", ".join(f"{n} x {device}" for device, n in there.items()) for node, there in of.items()}
+    return texts[nodes[0]] if len(nodes) == 1 else "; ".join(f"node {node}: {texts[node]}" for node in nodes)
 
 
 def total(share: Tensor) -> Tensor:
-    """Sum over all processes, elementwise; its gradient is summed likewise."""
+    """Return the sum over all processes, elementwise; gradients are summed too."""
     return _Total.apply(share) if together() else share
 
 
@@ -103,22 +107,22 @@ class _Total(torch.autograd.Function):
 
 
 def synchronized(network: nn.Module) -> nn.Module:
-    """The network with its batch statistics over all processes; same parameters, same state_dict."""
+    """Return the network with batch statistics over all processes; parameters and state_dict stay the same."""
     if not together():
         return network
     if next(network.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = _CpuSyncBatchNorm  # the same parameters and buffers, another forward pass
+            module.__class__ = _CpuSyncBatchNorm  # only the forward pass differs
     return network
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """The network to train: its gradients are means over the processes.
+    """Return the network to train, whose gradients are means over the processes.
 
-    Every process computes the loss of the whole batch (`total`), so the gradient that arrives in each is `count()`
-    times that of its share, and the mean of them is the gradient of the whole batch.
+    Every process computes the loss of the whole batch (`total`), so its gradient is `count()` times that of its share,
+    and the mean over the processes is the gradient of the whole batch.
     """
     if not together():
         return network
@@ -127,7 +131,7 @@ def parallel(network: nn.Module) -> nn.Module:
 
 
 class _CpuSyncBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation over all processes, for CPUs: torch's own SyncBatchNorm has no kernel there."""
+    """Batch normalisation over all processes on CPUs, for which torch's SyncBatchNorm has no kernel."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         if not self.training:

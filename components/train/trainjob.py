@@ -91,7 +91,7 @@ class TrainJob:
 
     def remove(self) -> None:
         """Delete it, its pods first."""
-        how = {"propagation_policy": "Foreground", "timeout": WARN_AFTER}
+        how: dict[str, Any] = {"propagation_policy": "Foreground", "timeout": WARN_AFTER}
         with contextlib.suppress(NotFound):
             self.api.call(self.jobs.delete_namespaced_custom_object, *self.path, self.name, **how)
 

@@ -129,7 +129,7 @@ def choose_threshold(
         row = _within_one_standard_error(patient_mean(patients, scores))
     else:
         mean = dices[:, :, 0].mean(0)
-        row = min(np.flatnonzero(mean == mean.max()), key=_from_one_half)
+        row = min(np.flatnonzero(mean == mean.max()).tolist(), key=_from_one_half)
     mean, f1 = dices[:, row].mean(0), f1s[:, row].mean(0)
     column = _best_size(mean, f1, sizes, SMALL[unit])
     chosen: dict[str, Any] = {"threshold": float(THRESHOLDS[row])}
@@ -153,7 +153,7 @@ def _within_one_standard_error(scores: np.ndarray) -> int:
     mean = scores.mean(0)
     best = int(mean.argmax())
     error = scores[:, best].std(ddof=1) / np.sqrt(len(scores))
-    return min(np.flatnonzero(mean >= mean[best] - error), key=_from_one_half)
+    return min(np.flatnonzero(mean >= mean[best] - error).tolist(), key=_from_one_half)
 
 
 def _best_size(dices: np.ndarray, f1s: np.ndarray, sizes: tuple, small: float) -> int:

@@ -5,7 +5,7 @@ import logging
 
 import torch
 
-from components.artifacts.trained_model import HISTORY, WEIGHTS, TrainedModel
+from components.artifacts.trained_model import CURVE, HISTORY, WEIGHTS, TrainedModel
 from components.core.storage import file_sha256
 from components.model.inference import load_model
 from components.registry.run_records import data_params, data_tags
@@ -17,8 +17,6 @@ from components.train.training_curve import draw_curve, write_page
 from components.train.training_inputs import TrainingInputs
 from components.train.training_key import TrainingKey, grid_settings
 from components.train.validation import choose_threshold
-
-CURVE = "training_curve.png"
 
 
 def write_model(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: Progress) -> TrainedModel:

@@ -35,7 +35,7 @@ def test_ctrl_c_stops_at_once_and_the_same_command_goes_on_to_the_comparison(che
     assert "Run the same command again to go on from here." in out
 
     out = checkout.python(*command)
-    assert "2 of 2: cca, seed 42" in out and "going on after epoch 2 of 2, from the checkpoint" in out
+    assert "2 of 2: cca, seed 42" in out and "continuing after epoch 2 of 2, from the checkpoint" in out
     assert "SYNTHETIC scans: these numbers say nothing about patients." in out
     (folder,) = (checkout.state / "experiments").iterdir()
     assert "Differences from baseline" in (folder / "page.html").read_text()

@@ -125,7 +125,7 @@ def test_sigterm_of_the_training_step_is_told_from_a_failure_and_loses_no_batch(
     training_process(process.pid).terminate()
     out, _ = process.communicate()
     assert process.returncode == 1
-    assert "told to stop (SIGTERM): kept to epoch" in out
+    assert "stopped by SIGTERM: epoch" in out
     assert "train: it was stopped (SIGTERM). The same command continues from here." in out
 
 

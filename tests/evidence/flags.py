@@ -18,7 +18,7 @@ from scipy import ndimage
 from components.core.machine import cpus
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
-from components.model.uncertainty import findings
+from components.model.uncertainty import assess
 from components.scans.adc import in_kept_unit
 from components.scans.head import find_head
 from components.scans.volumes import BadVolume, Geometry, read, require_scan
@@ -164,7 +164,7 @@ def _look(network, facts: dict, scan: Scan, volume: np.ndarray, answer: np.ndarr
         mask = lesion_mask(probability, facts, scan.voxel_mm)
     else:
         probability, mask = np.where(answer, 0.99, 0.001), answer
-    return "; ".join(findings(probability, mask, volume, scan.voxel_mm, facts, head).review), mask, head.mask
+    return "; ".join(assess(probability, mask, volume, scan.voxel_mm, facts, head).review), mask, head.mask
 
 
 def _demo_scan(index: int) -> Scan:

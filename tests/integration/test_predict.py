@@ -22,7 +22,7 @@ from components.core.storage import Storage, work_bucket
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.model.device import in_words
-from components.model.uncertainty import Findings
+from components.model.uncertainty import Assessment
 from components.registry.tracking import MODEL_NAME
 from components.scans.prediction_mark import digest, read_mark
 from pipelines.predict.folder import predict_folder
@@ -170,8 +170,8 @@ class TestFolder:
 
     def test_a_row_tells_volume_interval_flags_and_the_version(self, champion, put, segment, tmp_path, monkeypatch):
         version = champion(bias=100.0, seen={})
-        found = Findings(12.3456, 10.0, 15.5, 0.9, ["uncertain", "thin slices"])
-        monkeypatch.setattr("components.model.uncertainty.findings", lambda *_: found)
+        found = Assessment(12.3456, 10.0, 15.5, 0.9, ["uncertain", "thin slices"])
+        monkeypatch.setattr("components.model.uncertainty.assess", lambda *_: found)
         put(tmp_path / "in" / "a.nii.gz")
         assert segment(tmp_path / "in", probability=True)["a"] == {
             "case": "a", "file": "a.nii.gz", "refused": "", "lesion_ml": "12.346", "lesion_ml_low": "10.000",

@@ -331,7 +331,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
             {},
             "registered without the tag model_sha256: changes of a file of its model cannot be detected",
         ),
-        ({}, {"base_channels": 8}, "best_model.pth does not load"),
+        ({}, {"base_channels": 8}, "best_model.pth cannot be loaded"),
         ({"split_digest": "another"}, {}, "are unknown: its MLflow run has no split.json of its own"),
     ],
     ids=["other weights", "other facts", "another file", "no digest of its facts", "another network", "other patients"],

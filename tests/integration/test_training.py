@@ -199,7 +199,7 @@ def test_what_only_cuts_otherwise_takes_the_finished_weights_and_is_a_run_of_its
     facts = [json.loads((model / "model.json").read_text()) for model in (plain, cut)]
     assert [f["weights_sha256"] for f in facts] == [file_sha256(model / "best_model.pth") for model in (plain, cut)]
     assert (facts[0]["tta"], facts[1]["tta"]) == (False, True)
-    assert "smallest_lesion_ml" in facts[1] and "smallest_lesion_ml" not in facts[0]
+    assert facts[1]["smallest_lesion_ml"] is not None and facts[0]["smallest_lesion_ml"] is None
     assert facts[0]["training_digest"] != facts[1]["training_digest"]
 
     one, other = only_run("plain"), only_run("cut")

@@ -188,7 +188,7 @@ def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path, weights):
     content = {"of another width": AttentionUNet(8).state_dict(), "that are no weights": [1]}
     torch.save(content[weights], tmp_path / "best_model.pth")
     TRAINED.write(tmp_path)
-    with pytest.raises(StepError, match=r"(?s)best_model\.pth does not load.*Train again"):
+    with pytest.raises(StepError, match=r"(?s)best_model\.pth cannot be loaded.*Train again"):
         load_model(tmp_path)
 
 
@@ -205,7 +205,7 @@ class Bomb:
 def test_a_weights_file_never_runs_code(tmp_path):
     torch.save({"head.bias": Bomb(tmp_path / "it ran")}, tmp_path / "best_model.pth")
     TRAINED.write(tmp_path)
-    with pytest.raises(StepError, match=r"best_model\.pth does not load"):
+    with pytest.raises(StepError, match=r"best_model\.pth cannot be loaded"):
         load_model(tmp_path)
     assert not (tmp_path / "it ran").exists()
 
@@ -217,7 +217,7 @@ def test_weights_other_than_those_that_training_wrote_are_refused_by_name(networ
     trained(weights_sha256=written).write(tmp_path)
     load_model(tmp_path)
     torch.save({name: weight + 1 for name, weight in network.state_dict().items()}, path)
-    with pytest.raises(StepError, match=r"best_model\.pth is not what training wrote.*train again"):
+    with pytest.raises(StepError, match=r"best_model\.pth is not the file that training wrote.*train again"):
         load_model(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_weights_that_lost_their_end_are_refused_by_name(network, tmp_path):
         trained(weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest()).model_dump_json()
     )
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(StepError, match=r"best_model\.pth is not what training wrote"):
+    with pytest.raises(StepError, match=r"best_model\.pth is not the file that training wrote"):
         load_model(tmp_path)
 
 

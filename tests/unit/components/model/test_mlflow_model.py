@@ -14,7 +14,7 @@ from mlflow.pyfunc import PythonModel
 from components.model.calibration import calibrated
 from components.model.inference import predict_volume
 from components.model.mlflow_model import COLUMNS, LesionSegmenter, Refused
-from components.model.uncertainty import Findings
+from components.model.uncertainty import Assessment
 from components.register.mlflow_logging import input_example
 from components.scans.adc import in_kept_unit
 from components.scans.volumes import read_nifti_bytes
@@ -130,8 +130,8 @@ def test_a_model_without_facts_about_intervals_leaves_them_open(segmenter):
 
 
 def test_what_is_found_beside_the_mask_is_told_with_it_and_is_json(segmenter, monkeypatch):
-    found = Findings(1.5, 1.0, 2.5, 0.9, ["brighter than any scan seen", "uncertain"])
-    monkeypatch.setattr("components.model.uncertainty.findings", lambda *_: found)
+    found = Assessment(1.5, 1.0, 2.5, 0.9, ["brighter than any scan seen", "uncertain"])
+    monkeypatch.setattr("components.model.uncertainty.assess", lambda *_: found)
     (row,) = predict(segmenter(seen={}), scan()).drop(columns="mask").to_dict("records")
     assert json.loads(json.dumps(row, allow_nan=False)) == {
         "lesion_ml": 1.5, "lesion_ml_low": 1.0, "lesion_ml_high": 2.5, "interval_level": 0.9,

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from components.artifacts.slices import GridPlacement
 from components.model.placement import Placement, image_slices, place, voxel_ml
 from components.scans.head import Head, find_head
 
@@ -86,10 +87,9 @@ def test_without_a_head_the_whole_plane_is_in_the_middle():
 
 
 def test_a_placement_survives_its_json():
-    import json
-
     for placement in (placed(scan()), place(scan(), MM, 64, 0, None)):
-        assert Placement.from_dict(json.loads(json.dumps(placement.as_dict()))) == placement
+        text = GridPlacement(**placement.as_dict()).model_dump_json()
+        assert Placement(**GridPlacement.model_validate_json(text).model_dump()) == placement
 
 
 # What the network sees

@@ -9,7 +9,7 @@ from scipy.special import expit
 from components.artifacts.trained_model import HeadLimits, TrainedModel, UsualHeads, VolumeInterval
 from components.model.average_head import learn_average, portrait
 from components.model.calibration import histogram
-from components.model.uncertainty import doubts, findings, uncertainty, volume_interval, wide_interval
+from components.model.uncertainty import assess, doubts, uncertainty, volume_interval, wide_interval
 from components.scans.head import Head, find_head
 from tests.support.trained import trained
 
@@ -31,19 +31,19 @@ def scan(make_scan):
 
 def test_the_volume_is_that_of_the_mask(scan):
     probability = cube(0.9, 5)
-    found = findings(probability, probability > 0.5, scan, VOXEL_MM, trained())
+    found = assess(probability, probability > 0.5, scan, VOXEL_MM, trained())
     assert found.lesion_ml == pytest.approx(5 * 5 * 2 * 20 / 1000)
 
 
 def test_an_older_model_says_no_more_than_the_volume(scan):
     probability = cube(0.9, 5)
-    found = findings(probability, probability > 0.5, scan, VOXEL_MM, trained(threshold=0.5))
+    found = assess(probability, probability > 0.5, scan, VOXEL_MM, trained(threshold=0.5))
     assert (found.lesion_ml_low, found.lesion_ml_high, found.level, found.review) == (None, None, None, [])
 
 
 def test_without_a_voxel_size_no_volume_is_known(scan):
     probability = cube(0.9, 5)
-    found = findings(probability, probability > 0.5, scan, None, trained(volume_interval=LEARNT))
+    found = assess(probability, probability > 0.5, scan, None, trained(volume_interval=LEARNT))
     assert (found.lesion_ml, found.lesion_ml_low, found.lesion_ml_high, found.level) == (None, None, None, None)
 
 
@@ -90,8 +90,8 @@ def sure_to(most: float | None, empty: float | None = None) -> TrainedModel:
 def test_a_mask_less_sure_than_those_of_validation_is_to_be_looked_at(scan):
     unsure, sure = cube(0.6, 5), cube(0.99, 5)
     facts = sure_to(0.1)
-    assert findings(sure, sure > 0.5, scan, VOXEL_MM, facts).review == []
-    [said] = findings(unsure, unsure > 0.5, scan, VOXEL_MM, facts).review
+    assert assess(sure, sure > 0.5, scan, VOXEL_MM, facts).review == []
+    [said] = assess(unsure, unsure > 0.5, scan, VOXEL_MM, facts).review
     assert re.fullmatch(r"Dice expected to be 0\.75\d; 0\.900 or more in validation", said)  # 2 * 0.6 / 1.6
 
 
@@ -108,7 +108,7 @@ def test_an_empty_mask_is_to_be_looked_at_where_validation_had_none():
 def test_a_scan_unlike_those_of_training_is_to_be_looked_at(scan):
     probability = cube(0.99, 5)
     facts = trained(seen={"slice_mm": (1.0, 3.0), "slices": (5, 7)})
-    said = findings(probability, probability > 0.5, scan, VOXEL_MM, facts).review
+    said = assess(probability, probability > 0.5, scan, VOXEL_MM, facts).review
     assert said == ["slices 5.0 mm thick; training scans have 1.0 to 3.0 mm"]
 
 
@@ -130,7 +130,7 @@ def test_the_interval_of_a_scan_goes_the_same_way(scan):
     """7 x 7 x 2 x 10 voxels of 20 mm³ are 9.8 mL, cube root 2.14: with 0.5 off its interval is 4.4 to 18.4."""
     large = np.full((32, 24, 6), 0.001, np.float32)
     large[4:11, 4:18, 0:5] = 0.9
-    [said] = findings(large, large > 0.5, scan, VOXEL_MM, trained(volume_interval=LEARNT)).review
+    [said] = assess(large, large > 0.5, scan, VOXEL_MM, trained(volume_interval=LEARNT)).review
     assert said == "the volume's interval, 4.4 to 18.4 mL, is wider than the volume, 9.8 mL"
 
 
@@ -158,7 +158,7 @@ def said_of(
     volume: np.ndarray, heads: UsualHeads, mask: np.ndarray | None = None, head: Head | None = None
 ) -> list[str]:
     probability = np.zeros(HEAD_SHAPE, np.float32) if mask is None else mask.astype(np.float32)
-    return findings(probability, probability > 0.5, volume, VOXEL_MM, trained(heads=heads), head).review
+    return assess(probability, probability > 0.5, volume, VOXEL_MM, trained(heads=heads), head).review
 
 
 def test_a_head_that_lies_as_in_training_is_nothing_unusual(heads):
@@ -207,7 +207,7 @@ def test_a_head_larger_than_the_grid_is_said_and_a_whole_plane_without_a_head_is
     inside = np.zeros(HEAD_SHAPE, bool)
     inside[2:-2, 2:-2, 1:-1] = True
     facts = trained(pixel_mm=2.0)
-    said = findings(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, Head(inside)).review
+    said = assess(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, Head(inside)).review
     assert len(said) == 1 and said[0].startswith("the head is larger than the model's grid, and was scaled down to ")
     nowhere = Head(np.ones(HEAD_SHAPE, bool), found=False)
-    assert findings(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, nowhere).review == []
+    assert assess(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, nowhere).review == []

@@ -133,7 +133,7 @@ def test_a_failed_sending_is_logged_and_not_fatal_and_nothing_is_lost(checkpoint
     save(checkpoints, 1)
     storage.broken = {broken}
     save(checkpoints, 2)
-    assert f"training goes on: s3://bucket: no {broken} today" in caplog.text
+    assert f"training continues: s3://bucket: no {broken} today" in caplog.text
     storage.broken = set()
     assert checkpoints.load()["epoch"] in (1, 2)
     save(checkpoints, 3)

@@ -64,16 +64,16 @@ def test_workers_pass_their_batches_on_wherever_temporary_files_lie(tmp_path, ch
     assert (done.returncode, done.stdout) == (0, "batches: 12\n"), done.stderr
 
 
-def test_where_no_folder_takes_a_socket_one_process_reads(monkeypatch, caplog):
-    monkeypatch.setattr(data_workers, "_takes_a_socket", lambda folder: False)
+def test_where_no_folder_supports_sockets_one_process_reads(monkeypatch, caplog):
+    monkeypatch.setattr(data_workers, "_supports_sockets", lambda folder: False)
     assert data_workers.with_room(3, 1) == 0
     assert "Set TMPDIR to a folder on this machine with a short path" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_or_is_not_there_takes_no_socket(tmp_path):
-    assert data_workers._takes_a_socket(str(tmp_path)) == (len(str(tmp_path)) < 75)
-    assert not data_workers._takes_a_socket("/proc")
-    assert not data_workers._takes_a_socket("/nowhere")
+    assert data_workers._supports_sockets(str(tmp_path)) == (len(str(tmp_path)) < 75)
+    assert not data_workers._supports_sockets("/proc")
+    assert not data_workers._supports_sockets("/nowhere")
     assert not [*tmp_path.iterdir()]
 
 
