@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 MOST_ERRORS_SHOWN = 3
 Content = TypeVar("Content")

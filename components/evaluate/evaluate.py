@@ -30,8 +30,10 @@ from components.evaluate.subgroups import lesion_free, subgroups
 from components.evaluate.threshold_rule_score import measure_rule, rule_summary
 from components.model.calibration import COUNTED, calibrated, reliability
 from components.model.device import device, named
+from components.model.grid import CHANNELS
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
+from components.model.network import AttentionUNet
 from components.model.uncertainty import findings
 from components.registry.evaluation_signature import authenticate
 from components.registry.run_records import (
@@ -64,7 +66,7 @@ def evaluate(
     Raises:
         StepError: an artifact is missing or invalid, or MLflow does not answer.
     """
-    listed, subsets, trained = Cases.read(cases), Split.read(split), TrainedModel.read(model)
+    listed, subsets = Cases.read(cases), Split.read(split)
     tested = [listed.by_name[name] for name in subsets.cases["test"]]
     for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
@@ -72,13 +74,13 @@ def evaluate(
     shutil.copy(split, evaluation / Split.FILE)
 
     logging.info("evaluating on %s", named(device()))
-    network, facts = load_model(model)
-    measured = measure_scans(network, facts, cases, tested, evaluation / MASKS)
+    network, trained = load_model(model)
+    measured = measure_scans(network, trained, cases, tested, evaluation / MASKS)
     results = [scan.result for scan in measured]
     comparison = compare_with_champion(
         results,
         subsets.patients,
-        lambda network, facts: [scan.result for scan in measure_scans(network, facts, cases, tested)],
+        lambda network, champion: [scan.result for scan in measure_scans(network, champion, cases, tested)],
         listed.synthetic,
         model,
     )
@@ -116,21 +118,24 @@ class MeasuredScan:
     reliability: np.ndarray
 
 
-def measure_scans(network, facts, folder: Path, cases: Sequence[Case], masks: Path | None = None) -> list[MeasuredScan]:
+def measure_scans(
+    network: AttentionUNet, trained: TrainedModel, folder: Path, cases: Sequence[Case], masks: Path | None = None
+) -> list[MeasuredScan]:
     """Predict and measure each case. `folder` holds the volumes; the predicted masks are written to `masks`."""
     measured = []
     for case in progress(cases, what="evaluated"):
         volume, geometry = read(folder / case.files["dwi"])
         truth = read(folder / case.files["mask"])[0] > 0
-        adc = read(folder / case.files["adc"])[0] if "adc" in case.files else None
+        has_adc = "adc" in CHANNELS[trained.inputs] and "adc" in case.files
+        adc = read(folder / case.files["adc"])[0] if has_adc else None
         head = find_head(volume, case.voxel_mm)
-        probability = predict_volume(network, facts, volume, case.slice_numbers, adc, case.voxel_mm, head)
-        predicted = lesion_mask(probability, facts, case.voxel_mm)
+        probability = predict_volume(network, trained, volume, case.slice_numbers, adc, case.voxel_mm, head)
+        predicted = lesion_mask(probability, trained, case.voxel_mm)
         if masks:
             write(masks / _mask_name(case), predicted.astype(np.uint8), geometry.space)
-        uncertainty = findings(probability, predicted, volume, case.voxel_mm, facts, head)
+        uncertainty = findings(probability, predicted, volume, case.voxel_mm, trained, head)
         counted = probability >= COUNTED
-        probabilities = (probability[counted], calibrated(probability[counted], facts))
+        probabilities = (probability[counted], calibrated(probability[counted], trained))
         slice_dice, slice_iou = slice_dices(predicted, truth)
         result = ScanResult(
             case=case.case,

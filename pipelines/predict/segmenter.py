@@ -185,8 +185,8 @@ def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
 
 def _b_value_in_training(model) -> float:
     """The setting b_value of the model's training, s/mm²; 0 where it is unknown."""
-    facts = getattr(model.unwrap_python_model(), "facts", {})
-    return float(facts.get("params", {}).get("b_value", 0))
+    trained = getattr(model.unwrap_python_model(), "trained", None)
+    return float(trained.params.get("b_value", 0)) if trained else 0.0
 
 
 def _number(value) -> float | None:

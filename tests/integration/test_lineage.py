@@ -22,6 +22,7 @@ from components.registry.ledger import Ledger
 from components.registry.tracking import MODEL_NAME, Run
 from components.split.split import split
 from components.train.launch import launch
+from components.train.training_inputs import TrainingPaths
 from pipelines.image_tags import commit, image
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
@@ -64,7 +65,8 @@ def artifacts(servers, scans, tmp_path_factory) -> tuple[Path, Path]:
         ingest(SCANS, fingerprint(SCANS), cases, report)
         preprocess(cases, slices, 32, "volume")
         split(cases, parts, folder / "split.html", (0.5, 0.25, 0.25), 0)
-        launch([cases, slices, parts, report, model, folder / "curves.html"], checked(SETTINGS))
+        paths = TrainingPaths(cases, slices, parts, report, model, folder / "curves.html")
+        launch(paths, checked(SETTINGS))
         evaluate(cases, parts, report, model, evaluation, folder / "evaluation.html")
     return model, evaluation
 

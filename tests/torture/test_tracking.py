@@ -27,7 +27,7 @@ def test_gone_in_the_middle_of_training(campaign, faulty, undisturbed, scans, tm
         monkeypatch.setenv("KFP_RUN_ID", name)
         monkeypatch.setenv("SCRATCH_DIR", str(tmp_path))
         monkeypatch.setitem(steps.SETTINGS, "random_seed", number)
-        from components.train import train as training
+        from components.train import learn as training
 
         kept = training._log_epochs
 

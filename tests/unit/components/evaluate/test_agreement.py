@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from components.artifacts.evaluation import CalibrationBin, ScanResult
+from components.artifacts.trained_model import VolumeInterval
 from components.evaluate.agreement import (
     agreement_summary,
     calibration_errors,
@@ -67,7 +68,7 @@ def test_coverage_is_of_patients_all_of_whose_scans_are_inside(result):
 def test_an_end_of_the_interval_is_inside_despite_rounding(result):
     """A lesion missed in the test as large as the one missed in validation, of which the interval was learnt."""
     for ml in np.arange(1, 60) * 0.02:
-        _, high, _ = volume_interval(0.0, {"level": 0.5, "cube_root_ml": float(np.cbrt(ml))})
+        _, high, _ = volume_interval(0.0, VolumeInterval(level=0.5, cube_root_ml=float(np.cbrt(ml)), patients=1))
         missed = result("A", truth_ml=float(ml), predicted_ml=0.0, predicted_ml_low=0.0, predicted_ml_high=high)
         assert volume_agreement([missed], LEVEL).interval_coverage == 1
 
