@@ -1,35 +1,21 @@
-"""The link that logs a browser in to our MLflow. Who sees it can log in with it: it is shown on a terminal alone."""
+"""Show the link with which a browser logs in to our MLflow. It works for everyone, so only a terminal gets it."""
 
-import contextlib
 import os
 import sys
-import threading
-from pathlib import Path
 
 import requests
 
 from components.registry.tracking import TOKEN
-from pipelines.target import CLUSTER, LOCAL, as_argument, target
+from pipelines.target_name import LOCAL, as_argument
 
 ANSWER_SECONDS = 10
 
 
-def show_of(place: str, state: Path) -> None:
-    """Print the link of the MLflow of `place`, a target; where a port is forwarded for it, until Ctrl-C."""
-    forwarded = place == CLUSTER and not os.environ.get("MLFLOW_TRACKING_URI")
-    with target(place).tracking(state) as uri:
-        if not show(uri, place):
-            print(f"  MLflow at {uri} gives no link: it is not ours, or refuses our login")
-        elif forwarded and sys.stdout.isatty():
-            print("  the way to it is open until Ctrl-C", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                threading.Event().wait()
-
-
 def show(uri: str, place: str = LOCAL) -> bool:
-    """Print a link of the MLflow at `uri`, or where no person reads it how to get one; whether there is one.
+    """Print a login link of the MLflow at `uri`, or how to get one if no person reads the output.
 
-    An MLflow that is not ours has none.
+    Returns:
+        whether there is a link: an MLflow that we did not start has none.
     """
     if not (code := _code(uri)):
         return False
@@ -44,7 +30,7 @@ def show(uri: str, place: str = LOCAL) -> bool:
 
 
 def _code(uri: str) -> str:
-    """Return the code of a new link; "" where this MLflow gives none."""
+    """Return the code of a new link; "" if this MLflow gives none."""
     login = {"Authorization": f"Bearer {os.environ.get(TOKEN, '')}"}
     try:
         answer = requests.post(f"{uri.rstrip('/')}/login/code", headers=login, timeout=ANSWER_SECONDS)

@@ -59,5 +59,5 @@ def first_failure(pods: list[V1Pod], logs: list[list[LogLine]]) -> Failure | Non
         elif error:
             failures.append((2 if PEER_IS_GONE.search(error) else 1, time, Failure(pod, error, log)))
         elif end and end.kind is Kind.FAILED:
-            failures.append((3, time, Failure(pod, f"{end.text} The lines above show why.", log)))
+            failures.append((3, time, Failure(pod, f"{end.text} The lines above say why.", log)))
     return min(failures, key=lambda failure: failure[:2])[2] if failures else None

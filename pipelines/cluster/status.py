@@ -10,7 +10,7 @@ from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import NO_LOGIN, Connection, connect
 from pipelines.cluster.storage import use_storage
-from pipelines.target import environment_as_before
+from pipelines.environment import environment_as_before
 
 PATIENCE_SECONDS = 10
 """For object storage: a status shall not take two minutes."""

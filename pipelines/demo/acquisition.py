@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -53,7 +54,8 @@ class Grid:
     def slices(self, points: np.ndarray) -> np.ndarray:
         """The mean of the parts of each slice (X, Y, S)."""
         points = points.reshape(self.points)
-        return sum(points[:, :, part :: self.subslices] for part in range(self.subslices)) / np.float32(self.subslices)
+        total = sum(points[:, :, part :: self.subslices] for part in range(self.subslices))
+        return np.asarray(total / np.float32(self.subslices))
 
     def interpolated(self, volume: np.ndarray) -> np.ndarray:
         """A smooth volume (X, Y, S) as acquired, interpolated linearly in the plane."""
@@ -89,7 +91,7 @@ def _k_space(acquired: int, interpolated: int, sharpness: float) -> np.ndarray:
     return ((there * kept) @ here / acquired).real.astype(np.float32)
 
 
-def rotation(degrees_xyz: np.ndarray) -> np.ndarray:
+def rotation(degrees_xyz: np.ndarray | list[float]) -> np.ndarray:
     return Rotation.from_euler("xyz", degrees_xyz, degrees=True).as_matrix()
 
 
@@ -98,7 +100,8 @@ def draw_grid(rng: np.random.Generator, draw: dict[str, float]) -> Grid:
     acquired_mm, slice_mm = draw["acquired_mm"], draw["slice_mm"]
     rows = 2 * round(draw["field_mm"] / acquired_mm / 2)
     columns = rows if rng.random() < 0.6 else rows - 2 * int(rng.integers(1, 8))
-    shape = (*(round(n * draw["zero_fill"]) for n in (columns, rows)), round(draw["coverage_mm"] / slice_mm))
+    zero_fill = draw["zero_fill"]
+    shape = (round(columns * zero_fill), round(rows * zero_fill), round(draw["coverage_mm"] / slice_mm))
     voxel_mm = [acquired_mm * columns / shape[0], acquired_mm * rows / shape[1], slice_mm]
     oblique = rotation(rng.uniform([-10, -2, -3], [10, 2, 3])) if rng.random() < 0.5 else np.eye(3)
     affine = np.eye(4)
@@ -115,7 +118,8 @@ def distorted(
     voxels: of the template (3, points). along: what a millimetre along that axis is in template voxels. Returns the
     shifted ones of `near`, and how signal piles up there.
     """
-    brain, shift = template(), 0
+    brain = template()
+    shift: Any = 0
     sign = rng.choice([-1, 1])
     for centre, reach_mm in SOURCES_MM:
         height = most_mm * rng.uniform(0.4, 1.2) * max(1.0, reach_mm / 8)

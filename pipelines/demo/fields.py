@@ -1,6 +1,7 @@
 """Smooth random fields and linear interpolation, fast enough for a scan in half a second."""
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Sampler:
             upper = at - low
             weights.append((1 - upper, upper))
             index = index + low * self.strides[axis]
-        out = None
+        out: Any = None
         for x, y in ((0, 0), (0, 1), (1, 0), (1, 1)):
             plane = weights[0][x] * weights[1][y]
             for z in (0, 1):

@@ -70,7 +70,7 @@ def lesion_score(rng: np.random.Generator, kind: str, volume_ml: float) -> np.nd
     if kind == "emboli":
         score = np.full(len(brain.gray), OUT_OF_REACH, np.float32)
         reachable = brain.depth_mm > -1 if rng.random() < 0.5 else reachable
-        emboli = int(rng.integers(3, 4 + min(32, volume_ml / LEAST_EMBOLUS_ML)))
+        emboli = int(rng.integers(3, int(4 + min(32, volume_ml / LEAST_EMBOLUS_ML))))
         radius_mm /= emboli ** (1 / 3)
     else:
         score = _core_score(rng, kind, home, reachable, radius_mm)

@@ -32,7 +32,7 @@ def template_voxels(rng: np.random.Generator, grid: Grid, draw: dict[str, float]
     along = to_template[:3, 1] / grid.points_mm[1]
     i, j, k = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in grid.points), indexing="ij", sparse=True)
     voxels = np.empty((3, *grid.points), np.float32)
-    for axis, (x, y, z, shift) in enumerate(np.float32(to_template[:3])):
+    for axis, (x, y, z, shift) in enumerate(to_template[:3].astype(np.float32)):
         far = smooth_field(rng, grid.points, grid.points_mm, 40.0)
         near = smooth_field(rng, grid.points, grid.points_mm, 14.0)
         voxels[axis] = x * i + y * j + (z * k + shift)
@@ -80,7 +80,7 @@ def tissues(
 
 
 def grown(
-    score: np.ndarray, tissue: np.ndarray, volume_ml: float, point_ml: float, edge_mm: float
+    score: np.ndarray, tissue: np.ndarray, volume_ml: float, point_ml: float | np.floating, edge_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower the score's threshold, by bisection, until the lesion has its volume.
 

@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import nibabel as nib
 import numpy as np
@@ -50,7 +51,8 @@ class Scanner:
         return self.protocol.site
 
 
-THICK, THIN = {"slice_mm": (4.5, 5.5), "zero_fill": (1.0, 1.5)}, {"slice_mm": (2.0, 2.2), "zero_fill": (1.0, 1.0)}
+THICK: dict[str, Any] = {"slice_mm": (4.5, 5.5), "zero_fill": (1.0, 1.5)}
+THIN: dict[str, Any] = {"slice_mm": (2.0, 2.2), "zero_fill": (1.0, 1.0)}
 SCANNERS = (
     Scanner(replace(TRAINING, site="SYNTHETIC-A", **THICK), np.float64, np.float64, 1e3),
     Scanner(replace(TRAINING, site="SYNTHETIC-B", **THIN), np.int16, np.int16, 1e6),
@@ -95,8 +97,8 @@ def write_patient(folder: Path, seed: int, index: int) -> DemoPatient:
     scan, name, session = simulate_scan(index, seed), f"sub-demo{index + 1:04d}", "ses-0001"
     scanner, stem = SCANNERS[index % 3], f"{name}_{session}"
     mask = scan.mask.astype(MASK_DTYPES[index % len(MASK_DTYPES)])
-    dwi = scan.dwi.round().astype(scanner.dwi_dtype)
-    adc = (scan.adc_mm2_s * scanner.adc_per_mm2_s).round(6).astype(scanner.adc_dtype)
+    dwi: np.ndarray = scan.dwi.round().astype(scanner.dwi_dtype)
+    adc: np.ndarray = (scan.adc_mm2_s * scanner.adc_per_mm2_s).round(6).astype(scanner.adc_dtype)
     write_image(folder / name / session / "dwi" / f"{stem}_dwi.nii.gz", dwi, scan.affine)
     write_image(folder / name / session / "dwi" / f"{stem}_adc.nii.gz", adc, scan.affine)
     write_image(folder / "derivatives" / name / session / f"{stem}_msk.nii.gz", mask, scan.affine)
@@ -114,7 +116,7 @@ def write_patient(folder: Path, seed: int, index: int) -> DemoPatient:
 def read_participants(folder: Path) -> list[DemoPatient]:
     with (folder / "participants.tsv").open(newline="") as file:
         rows = list(csv.reader(file, delimiter="\t"))[1:]
-    kinds = [field.type for field in fields(DemoPatient)]
+    kinds = get_type_hints(DemoPatient).values()
     return [DemoPatient(*(kind(v) for kind, v in zip(kinds, row, strict=True))) for row in rows]
 
 

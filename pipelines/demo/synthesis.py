@@ -50,7 +50,8 @@ class Scan:
 
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
-        return tuple(float(v) for v in np.linalg.norm(self.affine[:3, :3], axis=0))
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
 
 
 def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
@@ -70,8 +71,8 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
     rows |= look_alikes(rng, protocol)
     if volume_ml:
         rows["score"] = lesion_score(rng, kind, volume_ml)
-    sampled = brain.sampler(np.stack(list(rows.values()), axis=1), voxels[:, inside])
-    sampled = dict(zip(rows, np.ascontiguousarray(sampled.T), strict=True))
+    values = brain.sampler(np.stack(list(rows.values()), axis=1), voxels[:, inside])
+    sampled = dict(zip(rows, np.ascontiguousarray(values.T), strict=True))
     zero = np.zeros(inside.size, np.float32)
     gray, white, fluid = tissues(
         rng, draw, depth_mm[inside], *(sampled[name] for name in ("gray", "white", "ventricle_mm", "fold_mm"))

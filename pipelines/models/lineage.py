@@ -29,7 +29,7 @@ from pipelines.models.link_report import CHANGED, NOT_REACHED, NOT_REGISTERED, O
 from pipelines.models.registry_check import UNREADABLE, description_digest, other_measures, other_numbers
 from pipelines.models.scan_lineage import check_scans
 from pipelines.models.version_files import VersionFiles
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 TAG = re.compile(r":([0-9a-f]{16})(?:@|$)")
 

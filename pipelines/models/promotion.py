@@ -13,7 +13,7 @@ from components.registry.ledger_entry import Entry, version_facts
 from components.registry.ledger_pairing import ensure_pair, pairing_problem, require_pair
 from components.registry.tracking import MODEL_NAME
 from pipelines.models import registry, registry_check
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 SHOWN = 5
 

@@ -1,4 +1,4 @@
-"""What a file's name says of what it shows: the DWI, a map or an image that belongs to it, or nothing."""
+"""Read from the name of a file what it shows: the DWI, or a map or an image that belongs to it."""
 
 import re
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ WORDS = {
     **dict.fromkeys(("ct", "ncct", "cta", "ctp"), "a CT scan"),
     **dict.fromkeys(("msk", "mask", "lesion", "seg", "dseg", "probability"), "a mask"),
 }
-"""The last word of a name, after _ or -, or the whole of it, and what such a file is."""
+"""The last part of a name, after _ or -, or the whole name, and what such a file is."""
 FOLDERS = {"dwi", "adc", "b0", "flair", "swi", "t1w", "t2w"}
-"""Names of folders that sort files by what they show."""
+"""Names of folders that hold one kind of file each."""
 CHANNEL = re.compile(r"^(.*)_(\d{4})$")
-"""nnU-Net's way: CASE_0000 is the first channel of CASE, CASE_0001 the second."""
+"""nnU-Net's names: CASE_0000 is the first channel of CASE, CASE_0001 the second."""
 MOST_CHANNELS = 8
 
 
 @dataclass(frozen=True)
 class Named:
-    """`kind` is dwi, a key of `WORDS`, or "" where the name says nothing; `of` is the name without it, as it looks."""
+    """`kind` is "dwi", a key of `WORDS`, or "" if the name gives no kind; `of` is the name without the kind."""
 
     kind: str
     of: str
@@ -40,7 +40,7 @@ class Named:
 
 
 def named(stem: str) -> Named:
-    """What the path of a file, its extension aside, says."""
+    """Return the kind in the path of a file (without its extension)."""
     *folders, name = look(stem).split("/")
     before, _, last = re.sub("-", "_", name).rpartition("_")
     if last in DWI or last in WORDS:
@@ -52,7 +52,7 @@ def named(stem: str) -> Named:
 
 
 def channels(stems: list[str]) -> dict[str, str]:
-    """The stems that are further channels of another, as nnU-Net names them, and that other; long series are none."""
+    """Return the stems that are further channels in nnU-Net's names, each with its first channel; not long series."""
     by_case: dict[str, dict[str, str]] = {}
     for stem in stems:
         if match := CHANNEL.match(stem):

@@ -130,5 +130,5 @@ async def _send_error(start: Message, body: bytes, send: Send) -> None:
         if isinstance(content, dict):
             body = json.dumps({name: value for name, value in content.items() if name != "stack_trace"}).encode()
     headers.append((b"content-length", str(len(body)).encode()))
-    await send(start | {"headers": headers})
+    await send({**start, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -23,7 +23,8 @@ from components.scans.prediction_mark import mark_of_mask, stamped
 from components.scans.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
 from pipelines.models.registry import CHAMPION, no_champion
 from pipelines.predict.verified_model import fetch
-from pipelines.target import as_argument, target
+from pipelines.target import target
+from pipelines.target_name import as_argument
 
 
 @dataclass(frozen=True)

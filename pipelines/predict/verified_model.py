@@ -8,7 +8,7 @@ from components.core.text import shown
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import altered_file, model_digest
 from pipelines.models.registry import versions_at
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 
 def fetch(client, address: str, folder: Path, place: str = "local", digest: str = "") -> tuple[Path, str, dict]:

@@ -1,5 +1,4 @@
 import json
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from components.model.network import AttentionUNet
 from components.register.mlflow_logging import log_model
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
-from pipelines.local import mlflow_server, services
+from pipelines.local import services
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 OLD_MODEL = """
@@ -42,11 +41,9 @@ SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory, empty_database):
+def servers(tmp_path_factory):
     """The environment of a real S3 and a real MLflow server, for this session's tests."""
     state = tmp_path_factory.mktemp("servers")
-    (state / "mlflow").mkdir(mode=0o700)
-    shutil.copy(empty_database, state / "mlflow" / mlflow_server.DATABASE)
     with pytest.MonkeyPatch.context() as patch:
         _forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):

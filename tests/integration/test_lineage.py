@@ -176,6 +176,21 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
     assert changed.split(", ") == names, out
 
 
+@pytest.mark.parametrize("name", ["scans/volumes/__init__.py", "model/sitecustomize.py"])
+def test_a_file_that_was_added_to_the_code_is_named(trace, here, name):
+    """A package of a module's name is imported in the place of that module."""
+    storage = Storage(f"s3://{work_bucket()}")
+    (packed,) = (o.key for o in storage.list() if o.key.endswith("code/components/model/network.py"))
+    added = packed.replace("model/network.py", name)
+    storage.put(added, b"print('here')\n")
+    try:
+        code, out = trace()
+    finally:
+        storage.delete([added])
+    assert code == 1
+    assert re.search(rf"its code .*components/{name}, which it does not import", out), out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change",

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 from pipelines import __main__ as command_line
+from pipelines import commands
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL
+from pipelines.target_name import ALL
 
 IN_ANY_PLACE = {
     "check-data": ("--data", "folder"), "predict": ("--input", "a", "--output", "b"), "serve": (), "status": (),
@@ -26,7 +28,7 @@ def test_what_is_kept_on_this_machine_is_its_owners_alone(before, tmp_path, monk
     monkeypatch.setattr(command_line, "STATE", state)
     monkeypatch.setattr("sys.argv", ["pipelines", "check-data", "--data", ""])
     assert command_line.main() == 1
-    assert "Which scans?" in capsys.readouterr().err
+    assert "DATA is missing" in capsys.readouterr().err
     assert state.stat().st_mode & 0o777 == 0o700
 
 
@@ -50,10 +52,10 @@ def test_a_variable_names_another_place_for_what_is_kept(there, tmp_path):
     folder = tmp_path / "disk of this machine" / "state"
     if there:
         folder.mkdir(parents=True, mode=0o755)
-    assert "Which scans?" in with_state(folder).stderr
+    assert "DATA is missing" in with_state(folder).stderr
     assert folder.stat().st_mode & 0o777 == 0o700
     (folder / "kept").touch()
-    assert "Which scans?" in with_state(folder).stderr
+    assert "DATA is missing" in with_state(folder).stderr
 
 
 def test_a_folder_with_other_things_is_not_taken_and_not_closed_to_others(tmp_path):
@@ -61,7 +63,7 @@ def test_a_folder_with_other_things_is_not_taken_and_not_closed_to_others(tmp_pa
     (tmp_path / "thesis.txt").touch()
     said = with_state(tmp_path)
     assert said.returncode == 1
-    assert f"STATE={tmp_path} holds other things. Name a new or an empty folder" in said.stderr
+    assert f"STATE={tmp_path} has other content. Name a new or an empty folder" in said.stderr
     assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
@@ -69,9 +71,9 @@ def test_a_folder_with_other_things_is_not_taken_and_not_closed_to_others(tmp_pa
 def call(tmp_path, monkeypatch):
     """call("champion", "--target", "kind") -> the exit code; what a command would do it does not."""
     monkeypatch.setattr(command_line, "STATE", tmp_path / ".local")
-    for name in [name for name in vars(command_line) if name.startswith("_") and name not in ("_parser", "_data")]:
-        if callable(getattr(command_line, name)) and not name.startswith("__"):
-            monkeypatch.setattr(command_line, name, lambda a: None)
+    for name, value in list(vars(commands).items()):
+        if isinstance(value, FunctionType) and not name.startswith("_"):
+            monkeypatch.setattr(commands, name, lambda arguments: None)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["pipelines", *arguments])

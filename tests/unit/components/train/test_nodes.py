@@ -234,7 +234,8 @@ def test_a_refusal_says_what_to_do(api, verb, status, body, said):
     ("state", "said"),
     [
         ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient gpu"}]},
-         "node 1 has no machine: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has room. "
+         "node 1 has no machine: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has "
+         "room. "
          "Free or add what is missing."),
         (node_container(waiting={"reason": "ContainerCreating"}), ""),
     ],
@@ -289,7 +290,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away
 
 
 def test_a_job_that_somebody_deleted_is_no_riddle(api):
-    play(api, lambda: setattr(api, "job", None))
+    play(api, lambda: setattr(api, "train_job", None))
     fails("somebody deleted the TrainJob")
 
 

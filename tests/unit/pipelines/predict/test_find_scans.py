@@ -79,7 +79,11 @@ def test_what_is_another_modality_by_its_name_is_left_alone_beside_the_scan(foun
 @pytest.mark.parametrize("file", ["b_flair.nii", "b_t2.nii", "b_b0.nii", "t1w/b.nii", "p/FLAIR.nii"])
 def test_another_modality_without_its_scan_is_refused_for_its_name(found, file):
     one = found("a.nii", "c.nii", file)
-    assert names(one) == ["a", "c"] and "by its name it is a" in one.refused[file] and "rename it" in one.refused[file]
+    assert (
+        names(one) == ["a", "c"]
+        and "its name says that it is a" in one.refused[file]
+        and "rename it" in one.refused[file]
+    )
 
 
 @pytest.mark.parametrize("file", ["P_adc", "P_FLAIR", "P_0001"])
@@ -91,7 +95,7 @@ def test_the_layout_of_images_makes_no_dwi_of_another_modality(found, file):
 def test_further_channels_of_nnu_net_are_refused(found):
     one = found("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz", "b_0002.nii.gz")
     assert names(one) == ["a_0000", "b_0000"] and len(one.refused) == 3
-    assert one.refused["b_0002.nii.gz"].startswith("by its name it is a further channel of b_0000")
+    assert one.refused["b_0002.nii.gz"].startswith("its name says that it is a further channel of b_0000")
 
 
 @pytest.mark.parametrize("numbers", [range(1, 4), range(20)])
