@@ -76,7 +76,7 @@ def test_the_models_requirements_are_all_that_its_code_imports():
         if not module.startswith("components.")
     }
     required = {line.split("==")[0] for line in requirements()}
-    assert {path.split("/")[1] for path in packed} <= {"__init__.py", "core", "scans", "model"}
+    assert {path.split("/")[1] for path in packed} <= {"__init__.py", "artifacts", "core", "scans", "model"}
     assert {"torch", "nibabel", "cv2"} <= packages
     names = {"cv2": "opencv-python-headless", "SimpleITK": "simpleitk"}
     assert {names.get(p, p) for p in packages - sys.stdlib_module_names} <= required
