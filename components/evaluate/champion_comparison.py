@@ -17,6 +17,7 @@ from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.model.inference import load_model
+from components.model.network import AttentionUNet
 from components.registry import tracking
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import model_digest
@@ -29,7 +30,7 @@ Subsets = dict[str, list[str]]
 def compare_with_champion(
     results: Sequence[ScanResult],
     subsets: Subsets,
-    measure: Callable[..., Sequence[ScanResult]],
+    measure: Callable[[AttentionUNet, TrainedModel], Sequence[ScanResult]],
     synthetic: bool,
     model: Path | None = None,
 ) -> Comparison:
@@ -38,7 +39,7 @@ def compare_with_champion(
     Args:
         results: Of the new model.
         subsets: The patients of the new model's split.
-        measure: `measure(network, facts)` returns the results of another model on the same scans.
+        measure: `measure(network, trained)` returns the results of another model on the same scans.
         synthetic: Whether these scans are synthetic. Then a champion that learnt from patients is not compared, nor the
             other way round.
         model: The folder of the new model. A champion with the same files is not measured again.

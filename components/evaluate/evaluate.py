@@ -30,6 +30,7 @@ from components.evaluate.subgroups import lesion_free, subgroups
 from components.evaluate.threshold_rule_score import measure_rule, rule_summary
 from components.model.calibration import COUNTED, calibrated, reliability
 from components.model.device import device, named
+from components.model.grid import CHANNELS
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
 from components.model.network import AttentionUNet
@@ -79,7 +80,7 @@ def evaluate(
     comparison = compare_with_champion(
         results,
         subsets.patients,
-        lambda network, trained: [scan.result for scan in measure_scans(network, trained, cases, tested)],
+        lambda network, champion: [scan.result for scan in measure_scans(network, champion, cases, tested)],
         listed.synthetic,
         model,
     )
@@ -125,7 +126,8 @@ def measure_scans(
     for case in progress(cases, what="evaluated"):
         volume, geometry = read(folder / case.files["dwi"])
         truth = read(folder / case.files["mask"])[0] > 0
-        adc = read(folder / case.files["adc"])[0] if "adc" in case.files else None
+        has_adc = "adc" in CHANNELS[trained.inputs] and "adc" in case.files
+        adc = read(folder / case.files["adc"])[0] if has_adc else None
         head = find_head(volume, case.voxel_mm)
         probability = predict_volume(network, trained, volume, case.slice_numbers, adc, case.voxel_mm, head)
         predicted = lesion_mask(probability, trained, case.voxel_mm)

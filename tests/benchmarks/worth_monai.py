@@ -97,11 +97,11 @@ def measure(model: Path, cases: Path) -> list[dict]:
     home = Invertd("probability", prepare, "image", nearest_interp=False)
     results = []
     for record in labelled(cases):
-        scan = prepare({"image": cases / record["files"]["dwi"]})
+        scan = prepare({"image": cases / record.files["dwi"]})
         scan["probability"] = _probability(network, scan["image"], facts["side"])
         predicted = np.asarray(home(scan)["probability"][0]) >= 0.5
-        truth = read(cases / record["files"]["mask"])[0] > 0
-        results.append({"patient": record["patient"], **case_metrics(predicted, truth, record["voxel_mm"])})
+        truth = read(cases / record.files["mask"])[0] > 0
+        results.append({"patient": record.patient, **case_metrics(predicted, truth, record.voxel_mm)})
     return results
 
 
@@ -160,9 +160,9 @@ def _cached(data: Path, subset: str, side: int) -> CacheDataset:
     """Random crops of the scans to train on, the whole scans to validate on."""
     names = set(json.loads((data / "split.json").read_text())["cases"][subset])
     files = [
-        {"image": data / "cases" / record["files"]["dwi"], "label": data / "cases" / record["files"]["mask"]}
+        {"image": data / "cases" / record.files["dwi"], "label": data / "cases" / record.files["mask"]}
         for record in labelled(data / "cases")
-        if record["case"] in names
+        if record.case in names
     ]
     steps = [
         *_placed(BOTH, side),

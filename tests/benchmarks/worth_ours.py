@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 from components.core.settings import Settings, checked
-from components.evaluate.evaluate import measure as evaluated
+from components.evaluate.evaluate import measure_scans
 from components.evaluate.threshold_rule_score import measure_rule
 from components.model.inference import load_model
 from components.train import data_workers
@@ -36,7 +36,8 @@ def train(data: Path, model: Path, settings: Settings, seconds: float, seed: int
 
 def measure(model: Path, cases: Path) -> list[dict]:
     """Return the metrics of each labelled scan, in its own space."""
-    return evaluated(*load_model(model), cases, labelled(cases))
+    network, trained = load_model(model)
+    return [scan.result.model_dump() for scan in measure_scans(network, trained, cases, labelled(cases))]
 
 
 def rule(cases: Path) -> list[dict]:
@@ -44,10 +45,10 @@ def rule(cases: Path) -> list[dict]:
     records = labelled(cases)
     return [
         {
-            "patient": record["patient"],
+            "patient": record.patient,
             "dice": found["rule_dice"],
             "lesion_f1": found["rule_lesion_f1"],
-            "absolute_volume_difference_ml": abs(found["rule_ml"] - record["lesion_ml"]),
+            "absolute_volume_difference_ml": abs(found["rule_ml"] - record.lesion_ml),
         }
         for record, found in zip(records, measure_rule(cases, records), strict=True)
     ]

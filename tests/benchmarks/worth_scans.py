@@ -1,6 +1,5 @@
 """The patients that a comparison of models trains on and those that it tests on, as `ingest` keeps them."""
 
-import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from components.artifacts.cases import Case, Cases
 from components.core.machine import cpus
 from components.core.settings import Settings
 from components.core.step import StepError
@@ -63,9 +63,9 @@ def ingested(scans: Path, cases: Path) -> Path:
     return cases
 
 
-def labelled(cases: Path) -> list[dict]:
-    """Return the records of the scans with a mask."""
-    return [case for case in json.loads((cases / "cases.json").read_text())["cases"] if case["labelled"]]
+def labelled(cases: Path) -> list[Case]:
+    """Return the scans with a mask."""
+    return [case for case in Cases.read(cases).cases if case.labelled]
 
 
 def slices_for(data: Path, settings: Settings) -> Path:

@@ -81,7 +81,9 @@ def register(client, tmp_path):
         (weights / "model.json").write_text(json.dumps(known | facts))
         run = client.create_run("0")
         client.log_artifacts(run.info.run_id, str(weights), "model/artifacts/weights")
-        client.log_text(run.info.run_id, json.dumps({"patients": patients}), "split.json")
+        client.log_text(
+            run.info.run_id, json.dumps({"patients": patients, "digest": split_digest(patients)}), "split.json"
+        )
         tags = {
             "weights_sha256": file_sha256(weights / "best_model.pth"), "git_commit": "abc",
             "facts_sha256": file_sha256(weights / "model.json"), "split_digest": split_digest(patients),
@@ -561,7 +563,7 @@ def test_changes_in_the_registry_are_named(client, two, tmp_path, capsys, alter)
     [
         ("weights/model.json", lambda facts: facts | {"threshold": 0.9999}, "model.json is not what was registered"),
         ("split.json", lambda split: split | {"patients": PATIENTS | {"train": ["B"], "test": ["A", *TEST]}},
-         "which patients version 1 was trained on is not known"),
+         "the training patients of version 1 are unknown"),
     ],
     ids=["its threshold", "its patients"],
 )  # fmt: skip

@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from components.artifacts.evaluation import TestMetrics
+from components.artifacts.evaluation import Comparison, TestMetrics
 from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, scratch, work_bucket
@@ -61,7 +61,7 @@ TARGETS = (
     "/test_metrics.json",
 )
 """What an attack on the bucket is aimed at, each as often: parts of keys."""
-NOT_COMPARED = {"champion": None, "model": None, "reason": ""}
+NOT_COMPARED = Comparison(champion=None, model=None, reason="")
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ class TestAWriterOfTheBucket:
             """The champion's facts stand in for its results: altered facts would give others."""
             found = compare_with_champion(
                 rows, split["patients"],
-                lambda network, facts: [row.model_copy(update={"dice": facts["threshold"]}) for row in rows],
+                lambda network, trained: [row.model_copy(update={"dice": trained.threshold}) for row in rows],
                 listed["synthetic"],
             )  # fmt: skip
             if found.reason:

@@ -8,6 +8,7 @@ import pytest
 
 from components.artifacts.cases import Case
 from components.artifacts.evaluation import ScanResult
+from components.artifacts.trained_model import TrainedModel
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.evaluate import champion_comparison
@@ -116,8 +117,8 @@ def case(tmp_path, make_scan) -> Case:
 
 
 def test_an_older_champion_without_optional_facts_is_measured(tmp_path, case):
-    facts = {"image_size": 32, "normalization": "volume", "precision": "float32", "threshold": 0.5}
-    [found] = measure_scans(AttentionUNet(4).eval(), facts, tmp_path, [case])
+    old = TrainedModel(image_size=32, normalization="volume", base_channels=4, threshold=0.5)
+    [found] = measure_scans(AttentionUNet(4).eval(), old, tmp_path, [case])
     assert 0 <= found.result.dice <= 1
     assert (found.result.predicted_ml_low, found.result.needs_review) == (None, [])
     before, after = found.reliability
@@ -127,6 +128,6 @@ def test_an_older_champion_without_optional_facts_is_measured(tmp_path, case):
 
 def test_a_champion_that_needs_a_missing_adc_map_gives_a_clear_error(tmp_path, case):
     """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
-    facts = {"inputs": "dwi+adc", "image_size": 32, "normalization": "volume", "precision": "float32"}
+    champion = TrainedModel(inputs="dwi+adc", image_size=32, normalization="volume", base_channels=4)
     with pytest.raises(BadVolume, match="the model needs an ADC map too"):
-        measure_scans(AttentionUNet(4, 6), facts, tmp_path, [case])
+        measure_scans(AttentionUNet(4, 6), champion, tmp_path, [case])
