@@ -46,7 +46,7 @@ DEV_INSTALLED := $(VENV)/.installed-dev
 
 SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application
 
-IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.cluster.kubernetes import sources_tag; print(sources_tag())'
+IMAGE_TAG := $(PYTHON) -W ignore -c 'from pipelines.image_tags import sources_tag; print(sources_tag())'
 
 export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
@@ -54,125 +54,133 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint parameters audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
 
-pipeline-run: $(INSTALLED) ## run all: [DATA=folder|s3://bucket/prefix] [PRESET=demo|baseline|n4|demo+n4|...] [SET="epochs=5"] [TARGET=local|kind|cluster]
+pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="epochs=5"] [TARGET=kind]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-experiments: $(INSTALLED) ## compare improvements: [PRESETS="n4 loss"] [SEEDS=3] [PRESET=demo: what they lie over] [what pipeline-run takes]
+experiments: $(INSTALLED) ## models: compare presets over seeds [PRESETS="n4 loss"] [SEEDS=3]
 	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-pipeline-logs: $(INSTALLED) ## what the steps of the last run said: [STEP=train] [RUN=name] [FOLLOW=1] [RAW=1]
+pipeline-logs: $(INSTALLED) ## use: show the logs of the last run's steps [STEP=train] [FOLLOW=1]
 	@exec $(PYTHON) -m pipelines logs --run="$$RUN" --step="$$STEP" --follow="$$FOLLOW" --raw="$$RAW" --target="$$TARGET"
 
-pipeline-schedule: $(INSTALLED) ## run by a cluster's clock: CRON="0 2 * * *" TARGET=kind|cluster [what pipeline-run takes]
+pipeline-schedule: $(INSTALLED) ## cluster: run by the clock: CRON="0 2 * * *" TARGET=kind|cluster
 	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-pipeline-schedules: $(INSTALLED) ## list a cluster's schedules: TARGET=kind|cluster [REMOVE=id or name] [FORCE=1]
+pipeline-schedules: $(INSTALLED) ## cluster: list the schedules of TARGET=kind|cluster [REMOVE=name]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
 
-test: $(DEV_INSTALLED) ## the tests of every part, a quarter of an hour on two cores; what is skipped says why
+test: $(DEV_INSTALLED) ## develop: the tests of every part, minutes on two cores; what is skipped says why
 	@$(PYTEST)
 
-test-all: $(DEV_INSTALLED) ## all tests, the slow ones too, but those of test-kind, torture and relations
-	@$(PYTEST) -m "not cluster and not torture and not relations"
+test-all: test ## develop: make test, then the slow tests; not test-kind, torture, relations
+	@$(PYTEST) -m "slow and not cluster and not torture and not relations"
 
-check-data: $(INSTALLED) ## what would be ingested of DATA=folder|s3://..., and what refused and why [SET="b_value=800"] [TARGET=kind|cluster]
+check-data: $(INSTALLED) ## data: show what would be ingested of DATA=folder|s3://..., and what refused
 	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
-predict: $(INSTALLED) ## segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders [ADC=adc.nii.gz] [MODEL=models:/...] [MODEL_DIGEST=...] [PROBABILITY=1] [OVERWRITE=1] [SET="modality_check=false"] [TARGET=kind|cluster]
+predict: $(INSTALLED) ## use: segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders
 	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --digest="$$MODEL_DIGEST" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
 
-serve: $(INSTALLED) ## the champion over HTTP, on 127.0.0.1 [MODEL=models:/...] [MODEL_DIGEST=...] [SERVE_PORT=5001] [TARGET=kind|cluster]
+serve: $(INSTALLED) ## use: serve the champion over HTTP on 127.0.0.1 [SERVE_PORT=5001]
 	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --digest="$$MODEL_DIGEST" --port="$$SERVE_PORT" --target="$$TARGET"
 
-champion: $(INSTALLED) ## which version is champion and why, and whether the ledger says the same [TARGET=kind|cluster]
+champion: $(INSTALLED) ## models: say which version is champion and why, and check the ledger
 	@exec $(PYTHON) -m pipelines champion --target="$$TARGET"
 
-promote: $(INSTALLED) ## make a version champion, policy or not: MODEL=models:/dwi-attention-unet/3 REASON="..." [TARGET=kind|cluster]
+promote: $(INSTALLED) ## models: make a version champion: MODEL=models:/... REASON="..."
 	@exec $(PYTHON) -m pipelines promote --model="$$MODEL" --reason="$$REASON" --target="$$TARGET"
 
-rollback: $(INSTALLED) ## go back to the champion before [REASON="..."] [TARGET=kind|cluster]
+rollback: $(INSTALLED) ## models: go back to the champion before [REASON="..."]
 	@exec $(PYTHON) -m pipelines rollback --reason="$$REASON" --target="$$TARGET"
 
-lineage: $(INSTALLED) ## what a version was made of, to every scan's sha256, hashed again: [MODEL=models:/...] [TARGET=kind|cluster]
+lineage: $(INSTALLED) ## models: show what a version was made of, hashed again [MODEL=...]
 	@exec $(PYTHON) -m pipelines lineage --model="$$MODEL" --target="$$TARGET"
 
-demo-data: $(INSTALLED) ## make the synthetic demo scans in .local/demo-scans
+demo-data: $(INSTALLED) ## data: make the synthetic demo scans in .local/demo-scans
 	@exec $(PYTHON) -m pipelines demo-data --target="$$TARGET"
 
-up: $(INSTALLED) ## start the embedded S3 and MLflow servers [S3_PORT=9000] [MLFLOW_PORT=5000]
+up: $(INSTALLED) ## use: start the embedded S3 and MLflow servers [S3_PORT=9000]
 	@exec $(PYTHON) -m pipelines up --target="$$TARGET"
 
-mlflow: $(INSTALLED) ## show a link that logs a browser in to MLflow: [TARGET=kind|cluster]
+mlflow: $(INSTALLED) ## use: show a link that logs a browser in to MLflow
 	@exec $(PYTHON) -m pipelines mlflow --target="$$TARGET"
 
-down: $(INSTALLED) ## stop them
+down: $(INSTALLED) ## use: stop both servers
 	@exec $(PYTHON) -m pipelines down --target="$$TARGET"
 
-status: $(INSTALLED) ## say whether they run; of a cluster its runs, schedules and champion too: [TARGET=kind|cluster]
+status: $(INSTALLED) ## use: say whether the servers run; of a cluster its runs and schedules too
 	@exec $(PYTHON) -m pipelines status --target="$$TARGET"
 
-compile: $(INSTALLED) ## write the pipeline for a cluster to build/pipeline.yaml [REGISTRY=...] [GPUS=0] [NODES=1] [NODE_SELECTOR=label=value] [TOLERATION=taint]
+compile: $(INSTALLED) ## cluster: write the pipeline for a cluster to build/pipeline.yaml
 	@exec $(PYTHON) -m pipelines compile --target="$$TARGET"
 
-images: $(INSTALLED) ## build the container images with docker [REGISTRY=...]
+images: $(INSTALLED) ## cluster: build the container images with docker [REGISTRY=...]
 	@exec images/build "$$($(IMAGE_TAG))" "$$REGISTRY"
 
-images-push: $(INSTALLED) ## push them: REGISTRY=registry.example.org/team
+images-push: $(INSTALLED) ## cluster: push the images: REGISTRY=registry.example.org/team
 	@exec images/build --push "$$($(IMAGE_TAG))" "$$REGISTRY"
 
-base-digests: ## write the digests of the base images into images/*.Dockerfile (asks their registry, through docker)
+base-digests: ## cluster: pin the base images of images/*.Dockerfile by digest
 	@exec images/pin-bases
 
-kind-up: $(INSTALLED) ## make a local Kubernetes cluster with Kubeflow Pipelines and MLflow (wants docker, kind, kubectl, git)
+kind-up: $(INSTALLED) ## cluster: make a local cluster with Kubeflow Pipelines and MLflow
 	@exec $(PYTHON) -m pipelines kind-up --target="$$TARGET"
 
-kind-down: $(INSTALLED) ## remove it, with all that is stored in it
+kind-down: $(INSTALLED) ## cluster: remove the kind cluster, with all that is stored in it
 	@exec $(PYTHON) -m pipelines kind-down --target="$$TARGET"
 
-test-kind: $(DEV_INSTALLED) ## the tests that need a cluster, kind's or another [KUBE_CONTEXT=...]: undisturbed and disturbed runs (hours)
+test-kind: $(DEV_INSTALLED) ## develop: the tests that need a cluster [KUBE_CONTEXT=...] (hours)
 	@$(PYTHON) -m pytest -m cluster tests/cluster
 
-test-containers: images ## run all with each step in its container: [DATA=...] [PRESET=...] [SET=...]
-	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target=containers
+test-containers: images ## develop: run the pipeline with each step in its container
+	@exec $(PYTHON) -m tests.support.containers run --data="$$DATA" --preset="$$PRESET" --set="$$SET"
 
-torture: $(DEV_INSTALLED) ## kill, break and deceive it for a while, and count: [ONLY="kills or storage"] [SECONDS_EACH=300] [SEED=1] [TARGET=kind]
+torture: $(DEV_INSTALLED) ## develop: long tests with kills, faults and attackers (an hour) [ONLY="kills"]
 	@case "$$TARGET" in local) tests=tests/torture ;; *) tests=tests/torture/test_cluster.py ;; esac; \
 	$(PYTHON) -m pytest -m torture -s -k "$$ONLY" $$tests
 
-relations: $(DEV_INSTALLED) ## the relations that must hold, on the demo's champion and real scans (minutes) [RELATIONS_MODEL=folder of weights]
+relations: $(DEV_INSTALLED) ## develop: check relations on the champion and real scans (minutes)
 	@$(PYTHON) -m pytest -m relations tests/relations
 
-lint: $(DEV_INSTALLED) ## ruff
+lint: $(DEV_INSTALLED) ## develop: check the style (ruff) and which room imports which
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+	@$(PYTHON) -c 'from importlinter.cli import lint_imports_command as check; check()' --no-cache --no-logo
 
-parameters: $(DEV_INSTALLED) ## develop: write the steps' parameters, their table in docs and the tests' pipeline from Settings
+typecheck: $(DEV_INSTALLED) ## develop: check the types (mypy)
+	@$(PYTHON) -m mypy
+
+parameters: $(DEV_INSTALLED) ## develop: write the parameters of steps, docs and tests from Settings
 	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q tests/unit/components/test_component_parameters.py
 	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q $(wildcard tests/unit/test_docs.py) tests/unit/pipelines/cluster/test_kubernetes.py -k "table_of_parameters or golden"
 
-audit: $(DEV_INSTALLED) ## what is known against the pinned packages (asks the package index)
+audit: $(DEV_INSTALLED) ## develop: list known faults of the pins (asks the package index)
 	@$(PYTHON) .ci/audit.py
 
-lock: $(DEV_INSTALLED) ## write the hashes of all pins into the lock files (asks the package index)
+lock: $(DEV_INSTALLED) ## develop: write the hashes of all pins (asks the package index)
 	@.ci/lock
 
-sbom: $(DEV_INSTALLED) ## the bill of materials (CycloneDX): build/sbom.json, build/sbom-mlflow.json
+sbom: $(DEV_INSTALLED) ## develop: write the bill of materials (CycloneDX) into build/
 	@mkdir -p build
 	@cat requirements.txt images/requirements-torch.txt | $(SBOM) --output-file build/sbom.json -
 	@$(SBOM) --output-file build/sbom-mlflow.json images/requirements-mlflow.txt
 	@echo "build/sbom.json (laptops and the images components and trainer), build/sbom-mlflow.json (the image mlflow)"
 
-bench: $(DEV_INSTALLED) ## ratios of speed and memory against plain references (minutes) [ONLY="worth seconds=300": against MONAI]
+bench: $(DEV_INSTALLED) ## develop: measure speed and memory against references [ONLY=worth]
 	@set -f; $(PYTHON) -m tests.benchmarks $$ONLY
 
-evidence: $(DEV_INSTALLED) ## make the tables of docs/evidence.md (minutes) [ONLY="statistics ..."]
+evidence: $(DEV_INSTALLED) ## develop: make the tables of docs/evidence.md [ONLY=statistics]
 	@set -f; $(PYTHON) -m tests.evidence $$ONLY
 
-install: $(INSTALLED) ## install the pinned dependencies into .venv [BASE_PYTHON=python3.13]
+install: $(INSTALLED) ## use: install the pinned dependencies into .venv [BASE_PYTHON=...]
 
-help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## use: this list; docs/commands.md has every option
+	@awk 'BEGIN { groups = split("use data models cluster develop", order, " ") } \
+	  /^[a-z-]+:.* ## / { name = $$1; sub(/:.*/, "", name); sub(/.* ## /, ""); group = $$0; sub(/:.*/, "", group); \
+	    sub(/^[a-z]+: /, ""); lines[group] = lines[group] sprintf("  make %-18s %s\n", name, $$0) } \
+	  END { for (i = 1; i <= groups; i++) printf "%s%s\n%s", (i > 1 ? "\n" : ""), order[i], lines[order[i]] }' \
+	  $(MAKEFILE_LIST)
 
 # torch by itself: which of its builds fits differs from machine to machine, so requirements.lock has no hash of it.
 $(INSTALLED): requirements.txt requirements.lock $(PYTHON)

@@ -2,7 +2,7 @@
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS builder
-# Package indexes other than pip's own default, if any; they stay in this stage.
+# Package indexes other than pip's default. They stay in this stage.
 ARG PIP_INDEX_URL=
 ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
@@ -13,8 +13,8 @@ RUN pip install --require-hashes --no-deps --only-binary :all: --requirement /tm
     && pip uninstall --yes setuptools pip
 
 FROM ${BASE}
-# No program here lends its user's rights to another (set-uid), and there is no shell, no Perl, no pip and no package
-# manager: python3 and mlflow are started without.
+# No program runs with the rights of another user (set-uid), and there is no shell, no Perl, no pip and no package
+# manager: python3 and mlflow start without them.
 RUN groupadd --gid 10001 mlflow && useradd --uid 10001 --gid 10001 --home-dir /tmp --no-create-home mlflow \
     && find / -xdev -type f -perm /6000 -delete \
     && rm -rf /usr/local/lib/python3.*/site-packages/pip* /usr/local/bin/pip* \
@@ -22,7 +22,7 @@ RUN groupadd --gid 10001 mlflow && useradd --uid 10001 --gid 10001 --home-dir /t
 COPY --from=builder /opt/venv /opt/venv
 # The login: mlflow server --app-name dwi-stroke.
 COPY images/mlflow /opt/dwi-stroke
-# The file system may be read-only; what is written goes to /tmp.
+# The file system may be read-only; the server writes to /tmp only.
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/opt/dwi-stroke PYTHONUTF8=1 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     USER=mlflow HOME=/tmp TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /tmp

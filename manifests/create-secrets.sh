@@ -4,7 +4,7 @@
 #   CONTEXT=kind-dwi-stroke manifests/create-secrets.sh
 #       S3 keys are copied from KFP's own SeaweedFS; the database gets a random password, once.
 #   CONTEXT=... AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=... DATABASE_URI=... manifests/create-secrets.sh gpu-cluster
-#       What is given is stored: DATABASE_URI is postgresql+psycopg2://USERNAME:PASSWORD@HOST:5432/DATABASE.
+#       These values are stored; DATABASE_URI is postgresql+psycopg2://USERNAME:PASSWORD@HOST:5432/DATABASE.
 #
 # MLflow's login is random, made once. To change it: delete the Secret dwi-stroke-mlflow in dwi-stroke, run this, and
 # kubectl -n dwi-stroke rollout restart deployment/mlflow.
@@ -32,7 +32,7 @@ store() {
     printf '  labels:\n    app.kubernetes.io/part-of: dwi-stroke\ndata:\n'
     for pair in "$@"; do printf '  %s: %s\n' "${pair%%=*}" "${pair#*=}"; done
   } | kube apply --server-side --force-conflicts --field-manager=dwi-stroke -f - >/dev/null
-  echo "secret $namespace/$name is there"
+  echo "secret $namespace/$name exists"
 }
 
 kube get namespace "$PIPELINE_NAMESPACE" >/dev/null 2>&1 ||

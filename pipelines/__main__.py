@@ -9,11 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.step import StepError, about_the_disk, log_plainly, without_logins
+from components.core.errors import disk_advice
+from components.core.step import StepError, log_plainly, without_logins
 from pipelines import commands
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL, KIND, LOCAL, PLACES, require_usable
+from pipelines.target import ALL, KIND, LOCAL, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 
@@ -32,16 +33,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     arguments.pseudonym_key = os.environ.pop("PSEUDONYM_KEY", None)  # no program that we start may read it
-    from pipelines.local.services import ServiceError
-
     try:
         require_usable(arguments.target, arguments.usable)
         return arguments.call(arguments) or 0
-    except (StepError, ServiceError) as error:
+    except StepError as error:
         print(f"\n{without_logins(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:
-        text = about_the_disk(error) or traceback.format_exc()  # an error in our code: show its stack
+        text = disk_advice(error) or traceback.format_exc()  # an error in our code: show its stack
         print(f"\n{without_logins(text)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -62,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
-        name: str, call: Callable[[argparse.Namespace], int | None], help_text: str, usable: tuple[str, ...] = PLACES
+        name: str, call: Callable[[argparse.Namespace], int | None], help_text: str, usable: tuple[str, ...] = ALL
     ) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=help_text)
         sub.set_defaults(call=call, usable=usable)
@@ -74,14 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
 
-    what_to_run(command("run", commands.run_pipeline, "run the pipeline", ALL))
+    what_to_run(command("run", commands.run_pipeline, "run the pipeline"))
     comparing = command(
-        "experiments", commands.run_experiments, "run the pipeline with several presets and seeds, and compare", ALL
+        "experiments", commands.run_experiments, "run the pipeline with several presets and seeds, and compare"
     )
     what_to_run(comparing)
     comparing.add_argument("--presets", default="", help="presets to compare, each on top of --preset")
     comparing.add_argument("--seeds", default="3", help="number of seeds, from random_seed on")
-    logs = command("logs", commands.show_logs, "print the logs of the steps of a run", ALL)
+    logs = command("logs", commands.show_logs, "print the logs of the steps of a run")
     logs.add_argument("--run", default="", help="a run's name, or a KFP run id with --target; the last one where empty")
     logs.add_argument("--step", default="", help="one step; all where empty")
     logs.add_argument("--follow", default="", help="1 follows the run until it ends")

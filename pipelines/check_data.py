@@ -3,17 +3,17 @@
 A run asks for less of it before it uploads a folder: that it would not end in ingest.
 """
 
-import json
 import logging
 import tempfile
 from pathlib import Path
 
-from components.artifacts.cases import LESION_PATIENTS_NEEDED, learnable
+from components.artifacts.cases import LESION_PATIENTS_NEEDED
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import Storage
+from components.core.text import shown
 from components.ingest.discover import Found, discover
-from components.ingest.ingest import ABOUT, check, log_summary, require_enough
+from components.ingest.ingest import METADATA, check, log_summary, require_enough
 from components.ingest.label_masks import Predictions
 from components.ingest.report import write_report
 from components.ingest.validate import validate
@@ -22,6 +22,7 @@ from pipelines.target import target
 from pipelines.upload import files_of, listed
 
 PAGE = "data-report.html"
+NOT_UPLOADED, MOST_SHOWN = "not uploaded", 1000
 
 
 def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool = True, place: str = "local") -> int:
@@ -39,21 +40,22 @@ def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool 
             with target(place).services(state):
                 objects = Storage(data).list()
                 found = discover(o.key for o in objects)
-                wanted = found.wanted | ABOUT
+                wanted = found.wanted | METADATA
                 Storage(data).download([o for o in objects if o.key in wanted], source)
         elif source.is_dir():
             source = source.resolve()
             found = discover(files_of(source))
         else:
             raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
-        facts = check(found, source, cases, b_value, modality_check)
-        facts |= {"data_uri": data, "data_version": "not uploaded"}
+        validated = check(
+            found, source, cases, b_value, modality_check, data_uri=shown(data, MOST_SHOWN), data_version=NOT_UPLOADED
+        )
         state.mkdir(exist_ok=True)
         state.chmod(0o700)  # the page shows scans
-        write_report(facts, cases, state / PAGE)
-    log_summary(facts)
+        write_report(validated, cases, state / PAGE)
+    log_summary(validated)
     logging.info("page with pictures: %s", state / PAGE)
-    require_enough(facts)
+    require_enough(validated)
     return 0
 
 
@@ -74,16 +76,18 @@ def require_learnable(data: str, settings: Settings) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if _is_enough(found, folder, Path(temporary), settings):
             return
-        cases = Path(temporary) / "cases"
-        facts = check(found, folder, cases, settings.b_value, settings.modality_check) | {"data_uri": data}
-        (cases / "cases.json").write_text(json.dumps(facts))
-        log_summary(facts)
-        require_enough(facts)
-        learnable(cases, settings.inputs)
+        validated = check(
+            found, folder, Path(temporary) / "cases", settings.b_value, settings.modality_check,
+            data_uri=shown(data, MOST_SHOWN), data_version=NOT_UPLOADED,
+        )  # fmt: skip
+        log_summary(validated)
+        require_enough(validated)
+        validated.learnable(settings.inputs)
 
 
 def _is_enough(found: Found, source: Path, target: Path, settings: Settings) -> bool:
-    patients, predictions = set(), Predictions(found.tables, source)
+    patients: set[str] = set()
+    predictions = Predictions(found.tables, source)
     for case in found.cases:
         try:
             given = settings.b_value, settings.modality_check, predictions

@@ -53,7 +53,7 @@ def _data(arguments: Namespace) -> str:
 
 
 def show_logs(arguments: Namespace) -> int:
-    from pipelines.cluster.logs import pipeline_logs
+    from pipelines.logs import pipeline_logs
 
     return pipeline_logs(
         arguments.run,

@@ -1,35 +1,57 @@
-"""Which code does a step depend on? Its image tag says so, so that a cache never outlives the code."""
+"""Image tags: digests of the code that a step runs, so that no cached result outlives a change of that code."""
 
-import ast
-import hashlib
 import logging
 import os
 import subprocess
-from functools import cache
 from pathlib import Path
 
+from components.core.code_closure import closure, files_digest, step_entry
 from pipelines.environment import counts
 
 ROOT = Path(__file__).parents[1]
-PINS = ROOT / "requirements.txt"
+PINS = "requirements.txt"
+TAG_LENGTH = 16
 
 
 def image(step: str) -> str:
-    """The step's image; its tag is the digest of the modules that the step imports, of its own YAML and of the pins.
+    """Return the image of a step as a local run names it; its tag is the digest of what the step runs.
 
     A changed line reruns the steps that import its module, and no other.
     """
-    h, folder = hashlib.sha256(PINS.read_bytes()), ROOT / "components" / step
-    for path in sorted(_reached(folder / "component.py").union(folder.glob("*.yaml"))):
-        h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return f"dwi-stroke-python-{step}:{h.hexdigest()[:16]}"
+    return f"dwi-stroke-python-{step}:{_tag(_step_files(step))}"
+
+
+def code() -> str:
+    """Return the digest of the code of all steps: while it is the same, a run gives the same result."""
+    return _tag(_all_steps_files())
+
+
+def sources_tag() -> str:
+    """Return the tag of the images that are built: the digest of the code of all steps and of how they are built."""
+    build = [path for path in (ROOT / "images").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return _tag([*_all_steps_files(), "requirements.lock", *(path.relative_to(ROOT).as_posix() for path in build)])
+
+
+def _step_files(step: str) -> list[str]:
+    """Return the files that decide what a step does: the modules that it imports, its own YAML, and the pins."""
+    own = (ROOT / "components" / step).glob("*.yaml")
+    return [*closure(step_entry(step), root=ROOT), *(path.relative_to(ROOT).as_posix() for path in own), PINS]
+
+
+def _all_steps_files() -> list[str]:
+    steps = (path.parent.name for path in (ROOT / "components").glob("*/component.py"))
+    return [path for step in steps for path in _step_files(step)]
+
+
+def _tag(files: list[str]) -> str:
+    return files_digest(files, ROOT)[:TAG_LENGTH]
 
 
 def commit() -> str:
-    """This checkout's commit, with "-dirty" where files differ from it or code is not in it; "" without git."""
+    """Return this checkout's commit, with "-dirty" when files differ from it or are new; "" without git."""
     try:
         described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", "components", PINS.name)
+        new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", "components", PINS)
     except OSError:
         return ""
     except subprocess.CalledProcessError as error:
@@ -43,38 +65,7 @@ def commit() -> str:
 
 
 def _git(*command: str) -> str:
-    """What git says of this checkout, in English, whichever repository the shell's variables name."""
+    """Return git's answer for this checkout, in English, also when the shell's variables name another repository."""
     variables = {name: value for name, value in os.environ.items() if counts(name, os.environ)} | {"LC_ALL": "C"}
     done = subprocess.run(["git", *command], cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-def code() -> str:
-    """The digest of all steps' code: as long as it stays, so does what a run comes to."""
-    steps = sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
-    return hashlib.sha256("".join(map(image, steps)).encode()).hexdigest()[:16]
-
-
-def _reached(start: Path) -> set[Path]:
-    """Return `start` and all modules of ours that it imports, directly or not."""
-    todo, seen = [start], set()
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen.add(path)
-            todo += _imports(path)
-    return seen
-
-
-@cache
-def _imports(path: Path) -> list[Path]:
-    found = []
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
-        for name in names:
-            module = ROOT / Path(*name.split(".")).with_suffix(".py")
-            if name.startswith("components.") and module.exists():
-                found.append(module)
-    return found

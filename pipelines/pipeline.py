@@ -21,6 +21,8 @@ from components.train.component import train as train_step
 
 NAME = "dwi-stroke-segmentation"
 STEPS = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
+STEP_HEADING = "==="
+"""Begins the line before a step's log."""
 DESCRIPTION = "Ischemic stroke lesions on diffusion MRI: scans in, a registered model out. Research use only."
 READ_ON = "How to run it and what it promises: README.md of its code, 'On Kubernetes'."
 DEPENDS_ON: dict[str, tuple[str, ...]] = {

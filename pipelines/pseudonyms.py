@@ -17,10 +17,10 @@ from components.core.step import StepError, progress
 from components.core.storage import file_sha256
 from components.ingest import participants
 from components.ingest.discover import discover
-from components.ingest.file_names import FLAT, contradiction
+from components.ingest.file_names import FLAT, owner_conflict
 from components.ingest.found_files import Found
 from components.ingest.ingest import is_synthetic_set
-from components.ingest.label_masks import Predictions, name_of
+from components.ingest.label_masks import Predictions, display_name
 from components.scans.prediction_mark import DIGEST, FIRST_COLUMNS, TABLE
 from components.scans.volumes import BadVolume
 from pipelines import strip_header
@@ -85,7 +85,7 @@ def require_key_if_used_before(data: str, key: str | None, state: Path) -> None:
                 "may be uploaded, move that map away first."
             )
     logging.info(
-        "no %s: DATA is uploaded unchanged: file names, headers, all files in it (README, De-identification)",
+        "no %s: DATA is uploaded unchanged: file names, headers, all files in it (docs/privacy.md)",
         VARIABLE,
     )
 
@@ -113,7 +113,7 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: PseudonymNames) -> No
     targets = {
         new: old
         for old, new in renamed.items()
-        if new and alike[new] == 1 and not names.unclear(new) and not contradiction(old)
+        if new and alike[new] == 1 and not names.unclear(new) and not owner_conflict(old)
     }
     left_out = sorted(renamed.keys() - targets.values())
     before = read_json(map_path, {"patients": {}, "made": {}})
@@ -158,7 +158,7 @@ def _scans(files: dict) -> tuple[Found, list[str]]:
         found = discover(files)
     except StepError:
         raise StepError(
-            "DATA has no scans in one of the two layouts of the README, or has both layouts. "
+            "DATA has no scans in one of the two layouts of docs/data.md, or has both layouts. "
             f"Without {VARIABLE}, make check-data lists the files that it sees; it sends nothing."
         ) from None
     return found, sorted(files.keys() - set(found.ignored))
@@ -182,7 +182,7 @@ def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
         written.add(_ready(copy / DESCRIPTION))
         write_json(copy / DESCRIPTION, {"Name": "synthetic"})
     if (folder / participants.FILE).is_file():
-        table = participants.participants(folder, patients.values())
+        table = participants.read_participants(folder, patients.values())
         rows = [("participant_id", "site", "scanner")]
         rows += [(new, table.site.get(old, ""), table.scanner.get(old, "")) for new, old in sorted(patients.items())]
         written.add(copy / participants.FILE)
@@ -193,11 +193,11 @@ def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
 def _predictions(predictions: Predictions, copy: Path, targets: dict[str, str], names: PseudonymNames) -> set[Path]:
     """Write what the copy keeps of the tables of `make predict`: which copied masks are predictions, and digests."""
     written = set()
-    for home, listed in predictions.listed.items():
+    for home, listed in predictions.by_folder.items():
         rows = [
-            ("", "", f"masks/{new.rsplit('/', 1)[-1]}", listed[name_of(old)] or "")
+            ("", "", f"masks/{new.rsplit('/', 1)[-1]}", listed[display_name(old)] or "")
             for new, old in sorted(targets.items())
-            if (at := FLAT.match(old)) and at["parent"] == home and name_of(old) in listed
+            if (at := FLAT.match(old)) and at["parent"] == home and display_name(old) in listed
         ]
         rows += [("", "", "", digest) for digest in sorted(predictions.digests - {row[-1] for row in rows})]
         path = _ready(copy / names.folders(home) / TABLE)

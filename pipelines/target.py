@@ -1,16 +1,15 @@
-"""Where a command works: on this machine, on a cluster; a run also with each step in a container of this machine."""
+"""Where a command works: on this machine, on the kind cluster of this machine, or on another cluster."""
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from components.core.step import StepError
 
-LOCAL, CONTAINERS, KIND, CLUSTER = ALL = ("local", "containers", "kind", "cluster")
-PLACES = (LOCAL, KIND, CLUSTER)
-"""The targets that have a registry, a ledger and scans of their own."""
+LOCAL, KIND, CLUSTER = ALL = ("local", "kind", "cluster")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
 
 def as_argument(name: str) -> str:
     """What a printed command needs to work in the same place: " TARGET=kind", and nothing on this machine."""
-    return "" if name in (LOCAL, CONTAINERS) else f" TARGET={name}"
+    return "" if name == LOCAL else f" TARGET={name}"
 
 
 def target(name: str) -> Target:
@@ -47,22 +46,26 @@ def target(name: str) -> Target:
         StepError: there is none.
     """
     require_usable(name)
-    if name in (LOCAL, CONTAINERS):
-        from pipelines.local.run_locally import KINDS, pipeline_run
+    if name == LOCAL:
+        from pipelines.local.run_locally import pipeline_run
 
-        def run(**what) -> int | None:
-            with environment_as_before():
-                return pipeline_run(**what, kind=KINDS[name])
-
-        return Target(name, run, _local, _local)
-    from pipelines.cluster.run_on_cluster import pipeline_run
+        return Target(name, _with_environment_as_before(pipeline_run), _local, _local)
+    from pipelines.cluster.run_on_cluster import pipeline_run as run_on_cluster
 
     return Target(
         name,
-        lambda **what: pipeline_run(name, **what),
+        _with_environment_as_before(partial(run_on_cluster, name)),
         lambda state: _on_cluster(name, state, with_storage=False),
         lambda state: _on_cluster(name, state, with_storage=True),
     )
+
+
+def _with_environment_as_before(pipeline_run: Callable[..., int | None]) -> Callable[..., int | None]:
+    def run(**what) -> int | None:
+        with environment_as_before():
+            return pipeline_run(**what)
+
+    return run
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from components.core.step import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.text import shown
-from components.ingest.file_names import unfit
+from components.ingest.file_names import name_problem
 from pipelines.atomic_write import identity, read_json, write_json
 
 SKIPPED = ("Thumbs.db", "__MACOSX")
@@ -82,7 +82,7 @@ def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
         raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
     files = files_of(folder)
     if not files:
-        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see README, 'Your own data').")
+        raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see docs/data.md, 'Layouts').")
     return folder, files
 
 
@@ -146,7 +146,7 @@ def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tu
             continue
         if not path.is_file():
             continue
-        if why := unfit(name.as_posix()):
+        if why := name_problem(name.as_posix()):
             logging.warning("left out: %s: %s", called(name.as_posix()), why)
             continue
         if not os.access(path, os.R_OK):

@@ -1,6 +1,8 @@
 """What several tests share: small scans, written the way users lay them out; which tests share a worker."""
 
+import fcntl
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,11 +37,39 @@ def pytest_xdist_make_scheduler(config, log):
     return Files(config, log)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items) -> None:
-    """Begin with the folders whose files take longest, so that the workers end together."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what `sampled` leaves out as slow, before pytest deselects by marker.
+
+    Then begin with the folders whose files take longest, so that the workers end together.
+    """
+    values = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("sampled"):
+            test = item.nodeid.partition("[")[0]
+            if values[test] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            values[test] += 1
+    result = yield
     order = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).parts[0], len(order)))
+    return result
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """An MLflow database with its tables, which take seconds to make; all workers share it, so copy it."""
+    import mlflow  # seconds too
+
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if worker else base
+    path, making = folder / "empty.db", folder / "making.db"
+    with (folder / "making.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            mlflow.MlflowClient(f"sqlite:///{making}").search_experiments()
+            making.rename(path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,15 @@ MOST_ERRORS_SHOWN = 3
 class Record(BaseModel):
     """A part of an artifact."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        ser_json_inf_nan="constants",
+        use_attribute_docstrings=True,
+    )
 
 
 class Artifact(Record):

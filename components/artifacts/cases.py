@@ -1,8 +1,6 @@
 """The validated scans: ingest writes them to `cases.json`, beside the canonical volumes."""
 
-import json
 import logging
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
@@ -34,21 +32,21 @@ class Case(Record):
     """Whether it has a lesion mask that a person drew."""
     shape: tuple[int, int, int]
     voxel_mm: tuple[float, float, float] | None
-    """None where the file does not give it (.npy)."""
+    """None if the file does not give it (.npy)."""
     orientation_found: str | None
     slice_numbers: list[int] | None
-    """The slices' numbers in their file names; None where the scan is one file."""
+    """The slices' numbers in their file names; None if the scan is one file."""
     files: dict[str, str]
     """Kind (dwi, adc, mask) to the canonical volume's file name."""
     sources: list[Source]
     voxel_sha256: str
     slice_sha256: list[str]
     lesion_voxels: int | None
-    """None where it is not labelled."""
+    """None for an unlabelled scan."""
     lesion_ml: float | None
     adc_unit_found: str | None
     portrait: str | None
-    """What near-duplicates are found by."""
+    """A tiny picture by which near-duplicates are found (see components/scans/near_duplicates.py)."""
     repairs: list[str] = Field(default_factory=list)
     site: str | None = None
     scanner: str | None = None
@@ -65,11 +63,11 @@ class Cases(Artifact):
     refused: dict[str, str]
     """Case to the reason of its refusal."""
     ignored: list[str]
-    """Keys of files that are no scans."""
+    """Keys of files that are not scans."""
     notes: list[str]
     synthetic: bool
     b_value: float = 0.0
-    """The setting, s/mm²; 0 where it was not given."""
+    """The setting, s/mm²; 0 if it was not given."""
     modality_check: bool = True
     data_uri: str
     data_version: str
@@ -99,26 +97,3 @@ class Cases(Artifact):
                 "_b0.nii.gz beside the DWI, or learn from the DWI alone: inputs=dwi."
             )
         return usable
-
-
-def learnable(cases: Path, inputs: str) -> list[dict]:
-    """The labelled cases of `cases/cases.json` that have all that the network is to see (`inputs`).
-
-    Raises:
-        StepError: too few patients with a lesion and an ADC map are left.
-    """
-    labelled = [c for c in json.loads((cases / "cases.json").read_text())["cases"] if c["labelled"]]
-    if inputs == "dwi":
-        return labelled
-    usable = [c for c in labelled if "adc" in c["files"]]
-    for case in labelled:
-        if "adc" not in case["files"]:
-            logging.info("refused    %s: no ADC map and no b0 to compute it from, and inputs=%s", case["case"], inputs)
-    if len(patients := {c["patient"] for c in usable if c["lesion_voxels"]}) < LESION_PATIENTS_NEEDED:
-        raise StepError(
-            f"inputs={inputs} needs {LESION_PATIENTS_NEEDED} labelled patients with a lesion and an ADC map (one each "
-            f"to train, to validate and to test), {len(patients)} found: {len(labelled) - len(usable)} of "
-            f"{len(labelled)} labelled scans have none (each named above). Add sub-X_ses-Y_adc.nii.gz or _b0.nii.gz "
-            "beside the DWI, or learn from the DWI alone: inputs=dwi."
-        )
-    return usable

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation say first, in the same words in the terminal, on pages and in the registry."""
+"""Summarise an evaluation in sentences that are the same in the terminal, on pages and in the registry."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,11 @@ LOOKED_AT = (
     "are tried, the more the best number owes to chance. Keep some patients apart whom no run has seen, and test on "
     "them once, at the end."
 )
-"""What a test set is that every run and every promotion reads."""
+"""The limit of a test set that every run and every promotion uses."""
 
 
 def in_words(numbers: Numbers, name: str, form: str = "{:.3f}") -> str:
-    """Return the mean `NAME_mean` of a summary with its interval: "0.700 (95 % interval 0.600 to 0.800)"."""
+    """Return the mean of a metric with its interval: "0.700 (95 % interval 0.600 to 0.800)"."""
     mean = form.format(numbers[f"{name}_mean"])
     if f"{name}_ci_low" not in numbers:
         return f"{mean} (no interval: fewer than {FEWEST} patients)"
@@ -23,7 +23,7 @@ def in_words(numbers: Numbers, name: str, form: str = "{:.3f}") -> str:
 
 
 def against_rule(numbers: Numbers) -> str:
-    """Return whether the model is better than the rule without a network; "" where that was not measured."""
+    """Return a sentence that compares the model with the threshold rule; "" if the rule was not measured."""
     if "test_better_than_rule" not in numbers:
         return ""
     better = "Better" if numbers["test_better_than_rule"] else "Not better"
@@ -32,19 +32,19 @@ def against_rule(numbers: Numbers) -> str:
 
 
 def not_better(numbers: Numbers) -> str:
-    """Return the sentence that a summary begins with where the model is not better than the rule; else ""."""
+    """Return that sentence if the model is not better than the rule; else ""."""
     return "" if numbers.get("test_better_than_rule", 1) else against_rule(numbers)
 
 
 def sentence(numbers: Numbers, synthetic: bool) -> str:
-    """Return what the card and the registry begin with: the Dice where there is a lesion, and the rule beside it."""
+    """Return the first sentences of the model card and the registry: Dice, comparison with the rule, intended use."""
     patients, free = numbers["test_patients"], numbers.get("test_patients_lesion_free", 0)
-    whose = "synthetic demo patients" if synthetic else "held-out patients"
+    group = "synthetic demo patients" if synthetic else "held-out patients"
     if "test_lesion_dice_mean" in numbers:
-        said = [f"Dice {in_words(numbers, 'test_lesion_dice')} on the {patients - free:.0f} {whose} with a lesion"]
+        sentences = [f"Dice {in_words(numbers, 'test_lesion_dice')} on the {patients - free:.0f} {group} with a lesion"]
     else:
-        said = [f"Dice {in_words(numbers, 'test_dice')} on {patients:.0f} {whose}"]
-    said[0] += ": it says nothing about real ones." if synthetic else "."
+        sentences = [f"Dice {in_words(numbers, 'test_dice')} on {patients:.0f} {group}"]
+    sentences[0] += ": it says nothing about real ones." if synthetic else "."
     if verdict := against_rule(numbers):
-        said.insert(0 if not_better(numbers) else 1, verdict)
-    return " ".join([*said, "Research use only."])
+        sentences.insert(0 if not_better(numbers) else 1, verdict)
+    return " ".join([*sentences, "Research use only."])

@@ -10,8 +10,8 @@ class GridPlacement(Record):
 
     shape: tuple[int, int, int]
     size: int
-    centre: tuple[float, float]
-    step: tuple[float, float]
+    centre: tuple[float, float] | None
+    step: tuple[float, float] | None
     swapped: bool
     first: int
     stop: int
@@ -28,7 +28,7 @@ class CaseSlices(Record):
     mask: str
     """File name: (slices, image_size, image_size) uint8."""
     placement: GridPlacement
-    voxel_ml: float | None
+    voxel_ml: float
     neighbours: list[list[int]]
     """For each slice the rows of `image` that the network sees (2.5D)."""
     lesion_pixels: list[int]

@@ -1,16 +1,16 @@
-"""Synthetic scans: how a data set says that it is made of them, and which versions learnt from such scans alone."""
+"""Recognise synthetic data sets, and versions that learnt from synthetic scans alone."""
 
 import json
 
 DESCRIPTION, MOST_DESCRIPTION_BYTES = "dataset_description.json", 2**20
-"""The file in which a data set describes itself (BIDS), and the largest that is read."""
+"""The description of a data set (BIDS), and the largest that is read."""
 TAG = {"data": "synthetic demo scans, no patients"}
-"""The tag of an MLflow run and of a version that learnt from synthetic scans alone."""
-WARNING = "learnt from SYNTHETIC scans alone: what it makes of a patient's scan means nothing"
+"""Tag of MLflow runs and versions that learnt from synthetic scans alone."""
+WARNING = "learnt from SYNTHETIC scans alone: its results for scans of patients mean nothing"
 
 
 def says_synthetic(description: bytes) -> bool:
-    """Return whether the content of a `dataset_description.json` names the data set so."""
+    """Return whether the name in a `dataset_description.json` contains "synthetic"."""
     try:
         name = json.loads(description.decode())["Name"]
     except (ValueError, KeyError, TypeError, RecursionError):

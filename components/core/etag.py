@@ -1,28 +1,30 @@
-"""An object's ETag as a checksum: the MD5 of its bytes, or, sent in parts, the MD5 of its parts' MD5s."""
+"""Compare content with an S3 ETag: the MD5 of the bytes or, of an upload in parts, the MD5 of the parts' MD5s."""
 
 import hashlib
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 MIB = 1 << 20
 PART = 8 * MIB
-"""What boto3 sends at once; a larger object is sent in parts of it."""
+"""Size of a part, bytes. boto3 uploads a larger object in parts of this size."""
 USUAL_PARTS = tuple(size * MIB for size in (8, 5, 10, 15, 16, 20, 25, 32, 50, 64, 100, 128, 256, 512))
 PLAIN, IN_PARTS = re.compile(r"[0-9a-f]{32}", re.IGNORECASE), re.compile(r"([0-9a-f]{32})-(\d+)", re.IGNORECASE)
 
 
 def is_md5(etag: str) -> bool:
-    """Whether it is the MD5 of the bytes, unless a key of the server's own (KMS) made it another one."""
+    """Return whether an ETag looks like the MD5 of the bytes; if the server encrypts (KMS), it is not that MD5."""
     return bool(PLAIN.fullmatch(etag))
 
 
 def is_checksum(etag: str) -> bool:
+    """Return whether an ETag has the form of an MD5, or of one of parts."""
     return bool(PLAIN.fullmatch(etag) or IN_PARTS.fullmatch(etag))
 
 
 def agrees(etag: str, content: Path | bytes) -> bool:
-    """Whether the content is what the ETag says; False too where that was cut into parts of an unusual size."""
+    """Return whether the content matches the ETag; False also if it was uploaded in parts of an unusual size."""
     if is_md5(etag):
         return md5(content) == etag.lower()
     if not (match := IN_PARTS.fullmatch(etag)):
@@ -33,6 +35,7 @@ def agrees(etag: str, content: Path | bytes) -> bool:
 
 
 def md5(content: Path | bytes) -> str:
+    """Return the MD5 of a file or of bytes."""
     with _opened(content) as f:
         return hashlib.file_digest(f, _md5).hexdigest()
 
@@ -50,9 +53,9 @@ def _of_parts(content: Path | bytes, size: int) -> str:
             whole.update(part.digest())
 
 
-def _opened(content: Path | bytes):
+def _opened(content: Path | bytes) -> io.BytesIO | io.BufferedReader:
     return io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
 
 
-def _md5():
+def _md5() -> Any:
     return hashlib.md5(usedforsecurity=False)

@@ -1,6 +1,7 @@
-"""Self-contained HTML pages: everything that came from data is escaped, pictures are embedded."""
+"""Make self-contained HTML pages: text from data is escaped, pictures are embedded."""
 
 import base64
+from typing import Any
 
 import cv2
 import jinja2
@@ -18,14 +19,14 @@ th{background:#f3f6f9}td.n{text-align:right;white-space:nowrap;font-variant-nume
 .tiles.wide figure,.tiles.wide img{width:100%;max-width:44rem}figcaption{font-size:.8rem;overflow-wrap:anywhere}
 img.full{max-width:100%}</style></head><body><h1>{{ title }}</h1>
 {% if synthetic %}<p class="note"><b>Synthetic demo scans.</b>
-The set says of itself that it is synthetic: its numbers say nothing about patients.</p>{% endif %}
+The data set is marked as synthetic: its numbers say nothing about patients.</p>{% endif %}
 {% block body %}{% endblock %}<p><small>Research use only. Not a medical device.</small></p></body></html>"""
 
 
-def render(body: str, synthetic: bool = False, **values) -> str:
-    """An HTML page from a Jinja2 template `body`; `title` is among the values. Synthetic scans are called so.
+def render(body: str, synthetic: bool = False, **values: Any) -> str:
+    """Return an HTML page from a Jinja2 template `body`; the values include `title`. A note marks synthetic scans.
 
-    What is no text (a file's name may be any bytes) is shown as `\\udcff`.
+    Bytes that are not text (a file's name may hold any) are shown as `\\udcff`.
     """
     loader = jinja2.DictLoader({"base": BASE, "page": '{% extends "base" %}{% block body %}' + body + "{% endblock %}"})
     page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template("page")
@@ -33,22 +34,23 @@ def render(body: str, synthetic: bool = False, **values) -> str:
 
 
 def thumbnail(image: np.ndarray, outlines: dict[tuple[int, int, int], np.ndarray], side: int = 150) -> str:
-    """A slice (X, Y) with outlines of masks of its shape in RGB colours, as a data URI (JPEG).
+    """Return a slice (X, Y) with the outlines of masks (X, Y) in RGB colours, as a data URI (JPEG).
 
-    RAS+ slices are shown as radiologists look at them: anterior up, the patient's left on the right.
+    RAS+ slices are shown in the radiological view: anterior up, the patient's left on the right.
     """
     low, high = np.percentile(image, (1, 99.5))
     grey = np.clip((image - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
     height = round(side * image.shape[1] / image.shape[0])
-    view = cv2.resize(np.ascontiguousarray(grey.T[::-1, ::-1]), (side, height), interpolation=cv2.INTER_AREA)
-    view = cv2.cvtColor(view, cv2.COLOR_GRAY2BGR)
+    resized = cv2.resize(np.ascontiguousarray(grey.T[::-1, ::-1]), (side, height), interpolation=cv2.INTER_AREA)
+    view = cv2.cvtColor(resized, cv2.COLOR_GRAY2BGR)
     for (r, g, b), mask in outlines.items():
         turned = np.ascontiguousarray(mask.astype(np.uint8).T[::-1, ::-1])
-        turned = cv2.resize(turned, (side, height), interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(turned, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        shown = cv2.resize(turned, (side, height), interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(shown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(view, contours, -1, (b, g, r), 1)
     return "data:image/jpeg;base64," + base64.b64encode(cv2.imencode(".jpg", view)[1].tobytes()).decode()
 
 
 def embedded(png: bytes) -> str:
+    """Return a picture as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

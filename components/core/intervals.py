@@ -1,6 +1,6 @@
-"""How sure a mean over patients is: intervals that hold with few patients and skewed values.
+"""Confidence intervals of a mean over patients, for few patients and skewed values.
 
-What each of them covers in simulation is in docs/evidence.md, section statistics (`make evidence`).
+Their coverage in simulations is in docs/evidence.md, section statistics (`make evidence`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,27 +10,27 @@ import numpy as np
 from scipy import special
 
 FEWEST = 5
-"""Below so many patients there is no interval."""
+"""With fewer patients there is no interval."""
 DRAWS = 20_000
-"""Random weights, resamples or sign flips; always of one seed, so that the same values give the same interval."""
+"""Random weights, resamples or sign flips. The seed is fixed, so that the same values give the same interval."""
 ENUMERATED = 14
-"""Up to so many patients every sign flip is tried."""
+"""Up to this number of patients, every sign flip is tried."""
 MOST_VALUES = 4_000_000
-"""Random numbers held in memory at a time."""
+"""Most random numbers in memory at a time."""
 Interval = tuple[float, float]
 Make = Callable[[np.random.Generator, int, int], np.ndarray]
-"""Random rows from a generator, their number and their length."""
+"""Makes random rows from a generator, their number and their length."""
 
 
 def bounded_mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """Return the interval of the mean of values in [0, 1] (Dice, IoU, F1); None below 5 patients.
 
-    Two one-sided bounds of Gaffke (2005) as Learned-Miller and Thomas (2019) give them. The upper one is a quantile of
-    the mean under weights that are uniform over the simplex (Dirichlet), with one value more, 1, beside the sample; the
-    lower one the same with 0. So a sample without a miss does not claim that misses never happen.
+    Two one-sided bounds of Gaffke (2005) as Learned-Miller and Thomas (2019) give them. The upper bound is a quantile
+    of the mean of the sample and one more value, 1, under weights that are uniform over the simplex (Dirichlet); the
+    lower bound uses 0 instead of 1. So a sample without a miss does not claim that misses never happen.
 
     Raises:
-        ValueError: a value lies outside [0, 1] or is NaN.
+        ValueError: a value is outside [0, 1] or NaN.
     """
     sample = np.sort(np.asarray(values, float))
     if not ((sample >= 0) & (sample <= 1)).all():
@@ -48,10 +48,10 @@ def bounded_mean_interval(values: Sequence[float], confidence: float = 0.95) -> 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """Return the interval of the mean of values without bounds (volumes, counts); None below 5 patients.
 
-    The wider end of Student's t and of the studentised bootstrap (Efron 1979). Of values that are all 0 or more, the
-    lower end is at least 0. It holds the true mean, meant 95 %, in 84 to 94 % of simulations with 5 to 20 lognormal
-    volume differences, in 93 to 96 % with counts, and in 78 % with 5 values most of which are 0: no interval can know
-    of a rare huge value that so few patients did not show.
+    Each end is the wider one of Student's t and of the studentised bootstrap (Efron 1979). If no value is negative, the
+    lower end is at least 0. The nominal 95 % interval holds the true mean in 84 to 94 % of simulations with 5 to 20
+    lognormal volume differences, in 93 to 96 % with counts, and in 78 % with 5 values most of which are 0: no interval
+    can know of a rare huge value that so few patients did not show.
     """
     sample = np.sort(np.asarray(values, float))
     if len(sample) < FEWEST:
@@ -65,7 +65,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         squares = times @ centred**2 / count - off**2
         parts.append((off, np.sqrt(squares.clip(0) * count / (count - 1))))
     off, spreads = (np.concatenate(part) for part in zip(*parts, strict=True))
-    # a resample of one value alone has no spread: it counts with the least that another has
+    # a resample of one repeated value has no spread: the smallest spread of the others is used
     ratios = off / np.maximum(spreads, spreads[spreads > 1e-6 * spread].min())
     student = special.stdtrit(count - 1, 1 - tail) / np.sqrt(count)
     low = mean - spread * max(float(np.quantile(ratios, 1 - tail)), student)
@@ -74,13 +74,13 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """Return the interval of the mean paired difference, one a patient, that the sign-flip test does not reject.
+    """Return the interval of the mean of paired differences, one per patient, that the sign-flip test does not reject.
 
-    Flipping the signs of a subset leaves the sum of differences less t as large as observed exactly where the subset's
-    own mean is at most t, so the ends are order statistics of the means of subsets (Hartigan 1969). The lower end is
-    above 0 exactly where the one-sided sign-flip p-value is at most (1 - confidence) / 2.
+    The sum of the differences minus t stays at least as large as observed after the signs of a subset are flipped if
+    and only if the subset's mean is at most t. So the ends are order statistics of the means of subsets (Hartigan
+    1969). The lower end is above 0 if and only if the one-sided sign-flip p-value is at most (1 - confidence) / 2.
 
-    None below 5 patients, and where so few flips exist that none is improbable enough (5 patients at 95 %).
+    None below 5 patients, and if too few flips exist for this confidence (5 patients at 95 %).
     """
     sample = np.sort(np.asarray(differences, float))
     if len(sample) < FEWEST:
@@ -92,35 +92,35 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> I
         parts.append((flipped @ sample)[sizes > 0] / sizes[sizes > 0])
         flips += len(flipped)
     means = np.sort(np.round(np.concatenate(parts), 12))
-    # the flips of nobody, the observed one among them, are as large as observed whatever t is
+    # flips of no patient, including the observed signs, are as large as observed for every t
     rank = int(np.floor((1 - confidence) / 2 * flips + 1e-9)) - (flips - len(means))
     return None if rank < 0 else (float(means[rank]), float(means[-1 - rank]))
 
 
 def _weights(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """Uniform over the simplex."""
+    """Return random weights (rows, count), uniform over the simplex."""
     weights = rng.standard_exponential((rows, count))
     return weights / weights.sum(1, keepdims=True)
 
 
 def _times(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """How often each value is in a resample."""
+    """Return how often each value is in a resample (rows, count)."""
     return rng.multinomial(count, np.full(count, 1 / count), rows).astype(float)
 
 
 def _subsets(rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """Whose signs are flipped, 1 or 0."""
+    """Return 1 for each sign that is flipped, else 0 (rows, count)."""
     return rng.integers(0, 2, (rows, count), np.int8).astype(float)
 
 
 @lru_cache(maxsize=1)
 def _every(count: int) -> np.ndarray:
-    """All subsets but the empty one."""
+    """Return all subsets but the empty one, (2**count - 1, count)."""
     return (np.arange(1, 2**count)[:, None] >> np.arange(count) & 1).astype(float)
 
 
 def _drawn(make: Make, count: int) -> Iterable[np.ndarray]:
-    """`DRAWS` rows in blocks that memory holds; where it is one, it is kept for the next interval."""
+    """Return `DRAWS` rows in blocks that fit into memory; a single block is kept for the next interval."""
     if DRAWS * count <= MOST_VALUES:
         return [_kept(make, count)]
     rng, at_once = np.random.default_rng(0), max(1, MOST_VALUES // count)

@@ -1,11 +1,11 @@
-"""Requests to this machine go past proxies: what they carry, scans too, is meant for this machine alone."""
+"""Send requests to this machine without a proxy: their content, such as scans, must not leave the machine."""
 
 import ipaddress
 import urllib.request
 from urllib.parse import urlsplit
 
 NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
-"""This machine in NO_PROXY: requests looks for ::1, urllib and botocore look for [::1]."""
+"""Names of this machine in NO_PROXY: requests reads ::1, urllib and botocore read [::1]."""
 
 
 def is_here(url: str) -> bool:
@@ -18,7 +18,7 @@ def is_here(url: str) -> bool:
 
 
 def around_proxy(*urls: str) -> dict[str, str]:
-    """Return NO_PROXY with this machine in it, also as `urls` name it; {} where no proxy is set or it is there."""
+    """Return NO_PROXY with the names of this machine, also those in `urls`; {} without a proxy or anything to add."""
     proxies = urllib.request.getproxies_environment()
     bypass = proxies.pop("no", "")
     listed = [name.strip() for name in bypass.split(",")]

@@ -1,37 +1,34 @@
-"""The machine this process was given, not the one it sees."""
+"""The CPUs and GPUs that this process may use."""
 
-import hashlib
 import os
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
-TRAINING = ("core", "scans", "artifacts", "model", "ingest", "preprocess", "train")
-"""Folders whose code decides a training's weights."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def cpus() -> int:
-    """CPUs this process may use: its affinity, and a container's quota where there is one."""
+    """Return the number of CPUs that this process may use: its affinity, or a container's lower limit."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return mine if quota is None else min(mine, max(1, round(quota)))
 
 
 def _quota() -> float | None:
-    """Return the CPUs of the container's limit, as cgroup v2 or v1 has it; None without a limit."""
+    """Return the CPUs of the container's limit, from cgroup v2 or v1; None without a limit."""
     try:
         if (limits := CGROUP / "cpu.max").exists():
             quota, period = limits.read_text().split()
         else:
             quota, period = ((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-    except OSError:  # no container's, or not Linux
+    except OSError:  # not in a container, or not Linux
         return None
     return int(quota) / int(period) if quota.strip() not in ("max", "-1") else None
 
 
 def asked_gpus() -> int:
-    """GPUs that the user asked for: TRAIN_GPUS in a cluster's train step, GPUS on a laptop.
+    """Return the number of GPUs that the user asked for: TRAIN_GPUS in a cluster's train step, GPUS on a laptop.
 
     Raises:
         StepError: GPUS is not a whole number.
@@ -40,13 +37,3 @@ def asked_gpus() -> int:
     if not asked.isdecimal():
         raise StepError(f"GPUS={asked} is not a whole number. Set it to how many GPUs to train on, or leave it out.")
     return int(asked)
-
-
-def sources_digest(*packages: str, root: Path | None = None) -> str:
-    """SHA-256 over the Python files of `components/<package>` (a folder or one file), as they run here or in `root`."""
-    root = root or Path(__file__).parents[1]
-    h = hashlib.sha256()
-    for package in packages:
-        for path in [root / package] if package.endswith(".py") else sorted((root / package).rglob("*.py")):
-            h.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return h.hexdigest()

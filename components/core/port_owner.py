@@ -1,10 +1,11 @@
-"""Which program listens on a port of this machine: nothing is sent to one that is not ours.
+"""Find which program listens on a port of this machine, and send nothing to a program of another user.
 
-    is_served_by(group, 5000)   as a server starts: does the listening socket belong to its process group?
-    guard()                     then: each new HTTP connection to a port in OWN_PORTS reaches a program of this user (or
-                                root's), to one that is in `own` the process group there; else nothing is sent on it
+    is_served_by(group, 5000)   while a server starts: does the listening socket belong to its process group?
+    guard()                     afterwards: each new HTTP connection to a port in OWN_PORTS must reach a program of this
+                                user or of root, and one to a port given to `own` must reach that process group;
+                                otherwise nothing is sent on it
 
-Linux tells it in /proc, macOS through lsof, which shows a person's own programs alone.
+Linux shows the program in /proc, macOS through lsof, which shows only the user's own programs.
 """
 
 import os
@@ -12,34 +13,38 @@ import pwd
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from urllib3.util import connection
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 HOST = "127.0.0.1"
 OWN_PORTS = "OWN_PORTS"
-"""Environment variable: the ports on HOST, separated by spaces, that only this user's own programs may answer."""
+"""Environment variable: the ports on HOST, separated by spaces, on which only this user's programs may answer."""
 PROC = Path("/proc")
 LISTEN = "0A"
 UNKNOWN_USER = -1
 
 _groups: dict[int, int] = {}
+_guarded: list[Callable[..., socket.socket]] = []
+"""The functions that `guard` made."""
 
 
 def is_served_by(group: int, port: int) -> bool:
-    """Return whether this process group listens on the port; False where no program does.
+    """Return whether this process group listens on the port; False if no program does.
 
     Raises:
-        StepError: another program does.
+        StepError: another program listens there.
     """
     if not users(port):
         return False
     if not programs(port, group):
-        if not users(port):  # it has just ended
+        if not users(port):  # the program has just ended
             return False
         raise StepError(
             f"port {port} on {HOST} is held by {holder(port)}, not by what was started here. Nothing was sent there"
@@ -48,18 +53,18 @@ def is_served_by(group: int, port: int) -> bool:
 
 
 def refuse_strangers(port: int) -> None:
-    """Refuse a port on which a program of another user listens, root's apart.
+    """Refuse a port on which a program of another user than root listens.
 
     Raises:
-        StepError: with the name of that user.
+        StepError: such a program listens there; the message names its user.
     """
     if users(port) - {os.getuid(), 0}:
         raise StepError(f"port {port} on {HOST} is held by {holder(port)}. Nothing was sent there. "
-                        "End that program, or have its owner end it, then run again.")  # fmt: skip
+                        "End that program, or ask its owner to end it, then run again.")  # fmt: skip
 
 
 def holder(port: int) -> str:
-    """Return in words which program, or whose, listens on the port."""
+    """Return the program that listens on the port, or at least its user, as text."""
     names = sorted(_user_name(user) for user in users(port) - {UNKNOWN_USER})
     owner = f"user {', '.join(names)}" if names else "another user"
     if found := sorted(programs(port)):
@@ -68,7 +73,7 @@ def holder(port: int) -> str:
 
 
 def users(port: int) -> set[int]:
-    """Return the ids of the users whose programs listen on HOST at this port; UNKNOWN_USER where that is hidden."""
+    """Return the ids of the users whose programs listen on HOST at this port; UNKNOWN_USER if the system hides them."""
     if not _has_proc():
         own = {os.getuid()} if _lsof(port) else set()
         return own or ({UNKNOWN_USER} if _accepts(port) else set())
@@ -76,7 +81,7 @@ def users(port: int) -> set[int]:
 
 
 def programs(port: int, group: int | None = None) -> set[int]:
-    """Return the processes that listen on HOST at this port, of a group or of all, as far as this user may see them."""
+    """Return the visible processes that listen on HOST at this port: those of a group, or all."""
     if not _has_proc():
         return {pid for pid in _lsof(port) if group in (None, _group_of(pid))}
     links = {f"socket:[{inode}]" for inode in _sockets(port)}
@@ -85,27 +90,27 @@ def programs(port: int, group: int | None = None) -> set[int]:
 
 
 def own(port: int, group: int) -> None:
-    """From here on only this process group may answer this process on the port."""
+    """Let only this process group answer this process on the port."""
     _groups[port] = group
 
 
 def disown(port: int) -> None:
-    """End what `own` began."""
+    """Let other process groups answer on the port again."""
     _groups.pop(port, None)
 
 
 def guard() -> None:
     """Check each new connection of this process to a port of ours before anything is sent on it.
 
-    It is the connection of urllib3, through which boto3, MLflow and Kubeflow's client go. The check comes after the
-    connection is made: a program that took the port before is seen, and one that takes it later does not get this one.
+    boto3, MLflow and Kubeflow's client connect through urllib3. The check comes after the connection is made: it finds
+    a program that took the port before, and a program that takes the port later does not get this connection.
     """
     connect = connection.create_connection
-    if hasattr(connect, "unguarded"):
+    if connect in _guarded:
         return
 
     @wraps(connect)
-    def guarded(*arguments, **options) -> socket.socket:
+    def guarded(*arguments: Any, **options: Any) -> socket.socket:
         opened = connect(*arguments, **options)
         try:
             _check(opened)
@@ -114,7 +119,7 @@ def guard() -> None:
             raise
         return opened
 
-    guarded.unguarded = connect
+    _guarded.append(guarded)
     connection.create_connection = guarded
 
 
@@ -123,18 +128,18 @@ def _check(opened: socket.socket) -> None:
     if host != HOST:
         return
     if port in _groups:
-        there = is_served_by(_groups[port], port)
+        answered = is_served_by(_groups[port], port)
     elif str(port) in os.environ.get(OWN_PORTS, "").split():
         refuse_strangers(port)
-        there = bool(users(port))
+        answered = bool(users(port))
     else:
         return
-    if not there:
+    if not answered:
         raise ConnectionRefusedError(f"the program on port {port} has just ended")
 
 
 def _sockets(port: int) -> dict[str, int]:
-    """Of each socket that listens on HOST at this port: its inode, and the id of its user."""
+    """Return the inode and the user id of each socket that listens on HOST at this port."""
     here = socket.inet_aton(HOST)
     addresses = {_as_kernel_writes(here), _as_kernel_writes(bytes(10) + b"\xff\xff" + here)}
     found = {}
@@ -171,15 +176,15 @@ def _lsof(port: int) -> set[int]:
     """Return the processes that listen there, from lsof.
 
     Raises:
-        StepError: there is no lsof.
+        StepError: lsof is not installed.
     """
     command = ["lsof", "-nP", f"-iTCP@{HOST}:{port}", "-sTCP:LISTEN", "-t"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True).stdout
     except FileNotFoundError:
         raise StepError(
-            f"which program answers on port {port} cannot be found out, so nothing is sent there: this system has no "
-            "/proc/net/tcp, and lsof is not on the PATH. Install lsof."
+            f"the program on port {port} is unknown, so nothing is sent there: this system has no /proc/net/tcp, and "
+            "lsof is not on the PATH. Install lsof."
         ) from None
     return {int(line) for line in listed.split()}
 

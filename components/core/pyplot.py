@@ -1,4 +1,4 @@
-"""matplotlib's pyplot, which draws into files here: it needs no screen, and no backend of a notebook."""
+"""matplotlib's pyplot for files: it needs neither a screen nor a notebook."""
 
 import os
 

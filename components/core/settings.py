@@ -137,7 +137,8 @@ def parameters_of(step: str) -> list[str]:
 
 def _steps(field: FieldInfo) -> list[str]:
     extra = field.json_schema_extra
-    return list(extra["steps"]) if isinstance(extra, dict) else []
+    steps = extra.get("steps") if isinstance(extra, dict) else []
+    return [str(step) for step in steps] if isinstance(steps, list) else []
 
 
 def settings_among(arguments: dict[str, Any]) -> Settings:

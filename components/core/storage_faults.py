@@ -1,4 +1,4 @@
-"""What goes wrong on the way to an S3 server: what may pass, and what to say of what does not."""
+"""Errors of requests to an S3 server: which may pass, and what the user can do about the others."""
 
 import os
 
@@ -9,73 +9,90 @@ from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from components.core.step import without_logins
 
+class NothingReceived(BotoCoreError):
+    """The server's answer held no new bytes."""
 
-class CameShort(BotoCoreError):
-    fmt = "nothing new came"
+    fmt = "no new bytes were received"
 
 
 PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
            "IncompleteBody", "OperationAborted", "Throttling", "TooManyRequests"}  # fmt: skip
-"""Refusals that another try may escape, beside those that their HTTP status (408, 429, 5xx) tells."""
+"""Error codes after which another try may succeed, besides the HTTP status 408, 429 and 5xx."""
 LASTING = (501, 507)
+"""HTTP status of errors of the server that another try does not change."""
 ALTERED = (exceptions.ChecksumError, exceptions.FlexibleChecksumError)
 BROKEN_ON_THE_WAY = (
-    exceptions.HTTPClientError, exceptions.IncompleteReadError, ResponseParserError, HTTPError, CameShort, *ALTERED
-)  # fmt: skip
-"""HTTPError is urllib3's: botocore lets it through where the body of a refusal breaks."""
+    exceptions.HTTPClientError,
+    exceptions.IncompleteReadError,
+    ResponseParserError,
+    HTTPError,
+    NothingReceived,
+    *ALTERED,
+)
+"""HTTPError is urllib3's: botocore does not catch it when the body of a refusal breaks off."""
 FAULTS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, S3UploadFailedError)
 
 
+def cause(error: Exception) -> Exception:
+    """Return the error itself; for a failed upload the error of the request behind it."""
+    context = error.__context__ if isinstance(error, S3UploadFailedError) else None
+    return context if isinstance(context, Exception) else error
+
+
 def may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed a little later."""
+    """Return whether the same request may succeed a little later."""
+    error = cause(error)
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return named(error) in PASSING or status in (408, 429) or (status >= 500 and status not in LASTING)
+        return error_code(error) in PASSING or status in (408, 429) or (status >= 500 and status not in LASTING)
     return isinstance(error, BROKEN_ON_THE_WAY) and not isinstance(error, exceptions.SSLError)
 
 
 def unknown_profile(error: ProfileNotFound) -> str:
-    """Return which profile is missing, who asks for it, and which there are."""
-    asking = [name for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE") if os.environ.get(name)]
-    known = ", ".join(botocore.session.Session().available_profiles) or "none"
-    return f"{error}. Correct or unset {' and '.join(asking)}. Profiles of this machine's ~/.aws: {known}."
+    """Return a message that names the missing profile, the variables that ask for it, and the existing profiles."""
+    variables = [name for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE") if os.environ.get(name)]
+    existing = ", ".join(botocore.session.Session().available_profiles) or "none"
+    return f"{error}. Correct or unset {' and '.join(variables)}. Profiles of this machine's ~/.aws: {existing}."
 
 
-def named(error: Exception) -> str:
-    """The server's code for it, else the name of the error."""
+def error_code(error: Exception) -> str:
+    """Return the server's code for an error, else the name of its class."""
+    error = cause(error)
     code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
     return str(code or type(error).__name__)
 
 
-def what_to_do(error: Exception, bucket: str, patience: float) -> str:
-    """What is wrong, and what to do about it, in words; `patience` is how many seconds it was tried."""
+def advice(error: Exception, bucket: str, server: str, patience: float) -> str:
+    """Return what is wrong and what to do about it; `server` is its address, `patience` the seconds of all tries."""
+    code = error_code(error)
+    missing = "there is no such object. Was it deleted during the run?"
     denied = "access was denied. Give these credentials the right to list, read and write it."
-    expired = "the login has expired. Fetch new credentials (AWS_SESSION_TOKEN and the two beside it), run again."
-    full = "the store is full, or its quota is used up. Make room there, then run again."
-    advice = {
+    expired = "the login has expired. Get new credentials (AWS_SESSION_TOKEN and its two keys), then run again."
+    full = "the store is full, or its quota is used up. Free space there, then run again."
+    known = {
         "NoSuchBucket": f"the bucket '{bucket}' does not exist. Create it, or correct the name.",
-        "NoSuchKey": "there is no such object. Was it removed while the run was going on?",
-        "404": "there is no such object. Was it removed while the run was going on?",
-        "InvalidRange": "it changed while it was read. Run again once the bucket is still.",
+        "NoSuchKey": missing,
+        "404": missing,
+        "InvalidRange": "it changed while it was read. Run again when nobody writes to the bucket.",
         "AccessDenied": denied,
         "403": denied,
-        "InvalidAccessKeyId": "the access key is not known there. Check AWS_ACCESS_KEY_ID.",
+        "InvalidAccessKeyId": "the server does not know the access key. Check AWS_ACCESS_KEY_ID.",
         "SignatureDoesNotMatch": "the secret is wrong. Check AWS_SECRET_ACCESS_KEY.",
         "ExpiredToken": expired,
         "InvalidToken": expired,
         "TokenRefreshRequired": expired,
-        "RequestTimeTooSkewed": "this machine's clock is wrong, the server says. Set it, then run again.",
-        "NoCredentialsError": "there is no login for it. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+        "RequestTimeTooSkewed": "this machine's clock and the server's differ. Set the clock, then run again.",
+        "NoCredentialsError": "the login is missing. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
         "QuotaExceeded": full,
         "InsufficientStorage": full,
         "507": full,
-    }.get(named(error))
-    if advice is None and may_pass(error):
-        at = without_logins(os.environ.get("S3_ENDPOINT_URL") or "AWS")
-        advice = (
-            f"{named(error)}, and no better for {patience:.0f} s, from the server at {at}. Is it there, "
-            "and not overloaded? Check S3_ENDPOINT_URL and the network, then run again: what is done is kept."
+    }
+    if code in known:
+        return known[code]
+    if may_pass(error):
+        return (
+            f"{code} for {patience:.0f} s from the server at {server}. Is it running, and not overloaded? "
+            "Check S3_ENDPOINT_URL and the network, then run again: the finished work is kept."
         )
-    return advice or f"{named(error)}. Check S3_ENDPOINT_URL and the AWS_* variables, then run again."
+    return f"{code}. Check S3_ENDPOINT_URL and the AWS_* variables, then run again."

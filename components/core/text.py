@@ -1,32 +1,32 @@
-"""Text that came from anywhere, as a message, a page and a terminal can show it."""
+"""Make text from any source safe for a message, a page and a terminal."""
 
 import re
 import unicodedata
 
 PSEUDONYM = re.compile(r"p[0-9a-f]{16}")
-"""A name that PSEUDONYM_KEY made (see pipelines/pseudonyms.py)."""
+"""A name that was made with PSEUDONYM_KEY (see pipelines/pseudonyms.py)."""
 
 TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""They turn the direction of reading: a name shows as another."""
+"""They change the direction of reading: a name looks like another one."""
 
 
 def can_be_shown(c: str) -> bool:
-    """Whether the character neither steers a terminal, nor breaks a line, nor is no text."""
+    """Return whether a character is text: it does not control a terminal and does not end a line."""
     return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in TURNING
 
 
 def shown(text: str, most: int = 255) -> str:
-    """In one line, of at most so many characters, and what cannot be shown as `\\x1b`."""
+    """Return the text in one line of at most `most` characters, with escapes such as `\\x1b` for the others."""
     plain = "".join(c if can_be_shown(c) else c.encode("unicode_escape").decode() for c in text[: most + 1])
     return plain if len(plain) <= most else f"{plain[:most]}..."
 
 
 def look(name: str) -> str:
-    """What a person sees of a name: neither its case, nor how wide its spaces are, nor how its letters are coded."""
+    """Return a name without the differences that people do not see: case, width of spaces, coding of letters."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     return " ".join("".join(c for c in plain if c.isprintable() or c.isspace()).split())
 
 
 def composed(name: str) -> str:
-    """The name in one coding of its letters (NFC): a Mac writes an accent otherwise than Linux and Windows do."""
+    """Return the name in one coding of its letters (NFC): a Mac codes accents differently from Linux and Windows."""
     return unicodedata.normalize("NFC", name)

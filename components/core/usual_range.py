@@ -1,4 +1,4 @@
-"""How far one more value may lie from those seen before it is unusual."""
+"""The bound beyond which one more value is unusual, learnt from earlier values."""
 
 from collections.abc import Sequence
 
@@ -7,10 +7,10 @@ from scipy import special
 
 
 def prediction_bound(values: Sequence[float], exceeded: float, lower: bool = False) -> float | None:
-    """Return what one more value of their kind is above with the probability `exceeded`; None of fewer than two.
+    """Return the bound that one more value exceeds with the probability `exceeded`; None for fewer than two values.
 
-    Student's prediction bound, mean + t * s * sqrt(1 + 1/n) (Geisser 1993, of normal values), the lower one with a
-    minus. The largest of n values would be exceeded by one in n + 1: with few patients far too often.
+    Student's prediction bound, mean + t * s * sqrt(1 + 1/n) (Geisser 1993, for normal values); the lower bound has a
+    minus. The largest of n values is not a bound: one in n + 1 exceeds it, far too often with few patients.
     """
     n = len(values)
     if n < 2:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from components.artifacts.split_file import split_digest
 from components.artifacts.synthetic import is_synthetic
 from components.core.intervals import paired_interval
 from components.core.step import StepError
@@ -14,7 +15,6 @@ from components.evaluate.metrics import SUMMARISED, patient_means
 from components.model.inference import load_model
 from components.registry import tracking
 from components.registry.model_digest import model_digest
-from components.registry.split_history import split_digest
 from components.scans.volumes import BadVolume
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from components.artifacts.cases import Cases
 from components.artifacts.headline import against_rule, in_words
+from components.artifacts.split_file import Split
 from components.core.step import progress
 from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
 from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
@@ -24,7 +26,7 @@ from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
 from components.model.uncertainty import findings
 from components.registry.evaluation_signature import authenticate
-from components.registry.scan_digests import inventory
+from components.registry.scan_digests import scan_digests
 from components.registry.tracking import (
     Run,
     evaluation_digest,
@@ -85,7 +87,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
 
     `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png`, each scan's predicted
     mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the model card
-    and the lineage `cases.json` (see `inventory`), `split.json` and `pictures.json` (overlay to case), and their
+    and the lineage `cases.json` (see `ScanDigests`), `split.json` and `pictures.json` (overlay to case), and their
     authentication code (see `handover`).
 
     Returns:
@@ -98,7 +100,7 @@ def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation:
     logging.info("evaluating on %s", named(device()))
     records = {c["case"]: c for c in listed["cases"]}
     tested = [records[name] for name in parts["cases"]["test"]]
-    (evaluation / "cases.json").write_text(json.dumps(inventory(cases, split), indent=1))
+    scan_digests(Cases.read(cases), Split.read(split)).write(evaluation)
     shutil.copy(split, evaluation / "split.json")
 
     results = measure(network, facts, cases, tested, evaluation / "masks")

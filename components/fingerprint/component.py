@@ -13,8 +13,8 @@ def fingerprint(
     inputs: str,
     carry_split: bool,
     run_name: str,
-) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):
-    """What is under the data URI, and from which registered split to carry on. Never cached.
+) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):  # type: ignore[valid-type]  # KFP reads outputs here
+    """Find the version of the data, and the split history that this run extends. Never cached.
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
@@ -31,11 +31,12 @@ def fingerprint(
     from components.core.run_name import write_name
     from components.core.step import step
     from components.fingerprint.fingerprint import fingerprint as run
-    from components.fingerprint.fingerprint import lineage
+    from components.fingerprint.fingerprint import history_to_extend
 
     with step("fingerprint"):
         if run_name:
             write_name(run_name)
         version = run(data_uri)
         ratios = (train_ratio, val_ratio, test_ratio)
-        return version, lineage(data_uri, version, ratios, random_seed, inputs) if carry_split else ""
+        history = history_to_extend(data_uri, version, ratios, random_seed, inputs) if carry_split else ""
+        return version, history

@@ -1,4 +1,4 @@
-"""What is under the data URI right now, as one digest; and the registered split from which the next is carried on."""
+"""Find the version of the data under a URI, and the earlier split that the next split extends."""
 
 import logging
 
@@ -11,10 +11,10 @@ from components.registry.ledger_pairing import require_pair
 
 
 def fingerprint(data_uri: str) -> str:
-    """SHA-256 over every key, size and ETag under `data_uri`.
+    """Return a SHA-256 over every key, size and ETag under `data_uri`.
 
     Raises:
-        StepError: nothing is there, or it cannot be listed.
+        StepError: the prefix is empty, or cannot be listed.
     """
     objects = Storage(data_uri).list()
     if not objects:
@@ -27,22 +27,23 @@ def fingerprint(data_uri: str) -> str:
     return digest
 
 
-def lineage(data_uri: str, data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str) -> str:
-    """The digest of the registered lineage that this split is carried on from; "" where nothing is registered.
+def history_to_extend(
+    data_uri: str, data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str
+) -> str:
+    """Return the digest of the split history that this split extends; "" if no version is registered.
 
     Raises:
-        StepError: MLflow or the storage does not answer, a registered split was altered, or the registry and the
-            ledger do not belong together: better known now than after the training.
+        StepError: MLflow or the storage does not answer, a registered split was altered, or registry and ledger do not
+            match. These errors are better found before the training than after it.
     """
     synthetic = _is_synthetic_set(Storage(data_uri))
-    before = split_history.to_carry_on_from(
-        data_uri, data_version, split_history.settings(ratios, seed, inputs), synthetic
-    )
+    settings = split_history.split_settings(ratios, seed, inputs)
+    digest = split_history.history_to_extend(data_uri, data_version, settings, synthetic)
     require_pair(Ledger())
-    return before
+    return digest
 
 
 def _is_synthetic_set(storage: Storage) -> bool:
-    """Return whether the data set stored there says of itself that it is synthetic, as ingest will read it."""
-    about = storage.find(DESCRIPTION)
-    return about is not None and about.size <= MOST_DESCRIPTION_BYTES and says_synthetic(storage.get(DESCRIPTION))
+    """Return whether the description of the stored data set names it as synthetic, as ingest will read it."""
+    found = storage.find(DESCRIPTION)
+    return found is not None and found.size <= MOST_DESCRIPTION_BYTES and says_synthetic(storage.get(DESCRIPTION))

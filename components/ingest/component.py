@@ -6,7 +6,7 @@ from kfp.dsl import HTML, Dataset, Output
 def ingest(
     data_uri: str, data_version: str, b_value: float, modality_check: bool, cases: Output[Dataset], report: Output[HTML]
 ):
-    """Download and validate every scan; bad ones are refused by name, the others go on.
+    """Download and validate every scan; invalid ones are refused by name, the others are kept.
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
@@ -15,7 +15,7 @@ def ingest(
             reports that.
         modality_check: Refuse a scan whose intensities look like an ADC map or a b0 image; false accepts it as a DWI.
         cases: Validated, de-identified volumes in one orientation, cases.json, and the report.
-        report: What was found, repaired, refused and why.
+        report: Page about what was found, repaired and refused, with reasons.
     """
     from pathlib import Path
 

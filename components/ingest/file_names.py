@@ -1,6 +1,6 @@
-"""What the name of a file says: which layout it is of, whose it is, and whether it can be a name at all.
+"""Read the layout, the patient and the session from file names, and refuse unusable names.
 
-Every pattern is blind to capitals, and what is compared is in one coding of its letters.
+Patterns ignore case. Names are compared in one Unicode form (NFC).
 """
 
 import re
@@ -21,69 +21,77 @@ BIDS_MASK = re.compile(
     r"[^/]*[_-](?:msk|mask|lesion|seg|dseg)\.nii(?:\.gz)?$",
     re.IGNORECASE,
 )
-"""A mask among the derivatives, of the lesion unless its name says that it is of the brain (`is_brain_mask`)."""
+"""A mask below derivatives/. It is a lesion mask unless its name says that it is a brain mask (`is_brain_mask`)."""
 KIND = re.compile(r"[_-](?:dwi|adc|b0|msk|mask|lesion|seg|dseg)$", re.IGNORECASE)
-"""How the name of a file in BIDS ends, its extension aside."""
+"""The last part of a BIDS file name, before the extension."""
 DERIVED, SOURCE = re.compile(r"(?:^|/)derivatives/", re.IGNORECASE), re.compile(r"(?:^|/)sourcedata/", re.IGNORECASE)
-"""Below these folders lie no scans of a BIDS data set, but what was made of them and what they were made of."""
+"""BIDS folders without scans: results computed from the scans, and the raw data from which the scans were made."""
 
 MOST_NAME_BYTES, MOST_KEY_BYTES, MOST_SLICE_NUMBER = 240, 1024, 9999
-"""A file system takes 255 bytes for a name (some go to .part and the like), S3 takes 1024 for a key."""
+"""File systems allow 255 bytes for a name (and suffixes such as .part need some), S3 allows 1024 for a key."""
 OUTSIDE = re.compile(r"(?:^|/)\.{1,2}(?:/|$)|^/|//")
 HIDDEN = re.compile(r"(?:^|/)(?:\.|__MACOSX/)", re.IGNORECASE)
-"""What desktops and archives leave beside files: ._NAME, .Trash/, __MACOSX/."""
+"""Files that desktops and archives add: ._NAME, .Trash/, __MACOSX/."""
 SCAN_ENDING = re.compile(rf"{SCAN}$", re.IGNORECASE)
 
 
-def unfit(key: str) -> str | None:
-    """Why no file and no line of a report can have this name; None where they can."""
+def name_problem(key: str) -> str | None:
+    """Return why a file name is unusable on disks and in reports; None if it is usable."""
     if not all(map(can_be_shown, key)):
-        return "its name holds characters that cannot be shown or are no UTF-8: rename it"
+        return "its name has characters that cannot be displayed or are not UTF-8: rename it"
     if OUTSIDE.search(key):
-        return "its key leaves its folder or holds an empty step: rename it"
+        return "its key leaves its folder or has an empty part (//): rename it"
     if len(key.encode()) > MOST_KEY_BYTES or any(len(part.encode()) > MOST_NAME_BYTES for part in key.split("/")):
-        return f"its name is too long: at most {MOST_NAME_BYTES} bytes, with its folders {MOST_KEY_BYTES}"
+        return f"its name is too long: at most {MOST_NAME_BYTES} bytes, {MOST_KEY_BYTES} with its folders. Rename it."
     return None
 
 
-def look_alike(names: Iterable[str]) -> str:
-    """Why names that look alike are refused: one patient could be taken for two."""
-    return f"names that differ only in case, spaces or the coding of letters: {', '.join(sorted(names))}"
+def similar_names(names: Iterable[str]) -> str:
+    """Return the reason for refusing names that look the same: one patient could count as two."""
+    return f"these names differ only in case, spaces or Unicode form: {', '.join(sorted(names))}. Rename one of them."
+
+
+def data_set_folder(key: str) -> str | None:
+    """Return the folder ("" or with a final /) that holds images/ or sub-X of a scan; None if the layout is unknown."""
+    if match := FLAT.match(key):
+        return match["parent"]
+    match = BIDS_DWI.match(key) or BIDS_B0.match(key)
+    return match["root"] if match else None
 
 
 def patient_and_session(stem: str) -> tuple[str, str | None]:
-    """("NAME", "ses-1") of NAME_ses-1 or NAME_SES-1; the whole name and None where it names no session."""
+    """Split NAME_ses-1 or NAME_SES-1 into ("NAME", "ses-1"); return (stem, None) if it has no session."""
     found = SESSION.match(stem)
     return (found["patient"], f"ses-{found['session'].split('_')[0]}") if found else (stem, None)
 
 
 def is_brain_mask(key: str) -> bool:
-    """Return whether the mask is of the brain by its name, the labels of patient and session aside."""
+    """Return whether the file name, without the labels of patient and session, is the name of a brain mask."""
     return "brain" in _without_owner(key) and "lesion" not in _without_owner(key)
 
 
-def contradiction(key: str) -> str | None:
-    """Why a file is not known to be its folder's: the two name two patients or two sessions; None where they agree.
+def owner_conflict(key: str) -> str | None:
+    """Return how a file and its folder disagree about the patient or the session; None if they agree.
 
-    A file that names no patient, or no session, is its folder's.
+    A file name without a patient or a session belongs to its folder.
     """
     folders = owner_folders(key)
     for entity, what in (("sub-", "patient"), ("ses-", "session")):
         folder = next((name for name in folders if look(name).startswith(entity)), None)
         others = [part for part in re.split(r"_|-(?=ses-)", _without_owner(key)) if part.startswith(entity)]
         if folder and others:
-            return f"{key} lies in the folder of {folder} and names another {what}: move it, or rename one of them"
+            return f"{key} is in the folder of {folder} and names another {what}: move it, or rename one of them"
     return None
 
 
 def session_in_name(key: str) -> str | None:
-    """The session that a file's own name states, as a person sees it; None where it states none."""
+    """Return the session in a file's own name, in the form of `look`; None if there is no session in it."""
     parts = re.split(r"_|-(?=ses-)", look(_stem(key)))
     return next((part for part in parts if part.startswith("ses-")), None)
 
 
 def owner_folders(key: str) -> list[str]:
-    """The last folder called sub-X on the way to a file, and that called ses-Y below it."""
+    """Return the last folder sub-X in the path of a file, and the first folder ses-Y below it."""
     folders = key.split("/")[:-1]
     at = max((i for i, folder in enumerate(folders) if look(folder).startswith("sub-")), default=None)
     if at is None:
@@ -97,7 +105,7 @@ def _stem(key: str) -> str:
 
 
 def _without_owner(key: str) -> str:
-    """The name of a file as it looks, without what its folders say already of patient and session."""
+    """Return a file's name, in the form of `look`, without the patient and the session of its folders."""
     name = look(SCAN_ENDING.sub("", key.rsplit("/", 1)[-1]))
     kind = KIND.search(name)
     ending, name = (kind[0], name[: kind.start()]) if kind else ("", name)

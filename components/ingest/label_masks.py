@@ -1,4 +1,4 @@
-"""Which masks are labels, and which a model has predicted: no prediction is learnt from until a person changed it."""
+"""Tell labels from predictions: a mask that a model predicted becomes a label only after a person changed it."""
 
 import csv
 from collections.abc import Callable, Iterable
@@ -10,101 +10,107 @@ import numpy as np
 from components.core.storage import local_path
 from components.core.text import look
 from components.ingest.file_names import FLAT, SCAN_ENDING
-from components.ingest.found_files import Candidate, Case
+from components.ingest.found_files import FoundCase, MaskCandidate
 from components.scans.prediction_mark import DIGEST, FIRST_COLUMNS, digest, read_mark
-from components.scans.volumes import BadVolume
+from components.scans.volumes import BadVolume, Geometry
 
 MOST_BYTES = 2**26
-"""A table beyond it is not one of `make predict`."""
-PREDICTED = "{} is a model's {}: not taken as a label"
-CHANGED = "{} was predicted by a model and changed since: taken as a label"
+"""Largest table that is read."""
+PREDICTED = "{} is a model's {}: not used as a label"
+CHANGED = "{} was predicted by a model and changed since: used as a label"
+
+
+ReadKeys = Callable[[list[str], Path], tuple[np.ndarray, Geometry]]
 
 
 class Predictions:
-    """What the tables that `make predict` left in a data set say of masks.
-
-    listed: folder of a table to name of a mask, as a person sees it, to its digest, None where the table knows none.
-    digests: all of them, but of masks without a lesion, which say nothing.
-    """
+    """The predicted masks in the tables that `make predict` wrote into a data set."""
 
     def __init__(self, tables: Iterable[str] = (), source: Path = Path()):
-        self.listed: dict[str, dict[str, str | None]] = {}
-        self.digests: set[str] = set()
+        self.by_folder: dict[str, dict[str, str | None]] = {}
+        """Folder of a table to mask name (in the form of `look`) to digest; None if an older table has no digest."""
+        digests: set[str | None] = set()
         for key in tables:
             if (rows := _rows(local_path(source, key))) is None:
                 continue
-            names = self.listed.setdefault(key[: key.rfind("/") + 1], {})
+            names = self.by_folder.setdefault(key[: key.rfind("/") + 1], {})
             for row in rows:
                 if (row.get("mask") or "").count("/") == 1:
-                    names[name_of(row["mask"])] = row.get(DIGEST)
-                self.digests.add(row.get(DIGEST))
-        self.digests -= {None, ""}
+                    names[display_name(row["mask"])] = row.get(DIGEST)
+                digests.add(row.get(DIGEST))
+        self.digests = {digest for digest in digests if digest}
+        """Digests of all predicted masks. Masks without a lesion have none: they are all the same."""
 
-    def of(self, candidate: Candidate, name: str) -> tuple[bool, str | None]:
-        """Whether a table of ours stands beside the mask's folder, and the digest that it lists for it."""
+    def lookup(self, candidate: MaskCandidate, case: str) -> tuple[bool, str | None]:
+        """Return whether a table is beside the mask's folder, and the digest that it lists for the mask or the case."""
         at = FLAT.match(candidate.keys[0])
-        names = self.listed.get(at["parent"]) if at else None
+        names = self.by_folder.get(at["parent"]) if at else None
         if names is None:
             return False, None
-        return True, names.get(name_of(candidate.keys[0])) or names.get(look(name))
+        return True, names.get(display_name(candidate.keys[0])) or names.get(look(case))
 
-    def knows_digests(self, candidate: Candidate) -> bool:
+    def table_has_digests(self, candidate: MaskCandidate) -> bool:
+        """Return whether the table beside the mask's folder lists any digest."""
         at = FLAT.match(candidate.keys[0])
-        return any(self.listed[at["parent"]].values())
+        return at is not None and any(self.by_folder[at["parent"]].values())
 
 
 NO_PREDICTIONS = Predictions()
 
 
-def labelled(
-    case: Case, source: Path, predictions: Predictions, read: Callable[[list[str], Path], tuple]
-) -> tuple[Case, list[str]]:
-    """The case with the mask that is its label, and what to say of the others; `read` makes a volume of some keys.
+def with_label(case: FoundCase, source: Path, predictions: Predictions, read: ReadKeys) -> tuple[FoundCase, list[str]]:
+    """Return the case with its label as mask, and notes about its other masks.
+
+    `read` makes one volume from the keys of a case in the folder `source`.
 
     Raises:
-        BadVolume: more than one is a label, or the label lies in another data set than the image.
+        BadVolume: more than one mask is a label, or the label and the image are in two data sets.
     """
-    labels, said = [], []
+    labels, notes = [], []
     for candidate in case.candidates:
-        is_label, line = _judged(candidate, case.name, source, predictions, read)
-        in_folder, _ = predictions.of(candidate, case.name)
-        beside = candidate.beside or (in_folder and candidate.folder_beside)
-        labels += [replace(candidate, beside=beside)] * is_label
-        said += [line] * bool(line)
+        is_label, note = _is_label(candidate, case.name, source, predictions, read)
+        has_table, _ = predictions.lookup(candidate, case.name)
+        if is_label:
+            in_place = candidate.in_place or (has_table and candidate.folder_in_place)
+            labels.append(replace(candidate, in_place=in_place))
+        if note:
+            notes.append(note)
     case = replace(case)
-    if why := case.label(labels):
+    if why := case.choose_mask(labels):
         raise BadVolume(why)
-    return case, said
+    return case, notes
 
 
-def _judged(candidate: Candidate, name: str, source: Path, predictions: Predictions, read: Callable):
-    """Whether a mask is a label, and what to say of it."""
+def _is_label(
+    candidate: MaskCandidate, case: str, source: Path, predictions: Predictions, read: ReadKeys
+) -> tuple[bool, str]:
+    """Return whether a mask is a label, and a note about it ("" for no note)."""
     key = candidate.keys[0]
     mark = read_mark(local_path(source, key)) if len(candidate.keys) == 1 else None
     if mark and not mark.digest:
         return False, PREDICTED.format(key, "probability map")
-    in_folder, listed = predictions.of(candidate, name)
-    if not (mark or in_folder or predictions.digests):
+    has_table, listed = predictions.lookup(candidate, case)
+    if not (mark or has_table or predictions.digests):
         return True, ""
     try:
         mask, _ = read(candidate.keys, source)
     except BadVolume:
-        return True, ""  # it is refused with its reason as any mask is
+        return True, ""  # validation reads it again and refuses it with the reason
     voxels = digest(mask)
     if voxels in {mark and mark.digest, listed} or (voxels in predictions.digests and np.any(mask > 0.5)):
         return False, PREDICTED.format(key, "prediction")
-    if in_folder and not listed and not mark and not predictions.knows_digests(candidate):
-        return False, PREDICTED.format(key, "prediction (its table is of an earlier version and knows no digests)")
+    if has_table and not listed and not mark and not predictions.table_has_digests(candidate):
+        return False, PREDICTED.format(key, "prediction (its table is of an earlier version, without digests)")
     return True, CHANGED.format(key) if mark or listed else ""
 
 
-def name_of(key: str) -> str:
-    """The name of a file as a person sees it, its folders and extension aside."""
+def display_name(key: str) -> str:
+    """Return a file's name, without folders and extension, in the form of `look`."""
     return look(SCAN_ENDING.sub("", key.rsplit("/", 1)[-1]))
 
 
 def _rows(table: Path) -> list[dict[str, str]] | None:
-    """Its rows; None where `make predict` did not write it."""
+    """Return the rows of a table; None if `make predict` did not write it."""
     try:
         if table.is_symlink() or table.stat().st_size > MOST_BYTES:
             return None

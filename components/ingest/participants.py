@@ -1,4 +1,4 @@
-"""participants.tsv (BIDS): at which site and by which scanner each patient was scanned, and nothing else of it."""
+"""Read site and scanner of each patient from participants.tsv (BIDS), and nothing else."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,65 +10,68 @@ FILE = "participants.tsv"
 SITE = ("site", "center", "centre", "institution")
 SCANNER = ("scanner",)
 MAKE = ("manufacturer", "model")
-"""Where there is no scanner: both together."""
+"""Both columns together replace a missing column scanner."""
 MOST_CHARACTERS, MOST_BYTES, MOST_NAMED = 40, 2**24, 5
 UNKNOWN = {"", "n/a", "na", "nan", "none", "unknown"}
 PROVINCE = "Nan"
-"""In Thailand, and no missing number, which is written nan or NaN."""
+"""A province of Thailand. A missing number is written nan or NaN."""
 
 
 @dataclass
 class Participants:
-    """Patient to site and to scanner, as far as they are known, and what a person should know of the file."""
+    """Patient to site and patient to scanner where they are known, and notes about the file for the report."""
 
     site: dict[str, str] = field(default_factory=dict)
     scanner: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-def participants(source: Path, patients: Iterable[str]) -> Participants:
-    """What `source/participants.tsv` says of these patients; a file that is no such table is noted, not fatal.
+def read_participants(source: Path, patients: Iterable[str]) -> Participants:
+    """Read site and scanner of these patients from `source/participants.tsv`; an unusable file only gives a note.
 
-    A patient's name counts as it looks: in capitals or not, and however its letters are coded.
+    Names are compared in the form of `look`: without case and in one Unicode form.
     """
-    path, patients = source / FILE, {look(patient): patient for patient in patients}
+    path, by_look = source / FILE, {look(patient): patient for patient in patients}
     if path.is_symlink() or not path.is_file():  # a link may lead out of the folder
         return Participants()
     try:
         rows = _rows(path)
     except ValueError as why:
-        return Participants(notes=[f"{FILE} is of no use: {why}"])
+        return Participants(notes=[f"{FILE} is not usable: {why}"])
     header = [name.strip().lower() for name in rows[0]]
     column = {name: header.index(name) for name in header}
     site, scanner = _columns(column, SITE), _columns(column, SCANNER) or [column[n] for n in MAKE if n in column]
-    found, listed, differ = Participants(), {}, set()
+    found = Participants()
+    listed: dict[str, list[str | None]] = {}
+    different: set[str] = set()
     whole = [row for row in rows[1:] if len(row) == len(header)]
     for row in whole:
         patient = row[column["participant_id"]].strip()
-        patient = patients.get(look(patient), patient)
+        patient = by_look.get(look(patient), patient)
         values = [_plain(" ".join(row[i] for i in columns)) for columns in (site, scanner)]
         if listed.setdefault(patient, values) != values:
-            differ.add(patient)
-    patients = set(patients.values())
-    for patient in patients & listed.keys() - differ:
+            different.add(patient)
+    names = set(by_look.values())
+    for patient in names & listed.keys() - different:
         for kept, value in zip((found.site, found.scanner), listed[patient], strict=True):
             if value:
                 kept[patient] = value
     if not site and not scanner:
         found.notes.append(f"{FILE} has no column for site or scanner ({', '.join(SITE + SCANNER + MAKE)})")
-    for count, what in (
-        (len(rows) - 1 - len(whole), "lines of another length than the first, left out"),
-        (len(listed.keys() - patients), "participants without a usable scan here"),
-        (patients & differ, "listed twice with different values, left out"),
-        (patients - listed.keys(), "not in it"),
-    ):
+    counts: tuple[tuple[int | set[str], str], ...] = (
+        (len(rows) - 1 - len(whole), "lines ignored: their number of columns differs from the first line's"),
+        (len(listed.keys() - names), "participants without a usable scan here"),
+        (names & different, "ignored: listed twice with different values"),
+        (names - listed.keys(), "not listed"),
+    )
+    for count, what in counts:
         if count:
             found.notes.append(f"{FILE}: {_counted(count)} {what}")
     return found
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Raises ValueError where it is no table of participants."""
+    """Return the rows of the table; raise ValueError if it is not a table of participants."""
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES >> 20} MiB")
     try:
@@ -78,10 +81,10 @@ def _rows(path: Path) -> list[list[str]]:
     rows = [line.split("\t") for line in text.splitlines() if line.strip()]
     header = [name.strip().lower() for name in rows[0]] if rows else []
     if "participant_id" not in header:
-        raise ValueError("its first line names no column participant_id (are its columns parted by tabs?)")
+        raise ValueError("its first line has no column participant_id (columns must be separated by tabs)")
     for name in ("participant_id", *SITE, *SCANNER, *MAKE):
         if header.count(name) > 1:
-            raise ValueError(f"its first line names the column {name} twice")
+            raise ValueError(f"its first line has the column {name} twice")
     return rows
 
 
@@ -90,7 +93,7 @@ def _columns(column: dict[str, int], names: Iterable[str]) -> list[int]:
 
 
 def _plain(value: str) -> str | None:
-    """In one line, short, and of characters that print; None where it says nothing."""
+    """Return a value as one short printable line; None if it is empty or means unknown."""
     words = [
         word
         for word in "".join(c if c.isprintable() else " " for c in value).split()
@@ -99,8 +102,8 @@ def _plain(value: str) -> str | None:
     return " ".join(words)[:MOST_CHARACTERS].strip() or None
 
 
-def _counted(what: int | set[str]) -> str:
-    """A count; patients who have scans by name too (other participants' names are not ours to show)."""
-    if isinstance(what, int):
-        return str(what)
-    return f"{len(what)} ({', '.join(sorted(what)[:MOST_NAMED])}{', ...' if len(what) > MOST_NAMED else ''})"
+def _counted(counted: int | set[str]) -> str:
+    """Return a count, with names only for patients who have scans here: other participants stay private."""
+    if isinstance(counted, int):
+        return str(counted)
+    return f"{len(counted)} ({', '.join(sorted(counted)[:MOST_NAMED])}{', ...' if len(counted) > MOST_NAMED else ''})"

@@ -13,7 +13,7 @@ from components.model.network import AttentionUNet
 
 DEVICES = Path("/dev")
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
-README = 'README.md, "An older GPU or driver"'
+READ_ON = 'docs/troubleshooting.md, "An older GPU or driver"'
 TOLERANCE = 0.05
 """Share of a step by which two trials of learning may differ: the rounding of float32 makes 0.01, bfloat16 0.8."""
 
@@ -106,8 +106,8 @@ def _advice(has: str, capability: tuple[int, int] | None = None) -> str:
         return "No build of it has. Take another GPU"
     fits = next((build for build in builds if has and build.driver <= _major(has)), None)
     if fits:
-        return f"Install PyTorch's {fits.name} build, which fits ({README})"
-    return f"Install driver {builds[0].driver} or newer and PyTorch's {builds[0].name} build ({README})"
+        return f"Install PyTorch's {fits.name} build, which fits ({READ_ON})"
+    return f"Install driver {builds[0].driver} or newer and PyTorch's {builds[0].name} build ({READ_ON})"
 
 
 def _major(version: str) -> int:

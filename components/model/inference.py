@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from scipy.special import expit
 
+from components.core.errors import StepError
 from components.core.machine import cpus
-from components.core.step import StepError
 from components.model.device import device
 from components.model.grid import CHANNELS, neighbours
 from components.model.network import AttentionUNet

@@ -55,7 +55,7 @@ class LesionSegmenter(PythonModel):
         """Raises:
         Refused: a scan breaks the input contract, or lacks its ADC map.
         """
-        from components.core.step import NO_MEMORY, is_out_of_memory
+        from components.core.errors import OUT_OF_MEMORY, is_out_of_memory
         from components.scans.volumes import BadVolume
 
         asked = {"probability": False, "modality_check": True, **(params or {})}
@@ -70,7 +70,7 @@ class LesionSegmenter(PythonModel):
                 if not isinstance(error, BadVolume) and not is_out_of_memory(error):
                     raise
                 which = f"scan {number} of {len(model_input)}: " if len(model_input) > 1 else ""
-                raise Refused(f"{which}{error if isinstance(error, BadVolume) else NO_MEMORY}") from None
+                raise Refused(f"{which}{error if isinstance(error, BadVolume) else OUT_OF_MEMORY}") from None
         table = pd.DataFrame(rows, columns=columns)
         return table.astype(object).where(table.notna(), None)  # NaN is no JSON
 

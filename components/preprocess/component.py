@@ -12,7 +12,7 @@ def preprocess(
     inputs: str,
     slices: Output[Dataset],
 ):
-    """Resize and normalise every labelled volume onto the model's grid.
+    """Bring every labelled scan to the model's grid, and normalise it.
 
     Args:
         cases: From ingest.

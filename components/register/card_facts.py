@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from components.artifacts.headline import LOOKED_AT
+from components.artifacts.split_file import SUBSETS
 from components.core.settings import Settings
 from components.core.storage import file_sha256
 from components.register.card import (
@@ -22,7 +23,6 @@ from components.register.card import (
     checked,
 )  # fmt: skip
 from components.register.card_text import METRICS
-from components.registry.scan_digests import SUBSETS
 from components.registry.tracking import MODEL_NAME, evaluation_digest
 
 WORST = 5

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from components.artifacts.headline import sentence
-from components.core.machine import sources_digest
+from components.core import code_closure
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.register import card_text
@@ -42,8 +42,6 @@ from components.registry.tracking import (
 )
 from components.scans.volumes import nifti_bytes
 
-COMPONENTS = Path(__file__).parents[1]
-PACKED = ("core", "scans", "artifacts", "model", "registry", "register")
 """Packages whose code a version carries."""
 CARD = "model_card"
 """The run's folder of it: model_card.md and model_card.json."""
@@ -94,7 +92,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
             "training_digest": facts["training_digest"],
             "weights_sha256": card.versions.weights_sha256,
             "facts_sha256": file_sha256(model / "model.json"),
-            "code_sha256": sources_digest(*PACKED),
+            "code_sha256": code_closure.closure_digest(code_closure.MODEL),
             "cases_sha256": card.versions.cases_sha256,
             "metrics_sha256": file_sha256(evaluation / "test_metrics.json"),
             "card_sha256": _log_card(run, card, first),
@@ -217,19 +215,17 @@ def _log(run: Run, model: Path):
         params=ParamSchema([ParamSpec("probability", "boolean", False), ParamSpec("modality_check", "boolean", True)]),
     )
     with tempfile.TemporaryDirectory() as folder:
-        weights, code = Path(folder) / "weights", Path(folder) / "components"
+        weights, code = Path(folder) / "weights", Path(folder) / "code"
         weights.mkdir()
         for name in ("best_model.pth", "model.json"):
             shutil.copy(model / name, weights)
-        for package in PACKED:
-            shutil.copytree(COMPONENTS / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(COMPONENTS / "__init__.py", code)
+        code_closure.copy_closure(code_closure.MODEL, code)
         with mlflow.start_run(run.id):
             return mlflow.pyfunc.log_model(
                 name="model",
-                python_model=str(COMPONENTS / "model" / "mlflow_model.py"),
+                python_model=str(code_closure.ROOT / code_closure.MODEL),
                 artifacts={"weights": str(weights)},
-                code_paths=[str(code)],
+                code_paths=[str(code / "components")],
                 signature=signature,
                 input_example=example,
                 pip_requirements=_requirements(),

@@ -1,183 +1,170 @@
-"""Who is known: the patients of all earlier splits, as the newest registered version hands them on to the next split.
+"""Find the split history of a registered version: the patients of all earlier splits and their subsets.
 
-The lineage of a split, in its split.json: `people`, a list of {patient, data_uri, subset, images (voxel_sha256)}, the
-newest last, and `drawn`: what the split that last added to them was made from, {data_uri, data_version, settings,
-lineage}. A lineage is referred to by its digest, so that all versions whose splits knew the same people are as good as
-one.
+Each version keeps its split in its MLflow run, as `split.json`. A history is named by its digest, so versions whose
+splits know the same patients are equivalent.
 """
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import version as package_version
+from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from components.artifacts.split_file import AssignedPatient, RegisteredSplit, Split, SplitHistory, split_digest
 from components.artifacts.synthetic import is_synthetic
-from components.core.machine import sources_digest
+from components.core.code_closure import SPLIT_STEPS, steps_digest
 from components.core.step import StepError
 from components.core.storage import Storage
 from components.registry.tracking import MODEL_NAME, answering
 
-SPLIT = "split.json"
-PERSON = {"patient", "data_uri", "subset", "images"}
-DECIDING = (
-    "scans/adc.py",
-    "artifacts/cases.py",
-    "scans/prediction_mark.py",
-    "scans/volumes.py",
-    "core/text.py",
-    "ingest",
-    "split",
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+SPLIT = Split.FILE
+DRAW_AGAIN = (
+    "Or set carry_split=false: it draws all patients again, and the champion cannot be compared fairly with the result."
 )
-"""The code that decides which patients there are and who is drawn."""
-ANEW = "To draw all patients anew, and without a fair comparison with the champion, set carry_split=false."
 
 
 @dataclass(frozen=True)
-class Known:
-    """The lineage that a registered version holds; `carries` says that its split was not one drawn all anew."""
+class EarlierSplit:
+    """The split of a registered version."""
 
     version: str
-    lineage: dict
-    carries: bool = True
-
-    @property
-    def digest(self) -> str:
-        return lineage_digest(self.lineage)
+    history: SplitHistory
+    carry_split: bool = True
+    """False if all its patients were drawn again; such a split is extended only if there is no other."""
 
 
-def settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict:
-    """What decides a split besides the data and the lineage: other code may draw others from the same."""
-    code = [sources_digest(*DECIDING), version("numpy")]
+def split_settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict:
+    """Return the settings and the code that determine a split, together with the data and the split history."""
+    code = [steps_digest(*SPLIT_STEPS), package_version("numpy")]
     return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
 
 
-def split_digest(patients: dict[str, list[str]]) -> str:
-    """Return the SHA-256 of who is in which subset. What a split says of itself is never taken for it."""
-    return hashlib.sha256(json.dumps(patients, sort_keys=True).encode()).hexdigest()
+def history_to_extend(data_uri: str, data_version: str, settings: dict, synthetic: bool) -> str:
+    """Return the digest of the split history that a split of these data extends; "" if no version is registered.
 
+    Splits of patients extend versions trained on patients; splits of `synthetic` scans extend versions trained on
+    synthetic scans alone.
 
-def lineage_digest(lineage: dict) -> str:
-    return hashlib.sha256(json.dumps(lineage, sort_keys=True).encode()).hexdigest()
-
-
-def to_carry_on_from(data_uri: str, data_version: str, settings: dict, synthetic: bool) -> str:
-    """Digest of the lineage from which a split of these data is to be carried on; "" where nothing is registered.
-
-    A split of patients is carried on from versions that learnt from patients, one of `synthetic` scans from versions
-    that learnt from such scans alone: the others are passed over.
-
-    Where the newest lineage was drawn for these very data, at this address, and settings, it is what that one was
-    carried on from: the split step is asked the same again, and comes from cache.
-
-    A split that was drawn anew (carry_split=false) is carried on only where there is no other: it leaves the chain.
+    If the newest split was drawn from the same data, address and settings, the result is the history which that split
+    extended. So the split step gets the same inputs again and comes from cache.
 
     Raises:
         StepError: MLflow does not answer, or a registered split was altered.
     """
     newest = None
-    for known in _registered(synthetic=synthetic):
-        if newest is None or known.carries:
-            newest = known
-        if newest.carries:
+    for earlier in _earlier_splits(synthetic=synthetic):
+        if newest is None or earlier.carry_split:
+            newest = earlier
+        if newest.carry_split:
             break
     if newest is None:
         return ""
-    drawn = newest.lineage["drawn"]
-    asked = {"data_uri": Storage(data_uri).uri, "data_version": data_version, "settings": settings}
-    if drawn and asked.items() <= drawn.items():
-        before = drawn["lineage"]
-        if not before or any(known.digest == before for known in _registered(before, synthetic)):
+    drawn = newest.history.drawn
+    if (
+        drawn
+        and (drawn.data_uri, drawn.data_version) == (Storage(data_uri).uri, data_version)
+        and drawn.settings == settings
+    ):
+        before = drawn.extended_history
+        if not before or any(earlier.history.digest == before for earlier in _earlier_splits(before, synthetic)):
             return before
-    logging.info("to be carried on from version %s: %d known patients", newest.version, len(newest.lineage["people"]))
-    return newest.digest
+    logging.info("extends the split of version %s: %d patients have a subset", newest.version,
+                 len(newest.history.patients))  # fmt: skip
+    return newest.history.digest
 
 
-def find(digest: str) -> Known:
-    """The newest registered version that holds this lineage.
+def find_earlier_split(history_digest: str) -> EarlierSplit:
+    """Return the newest registered version with this split history.
 
     Raises:
-        StepError: there is none, it was altered, or MLflow does not answer.
+        StepError: no version has it, it was altered, or MLflow does not answer.
     """
-    for known in _registered(digest):
-        if known.digest == digest:
-            return known
+    for earlier in _earlier_splits(history_digest):
+        if earlier.history.digest == history_digest:
+            return earlier
     raise StepError(
-        f"the split to carry on from (lineage {digest[:12]}) is in no registered version of {MODEL_NAME} any more: "
-        f"it was removed while the run was starting, or altered. Run again. {ANEW}"
+        f"no registered version of {MODEL_NAME} has the split history {history_digest[:12]}: its version was deleted "
+        f"while the run was starting, or its {SPLIT} was altered. Run again. {DRAW_AGAIN}"
     )
 
 
-def _registered(digest: str = "", synthetic: bool | None = None) -> Iterator[Known]:
-    """What the registered versions hold, the newest first.
+def _earlier_splits(history_digest: str = "", synthetic: bool | None = None) -> Iterator[EarlierSplit]:
+    """Yield the splits of registered versions, the newest first.
 
-    With a `digest` only those whose tag is not another one; with `synthetic` only those that learnt from such scans
-    alone, or only the others.
+    With a `history_digest`, versions tagged with another one are skipped. With `synthetic`, only versions trained on
+    synthetic scans alone (True) or only the others (False) are read.
     """
-    import mlflow
+    import mlflow  # slow to import
 
     client = mlflow.MlflowClient()
     with answering(" The patients of earlier splits are kept there."):
         versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
-        for entry in sorted(versions, key=lambda v: int(v.version), reverse=True):
-            if synthetic not in (None, is_synthetic(entry.tags)):
+        for version in sorted(versions, key=lambda v: int(v.version), reverse=True):
+            if synthetic not in (None, is_synthetic(version.tags)):
                 continue
-            tagged = entry.tags.get("split_lineage")
-            if digest and tagged and tagged != digest:
+            tagged = version.tags.get("split_lineage")
+            if history_digest and tagged and tagged != history_digest:
                 continue
-            found = _lineage(client, entry)
-            if found is not None:
-                yield Known(str(entry.version), *found)
+            earlier = _read_earlier_split(client, version)
+            if earlier is not None:
+                yield earlier
 
 
-def _lineage(client, entry) -> tuple[dict, bool] | None:
-    """The lineage, and whether it carries on; None where the registry entry's MLflow run is gone or holds no split.
+def _read_earlier_split(client: "MlflowClient", version: "ModelVersion") -> EarlierSplit | None:
+    """Read the split of a version; return None if its MLflow run was deleted or never had a split.
 
     Raises:
-        StepError: it holds another split than the one that was registered.
+        StepError: the split is missing, or is not the one that was registered.
     """
-    import mlflow
+    import mlflow  # slow to import
     from mlflow.exceptions import MlflowException
 
     run = None
-    if entry.run_id:  # a version that somebody registered by hand may have none
+    if version.run_id:  # a version that a person registered by hand may have no run
         try:
-            run = client.get_run(entry.run_id)
+            run = client.get_run(version.run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    if run is None or SPLIT not in {file.path for file in client.list_artifacts(entry.run_id)}:
-        if "split_lineage" in entry.tags:
+    if run is None or SPLIT not in {file.path for file in client.list_artifacts(run.info.run_id)}:
+        if "split_lineage" in version.tags:
             raise StepError(
-                f"the MLflow run of {MODEL_NAME} version {entry.version} holds no {SPLIT} any more: who was in which "
-                f"subset cannot be known from it. Restore the run, or delete that version. {ANEW}"
+                f"{SPLIT} is missing from the MLflow run of {MODEL_NAME} version {version.version}: without it the "
+                f"subsets of its patients are unknown. Restore the run, or delete that version. {DRAW_AGAIN}"
             )
-        logging.info("version %s is passed over: its MLflow run holds no %s", entry.version, SPLIT)
+        logging.info("version %s is skipped: its MLflow run has no %s", version.version, SPLIT)
         return None
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{SPLIT}")
     try:
-        split = json.loads(text)
-        lineage = split.get("lineage") or _before_there_were_lineages(split, run.data.params.get("data_uri"))
-        digest = split_digest(split["patients"])
-        is_whole = digest == split["digest"] == entry.tags.get("split_digest", digest)
-        is_whole &= lineage_digest(lineage) == entry.tags.get("split_lineage", lineage_digest(lineage))
-        is_whole &= isinstance(lineage["drawn"], dict | None) and all(p.keys() >= PERSON for p in lineage["people"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        is_whole = False
-    if not is_whole:
-        raise StepError(
-            f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {entry.version} is not the one that was "
-            f"registered: who was in which subset cannot be known from it. Restore it, or delete that entry. {ANEW}"
-        )
-    return lineage, split.get("carry_split", True)
+        split = RegisteredSplit.model_validate_json(text)
+    except ValidationError:
+        split = None
+    if split:
+        history = split.history or _history_of_names(split.patients, run.data.params.get("data_uri"))
+        digest = split_digest(split.patients)
+        if digest == split.digest == version.tags.get("split_digest", digest) and (
+            history.digest == version.tags.get("split_lineage", history.digest)
+        ):
+            return EarlierSplit(str(version.version), history, split.carry_split)
+    raise StepError(
+        f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {version.version} is not the one that was registered, "
+        f"so the subsets of its patients are unknown. Restore the file, or delete that version. {DRAW_AGAIN}"
+    )
 
 
-def _before_there_were_lineages(split: dict, data_uri: str | None) -> dict:
-    """Of a split that kept names alone: known by name, at its own address or, where that is unknown, at any."""
-    people = [
-        {"patient": patient, "data_uri": data_uri, "subset": subset, "images": []}
-        for subset, patients in split["patients"].items()
-        for patient in patients
-    ]
-    return {"people": people, "drawn": None}
+def _history_of_names(patients: dict[str, list[str]], data_uri: str | None) -> SplitHistory:
+    """Return the history of an old split that has only names: they count at its own address, or at all if unknown."""
+    return SplitHistory(
+        patients=[
+            AssignedPatient(patient=patient, data_uri=data_uri, subset=subset, images=[])
+            for subset, names in patients.items()
+            for patient in names
+        ],
+        drawn=None,
+    )

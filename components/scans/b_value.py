@@ -1,4 +1,4 @@
-"""The b-value of a DWI, s/mm²: from the files that lie beside it, else from the setting `b_value`."""
+"""The b-value of a DWI, s/mm²: from the files beside it, or from the setting `b_value`."""
 
 import json
 import math
@@ -6,54 +6,58 @@ from dataclasses import dataclass
 from pathlib import Path
 
 UNKNOWN = 1000.0
-"""Taken where nothing says it: that of ISLES'22 and of clinical stroke protocols."""
-MOST = 10_000
+"""The b-value if no file or setting gives one: that of ISLES'22 and of clinical stroke protocols."""
+LARGEST = 10_000
 USUAL = 300, 5000
-"""Of a DWI in stroke. Outside them it is used, and said."""
+"""Range in stroke DWI. A b-value outside it is used, and reported."""
 MOST_BYTES = 2**20
 BVAL, SIDECAR = ".bval", ".json"
 KINDS = {BVAL: "the .bval file", SIDECAR: "the JSON sidecar"}
 FIELD = "DiffusionBValue"
 NAMES = ("diffusionbvalue", "bvalue", "bval", "bvalues", "bvals")
-"""How sidecars name it, in small letters and without what is no letter."""
+"""Names of the b-value in sidecars, in small letters and without other characters."""
 
 
 @dataclass(frozen=True)
 class BValue:
-    """s/mm²; where it came from, to end "ADC computed from b0, ..."; and what a person should know of it."""
+    """A b-value, s/mm².
+
+    origin: where it came from, as the end of "ADC computed from b0, ...". notes: what a person should know about it.
+    """
 
     value: float
     origin: str
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def b_value(files: list[Path], setting: float = 0) -> BValue:
     """Return the b-value of a DWI.
 
-    `files` lie beside it, the first one that holds a b-value counts; one that cannot be used is passed over with a
-    line. `setting` (0 where unknown) is for a DWI without such a file.
+    The first of `files` that holds a b-value counts; an unusable file is ignored, with a note. `setting`, s/mm² (0:
+    unknown), is for a DWI without such a file.
     """
-    said, value, origin = [], setting, "as set by b_value"
+    notes: list[str] = []
+    value, origin = setting, "as set by b_value"
     for path in files:
         try:
             found = in_file(path)
-        except ValueError as why:
-            said.append(f"{KINDS[path.suffix]} was passed over: {why}")
+        except ValueError as reason:
+            notes.append(f"{KINDS[path.suffix]} was ignored: {reason}")
             continue
         if found is not None:
             value, origin = found, f"as in {KINDS[path.suffix]}"
             break
     if not value:
-        return BValue(UNKNOWN, f"b-value unknown: {UNKNOWN:g} s/mm² taken", tuple(said))
+        return BValue(UNKNOWN, f"b-value unknown: {UNKNOWN:g} s/mm² taken", tuple(notes))
     if not USUAL[0] <= value <= USUAL[1]:
-        said.append(f"b = {value:g} s/mm² is unusual for a DWI in stroke ({USUAL[0]} to {USUAL[1]})")
-    return BValue(value, f"b = {value:g} s/mm² {origin}", tuple(said))
+        notes.append(f"b = {value:g} s/mm² is unusual for a DWI in stroke ({USUAL[0]} to {USUAL[1]})")
+    return BValue(value, f"b = {value:g} s/mm² {origin}", tuple(notes))
 
 
 def in_file(path: Path) -> float | None:
-    """Return the largest b-value in a `.bval` file or in a JSON sidecar; None where a sidecar does not name it.
+    """Return the largest b-value in a `.bval` file or in a JSON sidecar; None if a sidecar holds none.
 
-    A scan and the b0 that was parted from it share one file, so the largest belongs to the DWI.
+    A scan and the b0 that was separated from it share one file, so the largest b-value is that of the DWI.
 
     Raises:
         ValueError: the file cannot be read, or holds no b-value.
@@ -85,7 +89,7 @@ def _in_sidecar(text: str) -> float | None:
     except (ValueError, RecursionError):
         raise ValueError("it is not JSON") from None
     if not isinstance(fields, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     named = {"".join(filter(str.isalpha, key.lower())): value for key, value in fields.items()}
     given = next((named[name] for name in NAMES if name in named), None)
     if given is None:
@@ -97,7 +101,7 @@ def _largest(text: str) -> float:
     try:
         largest = max(float(word) for word in text.replace(",", " ").split())
     except ValueError:
-        raise ValueError("it holds no b-values, which are numbers") from None
-    if not math.isfinite(largest) or not 0 < largest <= MOST:
-        raise ValueError(f"its largest b-value is {largest:g} s/mm², not above 0 and at most {MOST}")
+        raise ValueError("it does not hold numbers") from None
+    if not math.isfinite(largest) or not 0 < largest <= LARGEST:
+        raise ValueError(f"its largest b-value is {largest:g} s/mm², not above 0 and at most {LARGEST}")
     return largest

@@ -1,75 +1,77 @@
-"""Where the head is in a scan: what the network sees is centred on it and measured against it.
+"""Find the head in a scan: the input of the network is centred on it and normalised by it.
 
-Otsu's threshold (1979) on a smoothed volume gives a first mask, a generous one, for a large bright lesion draws that
-threshold up above the brain. The final border lies at a fixed level between the
-air close by and the tissue inside, so it does not depend on how much air is around the head, nor on what the air holds.
-Thin rims, such as a scalp, are left out: a scan with a skull and one without give nearly the same mask.
+Otsu's threshold (1979) on a smoothed volume gives a first mask. It is generous, because a large bright lesion raises
+that threshold above the brain. The final border is at a fixed level between the air close by and the tissue inside, so
+it does not depend on the amount of air around the head, nor on the noise in it. Thin rims, such as a scalp, are left
+out: a scan with a skull and one without it give nearly the same mask.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
-from components.scans.near_duplicates import otsu
+from components.scans.otsu import otsu_level
 
 SMOOTHING_MM = 1.5
 OPENING_MM = 6.0
-"""Radius of the disc that a part of the head must hold in its plane."""
+"""Radius of the disc that fits into each part of the head, in its plane."""
 NEAR_MM, FAR_MM = 4.0, 14.0
-"""Air close by: so far outside the mask."""
+"""The air close by is at this distance from the mask."""
 BORDER_MM = 4.0
-"""How much wider than its mask the head is shown to the network: its edge and what lies on it."""
+"""The network sees the head with a border of this width around its mask: the edge of the brain."""
 LEVEL = 0.4
-"""Where the border lies between the median of the air close by (0) and that of the head (1)."""
+"""The level of the border between the median of the air close by (0) and that of the head (1)."""
 ROUNDS = 10
 ROUNDING = 0.45
-"""Radii are rounded to voxels, up from .55 on: a rounding error in a usual voxel size then makes no other disc."""
+"""Radii are rounded to voxels, up from .55 on: a rounding error in a usual voxel size does not change the disc."""
 UNKNOWN_PIXEL_MM = 1.8
-"""Taken for a scan without a voxel size, until its head is found."""
+"""Pixel size of a scan without a voxel size, until its head is found."""
 HEAD_MM = 170.0
-"""Length of a head, taken where a file has no voxel size."""
+"""Length of a head in a scan without a voxel size."""
 EDGE = 0.001
-"""Share of the head beyond each edge that counts for nothing: a nose or a spike does not move the middle."""
+"""Share of the head beyond each edge that is ignored: a nose or a spike does not move the middle."""
 LEAST_SHARE, MOST_SHARE = 0.002, 0.95
-"""Of the volume. Beyond these there is no head, or no air."""
+"""Shares of the volume. Outside them there is no head, or no air."""
 LEAST_CONTRAST = 1.5
-"""Median of the head less that of the air close by, over the spread of both (`_contrast`)."""
+"""Median of the head minus that of the air close by, over the spread of both (`_contrast`)."""
 
 
 @dataclass(frozen=True)
 class Head:
     """The head in a scan (X, Y, S).
 
-    mask: bool (X, Y, S), holes filled. found: False where no head stands out; the mask is then the whole volume. seen:
-    what is shown of it to the network, 4 mm wider; the mask itself where nothing else is given. sides_mm: of a voxel in
-    the plane, mm.
+    mask: bool (X, Y, S), holes filled. found: False if no head is visible; the mask is then the whole volume.
+    with_border: the mask, 4 mm wider; None if there is no border. sides_mm: sides of a voxel in the plane, mm.
     """
 
     mask: np.ndarray
     found: bool = True
-    seen: np.ndarray | None = None
+    with_border: np.ndarray | None = None
     sides_mm: tuple[float, float] = (UNKNOWN_PIXEL_MM, UNKNOWN_PIXEL_MM)
 
-    def __post_init__(self):
-        if self.seen is None:
-            object.__setattr__(self, "seen", self.mask)
+    @property
+    def seen(self) -> np.ndarray:
+        """The part that the network sees: bool (X, Y, S)."""
+        return self.mask if self.with_border is None else self.with_border
 
     def smooth_quartiles(self, volume: np.ndarray) -> list[float]:
-        """Quartiles of the head in a scan (X, Y, S) that is smoothed, so that noise and sharpness hardly count."""
+        """Return the quartiles of the head in the smoothed scan (X, Y, S), which noise and sharpness hardly change."""
         return [float(v) for v in np.percentile(self.smoothed(volume)[self.mask], (25, 50, 75))]
 
     def smoothed(self, volume: np.ndarray) -> np.ndarray:
-        """The scan (X, Y, S), smoothed in each plane by 1.5 mm."""
+        """Return the scan (X, Y, S), smoothed in each plane by 1.5 mm."""
         return _smoothed(volume, *self.sides_mm)
 
     def without_border(self, width_mm: float) -> np.ndarray:
-        """The mask without the outermost millimetres in each plane."""
+        """Return the mask without a border of `width_mm` in each plane."""
         return _morphed(cv2.erode, self.mask, width_mm, *self.sides_mm)
 
     def edges(self, axis: int) -> tuple[float, float]:
-        """Where the head begins and ends along an axis, in voxels, without the outermost 0.1 % on either side."""
+        """Return where the head begins and ends along an axis, in voxels, without 0.1 % of it at each end."""
         along = self.mask.sum(tuple(a for a in range(3) if a != axis))
         share = np.concatenate([[0], np.cumsum(along)]) / along.sum()
         low, high = np.interp([EDGE, 1 - EDGE], share, np.arange(len(share)) - 0.5)
@@ -84,7 +86,7 @@ class Head:
 def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> Head:
     """Return the head of a scan (X, Y, S).
 
-    Without a voxel size it is found twice: first with common pixels, then with those that make it 170 mm long.
+    Without a voxel size it is found twice: with common pixels, and then with pixels that make it 170 mm long.
     """
     if voxel_mm:
         return _find(volume, float(voxel_mm[0]), float(voxel_mm[1]))
@@ -96,10 +98,10 @@ def find_head(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None) -
 
 
 def _find(volume: np.ndarray, x: float, y: float) -> Head:
-    """The head, with voxels of x times y mm in the plane."""
+    """Return the head of a scan with voxels of x times y mm in the plane."""
     smooth = _smoothed(volume, x, y)
     low, high = np.percentile(smooth, (1, 99.5))
-    level = otsu(smooth.clip(low, high))
+    level = otsu_level(smooth.clip(low, high))
     dark = np.median(smooth[smooth <= level])
     mask = _part(smooth > dark + LEVEL * (level - dark), x, y)
     for _ in range(ROUNDS):
@@ -113,25 +115,25 @@ def _find(volume: np.ndarray, x: float, y: float) -> Head:
     whole = Head(np.ones(volume.shape, bool), found=False, sides_mm=(x, y))
     if not LEAST_SHARE < mask.mean() < MOST_SHARE:
         return whole
-    head = Head(mask, seen=_morphed(cv2.dilate, mask, BORDER_MM, x, y), sides_mm=(x, y))
+    head = Head(mask, with_border=_morphed(cv2.dilate, mask, BORDER_MM, x, y), sides_mm=(x, y))
     return head if _contrast(*_air_and_head(smooth, mask, x, y)) > LEAST_CONTRAST else whole
 
 
 def _air_and_head(smooth: np.ndarray, mask: np.ndarray, x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
-    """Values of the air close by, and of the head; where no air is left, the darkest value stands for it."""
+    """Return the values of the air close by and of the head; without air, the darkest value of the scan is used."""
     near = _morphed(cv2.dilate, mask, NEAR_MM, x, y)
     air = smooth[_morphed(cv2.dilate, mask, FAR_MM, x, y) & ~near]
     return air if air.size else smooth.min(keepdims=True), smooth[mask]
 
 
 def _contrast(air: np.ndarray, tissue: np.ndarray) -> float:
-    """Of the head the spread below its median counts: a large lesion makes it wide above."""
+    """Return the contrast of head and air. Only the spread below the head's median counts: a lesion widens the rest."""
     (low, air_median, high), (quarter, median) = np.percentile(air, (25, 50, 75)), np.percentile(tissue, (25, 50))
     return float((median - air_median) / max(high - low + 2 * (median - quarter), 1e-12))
 
 
 def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:
-    """The largest connected part that is nowhere a thin rim."""
+    """Return the largest connected part without thin rims."""
     opened = _morphed(cv2.dilate, _morphed(cv2.erode, bright, OPENING_MM, x, y), OPENING_MM, x, y) & bright
     parts, count = ndimage.label(opened)
     if not count:
@@ -142,7 +144,7 @@ def _part(bright: np.ndarray, x: float, y: float) -> np.ndarray:
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
-    """The mask with the holes in each plane: what is not connected to the plane's border."""
+    """Return the mask with its holes filled in each plane: all that is not connected to the plane's border."""
     out = mask.copy()
     for s in np.flatnonzero(mask.any((0, 1))):
         outside, _ = ndimage.label(~mask[:, :, s])
@@ -158,8 +160,8 @@ def _smoothed(volume: np.ndarray, x: float, y: float) -> np.ndarray:
     )
 
 
-def _morphed(operation, mask: np.ndarray, radius_mm: float, x: float, y: float) -> np.ndarray:
-    """The mask dilated or eroded in each plane by a disc, in mm."""
+def _morphed(operation: Callable[..., Any], mask: np.ndarray, radius_mm: float, x: float, y: float) -> np.ndarray:
+    """Return the mask, dilated or eroded in each plane by a disc of this radius."""
     rows, columns = (2 * int(radius_mm / mm + ROUNDING) + 1 for mm in (x, y))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (columns, rows))
     return (

@@ -1,14 +1,14 @@
-"""Which in-plane axis is left-right, in a scan whose file does not say it (`.npy`).
+"""The left-right axis of a scan without a geometry (`.npy`).
 
-By the outline of the head alone: it is nearly its own mirror image left to right, and longer front to back. The
-intensities inside it were tried and left out, since a large lesion on one side makes them less alike left to right
-than front to back.
+It is found from the outline of the head alone: left to right, the outline is nearly its own mirror image, and front to
+back it is longer. The intensities do not help: a large lesion on one side makes them less alike left to right than
+front to back.
 """
 
 import numpy as np
 
 LEAST_AREA = 0.5
-"""Slices count where the head is at least so large, as a share of the slice where it is largest."""
+"""Slices count if the head's area is at least this share of the largest one."""
 MIRROR_WEIGHT = 2
 
 
@@ -16,8 +16,7 @@ def left_right_axis(head_mask: np.ndarray) -> int:
     """Return 0 or 1, the left-right axis of a head mask (X, Y, S) with square pixels.
 
     The axis with the higher score: twice the Dice between the mask and its mirror image about its middle along the
-    axis, less the mask's length along the axis over its longer one. A mask that is empty or full, as where no head was
-    found, gives 0.
+    axis, minus the mask's length along the axis over its longer one. An empty or full mask (no head was found) gives 0.
     """
     if head_mask.all() or not head_mask.any():
         return 0

@@ -1,36 +1,36 @@
-"""Is a scan what it is taken for, a DWI? Told by its intensities, where they are those of an ADC map or a b0 image.
+"""Recognise ADC maps and b0 images that come as a DWI, from their intensities.
 
-Two signs, and each needs both of its numbers. In a DWI fluid is dark and so is the air.
+There are two signs, and each needs both of its numbers. In a DWI, fluid and air are dark.
 
-Fluid is brightest: in the head without its border, smoothed, of what is alike on both sides (so that a lesion of one
-side counts for nothing) the upper tail is long, and longer than the lower one. Air is noise: the ADC there is the
-logarithm of noise over noise, as large as that of tissue and noisier.
+- Fluid is brightest: in the smoothed head without its border, the upper tail of the intensities is long, and longer
+  than the lower one. Only intensities that both sides share count, so that a lesion on one side does not.
+- Air is noise: the ADC of air is the logarithm of noise over noise, as large as that of tissue and noisier.
 
-Measured on 5 real scans and 24 scans of an earlier demo, as tail, and tail over tail (the limits are 1.55 and 1.6);
-of today's demo no DWI is above 1.42 and 0.89, and all 24 ADC maps are told. DWI: at most 1.38 and 1.03; computed for
-b = 500 s/mm²: at most 1.45 and 1.26. ADC maps without air: at least 1.69 and 4.4. b0 images: 1.49 to 3.1 and 1.3 to
-3.0, of which 28 of 31 are told. Noise of the corners over that of the middle, and over its level (limits 1.5 and
-0.2): DWI at most 0.86 and 0.06, ADC maps with air at least 2.8 and 0.63.
+Measured on 5 real scans and 24 scans of an earlier demo, as tail, and tail over tail (the limits are 1.55 and 1.6):
+DWI at most 1.38 and 1.03; DWI computed for b = 500 s/mm² at most 1.45 and 1.26; ADC maps without air at least 1.69 and
+4.4; b0 images 1.49 to 3.1 and 1.3 to 3.0, of which 28 of 31 are recognised. In today's demo no DWI is above 1.42 and
+0.89, and all 24 ADC maps are recognised. Noise of the corners over that of the middle, and over its level (limits 1.5
+and 0.2): DWI at most 0.86 and 0.06, ADC maps with air at least 2.8 and 0.63.
 """
 
 import numpy as np
 
+from components.scans.geometry import BadVolume
 from components.scans.head import Head
 from components.scans.left_right import left_right_axis
-from components.scans.volumes import BadVolume
 
 BORDER_MM, LEAST_VOXELS = 10.0, 500
 TAIL_PERCENT = 2
 LEAST_TAIL, LEAST_TAIL_OVER_TAIL = 1.55, 1.6
-"""Upper tail over the median; its logarithm over that of the lower one, which no gamma or scaling changes."""
+"""Upper tail over the median; its logarithm over that of the lower tail, which gamma and scaling do not change."""
 CORNER, LEAST_SIDE = 8, 48
-"""An eighth of either side is a corner; in a smaller plane corners are too small to be measured."""
+"""A corner is an eighth of each side; in a smaller plane the corners are too small to measure."""
 LEAST_NOISE, LEAST_LEVEL = 1.5, 0.2
-"""Of the corners: over the noise of the middle, and over its median."""
+"""Noise of the corners: over the noise of the middle, and over its median."""
 
 
 def other_modality(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, head: Head) -> str:
-    """Return in words why a scan (X, Y, S) is no DWI, "" where it may be one."""
+    """Return why a scan (X, Y, S) is not a DWI; "" if it may be one."""
     noise, level = corner_noise(volume)
     if noise >= LEAST_NOISE and level >= LEAST_LEVEL:
         return (
@@ -40,8 +40,8 @@ def other_modality(volume: np.ndarray, voxel_mm: tuple[float, float, float] | No
     tail, over_tail = bright_tail(volume, voxel_mm, head)
     if tail >= LEAST_TAIL and over_tail >= LEAST_TAIL_OVER_TAIL:
         return (
-            f"it looks like an ADC map or a b0 image, not a DWI: fluid seems brightest, for on both sides alike the "
-            f"brightest {TAIL_PERCENT} % are {tail:.1f} times the median and up (in a DWI fluid is dark)"
+            f"it looks like an ADC map or a b0 image, not a DWI: fluid seems brightest, because on both sides the "
+            f"brightest {TAIL_PERCENT} % are at least {tail:.1f} times the median (in a DWI fluid is dark)"
         )
     return ""
 
@@ -49,9 +49,13 @@ def other_modality(volume: np.ndarray, voxel_mm: tuple[float, float, float] | No
 def require_dwi(
     volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, head: Head, how_to_insist: str
 ) -> None:
-    """Raises BadVolume where a scan's intensities say that it is no DWI, with how to insist that it is one."""
-    if said := other_modality(volume, voxel_mm, head):
-        raise BadVolume(f"{said}. {how_to_insist}")
+    """Check that a scan (X, Y, S) may be a DWI; `how_to_insist` ends the message.
+
+    Raises:
+        BadVolume: its intensities are those of an ADC map or a b0 image.
+    """
+    if reason := other_modality(volume, voxel_mm, head):
+        raise BadVolume(f"{reason}. {how_to_insist}")
 
 
 def bright_tail(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, head: Head) -> tuple[float, float]:
@@ -77,7 +81,7 @@ def bright_tail(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None,
 def corner_noise(volume: np.ndarray) -> tuple[float, float]:
     """Return the noise of the plane's corners over that of its middle, and over the median there; 0 and 0 if unknown.
 
-    Noise is the median of what differs from pixel to pixel (second differences).
+    Noise is the median of the second differences from pixel to pixel.
     """
     x, y, _ = volume.shape
     if min(x, y) < LEAST_SIDE:

@@ -1,23 +1,23 @@
-"""The slow shading of a scan by its coils, estimated and divided out (N4: Tustison et al. 2010).
+"""N4 bias correction: estimate the slow shading of a scan by its coils, and divide by it (Tustison et al. 2010).
 
 N4ITK: improved N3 bias correction, IEEE Transactions on Medical Imaging 29(6), 1310-1320; the implementation is
-SimpleITK's. A scan that was corrected to learn from is corrected to predict: both call `without_bias`.
+SimpleITK's. Training and prediction correct a scan alike: both call `without_bias`.
 """
 
 import numpy as np
 
 SAMPLES = 32
-"""About so many points along each axis are enough for a field as smooth as this one."""
+"""About this many points along each axis are enough for such a smooth field."""
 ITERATIONS = (50, 50, 50)
-"""At most, for each of the field's levels, from coarse to fine."""
+"""Most iterations at each level of the field, from coarse to fine."""
 
 
 def without_bias(volume: np.ndarray) -> np.ndarray:
-    """The scan (X, Y, S), float32, divided by its bias field; one that shows nothing comes back as it is.
+    """Return the scan (X, Y, S), float32, divided by its bias field; an empty scan comes back unchanged.
 
-    The field is estimated on averages of some voxels, where the scan is brighter than its mean, and then evaluated at
-    every voxel; where nothing was seen it stays within what was. On one thread, so that the sums are the same every
-    time: cases are what runs side by side.
+    The field is estimated on averages of some voxels where the scan is brighter than its mean, and then evaluated at
+    every voxel, limited to the range of the bright ones. It runs on one thread, so that the sums are the same every
+    time; the cases run in parallel.
     """
     if not volume.size or volume.min() == volume.max():
         return volume

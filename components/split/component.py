@@ -38,4 +38,5 @@ def split(
 
     with step("split"):
         ratios = (train_ratio, val_ratio, test_ratio)
-        run(*(Path(a.path) for a in (cases, split, table)), ratios, random_seed, inputs, lineage, carry_split)
+        paths = Path(cases.path), Path(split.path), Path(table.path)
+        run(*paths, ratios, random_seed, inputs, lineage, carry_split)

@@ -1,15 +1,16 @@
-"""The split as a page: how many patients and scans each subset has, and which."""
+"""Write a page about the split: the patients of each subset, and the numbers of patients and scans."""
 
 from pathlib import Path
 
 from components.artifacts.headline import LOOKED_AT
+from components.artifacts.split_file import Split
 from components.core.html_page import render
 
 MOST_NAMES = 500
 
 BODY = """
 <p>By patient, never by slice; stratified by lesion volume; seed {{ random_seed }}, digest {{ digest[:12] }}.</p>
-<p>{{ words[0]|upper }}{{ words[1:] }}.</p>
+<p>{{ summary[0]|upper }}{{ summary[1:] }}.</p>
 <table><tr><th>subset</th><th>for</th><th>patients</th><th>lesion-free</th><th>scans</th><th>share asked</th>
 <th>share reached</th></tr>
 {% for s in subsets %}<tr><td>{{ s.name }}</td><td>{{ s.purpose }}</td><td class="n">{{ s.patients|length }}</td>
@@ -21,47 +22,56 @@ BODY = """
 Fewer than 10 test patients are too few to conclude anything from.</p>{% endif %}
 {% if linked %}<h2>Kept together</h2><p>These share a byte-identical image.</p><ul>
 {% for group in linked[:most] %}<li>{{ group|join(', ') }}</li>{% endfor %}</ul>{% endif %}
-{% if alike %}<h2>Look-alikes</h2><p>These look like one scan, and lie in one subset as it happens. If they are one
-patient's, give them one patient's name.</p><ul>
-{% for one, other, likeness in alike[:most] %}<li>{{ one }}, {{ other }} (likeness {{ '%.3f'|format(likeness) }})</li>
-{% endfor %}</ul>{% endif %}
+{% if alike %}<h2>Look-alikes</h2><p>These scans look the same, and are in one subset by chance. If they are of one
+patient, give them one patient name.</p><ul>
+{% for one, other, similarity in alike[:most] %}
+<li>{{ one }}, {{ other }} (similarity {{ '%.3f'|format(similarity) }})</li>{% endfor %}</ul>{% endif %}
 {% for s in subsets %}<h2>{{ s.name }}</h2><p>{{ s.patients[:most]|join(', ') }}{% if s.patients|length > most %}
 … and {{ s.patients|length - most }} more, in the split artifact{% endif %}</p>{% endfor %}
 """
-PURPOSE = {"train": "learning", "val": "choosing weights and threshold", "test": "the test of every run and promotion"}
+PURPOSE = {"train": "training", "val": "choice of weights and threshold", "test": "test of every run and promotion"}
 
 
-def write_table(facts: dict, synthetic: bool, page: Path) -> None:
-    """Write the page for the content of the `split` artifact; under 1 MB."""
+def write_page(split: Split, synthetic: bool, page: Path) -> None:
+    """Write the page (under 1 MB); `synthetic` adds the warning about synthetic scans."""
     subsets = [
         {
-            "name": name, "purpose": PURPOSE[name], "patients": patients, "scans": len(facts["cases"][name]),
-            "lesion_free": len(set(patients) & set(facts["lesion_free"])),
-            "asked": facts["ratios_asked"][name], "reached": facts["ratios_reached"][name],
+            "name": name, "purpose": PURPOSE[name], "patients": patients, "scans": len(split.cases[name]),
+            "lesion_free": len(set(patients) & set(split.lesion_free)),
+            "asked": split.ratios_asked[name], "reached": split.ratios_reached[name],
         }
-        for name, patients in facts["patients"].items()
+        for name, patients in split.patients.items()
     ]  # fmt: skip
-    told = {key: facts[key] for key in ("random_seed", "digest", "linked", "alike")}
-    told |= {"words": in_words(facts), "looked_at": LOOKED_AT}
     page.write_text(
-        render(BODY, title="Split by patient", synthetic=synthetic, subsets=subsets, most=MOST_NAMES, **told)
-    )
-
-
-def in_words(facts: dict) -> str:
-    """Where the split comes from, and how near it is to what was asked for."""
-    total, earlier = sum(map(len, facts["patients"].values())), facts["carried_from"]
-    asked, reached = (
-        "/".join(f"{facts[f'ratios_{which}'][subset]:.2f}".lstrip("0") for subset in facts["patients"])
-        for which in ("asked", "reached")
-    )
-    if earlier:
-        new = total - earlier["stay"]
-        origin = (
-            f"carried on from version {earlier['version']}: {earlier['stay']} known patients stay, {new} new assigned"
+        render(
+            BODY,
+            title="Split by patient",
+            synthetic=synthetic,
+            subsets=subsets,
+            most=MOST_NAMES,
+            random_seed=split.random_seed,
+            digest=split.digest,
+            linked=split.linked,
+            alike=split.alike,
+            summary=describe(split),
+            looked_at=LOOKED_AT,
         )
-    elif facts["carry_split"]:
+    )
+
+
+def describe(split: Split) -> str:
+    """Describe in one line whether the split extends an earlier one, and the ratios asked and reached."""
+    total = sum(map(len, split.patients.values()))
+    asked, reached = (
+        "/".join(f"{ratios[subset]:.2f}".lstrip("0") for subset in split.patients)
+        for ratios in (split.ratios_asked, split.ratios_reached)
+    )
+    if split.extends:
+        kept = split.extends.patients_kept
+        origin = f"extends the split of version {split.extends.version}: {kept} patients keep their subset, "
+        origin += f"{total - kept} new patients assigned"
+    elif split.carry_split:
         origin = f"all {total} patients are new"
     else:
-        origin = f"all {total} patients drawn anew, as carry_split=false asks"
+        origin = f"all {total} patients drawn again, because of carry_split=false"
     return f"{origin}; ratios asked {asked}, reached {reached}"

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from components.core.step import StepError, is_out_of_memory
+from components.core.errors import StepError, is_out_of_memory
 from components.core.storage import PATIENCE_SECONDS, Storage, work_bucket
 
 KEY = re.compile(r"^epoch-(\d+)-([0-9a-f]{16})\.pt$")

@@ -1,18 +1,18 @@
-"""SIGTERM, with which a pod is pre-empted and a local run stops its step, ends a training between two batches."""
+"""SIGTERM, with which a pod is preempted and a local run stops its step, ends a training between two batches."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from components.core.step import TOLD_TO_STOP
+from components.core.step import SIGTERM_EXIT_CODE
 
 
 class Preempted(SystemExit):
     """The end of the process, once what was learnt is kept; its exit code is none of a failure."""
 
     def __init__(self):
-        super().__init__(TOLD_TO_STOP)
+        super().__init__(SIGTERM_EXIT_CODE)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from components.core.machine import TRAINING, asked_gpus, cpus, sources_digest
+from components.core.code_closure import TRAINING_STEPS, steps_digest
+from components.core.machine import asked_gpus, cpus
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import file_sha256
@@ -281,7 +282,7 @@ def _decides(cases: Path, index: dict, parts: dict, settings: Settings) -> tuple
         "grid": {name: index[name] for name in GRID},
         "split": parts["digest"],
         "settings": {name: value for name, value in given.items() if name not in CUTTING},
-        "code": sources_digest(*TRAINING),
+        "code": steps_digest(*TRAINING_STEPS),
         "torch": torch.__version__,
     }
     cut = {name: value for name, value in given.items() if name in CUTTING}

@@ -1,4 +1,4 @@
-"""Make the bucket S3_BUCKET where it is missing; leave it alone where it is there. Run by the Job create-bucket."""
+"""Create the bucket S3_BUCKET where it is missing. The Job create-bucket runs this."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ PATIENCE_SECONDS = 120
 
 
 def ensure(client, bucket: str, region: str) -> str:
-    """What was found or done, as a sentence; ClientError where the server refuses."""
+    """Create the bucket where it is missing; return a sentence about it. ClientError where the server refuses."""
     try:
         client.head_bucket(Bucket=bucket)
-        return f"the bucket '{bucket}' is there"
+        return f"the bucket '{bucket}' exists"
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("404", "NoSuchBucket", "NotFound"):
             raise
@@ -25,17 +25,17 @@ def ensure(client, bucket: str, region: str) -> str:
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
             raise
-        client.head_bucket(Bucket=bucket)  # another pod of this Job was quicker, or it is another owner's: then 403
-        return f"the bucket '{bucket}' is there"
-    return f"the bucket '{bucket}' is made"
+        client.head_bucket(Bucket=bucket)  # another pod of this Job was faster; or another owner has it: then 403
+        return f"the bucket '{bucket}' exists"
+    return f"the bucket '{bucket}' is created"
 
 
 def advice(error: ClientError, bucket: str) -> str:
-    """What a person can do about a refusal."""
+    """Return the error with the way to solve it."""
     code = error.response["Error"]["Code"]
     what_to_do = {
-        "403": "The credentials in the Secret dwi-stroke-s3 are wrong or may not see it, or it is another owner's: "
-        "correct them, grant them the right to it, or choose another S3_BUCKET.",
+        "403": "The credentials in the Secret dwi-stroke-s3 are wrong or have no right to it, or another owner has it: "
+        "correct them, grant them the right, or choose another S3_BUCKET.",
         "301": "It is in another region: correct AWS_DEFAULT_REGION.",
         "InvalidBucketName": "Correct S3_BUCKET: 3 to 63 lower-case letters, digits and hyphens.",
         "InvalidAccessKeyId": "Correct AWS_ACCESS_KEY_ID in the Secret dwi-stroke-s3.",
@@ -64,7 +64,7 @@ def main() -> None:
             problem = error
         if time.monotonic() > deadline:
             sys.exit(
-                f"{endpoint} does not answer: {problem}. Is S3 up, and do the NetworkPolicies let this pod reach it?"
+                f"{endpoint} does not answer: {problem}. Does S3 run, and may this pod reach it (NetworkPolicies)?"
             )
         print(f"waiting for {endpoint}: {problem}", flush=True)
         time.sleep(5)

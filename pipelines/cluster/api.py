@@ -1,10 +1,9 @@
-"""The calls to the KFP API that a run takes, with retries, paging, and errors in words."""
+"""The calls to the KFP API that a run needs, with retries, paging, and errors that name the remedy."""
 
 import json
 import logging
 import os
 import ssl
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -16,28 +15,29 @@ import kfp_server_api as kfp
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
 from components.core.loopback import is_here
+from components.core.retry import retry
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from pipelines.cluster.steps import OVER
 
 RETRY_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 90, 0.5, 10
 TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
-PAGE, MOST_LOOKED_AT = 100, 200
+PAGE_SIZE, NEWEST_RUNS = 100, 200
 WITHOUT_PLUGIN = {"mlflow": {"disabled": True}}
-"""KFP's own MLflow plugin: the steps log to MLflow themselves, and the address that it has by default leads nowhere."""
+"""Disables KFP's own MLflow plugin: the steps log to MLflow themselves, and its default address does not exist."""
 
 
-class Gone(StepError):
-    """The server does not answer any more, or not well, for longer than we wait."""
+class NoAnswer(StepError):
+    """The server does not answer, or answers with its own errors, for longer than we wait."""
 
 
 class Api:
-    """KFP at `url`; KFP_TOKEN (a bearer token) or KFP_COOKIE opens it, REQUESTS_CA_BUNDLE names a CA of one's own.
+    """KFP at `url`, with the login in KFP_TOKEN (a bearer token) or KFP_COOKIE, and your own CA in REQUESTS_CA_BUNDLE.
 
-    Every call raises `StepError` for what the user can mend, `Gone` when the server stayed away.
+    Every call raises `StepError` for a problem that the user can solve, `NoAnswer` where the server does not answer.
     """
 
-    def __init__(self, url: str, kind: bool = False):
+    def __init__(self, url: str, kind: bool = False) -> None:
         self.url, self.kind = url, kind
         self.namespace: str | None = None
         configuration = kfp.Configuration(host=url)
@@ -59,12 +59,14 @@ class Api:
         self._recurring = kfp.RecurringRunServiceApi(self._client)
 
     def check(self) -> None:
-        """See that KFP answers, and whether it wants a namespace."""
+        """Check that KFP answers, and read the namespace where it has several users."""
         health = self._call(self._health, first=True)
         if health.get("multi_user"):
             self.namespace = os.environ.get("KFP_NAMESPACE")
             if not self.namespace:
-                raise StepError(f"KFP at {self.url} is for many users: set KFP_NAMESPACE to your profile's namespace.")
+                raise StepError(
+                    f"KFP at {self.url} has several users: set KFP_NAMESPACE to the namespace of your profile."
+                )
 
     def _health(self, **options) -> dict:
         kfp.HealthzServiceApi(self._client).healthz_service_get_healthz(**options)
@@ -72,13 +74,13 @@ class Api:
         if not isinstance(health, dict) or (health and not health.keys() & {"multi_user", "apiServerReady"}):
             raise TypeError(health)
         if health.get("apiServerReady") is False:
-            raise kfp.ApiException(status=503, reason="the page answers, but its API server (ml-pipeline) does not")
+            raise kfp.ApiException(status=503, reason="the pages answer, but the API server (ml-pipeline) does not")
         return health
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment, made where it is not there yet."""
+        """Return the id of the experiment; create it where it is missing."""
 
-        def get_or_make(**options):
+        def get_or_create(**options):
             space = {"namespace": self.namespace} if self.namespace else {}
             found = self._experiments.experiment_service_list_experiments(filter=_named(name), **space, **options)
             if found.experiments:
@@ -86,17 +88,17 @@ class Api:
             new = kfp.V2beta1Experiment(display_name=name, **space)
             return self._experiments.experiment_service_create_experiment(new, **options)
 
-        return self._call(get_or_make).experiment_id
+        return self._call(get_or_create).experiment_id
 
     def pipeline_version(
-        self, name: str, compiled: Path, about: str
+        self, name: str, compiled: Path, description: str
     ) -> tuple[kfp.V2beta1PipelineVersionReference, str, bool]:
-        """The pipeline's version that is this file, its name, and whether it is new: only a change is uploaded.
+        """Return the pipeline's version for this file, its name, and whether it is new; upload it only if it is.
 
-        `about` is what Kubeflow's page says of a new version, and of the pipeline where that is new too.
+        Kubeflow's page shows `description` beside a new version, and beside the pipeline where that is new too.
         """
         version_name = file_sha256(compiled)[:16]
-        pipeline_id = self._call(self._pipeline, name, about)
+        pipeline_id = self._call(self._pipeline, name, description)
 
         def find(**options):
             listing = self._pipelines.pipeline_service_list_pipeline_versions
@@ -107,24 +109,25 @@ class Api:
             return None
 
         def upload(**options):
-            told = {"name": version_name, "display_name": version_name, "description": about, "pipelineid": pipeline_id}
-            return find(**options) or self._uploads.upload_pipeline_version(str(compiled), **told, **options)
+            names = {"name": version_name, "display_name": version_name}
+            fields = {**names, "description": description, "pipelineid": pipeline_id}
+            return find(**options) or self._uploads.upload_pipeline_version(str(compiled), **fields, **options)
 
-        known = self._call(find)
-        version = known or self._call(upload)
+        existing = self._call(find)
+        version = existing or self._call(upload)
         reference = kfp.V2beta1PipelineVersionReference(pipeline_id, version.pipeline_version_id)
-        return reference, version_name, known is None
+        return reference, version_name, existing is None
 
-    def _pipeline(self, name: str, about: str, **options) -> str:
+    def _pipeline(self, name: str, description: str, **options) -> str:
         space = {"namespace": self.namespace} if self.namespace else {}
         found = self._pipelines.pipeline_service_list_pipelines(filter=_named(name), **space, **options)
         if found.pipelines:
             return found.pipelines[0].pipeline_id
-        new = kfp.V2beta1Pipeline(name=name, display_name=name, description=about, **space)
+        new = kfp.V2beta1Pipeline(name=name, display_name=name, description=description, **space)
         return self._pipelines.pipeline_service_create_pipeline(new, **options).pipeline_id
 
     def start(self, name: str, experiment: str, version, arguments: dict[str, Any]) -> kfp.V2beta1Run:
-        """Start a run; asked again after a lost answer, it is not started twice."""
+        """Start a run; a second try after a lost answer finds it and does not start it twice."""
 
         def find_or_start(**options):
             space = {"namespace": self.namespace} if self.namespace else {}
@@ -142,13 +145,13 @@ class Api:
     def run(self, run_id: str) -> kfp.V2beta1Run:
         return self._call(self._runs.run_service_get_run, run_id)
 
-    def going(self) -> list[kfp.V2beta1Run]:
-        """The runs that are not over, among the newest MOST_LOOKED_AT of all pipelines there."""
+    def open_runs(self) -> list[kfp.V2beta1Run]:
+        """Return the runs that are not over, of all pipelines, among the newest NEWEST_RUNS."""
 
         def newest(**options):
             space = {"namespace": self.namespace} if self.namespace else {}
             pages = _pages(self._runs.run_service_list_runs, sort_by="created_at desc", **space, **options)
-            return list(islice((run for page in pages for run in page.runs or []), MOST_LOOKED_AT))
+            return list(islice((run for page in pages for run in page.runs or []), NEWEST_RUNS))
 
         return [run for run in self._call(newest) if run.state not in OVER]
 
@@ -156,9 +159,9 @@ class Api:
         self._call(self._runs.run_service_terminate_run, run_id)
 
     def schedule(self, name: str, cron: str, experiment: str, version, arguments: dict[str, Any]) -> str:
-        """The id of a new recurring run; it starts one run at a time and makes up for none that it missed."""
+        """Create a recurring run, one run at a time and without the runs that it missed; return its id."""
 
-        def find_or_make(**options):
+        def find_or_create(**options):
             listing = self._recurring.recurring_run_service_list_recurring_runs
             if found := listing(experiment_id=experiment, filter=_named(name), **options).recurring_runs:
                 return found[0]
@@ -170,68 +173,78 @@ class Api:
             )  # fmt: skip
             return self._recurring.recurring_run_service_create_recurring_run(new, **options)
 
-        return self._call(find_or_make).recurring_run_id
+        return self._call(find_or_create).recurring_run_id
 
     def schedules(self, experiment: str) -> list[kfp.V2beta1RecurringRun]:
-        def everything(**options):
+        def all_pages(**options):
             listing = self._recurring.recurring_run_service_list_recurring_runs
             pages = _pages(listing, experiment_id=experiment, **options)
             return [schedule for page in pages for schedule in page.recurring_runs or []]
 
-        return self._call(everything)
+        return self._call(all_pages)
 
     def pause_schedule(self, schedule_id: str) -> None:
-        """Let it start no more runs."""
+        """Keep a schedule from starting more runs."""
         self._call(self._recurring.recurring_run_service_disable_recurring_run, schedule_id)
 
     def runs_of_schedule(self, experiment: str, schedule_id: str) -> list[kfp.V2beta1Run]:
-        """The runs that a schedule has started, the newest first."""
+        """Return the runs that a schedule started, the newest first."""
 
-        def everything(**options):
+        def all_pages(**options):
             listing = self._runs.run_service_list_runs
             pages = _pages(listing, experiment_id=experiment, sort_by="created_at desc", **options)
             return [run for page in pages for run in page.runs or [] if run.recurring_run_id == schedule_id]
 
-        return self._call(everything)
+        return self._call(all_pages)
 
     def remove_schedule(self, schedule_id: str) -> None:
-        """Remove it. Kubernetes then removes the Workflows of its runs too, and ends the pods of one under way."""
+        """Remove a schedule. Kubernetes then also removes the Workflows of its runs and ends their pods."""
         self._call(self._recurring.recurring_run_service_delete_recurring_run, schedule_id)
 
     def _call(self, function: Callable, *arguments, first: bool = False):
-        """The answer; a server's fault or a lost connection is tried again for RETRY_SECONDS.
+        """Return the answer; try again for RETRY_SECONDS after a server's own error or a lost connection.
 
-        At the `first` call a refused connection is taken for a wrong address, at once.
+        At the `first` call a refused connection is an error at once: the address is probably wrong.
         """
-        deadline, pause = time.monotonic() + RETRY_SECONDS, FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return function(*arguments, _request_timeout=TIMEOUT_SECONDS)
-            except (kfp.ApiException, TypeError, ValueError, AttributeError) as raised:
-                # the client itself trips over an answer that is no JSON, no text or nothing
-                error = raised if isinstance(raised, kfp.ApiException) else raised.__context__
-                if not isinstance(error, kfp.ApiException):
-                    raise self._not_kfp() from raised
-                if not (error.status == 429 or error.status >= 500):
-                    raise self._in_words(error) from error
-                problem = f"answers {error.status}: {_message(error)}"
-            except HTTPError as error:
-                if first or isinstance(error, LocationValueError | NameResolutionError):
-                    advice = "make kind-up starts it." if self.kind else "Correct KFP_HOST, or start it."
-                    raise StepError(f"no Kubeflow Pipelines at {self.url}: {_plain(error)}. {advice}") from error
-                problem = f"does not answer: {_plain(error)}"
-            if time.monotonic() + pause > deadline:
-                raise Gone(f"Kubeflow Pipelines at {self.url} {problem} (tried for {RETRY_SECONDS:.0f} s).")
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+        def may_pass(error: Exception) -> bool:
+            if isinstance(error, kfp.ApiException):
+                return error.status == 429 or error.status >= 500
+            wrong_address = first or isinstance(error, LocationValueError | NameResolutionError)
+            return isinstance(error, HTTPError) and not wrong_address
+
+        try:
+            return retry(
+                lambda: self._call_once(function, *arguments), may_pass=may_pass, seconds=RETRY_SECONDS,
+                first_pause=FIRST_PAUSE_SECONDS, longest_pause=LONGEST_PAUSE_SECONDS,
+            )  # fmt: skip
+        except kfp.ApiException as error:
+            if not may_pass(error):
+                raise self._explain(error) from error
+            problem = f"answers {error.status}: {_message(error)}"
+        except HTTPError as error:
+            if not may_pass(error):
+                advice = "make kind-up starts it." if self.kind else "Correct KFP_HOST, or start it."
+                raise StepError(f"no Kubeflow Pipelines at {self.url}: {_plain(error)}. {advice}") from error
+            problem = f"does not answer: {_plain(error)}"
+        raise NoAnswer(f"Kubeflow Pipelines at {self.url} {problem} (tried for {RETRY_SECONDS:.0f} s).")
+
+    def _call_once(self, function: Callable, *arguments):
+        try:
+            return function(*arguments, _request_timeout=TIMEOUT_SECONDS)
+        except (TypeError, ValueError, AttributeError) as error:
+            # KFP's client cannot parse an answer that is not JSON, not text or empty
+            if isinstance(error.__context__, kfp.ApiException):
+                raise error.__context__ from None
+            raise self._not_kfp() from error
 
     def _not_kfp(self) -> StepError:
         return StepError(
-            f"what answers at {self.url} is not the KFP API. KFP_HOST is the address of KFP's own pages, such as "
-            "https://kubeflow.example.org/pipeline (without #/...); behind a log-in, KFP_TOKEN or KFP_COOKIE too."
+            f"the server at {self.url} is not the KFP API. KFP_HOST is the address of KFP's own pages, such as "
+            "https://kubeflow.example.org/pipeline (without #/...). Behind a login, set KFP_TOKEN or KFP_COOKIE too."
         )
 
-    def _in_words(self, error: kfp.ApiException) -> StepError:
+    def _explain(self, error: kfp.ApiException) -> StepError:
         if error.status == 0:
             return StepError(
                 f"no secure connection to {self.url}: {_plain(error.reason)}. If a CA of your own signed its "
@@ -239,24 +252,24 @@ class Api:
             )
         if error.status in (401, 403) or 300 <= error.status < 400:
             return StepError(self._refusal(error))
-        if error.status == 404 and not _is_kfps(error):
+        if error.status == 404 and not _is_from_kfp(error):
             return self._not_kfp()
-        return StepError(f"Kubeflow Pipelines at {self.url} says {error.status}: {_message(error)}")
+        return StepError(f"Kubeflow Pipelines at {self.url} answers {error.status}: {_message(error)}")
 
     def _refusal(self, error: kfp.ApiException) -> str:
-        given = next((name for name in ("KFP_TOKEN", "KFP_COOKIE") if os.environ.get(name)), None)
-        what = "sends us to a log-in page" if error.status < 400 else f"refuses us ({error.status})"
-        if not given:
+        login = next((name for name in ("KFP_TOKEN", "KFP_COOKIE") if os.environ.get(name)), None)
+        what = "redirects to a login page" if error.status < 400 else f"refuses access ({error.status})"
+        if not login:
             return f"{self.url} {what}: set KFP_TOKEN (a bearer token) or KFP_COOKIE (of a browser that is logged in)."
-        said = _message(error) if error.status == 403 else ""
-        right = ", or may not do this" if error.status == 403 else ""
-        return f"{self.url} {what}: {given} is wrong or has expired{right}. {said}".rstrip()
+        if error.status != 403:
+            return f"{self.url} {what}: {login} is wrong or has expired."
+        return f"{self.url} {what}: {login} is wrong, has expired, or has not the right to do this. {_message(error)}"
 
 
 def _pages(listing: Callable, *arguments, **options) -> Iterator[Any]:
-    token = ""
+    token: str | None = ""
     while token is not None:
-        page = listing(*arguments, page_size=PAGE, page_token=token, **options)
+        page = listing(*arguments, page_size=PAGE_SIZE, page_token=token, **options)
         yield page
         token = page.next_page_token or None
 
@@ -273,19 +286,19 @@ def _body(error: kfp.ApiException) -> dict:
     return body if isinstance(body, dict) else {}
 
 
-def _is_kfps(error: kfp.ApiException) -> bool:
+def _is_from_kfp(error: kfp.ApiException) -> bool:
     return _body(error).keys() >= {"code", "message"}
 
 
 def _message(error: kfp.ApiException) -> str:
-    """What the server says, in a line."""
+    """Return the server's message, in a line."""
     body = _body(error)
-    text = body.get("message") or body.get("error") or error.reason or "nothing"
+    text = body.get("message") or body.get("error") or error.reason or "no message"
     return " ".join(str(text).split())[:300]
 
 
 def _plain(error: Exception | str) -> str:
-    """The heart of an error of urllib3's, which begins with the connection's object."""
+    """Return an error of urllib3 without its beginning, the connection's object."""
     return str(error).rpartition(">: ")[2].strip().replace("\n", " ")[:300]
 
 

@@ -1,7 +1,7 @@
-"""The logs of a run whose pods are gone: KFP keeps each step's as the artifact `executor-logs` in its bucket.
+"""Read the logs of a run whose pods are gone: KFP archives each step's log as the artifact `executor-logs`.
 
-A stock installation removes workflow and pods an hour after a run's end. Where the bucket is and which login opens it
-stands in Argo's ConfigMap; `kfp-launcher` names another bucket where a site has moved its artifacts.
+A stock installation removes workflow and pods one hour after the end of a run. Argo's ConfigMap names the bucket and
+the Secret with its login; `kfp-launcher` names another bucket where a site has moved its artifacts.
 """
 
 import base64
@@ -14,10 +14,11 @@ import yaml
 from botocore.config import Config
 from kubernetes.client.rest import ApiException
 
+from components.core.kubernetes_errors import error_text
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.cluster.argo_retries import CONFIG_MAP
-from pipelines.cluster.connect import Connection
+from pipelines.cluster.connect import TIMEOUT_SECONDS, Connection
 from pipelines.pipeline import NAME
 
 LAUNCHER, ROOT = "kfp-launcher", "v2/artifacts"
@@ -26,30 +27,33 @@ PATIENCE_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class KeptLog:
+class ArchivedLog:
     step: str
     address: str
     text: str
 
 
-def kept_logs(cluster: Connection, run_id: str, wanted: list[str]) -> list[KeptLog]:
-    """What is kept of these steps, in their order; a step from cache has none in this run.
+def archived_logs(cluster: Connection, run_id: str, steps: list[str]) -> list[ArchivedLog]:
+    """Return the archived logs of these steps, in their order; a step from cache has none in this run.
 
     Raises:
-        StepError: the bucket is not named, or cannot be read.
+        StepError: the cluster does not name the bucket, or the bucket cannot be read.
     """
     storage = _storage(cluster, run_id)
-    kept = [o.key for o in storage.list() if o.key.rpartition("/")[2] == FILE]
-    found = [(step, key) for step in wanted for key in kept if key.partition("/")[0] == step]
-    return [KeptLog(step, f"{storage.uri}/{key}", storage.get(key).decode(errors="replace")) for step, key in found]
+    keys = [found.key for found in storage.list() if found.key.rpartition("/")[2] == FILE]
+    by_step = [(step, key) for step in steps for key in keys if key.partition("/")[0] == step]
+    return [
+        ArchivedLog(step, f"{storage.uri}/{key}", storage.get(key).decode(errors="replace")) for step, key in by_step
+    ]
 
 
 def _storage(cluster: Connection, run_id: str) -> Storage:
+    """Return the folder of the run's artifacts in KFP's bucket."""
     try:
         s3 = yaml.safe_load(_config_map(cluster, cluster.system_namespace, CONFIG_MAP)["artifactRepository"])["s3"]
         bucket, prefix = s3["bucket"], ROOT
-        if given := _config_map(cluster, cluster.namespace, LAUNCHER).get("defaultPipelineRoot"):
-            parts = urlsplit(given)
+        if pipeline_root := _config_map(cluster, cluster.namespace, LAUNCHER).get("defaultPipelineRoot"):
+            parts = urlsplit(pipeline_root)
             bucket, prefix = parts.netloc, parts.path.strip("/")
         login = {
             "aws_access_key_id": _secret(cluster, s3["accessKeySecret"]),
@@ -57,10 +61,10 @@ def _storage(cluster: Connection, run_id: str) -> Storage:
         }
         url = f"{'http' if s3.get('insecure') else 'https'}://{s3['endpoint']}"
     except (ApiException, urllib3.exceptions.HTTPError) as error:
-        said = f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error)
-        raise StepError(f"where KFP keeps its artifacts cannot be read in {cluster.context}: {said}") from error
+        reason = error_text(error)
+        raise StepError(f"the place of KFP's artifacts cannot be read in {cluster.context}: {reason}") from error
     except (KeyError, TypeError, yaml.YAMLError) as error:
-        raise StepError(f"ConfigMap {CONFIG_MAP} does not say where KFP keeps its artifacts ({error})") from error
+        raise StepError(f"ConfigMap {CONFIG_MAP} does not name the place of KFP's artifacts ({error})") from error
     config = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 2})
     client = boto3.client(
         "s3", endpoint_url=cluster.reachable(url), region_name=s3.get("region") or "us-east-1", config=config, **login
@@ -71,9 +75,9 @@ def _storage(cluster: Connection, run_id: str) -> Storage:
 
 
 def _config_map(cluster: Connection, namespace: str, name: str) -> dict[str, str]:
-    """Its data; empty where there is none of this name."""
+    """Return the data of a ConfigMap; empty where it does not exist."""
     try:
-        return cluster.core.read_namespaced_config_map(name, namespace, _request_timeout=(10, 60)).data or {}
+        return cluster.core.read_namespaced_config_map(name, namespace, _request_timeout=TIMEOUT_SECONDS).data or {}
     except ApiException as error:
         if error.status == 404:
             return {}
@@ -81,5 +85,6 @@ def _config_map(cluster: Connection, namespace: str, name: str) -> dict[str, str
 
 
 def _secret(cluster: Connection, reference: dict[str, str]) -> str:
-    data = cluster.core.read_namespaced_secret(reference["name"], cluster.namespace, _request_timeout=(10, 60)).data
-    return base64.b64decode((data or {})[reference["key"]]).decode()
+    name, key = reference["name"], reference["key"]
+    data = cluster.core.read_namespaced_secret(name, cluster.namespace, _request_timeout=TIMEOUT_SECONDS).data
+    return base64.b64decode((data or {})[key]).decode()

@@ -1,21 +1,16 @@
-"""The way to a cluster: its kube context, Kubeflow Pipelines (KFP) and MLflow, by address or through a port-forward.
+"""Connect to a cluster: its kube context, Kubeflow Pipelines (KFP) and MLflow, by address or through a port-forward.
 
-    with connect("kind") as cluster:   names what it uses before it touches anything
+    with connect("kind") as cluster:   first prints which context and addresses it uses
         cluster.kfp_url, cluster.mlflow_url, cluster.core
 
-Settings of TARGET=cluster, all from the environment: KFP_HOST (else svc/ml-pipeline-ui is forwarded), KUBE_CONTEXT
-(else the current one), PIPELINE_NAMESPACE (kubeflow), KFP_NAMESPACE (a profile's, where KFP is for many users),
-MLFLOW_TRACKING_URI (else svc/mlflow is forwarded).
+Settings of TARGET=cluster, all from the environment: KFP_HOST (otherwise svc/ml-pipeline-ui is forwarded), KUBE_CONTEXT
+(otherwise the current one), PIPELINE_NAMESPACE (kubeflow), KFP_NAMESPACE (of your profile, if KFP has several users),
+MLFLOW_TRACKING_URI (otherwise svc/mlflow is forwarded).
 """
 
 import contextlib
 import os
 import re
-import socket
-import subprocess
-import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from functools import cached_property
 from urllib.parse import urlsplit
@@ -24,33 +19,34 @@ from components.core import port_owner
 from components.core.loopback import around_proxy
 from components.core.step import StepError
 from pipelines.cluster.login import use_login
+from pipelines.cluster.port_forward import PortForward, free_port
 from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without
+from pipelines.ports import HOST
 
-HOST = "127.0.0.1"
 KIND = {"context": "kind-dwi-stroke", "kfp": f"http://{HOST}:8880", "mlflow": f"http://{HOST}:5500"}
-NO_LOGIN = "no login: who is logged in on this machine can start and remove runs there"
+NO_LOGIN = "no login: every user of this machine can start and remove runs there"
 TARGETS = ("kind", "cluster")
 OURS = "dwi-stroke"
-KFP_UI, MLFLOW = ("ml-pipeline-ui", 80, 8880), ("mlflow", 5000, 5500)  # service, its port, the local port to prefer
-START_SECONDS, RESTART_SECONDS = 20, 1
+KFP_UI, MLFLOW = ("ml-pipeline-ui", 80, 8880), ("mlflow", 5000, 5500)  # service, its port, the preferred local port
+TIMEOUT_SECONDS = (10, 60)  # to connect to an API server, and to wait for its answer
 IN_CLUSTER = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<namespace>[a-z0-9-]+)(?P<domain>\.svc(\.[a-z0-9.-]+)?)?")
 
 
 class Connection:
-    """What is opened is opened at its first use, and closed with the `with` block."""
+    """Each part is opened when it is first used, and closed at the end of the `with` block."""
 
     def __init__(self, target: str, context: str | None, kfp_host: str, mlflow_uri: str, stack: contextlib.ExitStack):
         self.target, self.context, self._stack = target, context, stack
         self._kfp_host, self._mlflow_uri = kfp_host.rstrip("/"), mlflow_uri.rstrip("/")
         self.system_namespace = os.environ.get("PIPELINE_NAMESPACE") or "kubeflow"
         self.namespace = os.environ.get("KFP_NAMESPACE") or self.system_namespace
-        """Where KFP runs the steps."""
+        """The namespace of the steps' pods."""
         self.reopen: dict[str, str] = {}
-        """By address: the command that opens again what is forwarded only while this one runs."""
+        """By address: the command that opens a port-forward again after this command has ended."""
 
     @property
     def arguments(self) -> str:
-        """What a printed command needs to come to the same place."""
+        """Return the arguments that a printed command needs to connect to the same cluster."""
         if self.target == "kind":
             return "TARGET=kind"
         given = {"KUBE_CONTEXT": self.context, "MLFLOW_TRACKING_URI": self._mlflow_uri}
@@ -58,7 +54,7 @@ class Connection:
 
     @cached_property
     def core(self):
-        """A CoreV1Api, or None without a kube context."""
+        """Return a CoreV1Api; None without a kube context."""
         return _core(self.context) if self.context else None
 
     @cached_property
@@ -67,7 +63,7 @@ class Connection:
 
     @cached_property
     def mlflow_url(self) -> str:
-        """Where MLflow answers. Unless the address was given, this process's clients get the cluster's login for it."""
+        """Return MLflow's address. Without MLFLOW_TRACKING_URI, clients of this process get the cluster's login."""
         if self._mlflow_uri and self.target != "kind":
             return self._mlflow_uri
         use_login(self)
@@ -78,10 +74,10 @@ class Connection:
         return url
 
     def forward(self, namespace: str, service: str, port: int, wanted: int = 0) -> str:
-        """The local address of a service's port, for as long as the connection lasts."""
+        """Return the local address of a service's port, while the connection lasts."""
         if not self.context:
             raise StepError(f"svc/{service} in namespace {namespace} is inside the cluster: set KUBE_CONTEXT.")
-        forward = PortForward(self.context, namespace, service, port, _free_port(wanted))
+        forward = PortForward(self.context, namespace, service, port, free_port(wanted))
         return self._stack.enter_context(forward).url
 
     def _page(self, namespace: str, service: str, port: int, wanted: int) -> str:
@@ -91,7 +87,7 @@ class Connection:
         return url
 
     def reachable(self, url: str) -> str:
-        """`url`, or where it can be reached from here if its host is a service of the cluster."""
+        """Return `url`; for a service inside the cluster, its forwarded address."""
         parts = urlsplit(url)
         match = IN_CLUSTER.fullmatch(parts.hostname or "")
         if not match or not (match["domain"] or self._has_service(match["service"], match["namespace"])):
@@ -114,12 +110,12 @@ class Connection:
 
 @contextlib.contextmanager
 def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connection]:
-    """Connect to `target` (kind, cluster), through `context` where it is given; the first line says to what.
+    """Connect to `target` (kind, cluster), with the kube context `context` where it is given; print what is used.
 
-    Without `kfp` Kubeflow Pipelines is of no concern: MLflow's address is enough.
+    Without `kfp`, Kubeflow Pipelines is not used, and the address of MLflow is enough.
 
     Raises:
-        StepError: no such context, no kubectl where it is needed, nothing behind an address, or another user's program.
+        StepError: the context or kubectl is missing, an address is silent, or another user's program has its port.
     """
     kind = target == "kind"
     if kind:
@@ -132,13 +128,13 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
     found = _context(wanted, needed=not (mlflow_uri and (kfp_host or not kfp)), kind=kind)
     with contextlib.ExitStack() as stack:
         connection = Connection(target, found, kfp_host, mlflow_uri, stack)
-        used = f"MLflow {mlflow_uri or _in_words(OURS, MLFLOW)}"
+        used = f"MLflow {mlflow_uri or _describe(OURS, MLFLOW)}"
         if kfp:
-            used = f"Kubeflow Pipelines {kfp_host or _in_words(connection.system_namespace, KFP_UI)}"
+            used = f"Kubeflow Pipelines {kfp_host or _describe(connection.system_namespace, KFP_UI)}"
         print(f"kube context {found or 'none'}, {used}", flush=True)
         if kfp and not found:
             print(
-                "without a kube context the pods' logs, and why one waits, cannot be shown (KUBE_CONTEXT)", flush=True
+                "without a kube context (KUBE_CONTEXT) the pods' logs, and why a pod waits, cannot be shown", flush=True
             )
         if kind:
             for url in (kfp_host, mlflow_uri):
@@ -148,98 +144,32 @@ def connect(target: str, context: str = "", kfp: bool = True) -> Iterator[Connec
         yield connection
 
 
-def _in_words(namespace: str, service: tuple[str, int, int]) -> str:
+def _describe(namespace: str, service: tuple[str, int, int]) -> str:
     return f"svc/{service[0]} in namespace {namespace}"
-
-
-class PortForward:
-    """`kubectl port-forward` as a child process: started again when it dies, ended with the `with` block."""
-
-    def __init__(self, context: str, namespace: str, service: str, port: int, local: int):
-        self.name, self.local = f"svc/{service} in namespace {namespace}", local
-        self.url = f"http://{HOST}:{local}"
-        self.command = ["kubectl", "--context", context, "-n", namespace, "port-forward", "--address", HOST]
-        self.command += [f"svc/{service}", f"{local}:{port}"]
-        self.closing = threading.Event()
-
-    def __enter__(self) -> "PortForward":
-        self.errors = tempfile.TemporaryFile()
-        port_owner.guard()
-        self._start()
-        try:
-            self._wait()
-        except BaseException:
-            self.__exit__()
-            raise
-        threading.Thread(target=self._keep_alive, daemon=True).start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.closing.set()
-        self.process.terminate()
-        self.process.wait()
-        port_owner.disown(self.local)
-
-    def _start(self) -> None:
-        """In a session of its own, so that Ctrl-C leaves it to us."""
-        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": self.errors}
-        try:
-            self.process = subprocess.Popen(self.command, **streams, start_new_session=True)
-        except FileNotFoundError:
-            raise StepError(
-                f"kubectl is not there, and {self.name} is reached through it. "
-                "Install it (https://kubernetes.io/docs/tasks/tools/), or give KFP_HOST and MLFLOW_TRACKING_URI."
-            ) from None
-        port_owner.own(self.local, self.process.pid)
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._listens():
-            ended = self.process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                self.errors.seek(0)
-                said = self.errors.read().decode(errors="replace").strip() or f"no answer in {START_SECONDS} s"
-                raise StepError(f"{self.name} cannot be reached: {said}. Tried: {' '.join(self.command)}")
-            time.sleep(0.05)
-
-    def _listens(self) -> bool:
-        try:
-            return port_owner.is_served_by(self.process.pid, self.local)
-        except StepError as error:
-            raise StepError(f"{self.name} cannot be reached: {error}. End that program, then run again.") from error
-
-    def _keep_alive(self) -> None:
-        while True:
-            self.process.wait()
-            if self.closing.wait(RESTART_SECONDS):
-                return
-            self._start()
-            if self.closing.is_set():  # closed between the two
-                self.process.terminate()
 
 
 def _check_address(name: str, url: str, login: str) -> None:
     if "@" in urlsplit(url).netloc:
-        raise StepError(f"{name} holds a login, which would be shown in links and logs. Take it out, and set {login}.")
-    if said := about_address(name, url):
-        raise StepError(said)
+        raise StepError(f"{name} holds a login, which links and logs would show. Remove it, and set {login}.")
+    if problem := about_address(name, url):
+        raise StepError(problem)
 
 
 def _context(wanted: str, needed: bool, kind: bool) -> str | None:
-    """The kube context to use: the one asked for, else the current one; None where there is none and none is needed."""
+    """Return the kube context to use: `wanted` or the current one; None where it is missing and not needed."""
     from kubernetes import config
 
     try:
-        known, current = config.list_kube_config_contexts(config_file=_kube_config())
+        contexts, current = config.list_kube_config_contexts(config_file=_kube_config())
     except config.ConfigException:
-        known, current = [], None
-    names = [context["name"] for context in known or []]
+        contexts, current = [], None
+    names = [context["name"] for context in contexts or []]
     if wanted and wanted not in names:
         advice = "make kind-up makes it" if kind else f"Contexts: {', '.join(names) or 'none'}"
         raise StepError(f"there is no kube context '{wanted}'. {advice}.")
     if not wanted and not current and needed:
         raise StepError(
-            "there is no current kube context. Set KUBE_CONTEXT, or give KFP_HOST and MLFLOW_TRACKING_URI (addresses)."
+            "there is no current kube context. Set KUBE_CONTEXT, or the addresses KFP_HOST and MLFLOW_TRACKING_URI."
         )
     return wanted or (current and current["name"]) or None
 
@@ -257,10 +187,3 @@ def _core(context: str):
 
 def _kube_config() -> str:
     return os.environ.get("KUBECONFIG") or "~/.kube/config"
-
-
-def _free_port(wanted: int) -> int:
-    for port in (wanted, 0):
-        with contextlib.suppress(OSError), socket.create_server((HOST, port)) as server:
-            return server.getsockname()[1]
-    raise StepError(f"no port on {HOST} is free.")

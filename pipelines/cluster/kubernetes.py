@@ -1,6 +1,5 @@
-"""What each step's pod needs on a cluster: its image, resources, settings, credentials, volumes and labels."""
+"""Configure each step's pod on a cluster: its image, resources, settings, credentials, volumes and labels."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -11,26 +10,30 @@ from kfp.dsl import PipelineTask
 
 from components.core.step import StepError
 from components.registry.tracking import TOKEN
-from pipelines.image_tags import ROOT
+from pipelines.image_tags import ROOT, sources_tag
 from pipelines.pipeline import STEPS, compile_to
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
-SETTINGS_IF_THERE = ("KFP_HOST",)  # for links alone
+OPTIONAL_SETTINGS = ("KFP_HOST",)  # only for links
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-MLFLOW_SECRET = "dwi-stroke-mlflow"  # noqa: S105 - its name
+MLFLOW_SECRET = "dwi-stroke-mlflow"  # noqa: S105 - a name
 USER = 10001
-MOST_GPUS, MOST_NODES = 16, 16
+MAX_GPUS, MAX_NODES = 16, 16
 DIGESTS = ROOT / ".local" / "images.json"
-"""What `make images-push` wrote: image to the digest that the registry gave it."""
+"""`make images-push` writes it: by image, the digest that the registry gave it."""
 HOURS = 3600
 
 
 @dataclass(frozen=True)
 class Needs:
-    """CPUs asked for and at most, memory asked for and GiB at most (at most for each GPU); seconds at most for one try,
-    the download of its inputs among them; tries after the first (every step may be repeated); seconds before the second
-    try, doubled before each further one."""
+    """The resources and limits of a step.
+
+    cpu, memory: the request and the limit (memory's in GiB); with GPUs the limit is for each GPU.
+    seconds: the limit of one try, with the download of its inputs.
+    retries: tries after the first; every step can be repeated.
+    pause: seconds before the second try; each further pause is twice as long.
+    """
 
     cpu: tuple[str, int]
     memory: tuple[str, int]
@@ -49,14 +52,14 @@ NEEDS = {
     "register": Needs(("250m", 2), ("1Gi", 4), HOURS, pause=5),
 }
 KIND_CPU = "100m"
-"""What every step asks for on kind: of two CPUs Kubernetes and Kubeflow Pipelines leave a quarter of one."""
-WATCHES = Needs(("100m", 1), ("512Mi", 4), NEEDS["train"].seconds, NEEDS["train"].retries)
-"""Of the train step's own pod when other nodes train."""
+"""The request of every step on kind: of two CPUs, Kubernetes and Kubeflow Pipelines leave a quarter of one."""
+WATCHER = Needs(("100m", 1), ("512Mi", 4), NEEDS["train"].seconds, NEEDS["train"].retries)
+"""The needs of the train step's own pod when other nodes train."""
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """The settings of a compilation for a cluster: where images lie, and what the train step runs on."""
+class ClusterSettings:
+    """The settings of the compiled pipeline: the registry of the images, and the GPUs and nodes of the train step."""
 
     registry: str = "dwi-stroke"
     gpus: int = 0
@@ -67,54 +70,54 @@ class Cluster:
     kind: bool = False
 
     @classmethod
-    def from_environment(cls, kind: bool = False) -> "Cluster":
-        """REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value), TOLERATION (a taint's key), NODES.
+    def from_environment(cls, kind: bool = False) -> "ClusterSettings":
+        """Read REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value), TOLERATION (a taint), NODES.
 
         Raises:
-            StepError: a value that cannot be.
+            StepError: a value is invalid.
         """
         gpus, nodes = os.environ.get("GPUS") or "0", os.environ.get("NODES") or "1"
         selector, toleration = os.environ.get("NODE_SELECTOR", ""), os.environ.get("TOLERATION", "")
-        if not gpus.isdecimal() or int(gpus) > MOST_GPUS:
-            raise StepError(f"GPUS={gpus} is impossible: the train step's pod takes 0 to {MOST_GPUS} of one node's.")
+        if not gpus.isdecimal() or int(gpus) > MAX_GPUS:
+            raise StepError(f"GPUS={gpus} is invalid: the train step takes 0 to {MAX_GPUS} GPUs of one node.")
         if selector and "=" not in selector:
-            raise StepError(f"NODE_SELECTOR={selector} is not label=value.")
-        if not nodes.isdecimal() or not 1 <= int(nodes) <= MOST_NODES:
-            raise StepError(f"NODES={nodes} is impossible: 1 to {MOST_NODES} nodes train, with GPUS of each.")
+            raise StepError(f"NODE_SELECTOR={selector} is invalid: write it as label=value.")
+        if not nodes.isdecimal() or not 1 <= int(nodes) <= MAX_NODES:
+            raise StepError(f"NODES={nodes} is invalid: the train step takes 1 to {MAX_NODES} nodes, each with GPUS.")
         if int(nodes) > 1 and not int(gpus):
-            raise StepError(f"NODES={nodes} wants GPUs: say how many of each node, GPUS=1 or more.")
+            raise StepError(f"NODES={nodes} needs GPUs: set the number for each node, GPUS=1 or more.")
         if int(nodes) > 1 and (selector or toleration):
             raise StepError(
-                f"NODES={nodes} takes NODE_SELECTOR and TOLERATION from the TrainingRuntime: write them into "
-                "manifests/overlays/gpu-cluster/training-runtime.yaml, apply it, and leave the two settings out."
+                f"With NODES={nodes}, NODE_SELECTOR and TOLERATION belong to the TrainingRuntime: write them into "
+                "manifests/overlays/gpu-cluster/training-runtime.yaml, apply it, and unset the two variables."
             )
         registry = os.environ.get("REGISTRY") or cls.registry
         gpu_type = os.environ.get("GPU_TYPE") or cls.gpu_type
         return cls(registry, int(gpus), gpu_type, selector, toleration, int(nodes), kind)
 
     def image(self, step: str) -> str:
-        """The image of the step's pod: the CUDA one where that pod trains on GPUs."""
+        """Return the image of the step's pod: the CUDA image where that pod trains on GPUs."""
         return self._image("trainer" if step == "train" and self.gpus and self.nodes == 1 else "components")
 
     def _image(self, name: str) -> str:
-        """By its digest where a registry gave it one."""
+        """Return an image by its digest; by its tag alone where no registry has it yet."""
         image = f"{self.registry}/{name}:{sources_tag()}"
         digest = json.loads(DIGESTS.read_text()).get(image) if DIGESTS.exists() else None
         return f"{image}@{digest}" if digest else image
 
     def equip(self, step: str, task: PipelineTask) -> None:
-        """Give the step's task all that its pod needs; credentials come from a Secret, never as values."""
-        needs = WATCHES if step == "train" and self.nodes > 1 else NEEDS[step]
-        times = max(1, self.gpus) if step == "train" and self.nodes == 1 else 1
-        task.set_cpu_request(KIND_CPU if self.kind else needs.cpu[0]).set_cpu_limit(str(times * needs.cpu[1]))
-        task.set_memory_request(needs.memory[0]).set_memory_limit(f"{times * needs.memory[1]}Gi")
-        # Argo counts backoff_max_duration from the first try's start: it must hold all of them, and their waiting.
+        """Configure the step's task; credentials come from a Secret, never as values."""
+        needs = WATCHER if step == "train" and self.nodes > 1 else NEEDS[step]
+        factor = max(1, self.gpus) if step == "train" and self.nodes == 1 else 1
+        task.set_cpu_request(KIND_CPU if self.kind else needs.cpu[0]).set_cpu_limit(str(factor * needs.cpu[1]))
+        task.set_memory_request(needs.memory[0]).set_memory_limit(f"{factor * needs.memory[1]}Gi")
+        # Argo counts backoff_max_duration from the start of the first try: it must cover all tries and pauses.
         all_tries = (needs.retries + 1) * (needs.seconds + 24 * HOURS)
         pauses = {"backoff_duration": f"{needs.pause}s", "backoff_factor": 2, "backoff_max_duration": f"{all_tries}s"}
         task.set_retry(needs.retries, **pauses)
         kubernetes.set_timeout(task, needs.seconds)
         kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS})
-        kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in SETTINGS_IF_THERE}, optional=True)
+        kubernetes.use_config_map_as_env(task, CONFIG_MAP, {name: name for name in OPTIONAL_SETTINGS}, optional=True)
         kubernetes.use_secret_as_env(task, S3_SECRET, {name: name for name in CREDENTIALS})
         kubernetes.use_secret_as_env(task, MLFLOW_SECRET, {TOKEN: TOKEN})
         kubernetes.use_field_path_as_env(task, "KFP_RUN_ID", "metadata.labels['pipeline/runid']")
@@ -126,13 +129,13 @@ class Cluster:
         if step in ("evaluate", "register"):  # the champion or the registry may have changed since
             task.set_caching_options(False)
         if step == "train" and self.nodes > 1:
-            self._send_to_nodes(task)
+            self._request_nodes(task)
         elif step == "train":
             kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
             self._place_on_gpu(task)
 
-    def _send_to_nodes(self, task: PipelineTask) -> None:
-        """Tell the step what to ask Kubeflow Trainer for, and which pod it is."""
+    def _request_nodes(self, task: PipelineTask) -> None:
+        """Give the step its request for Kubeflow Trainer, and the identity of its pod."""
         cpu, memory = NEEDS["train"].cpu, NEEDS["train"].memory
         resources = {
             "requests": {"cpu": cpu[0], "memory": memory[0], self.gpu_type: self.gpus},
@@ -155,29 +158,12 @@ class Cluster:
 
 
 def compile_pipeline(output: Path, kind: bool = False) -> None:
-    """Write the pipeline's IR YAML, with the settings of the environment; for `kind` its steps ask for less."""
+    """Write the pipeline's IR YAML with the settings of the environment; for `kind` its steps request less CPU."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    compile_for(Cluster.from_environment(kind), output)
+    compile_for(ClusterSettings.from_environment(kind), output)
 
 
-def compile_for(cluster: Cluster, output: Path) -> None:
-    images = {step: cluster.image(step) for step in STEPS}
-    compile_to(output, images, cluster.equip, dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
-
-
-def sources_tag() -> str:
-    """The tag of all images: the digest of what goes into them."""
-    h = hashlib.sha256()
-    for path in [
-        ROOT / "requirements.txt",
-        ROOT / "requirements.lock",
-        *_below("components", "*.py"),
-        *_below("components", "*.yaml"),
-        *_below("images", "*"),
-    ]:
-        h.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return h.hexdigest()[:16]
-
-
-def _below(folder: str, pattern: str) -> list[Path]:
-    return sorted(path for path in (ROOT / folder).rglob(pattern) if path.is_file() and path.suffix != ".pyc")
+def compile_for(settings: ClusterSettings, output: Path) -> None:
+    """Write the pipeline's IR YAML with these settings."""
+    images = {step: settings.image(step) for step in STEPS}
+    compile_to(output, images, settings.equip, dsl.PIPELINE_JOB_NAME_PLACEHOLDER)

@@ -1,4 +1,4 @@
-"""What `make kind-up` needs on this machine: said before anything starts, and what is missing all at once."""
+"""Check what `make kind-up` needs on this machine before it starts, and list all that is missing at once."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.core.step import StepError
 
-KIND, KUBECTL = (0, 32), (1, 29)  # the pinned node image wants this kind; older kubectls know less of kustomize
+KIND, KUBECTL = (0, 32), (1, 29)  # the pinned node image needs this kind; an older kubectl has an older kustomize
 CPUS, MEMORY_GB, DISK_GB = 4, 8, 40
 INOTIFY_INSTANCES = 512
 GET = {
@@ -22,7 +22,7 @@ GET = {
 
 @dataclass(frozen=True)
 class Found:
-    """A program as it is `here`, or what is `missing` and how to get it; `notes` are of what may do harm later."""
+    """A program: its version (`here`), or what is `missing` and how to install it; `notes` warn of later problems."""
 
     name: str
     here: str = ""
@@ -31,6 +31,7 @@ class Found:
 
 
 def announce(minutes: str) -> None:
+    """Print what is needed, and how long the installation takes."""
     print(
         f"It needs docker with its engine running, kind {_dotted(KIND)} or newer, kubectl {_dotted(KUBECTL)} or newer, "
         f"git;\nand for docker about {CPUS} CPUs, {MEMORY_GB} GB of memory and {DISK_GB} GB of free disk. {minutes}",
@@ -39,10 +40,10 @@ def announce(minutes: str) -> None:
 
 
 def check() -> None:
-    """Print what is here.
+    """Print the versions that are installed.
 
     Raises:
-        StepError: something is missing: everything that is, each with how to get it.
+        StepError: programs are missing; with the way to install each.
     """
     found = [docker(), _versioned("kind", KIND, "version"), _kubectl(), _installed("git")]
     for program in found:
@@ -54,15 +55,17 @@ def check() -> None:
 
 
 def require(*found: Found) -> None:
-    """Raises:
-    StepError: one of them is missing.
+    """Check that no program is missing.
+
+    Raises:
+        StepError: programs are missing; with the way to install each.
     """
     if missing := [f"  {program.name:<8} {program.missing}" for program in found if program.missing]:
         raise StepError("\n".join(["This is missing:", *missing, "Nothing was changed."]))
 
 
 def docker() -> Found:
-    """The engine, and whether it is big enough."""
+    """Return docker's version and resources, with a note where they are too small."""
     if not shutil.which("docker"):
         return Found("docker", missing=f"is not installed: {GET['docker']}")
     done = subprocess.run(["docker", "info", "--format", "{{json .}}"], capture_output=True, text=True)
@@ -72,29 +75,29 @@ def docker() -> Found:
     except ValueError:
         info, problem = {}, ""
     if done.returncode or problem or not info.get("ServerVersion"):
-        said = problem or done.stderr.strip() or "nothing"
+        reason = problem or done.stderr.strip() or "no message"
         start = "start Docker Desktop, or: sudo systemctl start docker"
-        if "permission denied" in said:
+        if "permission denied" in reason:
             start = "add yourself to the group docker (sudo usermod -aG docker $USER) and log in again"
-        return Found("docker", missing=f"is installed, but its engine does not answer: {start}. It says: {said}")
+        return Found("docker", missing=f"is installed, but its engine does not answer: {start}. Its error: {reason}")
     cpus, memory_gb = info.get("NCPU", 0), info.get("MemTotal", 0) / 1e9
     here = f"{info['ServerVersion']}, {cpus} CPUs, {memory_gb:.1f} GB of memory"
     notes = []
     if cpus < CPUS:
-        notes.append(f"docker has {cpus} CPUs, about {CPUS} are needed: pods may find no place (unschedulable).")
+        notes.append(f"docker has {cpus} CPUs, about {CPUS} are needed: pods may not be scheduled.")
     if memory_gb < MEMORY_GB * 0.95:
         notes.append(
-            f"docker has {memory_gb:.1f} GB of memory, about {MEMORY_GB} are needed: pods may find no place or be "
-            "killed. Docker Desktop: Settings, Resources."
+            f"docker has {memory_gb:.1f} GB of memory, about {MEMORY_GB} are needed: pods may not be scheduled "
+            "or may be killed. Docker Desktop: Settings, Resources."
         )
     root = Path(info.get("DockerRootDir", ""))
-    if root.is_absolute() and root.is_dir():  # Docker Desktop's lies in its own machine
+    if root.is_absolute() and root.is_dir():  # Docker Desktop's is inside its virtual machine
         free_gb = shutil.disk_usage(root).free / 1e9
         here += f", {free_gb:.0f} GB of free disk"
         if free_gb < DISK_GB:
             notes.append(f"{root} has {free_gb:.0f} GB free, about {DISK_GB} are needed the first time.")
     if info.get("Architecture") in ("aarch64", "arm64"):
-        notes.append("this is an ARM processor, and Kubeflow Pipelines' metadata server exists for x86 alone.")
+        notes.append("this is an ARM processor, and the metadata server of Kubeflow Pipelines runs on x86 only.")
     return Found("docker", here, notes=(*notes, *_inotify()))
 
 
@@ -106,20 +109,20 @@ def _kubectl() -> Found:
     return _versioned("kubectl", KUBECTL, "version", "--client")
 
 
-def _versioned(name: str, least: tuple[int, int], *arguments: str) -> Found:
+def _versioned(name: str, minimum: tuple[int, int], *arguments: str) -> Found:
     found = _installed(name)
     if found.missing:
         return found
-    said = subprocess.run([name, *arguments], capture_output=True, text=True).stdout
-    match = re.search(r"v(\d+)\.(\d+)[\w.+-]*", said)
-    if not match or (int(match[1]), int(match[2])) < least:
+    printed = subprocess.run([name, *arguments], capture_output=True, text=True).stdout
+    match = re.search(r"v(\d+)\.(\d+)[\w.+-]*", printed)
+    if not match or (int(match[1]), int(match[2])) < minimum:
         version = match[0] if match else "of an unknown version"
-        return Found(name, missing=f"is {version}, {_dotted(least)} or newer is needed: {GET[name]}")
+        return Found(name, missing=f"is {version}, {_dotted(minimum)} or newer is needed: {GET[name]}")
     return Found(name, match[0])
 
 
 def _installed(name: str) -> Found:
-    return Found(name, "is here") if shutil.which(name) else Found(name, missing=f"is not installed: {GET[name]}")
+    return Found(name, "installed") if shutil.which(name) else Found(name, missing=f"is not installed: {GET[name]}")
 
 
 def _inotify() -> list[str]:

@@ -1,20 +1,20 @@
-"""Other programs: run quietly, or with what they say shown as they say it; a failure in words."""
+"""Run other programs (kubectl, kind, docker, git); an error shows their last lines, and advice."""
 
 import subprocess
 from collections import deque
 
 from components.core.step import StepError
 
-KEPT_LINES = 15
-ADVICE = {  # what a program says, and what a person can do about it
+LAST_LINES = 15
+ADVICE = {  # by a part of the program's output
     "no space left on device": "The disk is full: docker system df shows what docker holds, docker system prune frees.",
     "permission denied while trying to connect": "Add yourself to the group docker, and log in again.",
-    "port is already allocated": "Another program has it: stop it, or change hostPort in manifests/kind/cluster.yaml.",
-    "content digest": "Docker's containerd image store is at odds with kind: turn it off in docker's settings "
-    "(features: containerd-snapshotter: false), and remove and build the images anew.",
+    "port is already allocated": "Stop the program that has it, or change hostPort in manifests/kind/cluster.yaml.",
+    "content digest": "Docker's containerd image store does not work with kind: turn it off in docker's settings "
+    "(features: containerd-snapshotter: false), remove the images and build them again.",
     "running git fetch": "The download was too slow or was cut off.",
-    "Could not resolve host": "There is no way to the internet: a proxy goes into HTTPS_PROXY.",
-    "cgroup": "https://kind.sigs.k8s.io/docs/user/known-issues/ has the remedies for cgroups.",
+    "Could not resolve host": "The internet cannot be reached. Set HTTPS_PROXY if you need a proxy.",
+    "cgroup": "https://kind.sigs.k8s.io/docs/user/known-issues/ explains what to do about cgroups.",
     "failed to init node with kubeadm": "Most often memory or disk is short, or cgroups are not delegated: "
     "https://kind.sigs.k8s.io/docs/user/known-issues/",
     "too many open files": "Raise the limits: "
@@ -22,11 +22,16 @@ ADVICE = {  # what a program says, and what a person can do about it
 }  # fmt: skip
 
 
-def quiet(*command: str, **options) -> str:
-    """What the program printed.
+def kubectl(context: str, *arguments: str) -> tuple[str, ...]:
+    """Return a kubectl command for this kube context."""
+    return ("kubectl", "--context", context, *arguments)
+
+
+def output_of(*command: str, **options) -> str:
+    """Run a program and return what it printed.
 
     Raises:
-        StepError: it failed, with what it said.
+        StepError: it failed; with its last lines.
     """
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
     if done.returncode:
@@ -35,26 +40,29 @@ def quiet(*command: str, **options) -> str:
 
 
 def succeeds(*command: str) -> bool:
+    """Return whether a program ends without an error."""
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-def shown(*command: str, **options) -> None:
-    """Run it, each of its lines shown, indented, as it comes.
+def run_shown(*command: str, **options) -> None:
+    """Run a program and print each line at once, indented.
 
     Raises:
-        StepError: it failed; its last lines, and advice where there is any.
+        StepError: it failed; with its last lines.
     """
-    kept: deque[str] = deque(maxlen=KEPT_LINES)
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, **output, **options) as process:
-        for line in process.stdout:
-            kept.append(line.rstrip())
-            print(f"      {kept[-1]}", flush=True)
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", **options,
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            last.append(line.rstrip())
+            print(f"      {last[-1]}", flush=True)
     if process.returncode:
-        raise StepError(_failed(command, kept))
+        raise StepError(_failed(command, last))
 
 
-def _failed(command: tuple[str, ...], said: list[str] | deque[str]) -> str:
-    text = "\n".join(f"  {line}" for line in list(said)[-KEPT_LINES:])
-    advice = next((advice for sign, advice in ADVICE.items() if sign in text), "")
+def _failed(command: tuple[str, ...], printed: list[str] | deque[str]) -> str:
+    text = "\n".join(f"  {line}" for line in list(printed)[-LAST_LINES:])
+    advice = next((advice for part, advice in ADVICE.items() if part in text), "")
     return "\n".join(filter(None, (f"{' '.join(command)} failed:", text, advice)))

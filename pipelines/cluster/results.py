@@ -1,4 +1,4 @@
-"""What a run on a cluster came to: MLflow's registry holds it, under the KFP run's id."""
+"""Read the results of a run on a cluster from MLflow's registry, by the id of the KFP run."""
 
 import datetime
 
@@ -8,10 +8,10 @@ from pipelines.summary import links
 
 
 def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
-    """What the summary of a run that succeeded says of data, model and metrics.
+    """Return the part of the summary that only a run that succeeded has: data, model and metrics.
 
     Raises:
-        StepError: MLflow is not to be had, or holds nothing of this run.
+        StepError: MLflow does not answer, or has no result of this run.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -23,10 +23,10 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
         aliases = client.get_registered_model(MODEL_NAME).aliases
         experiment = client.get_experiment(run.info.experiment_id).name
     except (MlflowException, LookupError) as error:
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise StepError(
-            f"the run succeeded, but its results cannot be read from MLflow at {uri}: {said}. Is it up, is "
-            "MLFLOW_TRACKING_URI the one that the steps log to (ConfigMap dwi-stroke-settings), do you have access?"
+            f"the run succeeded, but its results cannot be read from MLflow at {uri}: {reason}. Does it "
+            "run, do the steps log to the same MLflow (ConfigMap dwi-stroke-settings), and do you have access?"
         ) from error
     number = str(version.version)
     return {
@@ -48,7 +48,7 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
 
 
 def close(uri: str, kfp_run_id: str, status: str) -> None:
-    """The MLflow run of a run that did not end well does not stay "RUNNING"."""
+    """End the open MLflow run of a run that did not succeed."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -58,13 +58,13 @@ def close(uri: str, kfp_run_id: str, status: str) -> None:
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, status)
     except LookupError:
-        pass  # it ended before there was one
+        pass  # the run ended before it had an MLflow run
     except MlflowException as error:
-        print(f"MLflow could not be told that the run {status.lower()}: {' '.join(str(error).split())[:200]}")
+        print(f"MLflow did not take the status {status} of this run: {' '.join(str(error).split())[:200]}")
 
 
 def epochs_done(uri: str, kfp_run_id: str) -> int:
-    """The last epoch of the run's training that MLflow has; 0 where it has none, or does not answer."""
+    """Return the last epoch that MLflow has of the run's training; 0 where it has none, or does not answer."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -80,13 +80,13 @@ def _run(client, kfp_run_id: str):
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, f"tags.kfp_run_id = '{kfp_run_id}'", max_results=1)
     if not found:
-        raise LookupError(f"no run there has the tag kfp_run_id={kfp_run_id} (experiment {EXPERIMENT})")
+        raise LookupError(f"no run has the tag kfp_run_id={kfp_run_id} (experiment {EXPERIMENT})")
     return found[0]
 
 
 def _version(client, kfp_run_id: str):
-    """The version that this run came to; its MLflow run may be an earlier one's, where nothing had changed."""
+    """Return the model version of this run; an earlier run registered it where nothing has changed since."""
     for version in client.search_model_versions(f"name = '{MODEL_NAME}'"):
         if kfp_run_id in version.tags.get(PIPELINE_RUNS, "").split(","):
             return version
-    raise LookupError(f"no version of {MODEL_NAME} there has {kfp_run_id} in its tag {PIPELINE_RUNS}")
+    raise LookupError(f"no version of {MODEL_NAME} has {kfp_run_id} in its tag {PIPELINE_RUNS}")

@@ -1,9 +1,10 @@
-"""`make pipeline-run` on a cluster: compile, upload what changed, start, watch, and the summary of a local run."""
+"""`make pipeline-run` on a cluster: compile, upload changes, start, watch, and write the summary."""
 
 import datetime
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from components.core.settings import Settings
 from components.core.step import StepError
@@ -30,17 +31,17 @@ class RunFailed(StepError):
 
 
 def pipeline_run(target: str, data: str, preset: str, settings: Settings, state: Path) -> int:
-    """The whole of it; leaves `runs/<run id>/summary.json` and `last-run.json` under `state`. The exit code.
+    """Run the pipeline; write `runs/<run id>/summary.json` and `last-run.json` below `state`. Return the exit code.
 
     Raises:
-        StepError: what went wrong, in words.
+        StepError: the cluster or MLflow does not answer, the data cannot be uploaded, or a step failed.
     """
     with connect(target) as cluster:
         start = time.perf_counter()
         if target == "kind":
             kind.provide_image()
         api, version, version_name = upload_pipeline(cluster)
-        tracking_uri = cluster.mlflow_url  # opened before anything is started
+        tracking_uri = cluster.mlflow_url  # connects before the run starts
         data_uri = data_address(data, state, cluster)
         run_id = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
         arguments = {"data_uri": data_uri, **settings.model_dump()}
@@ -49,7 +50,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
         print(f"run {run_id}: preset {preset}, data {data_uri}\n  {page}", flush=True)
         if line := argo_retries.note(cluster.core, cluster.system_namespace):
             print(f"  {line}", flush=True)
-        summary = {
+        summary: dict[str, Any] = {
             "run_id": run_id, "kfp_run_id": run.run_id, "status": "running", "target": target,
             "kube_context": cluster.context, "namespace": cluster.namespace, "kfp_host": cluster.kfp_url,
             "pipeline_version": version_name, "preset": preset, "data_uri": data_uri,
@@ -69,7 +70,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
             return 130
         except StepError as error:
             if summary["status"] == "running":
-                raise StepError(f"{error}\nThe run itself goes on. {_how_to_look(cluster, summary)}") from error
+                raise StepError(f"{error}\nThe run itself continues. {_how_to_follow(cluster, summary)}") from error
             raise
         finally:
             summary["steps"] = {
@@ -83,44 +84,44 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
         show(summary, state)
         if tracking_uri not in cluster.reopen:
             mlflow_link.show(tracking_uri, target)
-        _show_reopening(cluster)
+        _print_port_forwards(cluster)
         print(f"  next   make predict {cluster.arguments} INPUT=scan.nii.gz OUTPUT=mask.nii.gz")
         return 0
 
 
 def upload_pipeline(cluster: Connection) -> tuple[Api, object, str]:
-    """Compile, and make it a version of the one named pipeline if it is not yet; the version and its name."""
+    """Compile the pipeline and upload it if it has changed; return the API, the version and its name."""
     api = Api(cluster.kfp_url, kind=cluster.target == "kind")
     api.check()
     compile_pipeline(COMPILED, kind=cluster.target == "kind")
-    about = f"{DESCRIPTION} Images {sources_tag()}, commit {commit() or 'unknown'}. {READ_ON}"
-    version, name, new = api.pipeline_version(NAME, COMPILED, about)
+    description = f"{DESCRIPTION} Images {sources_tag()}, commit {commit() or 'unknown'}. {READ_ON}"
+    version, name, new = api.pipeline_version(NAME, COMPILED, description)
     print(f"pipeline {NAME}, version {name} ({'uploaded' if new else 'unchanged'})", flush=True)
     return api, version, name
 
 
 def _failure(watch: Watch, cluster: Connection, summary: dict) -> StepError:
-    """Print what the failed pod left; the error to end with."""
-    again = f"make pipeline-logs RUN={summary['run_id']}"
+    """Print the log and the events of the failed pod; return the error."""
+    logs = f"make pipeline-logs RUN={summary['run_id']}"
     if summary["status"] == "stopped":
-        return RunFailed(f"the run was stopped on the cluster. Run the same command to go on. Its logs: {again}")
+        return RunFailed(f"the run was stopped on the cluster. Run the same command to continue. Its logs: {logs}")
     step = next((name for name, s in watch.steps.items() if s.state == "failed"), None)
-    print(f"whole log: {again}{f' STEP={step}' if step else ''}", flush=True)
-    _show_reopening(cluster)
+    print(f"whole log: {logs}{f' STEP={step}' if step else ''}", flush=True)
+    _print_port_forwards(cluster)
     lines = [*_reason(watch, step, summary)]
     if step == "train" and (epochs := epochs_done(summary["mlflow_tracking_uri"], summary["kfp_run_id"])):
-        lines.append(f"The same command goes on after epoch {epochs}.")
+        lines.append(f"The same command continues after epoch {epochs}.")
     return RunFailed("\n".join(lines))
 
 
 def _reason(watch: Watch, step: str | None, summary: dict) -> list[str]:
-    """Why the run failed; what its pod said is printed."""
+    """Return why the run failed; print the log of its pod."""
     if watch.core is None:
         return [f"{step or 'the run'} failed. Its log: {summary['links']['kfp']} (no kube context here)"]
     pods = [pod for pod in watch.pods() if pod.status.phase == "Failed" and (not step or step_of(pod) == step)]
     if not pods:
         return [
-            f"{step or 'the run'} failed, and its pod is gone (deleted, or its node lost), the log with it. Look at "
+            f"{step or 'the run'} failed, and its pod and log are gone (deleted, or its node is lost). Look at "
             f"{summary['links']['kfp']}; if it fails again, make pipeline-logs FOLLOW=1 shows the log while it runs."
         ]
     shown, error = report(watch.core, pods[-1])
@@ -129,30 +130,30 @@ def _reason(watch: Watch, step: str | None, summary: dict) -> list[str]:
 
 
 def _leave_or_stop(api: Api, cluster: Connection, summary: dict) -> str:
-    """Ask, where there is somebody to ask; the run's status."""
+    """Ask on a terminal whether the run shall continue; return the run's status."""
     answer = ""
     try:
         if sys.stdin.isatty():
-            answer = input("\nLeave the run going on the cluster, or stop it? [leave/stop] ")
+            answer = input("\nLeave the run on the cluster, or stop it? [leave/stop] ")
     except (KeyboardInterrupt, EOFError):
         print()
     if answer.strip().lower() in ("s", "stop"):
         api.stop(summary["kfp_run_id"])
         close(summary["mlflow_tracking_uri"], summary["kfp_run_id"], "KILLED")
-        print("stopped. Run the same command again to go on from here.", flush=True)
+        print("stopped. Run the same command again to continue from here.", flush=True)
         return "stopped"
-    print(f"\nleft going on the cluster. {_how_to_look(cluster, summary)}", flush=True)
+    print(f"\nthe run continues on the cluster. {_how_to_follow(cluster, summary)}", flush=True)
     return "running"
 
 
-def _how_to_look(cluster: Connection, summary: dict) -> str:
-    look = f"See it: make pipeline-logs RUN={summary['run_id']} FOLLOW=1"
+def _how_to_follow(cluster: Connection, summary: dict) -> str:
+    follow = f"Follow it: make pipeline-logs RUN={summary['run_id']} FOLLOW=1"
     first = f" (first: {cluster.reopen[cluster.kfp_url]})" if cluster.kfp_url in cluster.reopen else ""
-    return f"{look}\nStop it: Terminate on {summary['links']['kfp']}{first}"
+    return f"{follow}\nStop it: Terminate on {summary['links']['kfp']}{first}"
 
 
-def _show_reopening(cluster: Connection) -> None:
+def _print_port_forwards(cluster: Connection) -> None:
     if cluster.reopen:
-        print("  these pages were forwarded for this command alone; to open them again:")
+        print("  the port-forwards to these pages end with this command; to open them again:")
         for command in cluster.reopen.values():
             print(f"    {command}")

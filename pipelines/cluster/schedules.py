@@ -1,4 +1,4 @@
-"""`make pipeline-schedule` and `make pipeline-schedules`: runs that the cluster starts by the clock."""
+"""`make pipeline-schedule` and `make pipeline-schedules`: runs that the cluster starts at set times."""
 
 import datetime
 import re
@@ -17,20 +17,20 @@ from pipelines.cluster.storage import data_address
 
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 DAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-FIELDS = (
+FIELDS: tuple[tuple[str, int, int, list[str]], ...] = (
     ("second", 0, 59, []), ("minute", 0, 59, []), ("hour", 0, 23, []),
     ("day of the month", 1, 31, []), ("month", 1, 12, MONTHS), ("day of the week", 0, 6, DAYS),
 )  # fmt: skip
 SETTLE_SECONDS, POLL_SECONDS, STOP_SECONDS = 5, 2, 120
-"""Until a run that was just being started is listed; between two looks; how long a run may take to stop."""
+"""Until a run that was just started is listed; between two checks; for a run to stop."""
 EXAMPLE = 'CRON="0 2 * * *" is every night at two, CRON="30 6 * * 1-5" on workdays at half past six'
 
 
 def make_schedule(cron: str, target: str, data: str, preset: str, settings: Settings, state: Path) -> None:
-    """Have the cluster run the pipeline by the clock.
+    """Schedule runs of the pipeline on the cluster.
 
     Raises:
-        StepError: a cron string that cannot be, or what a run would raise.
+        StepError: the cron string is invalid, or the cluster does not take the schedule.
     """
     require_cluster(target)
     six = six_fields(cron)
@@ -40,19 +40,19 @@ def make_schedule(cron: str, target: str, data: str, preset: str, settings: Sett
         name = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{preset}"
         arguments = {"data_uri": data_uri, **settings.model_dump()}
         api.schedule(name, six, api.experiment(EXPERIMENT), version, arguments)
-        print(f'schedule {name}: "{six}" (seconds first, as KFP has it), preset {preset}, data {data_uri}')
+        print(f'schedule {name}: "{six}" (the first field is the second), preset {preset}, data {data_uri}')
         print("The clock is the cluster's: UTC, unless its administrator set CRON_SCHEDULE_TIMEZONE.")
         if line := argo_retries.note(cluster.core, cluster.system_namespace):
             print(line)
         remove = f"make pipeline-schedules TARGET={target} REMOVE={name}"
-        print(f"It runs this version of the code until it is removed: {remove}")
+        print(f"It runs this version of the code until you remove it: {remove}")
 
 
 def schedules(target: str, remove: str, force: bool = False) -> None:
-    """Print the schedules, or remove the one of this id or name; with `force` a run of it under way is stopped first.
+    """Print the schedules, or remove the one with this id or name; with `force`, stop its open run first.
 
     Raises:
-        StepError: there is no such schedule, or one of its runs is under way.
+        StepError: the schedule does not exist, or one of its runs is open.
     """
     require_cluster(target)
     with connect(target) as cluster:
@@ -61,7 +61,7 @@ def schedules(target: str, remove: str, force: bool = False) -> None:
         experiment = api.experiment(EXPERIMENT)
         found = api.schedules(experiment)
         if remove:
-            _remove(api, experiment, _the_one(found, remove), force, f"TARGET={target} REMOVE={remove}")
+            _remove(api, experiment, _find(found, remove), force, f"TARGET={target} REMOVE={remove}")
             return
         if not found:
             print('no schedules. make pipeline-schedule CRON="0 2 * * *" makes one')
@@ -72,7 +72,7 @@ def schedules(target: str, remove: str, force: bool = False) -> None:
             print(f'{schedule.display_name}  "{cron or ""}"  {data}{on}  {schedule.recurring_run_id}')
 
 
-def _the_one(found: list, wanted: str):
+def _find(found: list, wanted: str):
     matching = [s for s in found if wanted in (s.recurring_run_id, s.display_name)]
     if len(matching) != 1:
         names = ", ".join(f"{s.display_name} ({s.recurring_run_id})" for s in matching or found) or "none"
@@ -84,46 +84,47 @@ def _the_one(found: list, wanted: str):
 
 
 def _remove(api: Api, experiment: str, schedule, force: bool, arguments: str) -> None:
-    """Kubernetes ends a schedule's runs with it, so it is removed only when none is under way."""
+    """Remove a schedule that has no open run: Kubernetes would end that run with it."""
     api.pause_schedule(schedule.recurring_run_id)
     time.sleep(SETTLE_SECONDS)
-    going = [run for run in api.runs_of_schedule(experiment, schedule.recurring_run_id) if run.state not in OVER]
-    names = ", ".join(run.display_name for run in going)
-    if going and not force:
+    open_runs = [run for run in api.runs_of_schedule(experiment, schedule.recurring_run_id) if run.state not in OVER]
+    names = ", ".join(run.display_name for run in open_runs)
+    if open_runs and not force:
         raise StepError(
-            f"{schedule.display_name} is paused and starts no more runs, but it is not removed: {names} is under way, "
-            f"and would be killed with it. When that run is over: make pipeline-schedules {arguments}. "
+            f"{schedule.display_name} is paused and starts no more runs, but it is not removed: its run {names} is "
+            f"open, and would be killed with it. When that run is over: make pipeline-schedules {arguments}. "
             "To stop the run now and remove both: the same with FORCE=1."
         )
-    for run in going:
+    for run in open_runs:
         _stop(api, run)
     api.remove_schedule(schedule.recurring_run_id)
-    print(f"removed {schedule.display_name}{f'; stopped its run {names}' if going else ''}")
+    print(f"removed {schedule.display_name}{f'; stopped its run {names}' if open_runs else ''}")
 
 
 def _stop(api: Api, run) -> None:
-    """Stop it and wait until it is over: KFP would show it as running for ever."""
+    """Stop a run and wait until it is over; otherwise KFP would always show it as running."""
     api.stop(run.run_id)
     deadline = time.monotonic() + STOP_SECONDS
     while api.run(run.run_id).state not in OVER:
         if time.monotonic() > deadline:
             raise StepError(
-                f"{run.display_name} was told to stop, and has not in {STOP_SECONDS} s. Its schedule is paused, and "
+                f"{run.display_name} did not stop within {STOP_SECONDS} s. Its schedule is paused, but "
                 "not removed: run the same command again, or look at the run's pods."
             )
         time.sleep(POLL_SECONDS)
 
 
 def require_cluster(target: str) -> None:
+    """Raise StepError where the target is not a cluster."""
     if target not in TARGETS:
-        raise StepError("a schedule is kept by a cluster: give TARGET=kind or TARGET=cluster.")
+        raise StepError("only a cluster has schedules: set TARGET=kind or TARGET=cluster.")
 
 
 def six_fields(cron: str) -> str:
-    """KFP's cron string, whose first field is the second, from one of five fields or of six.
+    """Return KFP's cron string, whose first field is the second, from a string of five or six fields.
 
     Raises:
-        StepError: it is none, and which field is wrong.
+        StepError: the string is invalid; with the wrong field.
     """
     fields = cron.split()
     if len(fields) not in (5, 6):
@@ -131,10 +132,10 @@ def six_fields(cron: str) -> str:
     fields = ["0", *fields][-6:]
     for field, (name, low, high, names) in zip(fields, FIELDS, strict=True):
         if not all(_is_part(part, low, high, names) for part in field.split(",")):
-            words = f" or {names[0]} to {names[-1]}" if names else ""
+            also = f" or {names[0]} to {names[-1]}" if names else ""
             raise StepError(
-                f"CRON='{cron}': '{field}' is no {name}. It takes {low} to {high}{words}, *, a-b, */n and lists with "
-                f"commas. {EXAMPLE}."
+                f"CRON='{cron}': '{field}' is not a valid {name}. Valid are {low} to {high}{also}, *, a-b, */n and "
+                f"lists with commas. {EXAMPLE}."
             )
     return " ".join(fields)
 
@@ -143,8 +144,9 @@ def _is_part(part: str, low: int, high: int, names: list[str]) -> bool:
     match = re.fullmatch(r"(?:([*?])|(\w+)(?:-(\w+))?)(?:/([1-9]\d*))?", part)
     if not match:
         return False
-    ends = [_number(end, low, names) for end in match.group(2, 3) if end]
-    return all(end is not None and low <= end <= high for end in ends) and ends == sorted(ends)
+    texts = [text for text in match.group(2, 3) if text]
+    ends = [number for text in texts if (number := _number(text, low, names)) is not None and low <= number <= high]
+    return len(ends) == len(texts) and ends == sorted(ends)
 
 
 def _number(text: str, low: int, names: list[str]) -> int | None:

@@ -1,4 +1,4 @@
-"""`make status` of a cluster: whether its services answer, what runs, what is scheduled, and who is champion."""
+"""`make status` of a cluster: its services, open runs, schedules and champion."""
 
 import os
 
@@ -13,67 +13,67 @@ from pipelines.cluster.storage import use_storage
 from pipelines.target import environment_as_before
 
 PATIENCE_SECONDS = 10
-"""For object storage: a status is not worth two minutes."""
+"""For object storage: a status shall not take two minutes."""
 
 
 def status(target: str) -> bool:
-    """Print it, a line for each thing; whether all services answer, and registry and ledger belong together."""
+    """Print the status; return whether all services answer, and registry and ledger belong together."""
     with environment_as_before(), connect(target) as cluster:
         os.environ[tracking.RETRIES] = "1"
         return all([_pipelines(cluster), _registry(cluster)])
 
 
 def _pipelines(cluster: Connection) -> bool:
-    """Kubeflow Pipelines, with its runs and schedules."""
+    """Print the status of Kubeflow Pipelines, its open runs and its schedules; return whether it answers."""
     try:
         api = Api(cluster.kfp_url, kind=cluster.target == "kind")
         api.check()
-        going, schedules = api.going(), api.schedules(api.experiment(EXPERIMENT))
+        open_runs, schedules = api.open_runs(), api.schedules(api.experiment(EXPERIMENT))
     except StepError as error:
-        _say("KFP", f"NO ANSWER: {error}")
+        _print("KFP", f"NO ANSWER: {error}")
         return False
-    _say("KFP", f"answers  {cluster.kfp_url}" + (f"  ({NO_LOGIN})" if cluster.target == "kind" else ""))
-    for run in going:
+    _print("KFP", f"answers  {cluster.kfp_url}" + (f"  ({NO_LOGIN})" if cluster.target == "kind" else ""))
+    for run in open_runs:
         state = (run.state or "pending").lower()
-        _say("run", f"{run.display_name}  {state}  {cluster.kfp_url}/#/runs/details/{run.run_id}")
-    if not going:
-        _say("run", "none is under way")
+        _print("run", f"{run.display_name}  {state}  {cluster.kfp_url}/#/runs/details/{run.run_id}")
+    if not open_runs:
+        _print("run", "none is open")
     for schedule in schedules:
         cron = schedule.trigger and schedule.trigger.cron_schedule and schedule.trigger.cron_schedule.cron
         state = (schedule.status or "off").lower()
-        _say("schedule", f'{schedule.display_name}  "{cron or ""}"  {state}')
+        _print("schedule", f'{schedule.display_name}  "{cron or ""}"  {state}')
     if not schedules:
-        _say("schedule", "none")
+        _print("schedule", "none")
     return True
 
 
 def _registry(cluster: Connection) -> bool:
-    """MLflow and object storage: the champion, by the registry and by the ledger."""
+    """Print the status of MLflow, object storage and the champion; return whether all is well."""
     import mlflow
 
     try:
         os.environ["MLFLOW_TRACKING_URI"] = cluster.mlflow_url
         client = mlflow.MlflowClient()
         champion = tracking.champion(client)
-        _say("MLflow", f"answers  {cluster.mlflow_url}")
+        _print("MLflow", f"answers  {cluster.mlflow_url}")
     except StepError as error:
-        _say("MLflow", f"NO ANSWER: {error}")
+        _print("MLflow", f"NO ANSWER: {error}")
         return False
-    why = champion and (champion.tags.get("decision") or "its registry entry does not say why")
-    _say("champion", f"{MODEL_NAME} version {champion.version}: {why}" if champion else "none")
+    why = champion and (champion.tags.get("decision") or "its registry entry has no reason")
+    _print("champion", f"{MODEL_NAME} version {champion.version}: {why}" if champion else "none")
     try:
         use_storage(cluster)
         ledger = Ledger()
         ledger.storage.patience = PATIENCE_SECONDS
-        apart = strangers(ledger)
+        mismatch = strangers(ledger)
     except StepError as error:
-        _say("S3", f"NO ANSWER: {error}")
+        _print("S3", f"NO ANSWER: {error}")
         return False
-    _say("S3", f"answers  {os.environ.get('S3_ENDPOINT_URL') or 'AWS'}")
-    if apart:
-        _say("WRONG", apart)
-    return not apart
+    _print("S3", f"answers  {os.environ.get('S3_ENDPOINT_URL') or 'AWS'}")
+    if mismatch:
+        _print("WRONG", mismatch)
+    return not mismatch
 
 
-def _say(what: str, said: str) -> None:
-    print(f"{what:<9} {without_logins(said)}", flush=True)
+def _print(name: str, text: str) -> None:
+    print(f"{name:<9} {without_logins(text)}", flush=True)

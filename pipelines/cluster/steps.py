@@ -1,12 +1,12 @@
-"""How far each step is, from what the KFP API tells of a run.
+"""The progress of each step, from the answer of the KFP API on a run.
 
-KFP 2.17 hands on the nodes of the run's Argo workflow, flat and without their ids (`run_details.task_details`). Those
-of the step `train` are `train-driver` (asks the cache), `train` (a DAG), in it `executor` (skipped if the cache has
-it), and where `executor` may be tried again `executor(0)`, `executor(1)`, ... Whose `executor` is whose is told by
-`child_tasks`: the ids of a node's children, which Argo derives from their names.
+KFP 2.17 returns the nodes of the run's Argo workflow as a flat list without their ids (`run_details.task_details`). The
+nodes of the step `train` are `train-driver` (asks the cache), `train` (a DAG), in it `executor` (skipped if the cache
+has its outputs), and where `executor` may be retried `executor(0)`, `executor(1)`, ... The field `child_tasks` shows
+which `executor` belongs to which step: it has the ids of a node's children, which Argo computes from their names.
 
-A node that Argo omits, because a step before it failed, has a start time like any other, and no state. A run that
-somebody terminates goes through CANCELING and ends as FAILED, and so does the step that was running.
+A node that Argo omits, because a step before it failed, has a start time but no state. A run that a user terminates
+changes to CANCELING and then to FAILED, and so does the step that was running.
 """
 
 import datetime
@@ -17,15 +17,15 @@ from kfp_server_api import V2beta1PipelineTaskDetail, V2beta1Run
 from pipelines.pipeline import STEPS
 
 OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
-"""A run in one of these states changes no more."""
-MOST_TRIES = 20
+"""The final states of a run."""
+MAX_TRIES = 20
 OMITTED = "RUNTIME_STATE_UNSPECIFIED"
 LONG_AGO = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 @dataclass(frozen=True)
 class Step:
-    """ "running", "succeeded", "failed" or "stopped"; seconds so far as the cluster's clock told them; tries begun."""
+    """A step's state ("running", "succeeded", "failed", "stopped"), its seconds by the cluster's clock, its tries."""
 
     state: str
     seconds: float
@@ -34,14 +34,14 @@ class Step:
 
 
 def outcome(run: V2beta1Run) -> str:
-    """What a run that is over came to: "succeeded", "failed", or "stopped" where somebody terminated it."""
+    """Return the outcome of a run that is over: "succeeded", "failed", or "stopped" where a user terminated it."""
     if run.state == "SUCCEEDED":
         return "succeeded"
     return "stopped" if run.state == "CANCELED" or _terminated_at(run) else "failed"
 
 
 def _terminated_at(run: V2beta1Run) -> datetime.datetime | None:
-    """When somebody terminated the run. What was before KFP's Retry, which runs on an ended run, does not count."""
+    """Return when a user terminated the run; None where nobody did since KFP's last Retry of it."""
     history = list(run.state_history or [])
     while history and history[-1].state in OVER:
         history.pop()
@@ -54,7 +54,7 @@ def _terminated_at(run: V2beta1Run) -> datetime.datetime | None:
 
 
 def steps_of(run: V2beta1Run) -> dict[str, Step]:
-    """Every step that has begun, in the order in which they began."""
+    """Return the steps that have begun, in the order of their start."""
     details = (run.run_details and run.run_details.task_details) or []
     tasks = {task.display_name: task for task in details}
     children = {child.pod_name for task in details for child in task.child_tasks or []}
@@ -72,16 +72,16 @@ def steps_of(run: V2beta1Run) -> dict[str, Step]:
         tries = sum(name.endswith(")") for name in executors)
         cached = state == "succeeded" and bool(executors) and not tries
         begun[step], order[step] = Step(state, max(seconds, 0.0), cached, tries), driver.start_time
-    return {step: begun[step] for step in sorted(begun, key=order.get)}
+    return {step: begun[step] for step in sorted(begun, key=lambda step: order[step])}
 
 
 def _ended_after(time: datetime.datetime | None, task: V2beta1PipelineTaskDetail) -> bool:
-    """Argo's times are whole seconds."""
+    """Return whether a task ended after a time; Argo's times are whole seconds."""
     return time is not None and (not _is_set(task.end_time) or task.end_time >= time.replace(microsecond=0))
 
 
 def _is_set(time: datetime.datetime | None) -> bool:
-    """Whether the server knows it: what it does not know comes as the year 1 or 1970."""
+    """Return whether the server knows the time: an unknown time has the year 1 or 1970."""
     return time is not None and time.year > 1970
 
 
@@ -94,20 +94,20 @@ def _state(driver: V2beta1PipelineTaskDetail, main: V2beta1PipelineTaskDetail | 
 
 
 def _executors(ids: set[str], step: str) -> list[str]:
-    """The names of the step's executor nodes: of its tries where there are any, of the one skipped node otherwise.
+    """Return the names of the step's executor nodes: of its tries, or of the one skipped node.
 
-    A cluster may be set up to try every node again, so that each part of a name may end in (0), (1), ...
+    A cluster may be configured to retry every node: then each part of a name may end in (0), (1), ...
     """
     names = sorted({node.rpartition("-")[0] for node in ids})[:1]
     for part in ("", ".root", f".{step}", ".executor"):
-        tries = [[f"{name}{part}({n})" for n in range(MOST_TRIES)] for name in names]
-        there = [[name for name in numbered if _node_id(name) in ids] for numbered in tries]
-        names = [again for name, known in zip(names, there, strict=True) for again in known or [name + part]]
+        tries = [[f"{name}{part}({n})" for n in range(MAX_TRIES)] for name in names]
+        found = [[name for name in numbered if _node_id(name) in ids] for numbered in tries]
+        names = [retried for name, retries in zip(names, found, strict=True) for retried in retries or [name + part]]
     return [name for name in names if _node_id(name) in ids]
 
 
 def _node_id(name: str) -> str:
-    """Argo's id of the node of this name: the workflow's name and an FNV-1a hash."""
+    """Return Argo's id of the node of this name: the workflow's name and an FNV-1a hash."""
     digest = 2166136261
     for byte in name.encode():
         digest = ((digest ^ byte) * 16777619) % 2**32

@@ -1,4 +1,4 @@
-"""A run on a cluster as it goes on, in the look of a local one: each step, how it ended, and why one waits."""
+"""Print the progress of a run on a cluster as a local run does: each step, its end, and why a pod waits."""
 
 import time
 
@@ -7,24 +7,25 @@ from kfp_server_api import V2beta1Run
 from kubernetes.client import V1Pod
 from kubernetes.client.rest import ApiException
 
+from components.core.kubernetes_errors import error_text
+from components.core.pod_diagnosis import trouble
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection
-from pipelines.cluster.pod_diagnosis import trouble
 from pipelines.cluster.run_pods import is_driver, pods_of, reason, step_of
 from pipelines.cluster.steps import OVER, Step, steps_of
 from pipelines.pipeline import STEPS
 
 POLL_SECONDS = 3
 PATIENCE_SECONDS = 20
-"""What keeps a pod from starting is told once it has lasted this long: much of it passes by itself."""
+"""A pod that waits longer than this is reported; many pods wait for a shorter time."""
 SILENCE_SECONDS = 60
-"""So long a run may take to begin its first step before that is remarked on."""
+"""A run that starts no step within this time is reported."""
 
 
 class Watch:
-    """`steps` fills as the run goes on."""
+    """`steps` fills as the run proceeds."""
 
-    def __init__(self, api: Api, cluster: Connection, run_id: str):
+    def __init__(self, api: Api, cluster: Connection, run_id: str) -> None:
         self.api, self.run_id = api, run_id
         self.core, self.namespace = cluster.core, cluster.namespace
         self.steps: dict[str, Step] = {}
@@ -34,7 +35,7 @@ class Watch:
         self._waiting: dict[tuple[str, str], float] = {}
 
     def until_over(self) -> V2beta1Run:
-        """Show the run until it is over; what it came to."""
+        """Print the run's progress until it is over; return the run."""
         silent_until = time.monotonic() + SILENCE_SECONDS
         while True:
             run = self.api.run(self.run_id)
@@ -48,18 +49,18 @@ class Watch:
                 self._show_waiting(pod)
             if not pods and not self.steps and time.monotonic() > silent_until:
                 silent_until = float("inf")
-                self._say("      nothing has begun yet: is the workflow-controller up, beside KFP's other pods?")
+                self._print("      no step has begun yet: do the workflow-controller and KFP's other pods run?")
             time.sleep(POLL_SECONDS)
 
     def pods(self) -> list[V1Pod]:
-        """The run's pods; none where they cannot be seen, which is said once."""
+        """Return the run's pods; empty where they cannot be listed, which is printed once."""
         if self.core is None:
             return []
         try:
             return pods_of(self.core, self.namespace, self.run_id)
         except ApiException as error:
             if error.status in (401, 403):
-                self._say(f"      pods in namespace {self.namespace} cannot be listed: {error.status} {error.reason}")
+                self._print(f"      pods in namespace {self.namespace} cannot be listed: {error_text(error)}")
                 self.core = None
         except urllib3.exceptions.HTTPError:
             pass
@@ -67,7 +68,7 @@ class Watch:
 
     def _show(self, name: str, step: Step, pods: list[V1Pod]) -> None:
         if name not in self._tries:
-            self._say(f"[{len(self._tries) + 1}/{len(STEPS)}] {name}")
+            self._print(f"[{len(self._tries) + 1}/{len(STEPS)}] {name}")
             self._tries[name], self._last = 1, name
         prefix = "      " if name == self._last else f"      {name} "
         if step.tries > self._tries[name]:
@@ -75,10 +76,10 @@ class Watch:
             tries = [pod for pod in pods if step_of(pod) == name and not is_driver(pod)]
             failed = [pod for pod in tries[: step.tries - 1] if pod.status.phase == "Failed"]
             why = f": {reason(self.core, failed[-1])}" if failed else ""
-            self._say(f"{prefix}try {step.tries}; the one before failed{why}")
+            self._print(f"{prefix}try {step.tries}; the previous try failed{why}")
         if step.state != "running" and name not in self._ended:
             self._ended.add(name)
-            self._say(f"{prefix}{'from cache' if step.cached else f'{step.state} in {step.seconds:.1f} s'}")
+            self._print(f"{prefix}{'from cache' if step.cached else f'{step.state} in {step.seconds:.1f} s'}")
 
     def _show_waiting(self, pod: V1Pod) -> None:
         why = trouble(pod) if pod.status.phase == "Pending" else None
@@ -88,8 +89,8 @@ class Watch:
         since = self._waiting.setdefault(key, time.monotonic())
         if time.monotonic() - since >= PATIENCE_SECONDS:
             self._waiting[key] = float("inf")
-            self._say(f"      {step_of(pod) or pod.metadata.name} waits: {why}")
+            self._print(f"      {step_of(pod) or pod.metadata.name} waits: {why}")
 
     @staticmethod
-    def _say(line: str) -> None:
+    def _print(line: str) -> None:
         print(line, flush=True)

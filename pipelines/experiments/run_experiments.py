@@ -11,7 +11,6 @@ from pipelines import presets
 from pipelines.experiments.compare import BASELINE, LeftOut, compare
 from pipelines.experiments.report import report
 from pipelines.experiments.run_results import finished_run, is_in_mlflow, read_result, summaries
-from pipelines.local.services import ServiceError
 from pipelines.target import Target
 
 MOST_SEEDS = 100
@@ -72,7 +71,7 @@ def experiments(
         try:
             if code := target.run(data=data, preset=run.preset, settings=run.settings, state=state):
                 return code
-        except (StepError, ServiceError) as error:
+        except StepError as error:
             if first is None:
                 raise
             print(f"\n{without_logins(str(error))}", file=sys.stderr, flush=True)

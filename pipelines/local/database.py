@@ -1,4 +1,4 @@
-"""The embedded MLflow's database, brought to the schema of the MLflow that is installed."""
+"""Upgrade the database of the embedded MLflow to the schema of the installed MLflow."""
 
 import datetime
 import shutil
@@ -15,15 +15,15 @@ MIGRATIONS = "mlflow/store/db_migrations"
 
 
 def is_older(database: Path) -> bool:
-    """Whether an older MLflow wrote it; a file that is not there or empty is not older.
+    """Return whether an older MLflow wrote the database; False where it is missing or empty.
 
     Raises:
-        StepError: a newer MLflow wrote it, or it is no database.
+        StepError: a newer MLflow wrote it, or it is not a database.
     """
     schema = _schema(database)
     if schema is None:
         return False
-    from alembic.script import ScriptDirectory  # a second, for MLflow's migrations
+    from alembic.script import ScriptDirectory  # a second of imports, for MLflow's migrations
 
     script = ScriptDirectory(str(distribution("mlflow").locate_file(MIGRATIONS)))
     if schema not in {revision.revision for revision in script.walk_revisions()}:
@@ -35,10 +35,10 @@ def is_older(database: Path) -> bool:
 
 
 def upgrade(database: Path) -> Path:
-    """Upgrade it, and return where the copy from before lies. Until all is done the file stays as it was.
+    """Upgrade the database, and return the path of a copy from before. A failed upgrade leaves the file unchanged.
 
     Raises:
-        StepError: it cannot be upgraded, or there is no room for the copies.
+        StepError: it cannot be upgraded, or the disk has not enough room for the copies.
     """
     fresh = database.with_suffix(".new")
     before = database.with_name(f"{database.stem}-before-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}.db")
@@ -50,7 +50,7 @@ def upgrade(database: Path) -> Path:
         command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{fresh.name}"]
         done = subprocess.run(command, cwd=fresh.parent, capture_output=True, text=True, errors="replace")
         if done.returncode:
-            raise OSError("\n    ".join(["mlflow db upgrade says:", *done.stderr.strip().splitlines()[-8:]]))
+            raise OSError("\n    ".join(["mlflow db upgrade failed:", *done.stderr.strip().splitlines()[-8:]]))
         shutil.copy2(database, before)
         fresh.replace(database)
     except (OSError, sqlite3.Error) as error:
@@ -63,7 +63,7 @@ def upgrade(database: Path) -> Path:
 
 
 def _schema(database: Path) -> str | None:
-    """The revision that alembic noted in it; None where there is nothing in it yet."""
+    """Return the revision of the schema, as alembic recorded it; None for an empty database."""
     if not database.exists():
         return None
     try:
@@ -73,6 +73,6 @@ def _schema(database: Path) -> str | None:
             row = db.execute("select version_num from alembic_version").fetchone()
     except sqlite3.Error as error:
         raise StepError(
-            f"{database} cannot be read ({error}). Put back a copy of it, or move it away to start with an empty one"
+            f"{database} cannot be read ({error}). Restore a copy, or move it away to start with an empty one"
         ) from error
     return row and row[0]

@@ -1,8 +1,7 @@
-"""Run the compiled pipeline here through kfp.local, and show it to a person while it goes on."""
+"""Run the compiled pipeline on this machine through kfp.local, and print its progress."""
 
 import collections
 import contextlib
-import fcntl
 import io
 import logging
 import os
@@ -16,34 +15,31 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from kfp import components, local
 from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
-from components.core.step import ERROR_MARK, TOLD_TO_STOP, StepError, plain
-from pipelines.file_lock import lock
+from components.core.step import ERROR_MARK, SIGTERM_EXIT_CODE, StepError, plain
 from pipelines.image_tags import ROOT, image
-from pipelines.pipeline import STEPS, compile_to
+from pipelines.pipeline import STEP_HEADING, STEPS, compile_to
 
 GRACE_SECONDS = 10
 LAST_LINES = 15
-ENDED_BY = {
+CAUSE_OF_EXIT_CODE = {
     128 + signal.SIGKILL: "it was killed (SIGKILL), as a system does whose memory runs out. Give it more memory, or "
     "lower image_size, batch_size or base_channels.",
-    TOLD_TO_STOP: "it was told to stop (SIGTERM).",
-    128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Make room.",
+    SIGTERM_EXIT_CODE: "it was stopped (SIGTERM).",
+    128 + signal.SIGBUS: "its memory or its disk is full (SIGBUS). Free some.",
 }
-"""What ended a step that had no time for a word of its own."""
-STEP_MARK = "==="
-"""In the log, the line before a step's first."""
+"""For a step that ended without an error message of its own."""
 
 
 @dataclass
 class StepRun:
-    """What became of one step: "succeeded", "failed" or "stopped", its seconds, and whether it came from cache."""
+    """The end of one step: "succeeded", "failed" or "stopped", its seconds, and whether it came from cache."""
 
     state: str
     seconds: float
@@ -56,11 +52,11 @@ class StepFailed(StepError):
 
 
 class LocalRun:
-    """One run of the pipeline; `steps` fills as it goes on.
+    """One run of the pipeline; `steps` fills as the run proceeds.
 
-    kfp.local has no hooks, so while a run goes on three of its functions are replaced: the one around each
-    task (to see its start, end and cache hit), the one that names the Python (kfp's replaces the word wherever
-    it stands) and the one that starts its process (to show its output as it comes, and to leave no process behind).
+    kfp.local has no hooks, so three of its functions are replaced during a run: the one around each task (to see its
+    start, its end and a cache hit), the one that inserts the path of Python (kfp's replaces every "python3" of the
+    command) and the one that starts the process (to print its output at once, and to leave no process behind).
     """
 
     target = "local"
@@ -80,15 +76,15 @@ class LocalRun:
     def image(self, step: str) -> str:
         return image(step)
 
-    def lineage(self) -> dict[str, str]:
-        """What tells a step which run it belongs to and which code it is."""
+    def identification(self) -> dict[str, str]:
+        """Return the variables that give a step the id of its run and the version of its code."""
         return {"KFP_RUN_ID": self.run_id, "IMAGE_TAG": self.image("train")}
 
     def execute(self, arguments: dict, pipeline_root: Path, cache_root: Path) -> None:
-        """Compile and run.
+        """Compile and run the pipeline.
 
         Raises:
-            StepFailed: with the failing step's message.
+            StepFailed: a step failed; the message is the step's own.
         """
         definition = self.folder / "pipeline.yaml"
         compile_to(definition, {step: self.image(step) for step in STEPS})
@@ -97,9 +93,9 @@ class LocalRun:
         logging.disable(logging.INFO)
         try:
             with (
-                _by_a_short_path(workspace) as self.temporary,
+                _short_path(workspace) as self.temporary,
                 contextlib.redirect_stdout(io.StringIO()),
-                self._watching(),
+                self._patched_kfp(),
             ):
                 local.init(
                     runner=self.runner(),
@@ -115,18 +111,18 @@ class LocalRun:
             shutil.rmtree(workspace, ignore_errors=True)
         for name, step in self.steps.items():
             if step.state == "failed":
-                raise StepFailed("\n".join(self.error) or f"{name} failed without a word")
+                raise StepFailed("\n".join(self.error) or f"{name} failed without an error message")
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _patched_kfp(self) -> Iterator[None]:
         execute_task, handler = task_executor.execute_single_task, subprocess_task_handler
-        kfps = handler.replace_python_executable, handler.run_local_subprocess
+        original = handler.replace_python_executable, handler.run_local_subprocess
 
         def watched_task(**call):
             self.current, self.started_process, start = call["task_name"], False, time.perf_counter()
-            self._say(f"[{len(self.steps) + 1}/{len(STEPS)}] {self.current}")
+            self._print(f"[{len(self.steps) + 1}/{len(STEPS)}] {self.current}")
             step = self.steps[self.current] = StepRun("stopped", 0.0, False)
-            self.log.write(f"{STEP_MARK} {self.current}\n")
+            self.log.write(f"{STEP_HEADING} {self.current}\n")
             try:
                 outputs, status = execute_task(**call)
                 step.state = "succeeded" if status == Status.SUCCESS else "failed"
@@ -137,7 +133,7 @@ class LocalRun:
                 if step.state != "succeeded":
                     task_root = Path(call["pipeline_root"], call["pipeline_resource_name"], self.current)
                     shutil.rmtree(task_root, ignore_errors=True)
-            self._say(f"      {'from cache' if step.cached else f'{step.state} in {step.seconds:.1f} s'}")
+            self._print(f"      {'from cache' if step.cached else f'{step.state} in {step.seconds:.1f} s'}")
             return outputs, status
 
         task_executor.execute_single_task = watched_task
@@ -146,7 +142,7 @@ class LocalRun:
             yield
         finally:
             task_executor.execute_single_task = execute_task
-            handler.replace_python_executable, handler.run_local_subprocess = kfps
+            handler.replace_python_executable, handler.run_local_subprocess = original
 
     def _run_process(self, full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
         self.started_process = True
@@ -154,7 +150,7 @@ class LocalRun:
             **os.environ,
             **self.environment,
             **(env_vars or {}),
-            **self.lineage(),
+            **self.identification(),
             "PYTHONPATH": str(ROOT),
             "PYTHONUTF8": "1",
             "PYTHONUNBUFFERED": "1",
@@ -171,48 +167,49 @@ class LocalRun:
             env=environment,
             start_new_session=True,
         )
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
         try:
-            last = collections.deque(maxlen=LAST_LINES)
-            for line in self._without_kfp_chatter(process.stdout, last):
-                self._say(f"      {line}")
+            last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
+            for line in self._step_lines(process.stdout, last):
+                self._print(f"      {line}")
             if code := process.wait():
                 code = 128 - code if code < 0 else code
-                if why := ENDED_BY.get(code):
-                    self.error = self.error or [f"{self.current}: {why} The same command goes on from here."]
+                if cause := CAUSE_OF_EXIT_CODE.get(code):
+                    self.error = self.error or [f"{self.current}: {cause} The same command continues from here."]
                 self.error = self.error or [f"{self.current}: ended with exit code {code}; its last lines:", *last]
             return code
         finally:
             _end_group(process)
 
-    def _without_kfp_chatter(self, lines: TextIO, last: collections.deque) -> Iterator[str]:
-        """The step's own lines; KFP's executor first prints a header and its whole input as JSON."""
-        own = False
+    def _step_lines(self, lines: IO[str], last: collections.deque[str]) -> Iterator[str]:
+        """Yield the step's own lines; KFP's executor first prints a header and its whole input as JSON."""
+        after_header = False
         for line in lines:
             line = plain(line.rstrip("\n"))
             self.log.write(line + "\n")
             last.append(line)
             if self.error or line.startswith(f"{ERROR_MARK} {self.current}: "):
                 self.error.append(line.removeprefix(f"{ERROR_MARK} "))
-            elif own and not line.startswith("Wrote executor output file"):
+            elif after_header and not line.startswith("Wrote executor output file"):
                 yield line
-            own = own or line == "}"
+            after_header = after_header or line == "}"
         self.log.flush()
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)
 
 
 @contextlib.contextmanager
-def _by_a_short_path(folder: Path) -> Iterator[str]:
-    """Inside, a link leads to the folder: the path of a socket below it has room for 107 bytes at most.
+def _short_path(folder: Path) -> Iterator[str]:
+    """Yield a short link to the folder: the path of a socket below it has room for 107 bytes at most.
 
-    What lies there stays in the folder, which is this run's own and has the room.
+    Files written there stay in the folder, which belongs to this run alone and is on a disk with room for them.
     """
-    with contextlib.ExitStack() as at_the_end:
+    with contextlib.ExitStack() as stack:
         try:
-            link = Path(at_the_end.enter_context(tempfile.TemporaryDirectory(prefix="dwi-")), "t")
+            link = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dwi-")), "t")
             link.symlink_to(folder.resolve())
-        except OSError:  # the system's folder for temporary files is full, or not ours
+        except OSError:  # the system's temporary folder is full, or cannot be written
             link = folder
         yield str(link)
 
@@ -224,7 +221,7 @@ def with_python(command: list[str], python: str) -> list[str]:
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    """End whatever is left of a step's process group: politely where it still runs, then for good."""
+    """End the rest of a step's process group: with SIGTERM where the step still runs, then with SIGKILL."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -232,35 +229,3 @@ def _end_group(process: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def is_running(state: Path) -> bool:
-    """Whether a run holds the state folder now."""
-    with contextlib.suppress(FileNotFoundError), (state / "run.lock").open() as file:
-        try:
-            lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-@contextlib.contextmanager
-def alone(state: Path) -> Iterator[None]:
-    """Hold the state folder for one run; a second one is told to wait.
-
-    Raises:
-        StepError: another run holds it, or it lies where there are no locks.
-    """
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "run.lock").open("a+") as file:
-        try:
-            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise StepError(
-                f"another pipeline run is going on here (process {file.read().strip()}). Wait until it ends."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

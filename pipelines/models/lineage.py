@@ -12,18 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.core.machine import TRAINING, sources_digest
+from components.core import code_closure
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import file_sha256
-from components.register.register import CARD, PACKED
+from components.register.register import CARD
 from components.registry.ledger import NAMES_ENTRY, Ledger, champions
 from components.registry.ledger_entry import differences
 from components.registry.ledger_pairing import strangers
 from components.registry.model_digest import model_digest
 from components.registry.tracking import MODEL_NAME, evaluation_digest
-from pipelines.cluster.kubernetes import sources_tag
-from pipelines.image_tags import commit, image
+from pipelines.image_tags import commit, image, sources_tag
 from pipelines.models import registry
 from pipelines.models.link_report import CHANGED, NOT_REACHED, NOT_REGISTERED, OK, LinkReport, NotReached
 from pipelines.models.registry_check import UNREADABLE, description_digest, other_measures, other_numbers
@@ -127,13 +126,21 @@ def _numbers(
 
 
 def _packed(model: Path) -> str:
-    """Return the digest of the model's code. MLflow loads model.py from the folder above that code."""
-    root = model / "code" / "components"
-    if not root.is_dir():
-        raise NotReached("the registered model has no code")
-    if file_sha256(model / "model.py") != file_sha256(root / "register" / "model.py"):
-        return "its model.py is not the one of its code"
-    return sources_digest(*PACKED, root=root)
+    """Return the digest of the code that came with the model; MLflow runs the entry file's copy beside that folder."""
+    code, entry = model / "code", code_closure.MODEL
+    if not (code / entry).is_file():
+        raise NotReached(f"the registered model holds no {entry}")
+    copy = model / Path(entry).name
+    if file_sha256(copy) != file_sha256(code / entry):
+        return f"its {copy.name} is not the one of its code"
+    try:
+        imported = code_closure.closure(entry, root=code)
+    except SyntaxError as error:
+        return f"its code is not Python: {error}"
+    packed = {path.relative_to(code).as_posix() for path in code.rglob("*") if path.is_file()}
+    if unused := sorted(path for path in packed - {*imported} if "__pycache__" not in path):
+        return f"its code holds {unused[0]}, which it does not import"
+    return code_closure.files_digest(imported, code)
 
 
 def _code(report: LinkReport, tags: dict[str, str], files: VersionFiles) -> None:
@@ -160,7 +167,7 @@ def _code(report: LinkReport, tags: dict[str, str], files: VersionFiles) -> None
         code = _facts(files)["decides"]["code"]
     except (NotReached, *UNREADABLE):
         code = None
-    of_checkout("training's code", code, str(code), {sources_digest(*TRAINING)})
+    of_checkout("training's code", code, str(code), {code_closure.steps_digest(*code_closure.TRAINING_STEPS)})
 
 
 def _training(report: LinkReport, tags: dict[str, str], files: VersionFiles) -> None:

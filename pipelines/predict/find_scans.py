@@ -8,7 +8,7 @@ from components.core.step import StepError
 from components.core.text import shown
 from components.ingest.discover import discover
 from components.ingest.file_names import BIDS_DWI, BIDS_MASK, DERIVED, FLAT, SOURCE
-from components.ingest.found_files import Case, Found, homes, in_predictions
+from components.ingest.found_files import Found, FoundCase, in_predictions, prediction_folders
 from components.scans.prediction_mark import read_mark
 from pipelines.predict.file_kind import WORDS, channels, named
 from pipelines.upload import files_of
@@ -27,7 +27,7 @@ def find(folder: Path) -> Found:
     """
     folder = folder.resolve()
     everything = list(files_of(folder))
-    results = homes(everything)
+    results = prediction_folders(everything)
     aside = {k for k in everything if SOURCE.search(k) or in_predictions(k, results) or _is_marked(folder / k)}
     keys = [k for k in everything if k not in aside and not _is_mask(k)]
     laid_out = any(FLAT.match(k) or BIDS_DWI.match(k) for k in keys)
@@ -75,15 +75,15 @@ def _without_layout(keys: list[str]) -> Found:
         refused |= {key: f"names that differ only in case or packing: {', '.join(same)}" for key in same}
     scans = {stem: _stem(same[0]) for stem, same in stems.items() if len(same) == 1}
     further = channels(list(scans))
-    cases: dict[str, Case] = {}
-    belonging: dict[str, list[Case]] = defaultdict(list)
+    cases: dict[str, FoundCase] = {}
+    belonging: dict[str, list[FoundCase]] = defaultdict(list)
     others: list[str] = []
     for stem, name in sorted(scans.items(), key=lambda item: named(item[0]).kind, reverse=True):
         says = named(stem)
         if stem in further or says.kind not in ("", "dwi"):
             others.append(stem)
         else:
-            cases[stem] = Case(name, name, image=[stems[stem][0]])
+            cases[stem] = FoundCase(name, name, image=[stems[stem][0]])
             belonging[says.of].append(cases[stem])
     for stem in sorted(others):
         says, key = named(stem), stems[stem][0]
@@ -109,7 +109,7 @@ def _stem(key: str) -> str:
     return NIFTI.sub(r"\1", key)
 
 
-def _only_scan(folder: str, cases: dict[str, Case]) -> list[Case]:
+def _only_scan(folder: str, cases: dict[str, FoundCase]) -> list[FoundCase]:
     """Return the case of the only scan in a folder ("" or ends with "/"), for a file whose name is just its kind."""
     if folder and not folder.endswith("/"):
         return []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.artifacts.synthetic import WARNING
 from components.core.step import StepError
-from pipelines.local.services import HOST, is_free
+from pipelines.ports import HOST, free_port_near, is_free, is_port
 from pipelines.predict.segmenter import Segmenter
 
 REQUEST_SECONDS = 600
@@ -73,12 +73,12 @@ python3 -c 'import base64, json; answer = json.load(open("answer.json")); row = 
 
 
 def _port(text: str) -> int:
-    if not (text.isdecimal() and 1024 <= int(text) <= 65535):
+    if not is_port(text):
         raise StepError(
             f"SERVE_PORT is {text!r}, not a port from 1024 to 65535. Choose one: make serve SERVE_PORT=5001"
         )
     if not is_free(int(text)):
-        other = next(n for n in (*range(int(text) + 1, 65536), *range(1024, int(text))) if is_free(n))
+        other = free_port_near(int(text))
         raise StepError(
             f"port {text} on {HOST} is taken by another program. Choose another: make serve SERVE_PORT={other}"
         )

@@ -1,7 +1,6 @@
 """Preprocessing against its floor: decompress each file and resize each slice once, as parallel; within 2 is wanted."""
 
 import gzip
-import json
 import statistics
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from components.artifacts.cases import Case
 from components.core.machine import cpus
 from components.ingest.discover import discover
 from components.ingest.ingest import check
@@ -27,14 +27,14 @@ def measure() -> Iterator[dict]:
         root = Path(temporary)
         write_scans(root / "scans", CASES)
         found = discover(p.relative_to(root / "scans").as_posix() for p in (root / "scans").rglob("*.nii.gz"))
-        facts = check(found, root / "scans", root / "cases")
-        (root / "cases" / "cases.json").write_text(json.dumps(facts))
+        validated = check(found, root / "scans", root / "cases")
+        validated.write(root / "cases")
         ratios, ours = [], []
         for round_number in range(ROUNDS + 1):
             start = time.perf_counter()
             preprocess(root / "cases", root / f"slices{round_number}", SIDE, "slice")
             middle = time.perf_counter()
-            _floor(root / "cases", facts["cases"])
+            _floor(root / "cases", validated.cases)
             if round_number:
                 ours.append(middle - start)
                 ratios.append(ours[-1] / (time.perf_counter() - middle))
@@ -47,11 +47,11 @@ def measure() -> Iterator[dict]:
     }
 
 
-def _floor(folder: Path, cases: list[dict]) -> None:
-    def one(job: tuple[dict, str, type]) -> None:
+def _floor(folder: Path, cases: list[Case]) -> None:
+    def one(job: tuple[Case, str, type]) -> None:
         case, kind, dtype = job
-        raw = gzip.decompress((folder / case["files"][kind]).read_bytes())
-        volume = np.frombuffer(raw, dtype, int(np.prod(case["shape"])), HEADER).reshape(case["shape"], order="F")
+        raw = gzip.decompress((folder / case.files[kind]).read_bytes())
+        volume = np.frombuffer(raw, dtype, int(np.prod(case.shape)), HEADER).reshape(case.shape, order="F")
         for s in range(volume.shape[2]):
             cv2.resize(np.ascontiguousarray(volume[:, :, s], np.float32), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
 

@@ -56,11 +56,10 @@ def ingested(scans: Path, cases: Path) -> Path:
         StepError: no scan of the folder has a mask.
     """
     keys = [path.relative_to(scans).as_posix() for path in sorted(scans.rglob("*")) if path.is_file()]
-    facts = check(discover(keys), scans, cases)
-    if not any(case["labelled"] for case in facts["cases"]):
+    validated = check(discover(keys), scans, cases, data_uri="s3://benchmark/scans", data_version=scans.parent.name)
+    if not any(case.labelled for case in validated.cases):
         raise StepError(f"{scans} holds no scan with a mask that can be used: make check-data DATA={scans} says why.")
-    known = {"data_version": scans.parent.name, "data_uri": "s3://benchmark/scans"}
-    (cases / "cases.json").write_text(json.dumps(facts | known))
+    validated.write(cases)
     return cases
 
 

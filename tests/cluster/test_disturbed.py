@@ -56,7 +56,7 @@ def test_a_failed_training_says_where_the_same_command_goes_on_and_no_later_step
         time.sleep(1)
     code, log = run.ended()
     last = [line for line in log.splitlines() if line.strip() and not line.startswith("make")][-1]
-    assert code != 0 and re.fullmatch(r"The same command goes on after epoch \d+\.", last)
+    assert code != 0 and re.fullmatch(r"The same command continues after epoch \d+\.", last)
     assert run.summary()["steps"]["train"]["state"] == "failed" and "evaluate" not in run.summary()["steps"]
     assert "[6/7]" not in log and "launcher" not in log and " Normal " not in log
 

@@ -14,12 +14,13 @@ from unittest.mock import patch
 
 import numpy as np
 
+from components.artifacts.split_file import split_digest
 from components.core.settings import Settings
 from components.core.step import StepError
 from components.ingest.discover import discover
-from components.ingest.file_names import unfit
+from components.ingest.file_names import name_problem
 from components.ingest.ingest import check
-from components.ingest.participants import participants
+from components.ingest.participants import read_participants
 from components.registry import split_history
 from components.registry.ledger import NAMES_ENTRY, Ledger
 from components.scans.adc import from_b0, in_kept_unit
@@ -72,7 +73,7 @@ def array(content: bytes) -> str:
 def keys(content: bytes) -> str:
     listed = list(dict.fromkeys(content.decode(errors="surrogateescape").split("\n")))
     answers = []
-    with patch("pipelines.predict.find_scans.files_of", lambda _: [k for k in listed if not unfit(k)]):
+    with patch("pipelines.predict.find_scans.files_of", lambda _: [k for k in listed if not name_problem(k)]):
         for search in (lambda: discover(listed), lambda: find(Path("somewhere"))):
             try:
                 found = search()
@@ -81,7 +82,7 @@ def keys(content: bytes) -> str:
                 continue
             names = [case.name for case in found.cases]
             assert len(set(names)) == len(names) and not found.refused.keys() & set(names)
-            assert all(key in listed and not unfit(key) for case in found.cases for key in case.keys)
+            assert all(key in listed and not name_problem(key) for case in found.cases for key in case.keys)
             answers += [TAKEN] * bool(found.cases) or [kind(next(iter(found.refused.values()), "nothing"))]
     return answers[0]
 
@@ -89,7 +90,7 @@ def keys(content: bytes) -> str:
 def table(content: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "participants.tsv").write_bytes(content)
-        told = participants(Path(folder), ["sub-1", "sub-2"])
+        told = read_participants(Path(folder), ["sub-1", "sub-2"])
     for values in (told.site, told.scanner):
         assert values.keys() <= {"sub-1", "sub-2"}
         assert all(0 < len(v) <= 40 and v.isprintable() for v in values.values())
@@ -100,9 +101,8 @@ def table(content: bytes) -> str:
 def description(content: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "dataset_description.json").write_bytes(content)
-        facts = check(discover(["images/none.nii", "masks/none.nii"]), Path(folder), Path(folder) / "cases")
-    assert facts["synthetic"] in (True, False)
-    return f"synthetic: {facts['synthetic']}"
+        found = check(discover(["images/none.nii", "masks/none.nii"]), Path(folder), Path(folder) / "cases")
+    return f"synthetic: {found.synthetic}"
 
 
 def _settings(load: Callable[[], Settings]) -> str:
@@ -123,7 +123,7 @@ def adc(content: bytes) -> str:
     """Values of an ADC map, then of a b0."""
     map_ = np.resize(np.frombuffer(content[: len(content) // 4 * 4], np.float32), SMALL.shape)
     answers = []
-    for make in (lambda: in_kept_unit(map_, GRID, SMALL, GRID)[0], lambda: from_b0(map_, GRID, SMALL, GRID)):
+    for make in (lambda: in_kept_unit(map_, GRID, SMALL, GRID)[0], lambda: from_b0(map_, GRID, SMALL, GRID, 1000)):
         try:
             assert np.isfinite(make()).all()
             answers.append(TAKEN)
@@ -145,7 +145,7 @@ def ledger(content: bytes) -> str:
 
 
 def split(content: bytes) -> str:
-    """The split.json of an MLflow run, as the next split is carried on from it."""
+    """The split.json of an MLflow run, as the next split extends it."""
     entry = SimpleNamespace(run_id="r", version="1", tags={})
     client = SimpleNamespace(
         search_model_versions=lambda _: [entry],
@@ -155,7 +155,7 @@ def split(content: bytes) -> str:
     text = content.decode(errors="replace")
     with patch("mlflow.MlflowClient", lambda: client), patch("mlflow.artifacts.load_text", lambda _: text):
         try:
-            assert len(split_history.to_carry_on_from("s3://b/data", "v", {}, False)) == 64
+            assert len(split_history.history_to_extend("s3://b/data", "v", {}, False)) == 64
         except StepError as reason:
             return kind(reason)
     return TAKEN
@@ -179,7 +179,7 @@ def seeds(name: str) -> list[bytes]:
     }  # fmt: skip
     person = {"patient": "p", "data_uri": "s3://b/data", "subset": "train", "images": []}
     patients, lineage = {"train": ["p"]}, {"people": [person], "drawn": None}
-    old = {"digest": split_history.split_digest(patients), "patients": patients}
+    old = {"digest": split_digest(patients), "patients": patients}
     return {
         "nifti": [small, packed(small), small + bytes(99)],
         "gzipped": [small, packed(small)],

@@ -35,7 +35,7 @@ KEYS = [
     Keys("a mask alone", ["masks/P.npy"], {"P": "mask without an image"}),
     Keys("two types", ["images/P.npy", "images/P.nii.gz", "masks/P.npy"], {"P": "two files in images/"}),
     Keys("two masks", ["images/P.npy", "masks/P.npy", "masks/P.nii"], {"P": "2 masks where one is expected"}),
-    Keys("an image and a mask of two data sets", ["a/images/P.npy", "b/masks/P.npy"], {"P": "lie in two data sets"}),
+    Keys("an image and a mask of two data sets", ["a/images/P.npy", "b/masks/P.npy"], {"P": "are in two data sets"}),
     Keys("slices of two data sets", ["a/images/P_Slice_1.npy", "b/images/P_Slice_2.npy"], {"P": "in several folders"}),
     Keys("another patient's folder", ["sub-1/images/sub-2.npy", "sub-1/masks/sub-2.npy"], {"sub-2": "another patient"}),
     Keys("another session's folder", ["sub-1/ses-1/images/ses-2.npy"], {"ses-2": "another session"}),

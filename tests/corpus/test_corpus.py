@@ -59,7 +59,7 @@ def checked_set(tmp_path):
             put(folder, "masks/sub-good_ses-1.npy", npy(MASK))
         else:
             put_case(folder, "sub-good", packed(nifti()), packed(nifti(MASK)), packed(nifti(ADC)))
-        facts = check(discover(files_of(folder)), folder, tmp_path / "cases")
+        facts = check(discover(files_of(folder)), folder, tmp_path / "cases").model_dump()
         good = {c["case"]: c for c in facts["cases"]}[GOOD]
         assert good["labelled"] and good["repairs"] == (ASSUMED if facts["layout"] == "images/masks" else [])
         return facts

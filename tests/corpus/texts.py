@@ -18,7 +18,7 @@ PARTICIPANTS = [
     Text("nulls", bytes(5000), "no column participant_id"),
     Text("17 MiB", b"x" * (17 << 20), "larger than 16 MiB"),
     Text("no site", "participant_id\tage\nsub-good\t80\n", "no column for site or scanner"),
-    Text("a line too long", "participant_id\tsite\nsub-good\tX\tY\n", "another length"),
+    Text("a line too long", "participant_id\tsite\nsub-good\tX\tY\n", "number of columns"),
     Text("a patient twice", "participant_id\tsite\nsub-good\tX\nsub-good\tY\n", "listed twice"),
     Text("a column twice", "participant_id\tsite\tsite\nsub-good\tX\tY\n", "column site twice"),
     Text("the patients' column twice", "participant_id\tparticipant_id\tsite\na\tsub-good\tY\n", "participant_id twice"),

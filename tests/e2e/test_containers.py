@@ -14,9 +14,9 @@ import pytest
 
 from components.registry.tracking import MODEL_NAME
 from pipelines.cluster.kubernetes import sources_tag
-from pipelines.local.sandbox import LOCKED, user
 from pipelines.pipeline import STEPS
 from tests.support.checkout import ROOT, Checkout
+from tests.support.sandbox import LOCKED, user
 
 pytestmark = pytest.mark.slow
 
@@ -99,7 +99,9 @@ def checkout(images, tmp_path_factory):
 @pytest.fixture(scope="module")
 def start(checkout, request):
     data = REAL if REAL.is_dir() else request.getfixturevalue("demo_scans")
-    return lambda settings: checkout.start("run", "--data", str(data), "--set", settings, "--target", "containers")
+    return lambda settings: checkout.start(
+        "run", "--data", str(data), "--set", settings, module="tests.support.containers"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,26 +12,29 @@ WAIT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def browser(first):
+def browser(checkout, first):
+    """A browser that is logged in and keeps what it loaded: MLflow's pages are large."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = launch(playwright)
-        yield browser
+        context = browser.new_context(viewport={"width": 1360, "height": 950})
+        context.set_default_timeout(WAIT_MS)
+        log_in(context.new_page(), checkout.services())
+        yield context
         browser.close()
 
 
 @pytest.fixture
-def page(browser, checkout, request):
-    page = browser.new_page(viewport={"width": 1360, "height": 950})
-    page.set_default_timeout(WAIT_MS)
-    log_in(page, checkout.services())
+def page(browser, request):
+    page = browser.new_page()
     yield page
     close = page.get_by_role("button", name="Close")
     if close.count():
         close.first.click()
     if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{request.node.name}.png")
+    page.close()
 
 
 @pytest.fixture
@@ -53,12 +56,14 @@ def test_the_run_page_shows_the_metrics(page, run_url, first):
     assert f"{first['metrics']['test_dice_mean']:.3f}"[:4] in page.content()
 
 
+@pytest.mark.slow
 def test_the_curves_are_drawn(page, run_url):
     page.goto(below(run_url, "model-metrics"))
     page.get_by_placeholder("Search metric charts").fill("val_dice")
     page.get_by_text("(val_dice)").first.wait_for()
 
 
+@pytest.mark.slow
 def test_an_overlay_can_be_looked_at(page, run_url, checkout, first):
     artifacts = checkout.state / "s3" / "dwi-stroke" / "artifacts"
     picture = next(artifacts.glob("*/evaluate/evaluation/test_predictions/*"))
@@ -78,6 +83,7 @@ def test_the_versions_page_shows_its_card_and_leads_to_the_whole_of_it(page, che
     page.get_by_role("heading", name="Failures", exact=True).wait_for()
 
 
+@pytest.mark.slow
 def test_the_registry_shows_the_version_and_its_aliases(page, checkout, first):
     uri = checkout.services()["MLFLOW_TRACKING_URI"]
     page.goto(f"{uri}/#/models/{first['model']['name']}")

@@ -126,7 +126,7 @@ def test_sigterm_of_the_training_step_is_told_from_a_failure_and_loses_no_batch(
     out, _ = process.communicate()
     assert process.returncode == 1
     assert "told to stop (SIGTERM): kept to epoch" in out
-    assert "train: it was told to stop (SIGTERM). The same command goes on from here." in out
+    assert "train: it was stopped (SIGTERM). The same command continues from here." in out
 
 
 def test_ctrl_c_leaves_no_process_and_nothing_half_written(checkout, demo_scans, undisturbed):

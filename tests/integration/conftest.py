@@ -1,4 +1,5 @@
 import json
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -41,9 +42,11 @@ SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory, empty_database):
     """The environment of a real S3 and a real MLflow server, for this session's tests."""
     state = tmp_path_factory.mktemp("servers")
+    (state / "mlflow").mkdir(mode=0o700)
+    shutil.copy(empty_database, state / "mlflow" / services.DATABASE)
     with pytest.MonkeyPatch.context() as patch:
         _forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):
@@ -82,44 +85,63 @@ def versionless(registry):
     return registry
 
 
+@pytest.fixture(scope="session")
+def logged_models():
+    """The models that tests logged: (MLflow's info, run, tags) by what they asked for. Logging one takes seconds."""
+    return {}
+
+
 @pytest.fixture
-def champion(registry, tmp_path):
-    """Registers a tiny network and makes it champion; its version. `bias` moves all its logits."""
+def champion(registry, logged_models):
+    """Register a tiny network and make it champion; return its version. `bias` moves all its logits."""
 
     def make(bias: float = 0.0, **facts) -> str:
-        torch.manual_seed(0)
-        network = AttentionUNet(4, 6 if facts.get("inputs") == "dwi+adc" else 3)
-        torch.nn.init.constant_(network.head.bias, bias)
-        folder = tmp_path / "weights"
-        folder.mkdir(exist_ok=True)
-        torch.save(network.state_dict(), folder / "best_model.pth")
-        known = {
-            "base_channels": 4, "image_size": 32, "normalization": "slice", "precision": "float32", "threshold": 0.5,
-            "inputs": "dwi",
-        }  # fmt: skip
-        (folder / "model.json").write_text(json.dumps(known | facts))
-        run = registry.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
-        return _champion(registry, _log(SimpleNamespace(id=run), folder), run)
+        key = json.dumps([bias, facts], sort_keys=True)
+        if key not in logged_models:
+            logged_models[key] = _logged_network(registry, bias, facts)
+        return _champion(registry, *logged_models[key])
 
     return make
 
 
 @pytest.fixture
-def old_champion(registry, tmp_path):
-    """One from before there were intervals, flags and probabilities."""
-    code = tmp_path / "old_model.py"
-    code.write_text(OLD_MODEL)
+def old_champion(registry, logged_models):
+    """A champion of the time before intervals, flags and probabilities."""
+    if "old" not in logged_models:
+        logged_models["old"] = _logged_old_model()
+    return _champion(registry, *logged_models["old"])
+
+
+def _logged_network(client, bias: float, facts: dict) -> tuple:
+    torch.manual_seed(0)
+    network = AttentionUNet(4, 6 if facts.get("inputs") == "dwi+adc" else 3)
+    torch.nn.init.constant_(network.head.bias, bias)
+    usual = {
+        "base_channels": 4, "image_size": 32, "normalization": "slice", "precision": "float32", "threshold": 0.5,
+        "inputs": "dwi",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(network.state_dict(), folder / "best_model.pth")
+        (folder / "model.json").write_text(json.dumps(usual | facts))
+        run = client.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
+        info = _log(SimpleNamespace(id=run), folder)
+    return info, run, _digests(info.model_uri)
+
+
+def _logged_old_model() -> tuple:
     schema = mlflow.types.Schema([mlflow.types.ColSpec("binary", "scan")])
-    with mlflow.start_run() as run:
-        signature = mlflow.models.ModelSignature(inputs=schema)
+    signature = mlflow.models.ModelSignature(inputs=schema)
+    with tempfile.TemporaryDirectory() as name, mlflow.start_run() as run:
+        code = Path(name) / "old_model.py"
+        code.write_text(OLD_MODEL)
         info = mlflow.pyfunc.log_model(name="model", python_model=str(code), signature=signature)
-    return _champion(registry, info, run.info.run_id)
+    return info, run.info.run_id, _digests(info.model_uri)
 
 
-def _champion(client, info, run: str) -> str:
+def _champion(client, info, run: str, tags: dict[str, str]) -> str:
     if not client.search_registered_models(f"name = '{MODEL_NAME}'"):
         client.create_registered_model(MODEL_NAME)
-    tags = _digests(info.model_uri)
     version = client.create_model_version(MODEL_NAME, info.model_uri, run, tags, model_id=info.model_id).version
     client.set_registered_model_alias(MODEL_NAME, "champion", version)
     return str(version)

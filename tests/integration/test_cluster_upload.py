@@ -9,7 +9,7 @@ from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.cluster import connect
 from pipelines.cluster.storage import data_address
-from tests.support.cluster_stand_in import Kubernetes, fake_kubectl
+from tests.support.kubernetes_stand_in import Kubernetes, fake_kubectl
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 

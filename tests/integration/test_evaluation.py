@@ -34,10 +34,9 @@ def inputs(tmp_path_factory, make_scan, write_case, keys_of) -> list[Path]:
         if number >= LESION_FREE:
             dwi[mask > 0], mask[:] = 105, 0
         write_case(scans, f"sub-{number:02d}", dwi=dwi, mask=mask)
-    facts = check(discover(keys_of(scans)), scans, cases)
-    for number, case in enumerate(facts["cases"]):
-        case["site"] = "AB"[number % 2]
-    (cases / "cases.json").write_text(json.dumps({**facts, "data_version": "1", "data_uri": "s3://scans"}))
+    validated = check(discover(keys_of(scans)), scans, cases, data_uri="s3://scans", data_version="1")
+    sited = [case.model_copy(update={"site": "AB"[number % 2]}) for number, case in enumerate(validated.cases)]
+    validated.model_copy(update={"cases": sited}).write(cases)
     preprocess(cases, slices, 32, "volume")
     split(cases, parts, folder / "split.html", (0.4, 0.3, 0.3), 0)
     page.write_text("<html></html>")
@@ -57,6 +56,7 @@ def evaluated(inputs, tmp_path, servers_here, monkeypatch):
     return model, evaluation, out, run
 
 
+@pytest.mark.slow
 def test_what_the_model_says_of_itself_is_measured_and_shown(evaluated):
     model, evaluation, page, run = evaluated
     facts, measured = load_model(model)[1], json.loads((evaluation / "test_metrics.json").read_text())

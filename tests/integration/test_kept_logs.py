@@ -8,8 +8,9 @@ import pytest
 from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.cluster import connect
-from pipelines.cluster.logs import pipeline_logs
-from tests.support.cluster_stand_in import AFTER_A_STEP, RUN_ID, Kubeflow, Kubernetes, Workflow, fake_kubectl
+from pipelines.logs import pipeline_logs
+from tests.support.kubeflow_stand_in import RUN_ID, Kubeflow, Workflow
+from tests.support.kubernetes_stand_in import AFTER_A_STEP, Kubernetes, fake_kubectl
 
 ARGO = """
 archiveLogs: true
@@ -99,7 +100,7 @@ def test_a_pod_that_is_there_is_read_itself(logs, keep, kubernetes, capsys):
 
 def test_what_was_not_kept_is_said(logs, keep):
     keep("train", "epoch 1\n")
-    with pytest.raises(StepError, match=r"no pods of evaluate .* KFP keeps no log"):
+    with pytest.raises(StepError, match=r"no pods of evaluate .* KFP has no archived log"):
         logs("evaluate")
 
 

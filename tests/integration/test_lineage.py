@@ -152,6 +152,7 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
     assert re.search(r"(Every link is as it was when this version was registered|Not verified).*$", out)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("ending", "below", "names"),
     [
@@ -227,6 +228,7 @@ def in_mlflow(here, version):
             client.set_model_version_tag(MODEL_NAME, version.version, tag, value)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("tag", "value", "names"),
     [
@@ -309,7 +311,7 @@ def test_a_version_that_is_none_is_answered_in_words(trace, model):
 
 def test_code_of_another_commit_cannot_be_verified_and_the_way_to_it_is_said(trace, monkeypatch, version):
     monkeypatch.setattr("pipelines.models.lineage.image", lambda step: "dwi-stroke-python-train:ffffffffffffffff")
-    monkeypatch.setattr("pipelines.models.lineage.sources_digest", lambda *_, **__: version.tags["code_sha256"])
+    monkeypatch.setattr("components.core.code_closure.steps_digest", lambda *steps: "f" * 64)
     monkeypatch.setattr("pipelines.models.lineage.commit", lambda: "e" * 40)
     code, out = trace()
     (line,) = (x for x in links(out, "NOT REACHED") if image("train") in x)
@@ -356,6 +358,7 @@ def test_registering_again_makes_no_new_version_and_leaves_card_and_run(here, ve
     assert mlflow.MlflowClient().get_model_version(MODEL_NAME, version.version).description == version.description
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", FOUND)
 def test_an_evaluation_without_a_part_is_not_registered(here, version, artifacts, tmp_path, name):
     measured = json.loads((artifacts[1] / "test_metrics.json").read_text())
@@ -366,6 +369,7 @@ def test_an_evaluation_without_a_part_is_not_registered(here, version, artifacts
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("folder", "name", "alter"),
     [

@@ -8,6 +8,7 @@ import mlflow
 import pytest
 import torch
 
+from components.artifacts.split_file import split_digest
 from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
@@ -31,7 +32,6 @@ from components.registry.ledger import (
 from components.registry.ledger_entry import CODE, written
 from components.registry.ledger_pairing import RENEW
 from components.registry.ledger_pairing import TAG as TAG_OF_MARK
-from components.registry.split_history import split_digest
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.models import promotion
 from pipelines.predict.segmenter import Segmenter
@@ -134,6 +134,7 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
     }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("short", "said"),
     [
@@ -309,6 +310,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
     [
@@ -411,6 +413,7 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
     assert champion(client) == "2"
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("model", "reason", "said"),
     [
@@ -455,6 +458,7 @@ def put_into_bucket(facts: dict, **other) -> None:
     Ledger().storage.put(entry.key, blob)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
 def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
     settle(client, two[1], compared(0.45, 0.5))
@@ -514,6 +518,7 @@ def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(cl
     assert "The ledger is whole, and replays to what the registry says." in capsys.readouterr().out
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "alter",
     [
@@ -536,6 +541,7 @@ def test_what_was_altered_in_the_registry_is_named(client, two, tmp_path, capsys
     assert out.count("WRONG: ") == 1 and "The ledger is whole" not in out
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("ending", "alter", "why"),
     [

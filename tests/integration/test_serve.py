@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -29,38 +30,63 @@ CHAMPION = f"models:/{MODEL_NAME}@champion"
 START_SECONDS = 120
 
 
-@pytest.fixture
-def start(servers, tmp_path):
-    """start(command, url) -> a server's process once it answers; what still runs is ended afterwards."""
+@dataclass
+class Server:
+    """A process that answers at `url`, and the file that holds what it prints."""
+
+    process: subprocess.Popen
+    url: str
+    output: Path
+
+    def printed(self) -> str:
+        return self.output.read_text()
+
+    def stop(self, by: int = signal.SIGINT, seconds: float = 60) -> int:
+        """Send the signal to the server; return its exit code."""
+        os.killpg(self.process.pid, by)
+        return self.process.wait(timeout=seconds)
+
+
+@pytest.fixture(scope="module")
+def start(servers, tmp_path_factory):
+    """start(command, url) -> a server once it answers; those that still run are ended after the last test."""
     started = []
 
-    def make(command: list[str], url: str, cwd: Path = ROOT, **environment: str) -> subprocess.Popen:
+    def make(command: list[str], url: str, cwd: Path = ROOT, **environment: str) -> Server:
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "S3_", "MLFLOW_"))}
-        process = subprocess.Popen(
-            command, cwd=cwd, env=clean | environment, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        output = tmp_path_factory.mktemp("server") / "output"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                command, cwd=cwd, env=clean | environment, start_new_session=True, stdout=file, stderr=file
+            )
         started.append(process)
         deadline = time.monotonic() + START_SECONDS
         while not _answers(f"{url}/ping"):
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=1)[0]
+            assert process.poll() is None and time.monotonic() < deadline, output.read_text()
             time.sleep(0.2)
-        return process
+        return Server(process, url, output)
 
     yield make
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """What `served` started: it needs a registry, which is empty before each test, only to start."""
+    return []
 
 
 @pytest.fixture
-def served(servers, champion, start, free_port):
-    """make serve of a champion that takes all for lesion: its process, its address and its version."""
-    version, port = champion(bias=100.0), free_port()
-    url = f"http://127.0.0.1:{port}"
-    process = start([sys.executable, "-m", "pipelines", "serve", "--port", port], url, **servers)
-    return process, url, version
+def served(servers, champion, start, free_port, shared):
+    """make serve of a champion that takes all for lesion, shared by the tests of this file: its server and version."""
+    if not shared or shared[-1][0].process.poll() is not None:
+        version, port = champion(bias=100.0), free_port()
+        command = [sys.executable, "-m", "pipelines", "serve", "--port", port]
+        shared.append((start(command, f"http://127.0.0.1:{port}", **servers), version))
+    return shared[-1]
 
 
 def _answers(url: str) -> bool:
@@ -89,7 +115,8 @@ def ask(url: str, body: dict) -> tuple[int, dict]:
 
 
 def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sentence(served, put, tmp_path):
-    process, url, version = served
+    server, version = served
+    url = server.url
     scan = put(tmp_path / "scan.nii.gz")
     sent = subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, capture_output=True, text=True)
     assert sent.returncode == 0 and sent.stderr == ""
@@ -109,17 +136,14 @@ def test_the_request_that_is_printed_works_and_a_refused_scan_is_told_in_a_sente
     status, answer = ask(url, {"dataframe_records": [{"scan": blob}]})
     assert status == 400 and "stack_trace" not in answer and blob[:20] not in json.dumps(answer)
 
-    os.killpg(process.pid, signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
+    out = server.printed()
     assert re.search(rf"(?ms)^segmenting on \w.*^models:/{MODEL_NAME}/{version} answers at {url}", out)
     assert request(url, ["scan"]) in out
-    assert out.endswith("stopped\n") and "Traceback" not in out and "SYNTHETIC" not in out
+    assert "Traceback" not in out and "SYNTHETIC" not in out
 
 
-@pytest.mark.slow
 def test_another_form_is_answered_with_the_form_to_send(served, put, tmp_path):
-    _, url, _ = served
+    url = served[0].url
     blob = base64.b64encode(put(tmp_path / "scan.nii.gz").read_bytes()).decode()
     for body in (
         {"inputs": {"scan": [blob]}}, {"inputs": [blob]}, {"instances": [{"scan": blob}]}, {"instances": [blob]},
@@ -134,7 +158,8 @@ def test_another_form_is_answered_with_the_form_to_send(served, put, tmp_path):
 
 
 def test_what_is_no_request_is_refused_in_words_without_a_stack_trace(served, put, tmp_path):
-    process, url, _ = served
+    server, _ = served
+    url = server.url
     blob = base64.b64encode(put(tmp_path / "scan.nii.gz").read_bytes()).decode()
     deep = b'{"dataframe_split": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001
     frame = '{"dataframe_split": {"columns": ["scan"], "data": [[%s]]}%s}'
@@ -158,12 +183,11 @@ def test_what_is_no_request_is_refused_in_words_without_a_stack_trace(served, pu
         assert (refused.value.code, words in said) == (code, True), (body[:60], refused.value.code, said[:500])
         assert "Traceback" not in said and "stack_trace" not in said, body[:60]
     assert ask(url, json.loads(frame % (f'"{blob}"', "")))[0] == 200
-    os.killpg(process.pid, signal.SIGINT)
-    assert "Traceback" not in process.communicate(timeout=30)[0]
+    assert "Traceback" not in server.printed()
 
 
 def test_a_body_without_end_is_refused_before_it_is_read(served):
-    _, url, _ = served
+    url = served[0].url
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
         client.sendall(b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999999\r\n\r\n")
         answer = http.client.HTTPResponse(client, method="POST")
@@ -176,14 +200,13 @@ def test_a_champion_that_learnt_from_synthetic_scans_alone_is_called_so(servers,
     version, port = champion(), free_port()
     for tag, value in TAG.items():
         registry.set_model_version_tag(MODEL_NAME, version, tag, value)
-    process = start([sys.executable, "-m", "pipelines", "serve", "--port", port], f"http://127.0.0.1:{port}", **servers)
-    os.killpg(process.pid, signal.SIGINT)
-    assert f"This model {WARNING}." in process.communicate(timeout=60)[0]
+    server = start([sys.executable, "-m", "pipelines", "serve", "--port", port], f"http://127.0.0.1:{port}", **servers)
+    server.stop()
+    assert f"This model {WARNING}." in server.printed()
 
 
-@pytest.mark.slow
 def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):
-    _, url, _ = served
+    url = served[0].url
     put(tmp_path / "scan.nii.gz")
     subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, check=True, capture_output=True)
     body = json.loads((tmp_path / "request.json").read_text())
@@ -192,15 +215,21 @@ def test_probabilities_come_on_request_beside_the_mask(served, put, tmp_path):
     assert status == 200 and answer["predictions"][0]["probability"]
 
 
-@pytest.mark.slow
 def test_web_pages_are_not_answered(served):
-    _, url, _ = served
+    url = served[0].url
     port = url.rpartition(":")[2]
     assert status_of(f"{url}/ping", Host=f"localhost:{port}") == 200
     for host in ("evil.example", f"evil.example:{port}", "192.168.1.5"):
         assert status_of(f"{url}/ping", Host=host) == status_of(f"{url}/invocations", b"{}", Host=host) == 400
     for origin in ("https://evil.example", "null", url):
         assert status_of(f"{url}/invocations", b"{}", Origin=origin) == 403
+
+
+def test_on_ctrl_c_it_stops_and_says_so(served):
+    server, _ = served
+    assert server.stop() == 0
+    out = server.printed()
+    assert out.endswith("stopped\n") and "Traceback" not in out
 
 
 def test_a_port_that_is_taken_or_none_is_said_in_words(tmp_path):
@@ -213,9 +242,8 @@ def test_a_port_that_is_taken_or_none_is_said_in_words(tmp_path):
             serve(CHAMPION, text, tmp_path)
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.th.md"])
-def test_the_request_in_the_readme_is_the_one_that_is_printed(readme):
-    assert request("http://127.0.0.1:5001", ["scan"]) in (ROOT / readme).read_text()
+def test_the_request_in_the_documentation_is_the_one_that_is_printed():
+    assert request("http://127.0.0.1:5001", ["scan"]) in (ROOT / "docs" / "predicting.md").read_text()
 
 
 def test_for_a_model_that_sees_adc_the_request_sends_both(put, tmp_path):
@@ -245,9 +273,8 @@ def test_the_command_of_the_manifest_serves_the_champion_from_mlflow_alone(
     assert given.keys() <= names
     home = tmp_path / "home"
     home.mkdir()
-    process = start(command, url, home, **given, HOME=str(home), TMPDIR=str(home), PYTHONPATH="")
+    server = start(command, url, home, **given, HOME=str(home), TMPDIR=str(home), PYTHONPATH="")
     put(tmp_path / "scan.nii.gz")
     sent = subprocess.run(["bash", "-c", request(url, ["scan"])], cwd=tmp_path, capture_output=True, text=True)
     assert "'lesion_ml': 76.8" in sent.stdout
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert server.stop(signal.SIGTERM, seconds=30) in (0, -signal.SIGTERM)

@@ -32,8 +32,10 @@ from mlflow.exceptions import MlflowException
 from components.core import port_owner
 from components.core.step import StepError
 from components.core.storage import Storage
-from pipelines.local import services
-from pipelines.local.services import MLflow, Process, ServiceError, down, is_free, status, up
+from pipelines.local import embedded_server, services
+from pipelines.local.server_process import ServerProcess, group_members
+from pipelines.local.services import MLflow, down, status, up
+from pipelines.ports import is_free
 
 S3_VARIABLES = {
     "S3_ENDPOINT_URL",
@@ -138,7 +140,7 @@ def test_secrets_are_the_owners_alone(env, state):
     assert secrets[1] == (state / "mlflow-token").read_text()
     for name in ("services.json", "logs/s3.log", "logs/mlflow.log"):
         assert not [secret for secret in secrets if secret in (state / name).read_text()]
-    processes = [process for pid in pids(state) for process in services._group(pid)]
+    processes = [process for pid in pids(state) for process in group_members(pid)]
     command_lines = [Path("/proc", process, "cmdline").read_text() for process in processes]
     assert len(command_lines) == 3  # rclone, mlflow and its uvicorn
     assert not any(secret in line for line in command_lines for secret in secrets)
@@ -229,7 +231,7 @@ def test_mlflow_keeps_no_artifacts_elsewhere_whoever_asks(location, env, tmp_pat
     s3(env).put_object(Bucket="dwi-stroke", Key="data/scan", Body=b"voxels")
     (tmp_path / "scan").write_text("of somebody")
     location, client, name = location.format(folder=tmp_path), registry(env), uuid.uuid4().hex
-    with pytest.raises(MlflowException, match=f"{location} lies outside of this server's artifacts"):
+    with pytest.raises(MlflowException, match=f"{location} is outside this server's artifacts"):
         client.create_experiment(name, artifact_location=location)
     client.create_registered_model(name)
     with pytest.raises(MlflowException, match=r"outside of this server's artifacts|Invalid model version source"):
@@ -254,6 +256,7 @@ def test_mlflow_neither_reads_nor_writes_where_an_older_one_was_told_to(location
     assert keys(env, "data/") == ["data/scan"] and [path.name for path in tmp_path.iterdir()] == ["scan"]
 
 
+@pytest.mark.slow
 def test_a_server_from_before_there_was_a_login_is_started_again_with_one(env, other, monkeypatch):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES} | {"MLFLOW_PORT": str(free_port())})
     today = MLflow.ensure_running
@@ -308,7 +311,7 @@ def test_down_leaves_the_data_and_no_process(env, state, capsys):
     run_id, groups = log_run(env, dice=0.5), pids(state)
 
     down(state)
-    assert not any(services._group(pid) for pid in groups)
+    assert not any(group_members(pid) for pid in groups)
     down(state)
     capsys.readouterr()
     assert not status(state)
@@ -324,12 +327,12 @@ def test_down_leaves_the_data_and_no_process(env, state, capsys):
 def test_a_crashed_service_is_restarted_and_what_it_left_is_ended(env, state):
     _, mlflow_pid = pids(state)
     os.kill(mlflow_pid, signal.SIGKILL)
-    wait_until(lambda: str(mlflow_pid) not in services._group(mlflow_pid))
-    assert services._group(mlflow_pid), "its uvicorn should have stayed, holding the port"
+    wait_until(lambda: str(mlflow_pid) not in group_members(mlflow_pid))
+    assert group_members(mlflow_pid), "its uvicorn should have stayed, holding the port"
     assert not status(state)
 
     assert up(state)["MLFLOW_TRACKING_URI"] == env["MLFLOW_TRACKING_URI"]
-    assert not services._group(mlflow_pid)
+    assert not group_members(mlflow_pid)
     log_run(env, dice=0.1)
 
 
@@ -346,13 +349,13 @@ HTTPServer(("127.0.0.1", int(__import__("sys").argv[7])), Healthy).serve_forever
     before = up(other)
     s3_pid, mlflow_pid = pids(other)
     os.kill(s3_pid, signal.SIGKILL)
-    wait_until(lambda: not services._group(s3_pid))
+    wait_until(lambda: not group_members(s3_pid))
 
     monkeypatch.setenv("S3_PORT", str(free_port()))
     after = up(other)
     assert after["S3_ENDPOINT_URL"] == f"http://127.0.0.1:{os.environ['S3_PORT']}" != before["S3_ENDPOINT_URL"]
     assert after["MLFLOW_TRACKING_URI"] == before["MLFLOW_TRACKING_URI"]
-    assert not services._group(mlflow_pid)
+    assert not group_members(mlflow_pid)
     environment = Path(f"/proc/{pids(other)[1]}/environ").read_text().split("\0")
     assert f"MLFLOW_S3_ENDPOINT_URL={after['S3_ENDPOINT_URL']}" in environment
 
@@ -367,7 +370,7 @@ def test_a_taken_port_is_named_with_a_free_one(variable, env, other, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setenv(variable, str(port))
-        with pytest.raises(ServiceError) as error:
+        with pytest.raises(StepError) as error:
             up(other)
     message = f"port {port} on 127.0.0.1 is taken by another program. Free it, or choose another: make up {variable}="
     assert str(error.value).startswith(message)
@@ -407,11 +410,11 @@ def test_who_takes_the_port_while_a_server_starts_is_sent_nothing(env, other, tm
     stand_in(monkeypatch, tmp_path, "sleep 60")
     received = squatter(port, 1)
     with pytest.raises(
-        ServiceError, match=rf"MLflow: port {port} .* is held by process \d+ \(python.*\) of user .*not by"
+        StepError, match=rf"MLflow: port {port} .* is held by process \d+ \(python.*\) of user .*not by"
     ):
         up(other)
     assert not status(other)
-    assert received.read_bytes() == b"" and not services._group(records(other)["mlflow"]["pid"])
+    assert received.read_bytes() == b"" and not group_members(records(other)["mlflow"]["pid"])
 
 
 def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
@@ -436,7 +439,7 @@ def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
     capsys.readouterr()
     assert not status(other)
     assert f"port {port} on 127.0.0.1 is held by process" in capsys.readouterr().out
-    with pytest.raises(ServiceError, match=r"not by what was started here\. Nothing was sent there\. End that program"):
+    with pytest.raises(StepError, match=r"not by what was started here\. Nothing was sent there\. End that program"):
         up(other)
     assert received.read_bytes() == already_asked == b""
 
@@ -445,7 +448,7 @@ def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
 def test_what_is_no_port_is_named(text, env, other, monkeypatch):
     monkeypatch.setenv("S3_PORT", text)
     with pytest.raises(
-        ServiceError, match=f"S3_PORT is '{text}', not a port from 1024 to 65535. Choose one: make up S3_PORT=9000"
+        StepError, match=f"S3_PORT is '{text}', not a port from 1024 to 65535. Choose one: make up S3_PORT=9000"
     ):
         up(other)
 
@@ -473,7 +476,7 @@ def test_an_s3_that_does_not_answer_is_named_without_its_login(env, other, monke
     port = free_port()
     export(monkeypatch, env | {"S3_ENDPOINT_URL": f"http://me:hunter2@127.0.0.1:{port}"})
     began = time.monotonic()
-    with pytest.raises(ServiceError) as error:
+    with pytest.raises(StepError) as error:
         up(other)
     assert time.monotonic() - began < 15
     for word in (
@@ -488,14 +491,14 @@ def test_an_s3_that_does_not_answer_is_named_without_its_login(env, other, monke
 
 def test_a_bucket_that_is_refused_is_named(env, other, monkeypatch):
     export(monkeypatch, env | {"AWS_SECRET_ACCESS_KEY": "outdated"})
-    with pytest.raises(ServiceError, match=rf"bucket dwi-stroke \(S3_BUCKET\) on {env['S3_ENDPOINT_URL']} .*Forbidden"):
+    with pytest.raises(StepError, match=rf"bucket dwi-stroke \(S3_BUCKET\) on {env['S3_ENDPOINT_URL']} .*Forbidden"):
         up(other)
 
 
 @pytest.mark.parametrize("name", ["no", "Not_A_Bucket"])
 def test_a_bucket_name_that_s3_does_not_allow_is_named(name, env, state, monkeypatch):
     monkeypatch.setenv("S3_BUCKET", name)
-    with pytest.raises(ServiceError, match=rf"bucket {name} \(S3_BUCKET\) on .* Correct S3_BUCKET$"):
+    with pytest.raises(StepError, match=rf"bucket {name} \(S3_BUCKET\) on .* Correct S3_BUCKET$"):
         up(state)
 
 
@@ -504,7 +507,7 @@ def test_a_bucket_name_that_s3_does_not_allow_is_named(name, env, state, monkeyp
 )
 def test_an_mlflow_that_does_not_answer_is_named_without_its_login(uri, env, other, monkeypatch):
     export(monkeypatch, env | {"MLFLOW_TRACKING_URI": uri.format(port=free_port())})
-    with pytest.raises(ServiceError, match=r"no MLflow at http.*\(MLFLOW_TRACKING_URI\)\. Start it, correct") as error:
+    with pytest.raises(StepError, match=r"no MLflow at http.*\(MLFLOW_TRACKING_URI\)\. Start it, correct") as error:
         up(other)
     assert "hunter2" not in str(error.value)
 
@@ -519,7 +522,7 @@ def test_a_login_in_the_address_of_mlflow_is_taken_out_of_it(env, other, monkeyp
 @pytest.mark.parametrize("folder", ["./mlruns", "file:///srv/mlruns"])
 def test_a_folder_in_the_place_of_mlflow_is_named(folder, env, other, monkeypatch):
     export(monkeypatch, env | {"MLFLOW_TRACKING_URI": folder})
-    with pytest.raises(ServiceError, match=f"^MLFLOW_TRACKING_URI={folder} names a folder"):
+    with pytest.raises(StepError, match=f"^MLFLOW_TRACKING_URI={folder} names a folder"):
         up(other)
 
 
@@ -528,8 +531,8 @@ def test_a_profile_that_is_not_there_is_named_with_those_that_are(name, env, oth
     (tmp_path / "config").write_text("[profile hospital]\nregion = eu-central-1\n")
     export(monkeypatch, env | {"AWS_CONFIG_FILE": str(tmp_path / "config"), name: "old-hospital"})
     said = rf"\(old-hospital\) could not be found\. Correct or unset {name}\. .*: hospital"
-    for problem, ask in ((ServiceError, lambda: up(other)), (StepError, lambda: Storage("s3://dwi-stroke"))):
-        with pytest.raises(problem, match=said):
+    for ask in (lambda: up(other), lambda: Storage("s3://dwi-stroke")):
+        with pytest.raises(StepError, match=said):
             ask()
 
 
@@ -563,7 +566,7 @@ def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp
 
 def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
     export(monkeypatch, env | {"MLFLOW_TRACKING_URI": env["S3_ENDPOINT_URL"]})
-    with pytest.raises(ServiceError, match="no MLflow at"):
+    with pytest.raises(StepError, match="no MLflow at"):
         up(other)
 
 
@@ -572,7 +575,7 @@ def test_a_service_that_dies_while_starting_shows_the_end_of_its_log(env, other,
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
     monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
     stand_in(monkeypatch, tmp_path, "seq 20; echo out of luck >&2; exit 1")
-    with pytest.raises(ServiceError) as error:
+    with pytest.raises(StepError) as error:
         up(other)
     first, *tail, last = str(error.value).splitlines()
     url = f"http://127.0.0.1:{os.environ['MLFLOW_PORT']}"
@@ -585,16 +588,16 @@ def test_a_service_that_stays_silent_is_given_up(env, other, tmp_path, monkeypat
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
     monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
     stand_in(monkeypatch, tmp_path, "sleep 60")
-    monkeypatch.setattr(services, "START_SECONDS", 0.5)
-    with pytest.raises(ServiceError, match="MLflow was silent for"):
+    monkeypatch.setattr(embedded_server, "START_SECONDS", 0.5)
+    with pytest.raises(StepError, match="MLflow was silent for"):
         up(other)
-    assert not services._group(records(other)["mlflow"]["pid"])
+    assert not group_members(records(other)["mlflow"]["pid"])
 
 
 def test_damaged_state_is_named(env, other):
     other.mkdir()
     (other / "services.json").write_text("{")
-    with pytest.raises(ServiceError, match=r"services\.json is damaged. Remove it"):
+    with pytest.raises(StepError, match=r"services\.json is broken.*Delete it"):
         up(other)
     (other / "services.json").unlink()
 
@@ -610,8 +613,8 @@ def test_two_at_once_start_one(env, other, monkeypatch):
 
 def test_a_recycled_pid_is_spared(env, other):
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
-        born = services._group(stranger.pid)[str(stranger.pid)]
-        recycled = Process(stranger.pid, 9000, "", {str(stranger.pid): "1" + born})
+        born = group_members(stranger.pid)[str(stranger.pid)]
+        recycled = ServerProcess(stranger.pid, 9000, "", {str(stranger.pid): born + 1000})
         other.mkdir()
         (other / "services.json").write_text(json.dumps({"s3": vars(recycled)}))
         assert not status(other)
@@ -630,7 +633,7 @@ def test_a_copy_of_the_folder_has_no_say_over_the_originals_servers(env, state, 
     assert not status(copy)
     down(copy)
     assert "running" not in capsys.readouterr().out
-    assert pids(state) == before and all(map(services._group, before))
+    assert pids(state) == before and all(map(group_members, before))
     assert status(state)
 
 
@@ -644,10 +647,10 @@ def test_a_server_of_a_package_that_was_upgraded_is_started_again(env, other, tm
     monkeypatch.setenv("S3_PORT", str(free_port()))
     up(other)
     before = records(other)["s3"]["pid"]
-    monkeypatch.setattr(services, "version", lambda package: "the next")
+    monkeypatch.setattr(embedded_server, "version", lambda package: "the next")
     up(other)
     assert records(other)["s3"]["pid"] != before
-    assert not services._group(before)
+    assert not group_members(before)
 
 
 @pytest.fixture
@@ -665,19 +668,20 @@ def orphaned(env, other, monkeypatch, capsys):
         os.killpg(shell.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, capsys):
     assert not status(other)
     assert capsys.readouterr().out.count("running without its folder") == 2
     again = up(other)
     assert "a server whose folder, " in capsys.readouterr().out
-    assert not any(map(services._group, orphaned)) and not {*orphaned} & {*pids(other)}
+    assert not any(map(group_members, orphaned)) and not {*orphaned} & {*pids(other)}
     s3(again).put_object(Bucket="dwi-stroke", Key="x", Body=b"")
     assert status(other)
 
 
 def test_down_stops_servers_whose_folder_was_removed(orphaned, other):
     down(other)
-    assert not any(map(services._group, orphaned))
+    assert not any(map(group_members, orphaned))
 
 
 @pytest.mark.parametrize("act", [up, down])
@@ -688,15 +692,6 @@ def test_a_file_system_without_locks_is_named_with_a_way_out(act, tmp_path, monk
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(StepError, match=rf"{tmp_path} lies on a file system without locks .*STATE="):
         act(tmp_path)
-
-
-def test_what_ignores_sigterm_is_killed(monkeypatch):
-    monkeypatch.setattr(services, "STOP_SECONDS", 0.3)
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        Process(process.pid, 9000, "", services._group(process.pid)).stop()
-        assert process.wait(timeout=1) == -signal.SIGKILL
 
 
 def free_port() -> int:
@@ -713,7 +708,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None
     """Has a shell script started in the place of `python -m mlflow server`."""
     (folder / "python").write_text(f"#!/bin/sh\n{script}\n")
     (folder / "python").chmod(0o755)
-    monkeypatch.setattr(services.sys, "executable", str(folder / "python"))
+    monkeypatch.setattr(sys, "executable", str(folder / "python"))
 
 
 def records(state: Path) -> dict[str, dict]:

@@ -11,7 +11,7 @@ import pytest
 
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
-from components.fingerprint.fingerprint import lineage as lineage_step
+from components.fingerprint.fingerprint import history_to_extend
 from components.registry.ledger import Ledger
 from components.registry.ledger_pairing import TAG
 from components.registry.tracking import MODEL_NAME
@@ -19,7 +19,7 @@ from pipelines import __main__ as command_line
 from pipelines.cluster import connect
 from pipelines.image_tags import ROOT
 from pipelines.models import promotion
-from tests.support.cluster_stand_in import Kubernetes, fake_kubectl
+from tests.support.kubernetes_stand_in import Kubernetes, fake_kubectl
 
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OURS = "s3://dwi-stroke/mlflow"
@@ -148,7 +148,7 @@ def test_a_registry_beside_a_foreign_ledger_is_refused_before_anything_is_writte
     for act in (
         lambda: promotion.promote(f"{VERSION}/{3 - int(before.aliases['champion'])}", "by mistake", tmp_path),
         lambda: promotion.rollback("by mistake", tmp_path),
-        lambda: lineage_step("s3://another-place/data", "d", (0.6, 0.2, 0.2), 1, "dwi"),
+        lambda: history_to_extend("s3://another-place/data", "d", (0.6, 0.2, 0.2), 1, "dwi"),
     ):
         with pytest.raises(StepError, match="the ledger s3://another-place/ledger do not belong together"):
             act()

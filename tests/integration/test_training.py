@@ -51,8 +51,7 @@ def inputs(tmp_path_factory, make_scan, write_case, keys_of) -> list[Path]:
     for number in range(PATIENTS):
         dwi, adc, mask = make_scan(number)
         write_case(scans, f"sub-{number}", dwi=dwi, adc=adc, mask=mask)
-    facts = check(discover(keys_of(scans)), scans, cases)
-    (cases / "cases.json").write_text(json.dumps({**facts, "data_version": "1", "data_uri": "s3://scans"}))
+    check(discover(keys_of(scans)), scans, cases, data_uri="s3://scans", data_version="1").write(cases)
     preprocess(cases, slices, SIDE, "volume")
     split(cases, parts, folder / "split.html", (0.5, 0.375, 0.125), 0)
     page.write_text("<html></html>")
@@ -97,7 +96,7 @@ AVERAGE = {"ema_decay": 0.9, "deep_supervision": True}
 WAYS = [
     pytest.param({}, id="plain"),
     pytest.param({"deep_supervision": True, "loss": "focal_tversky"}, id="deep", marks=pytest.mark.slow),
-    pytest.param(RECIPE, id="recipe"),
+    pytest.param(RECIPE, id="recipe", marks=pytest.mark.slow),
     pytest.param(AVERAGE, id="average of batch norm", marks=pytest.mark.slow),
 ]
 
@@ -137,6 +136,7 @@ def test_a_falling_rate_leaves_early_stopping_as_it_is(train, checkpoints, monke
     assert len(history(model)) == 3 and json.loads((model / "model.json").read_text())["best_epoch"] == 1
 
 
+@pytest.mark.slow
 def test_a_deeply_supervised_training_goes_on_where_it_was_killed(train, checkpoints, monkeypatch):
     whole = history(train("whole", launch, deep_supervision=True))
     checkpoints.delete([o.key for o in checkpoints.list()])
@@ -229,6 +229,7 @@ def test_a_killed_training_is_gone_on_with_under_another_cut(train, checkpoints,
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("more", [{"deep_supervision": True}, {"loss": "dice"}, {"seed": 9}], ids=str)
 def test_what_decides_the_weights_is_another_training(train, checkpoints, more):
     train("before", launch, seed=8)
@@ -277,6 +278,7 @@ def sigterm_at(monkeypatch):
     return at
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("more", [{}, RECIPE, AVERAGE], ids=["plain", "recipe", "average"])
 def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identical(
     train, checkpoints, sigterm_at, monkeypatch, more

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from components.artifacts.slices import Slices
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.model.losses import LOSSES
@@ -51,15 +52,15 @@ def train(folder: Path, write_case, phantoms: int) -> Path:
         scan, lesion, _ = phantom(seed)
         write_case(scans, f"sub-{seed}", affine=scan.affine, dwi=scan.voxels, mask=lesion.astype(np.uint8))
     found = discover(path.relative_to(scans).as_posix() for path in scans.rglob("*.nii.gz"))
-    facts = check(found, scans, cases)
-    (cases / "cases.json").write_text(json.dumps(facts))
+    validated = check(found, scans, cases)
+    validated.write(cases)
     preprocess(cases, slices, **GRID)
-    network = learnt(slices, [case["case"] for case in facts["cases"]])
+    network = learnt(slices, [case.case for case in validated.cases])
     weights.mkdir()
     torch.save(network.state_dict(), weights / "best_model.pth")
-    index = json.loads((slices / "index.json").read_text())
-    known = {"base_channels": BASE_CHANNELS, "precision": "float32", "threshold": 0.5, "tta": True}
-    (weights / "model.json").write_text(json.dumps({k: v for k, v in index.items() if k != "cases"} | known))
+    grid = Slices.read(slices).model_dump(exclude={"cases"})
+    network_facts = {"base_channels": BASE_CHANNELS, "precision": "float32", "threshold": 0.5, "tta": True}
+    (weights / "model.json").write_text(json.dumps(grid | network_facts))
     return weights
 
 

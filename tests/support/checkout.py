@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("components", "pipelines", "images", "requirements.txt", "requirements.lock", "Makefile")
+COPIED = ("components", "pipelines", "images", "tests/support", "requirements.txt", "requirements.lock", "Makefile")
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_")
 
 
@@ -30,6 +30,7 @@ class Checkout:
         ours = {k: v for k, v in os.environ.items() if not k.startswith(SERVICE_VARIABLES) and k != "STATE"}
         self.environment = ours
         self.environment |= {"PYTHONPATH": str(folder), "S3_PORT": _free_port(), "MLFLOW_PORT": _free_port()}
+        self._services: dict[str, str] = {}
 
     def __enter__(self) -> "Checkout":
         return self
@@ -38,10 +39,10 @@ class Checkout:
         with contextlib.suppress(subprocess.CalledProcessError):
             self.python("down")
 
-    def start(self, *arguments: str) -> subprocess.Popen:
-        """`python -m pipelines ARGUMENTS` in the copy, in a process group of its own."""
+    def start(self, *arguments: str, module: str = "pipelines") -> subprocess.Popen:
+        """Start `python -m pipelines ARGUMENTS` in the copy, in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder, env=self.environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             preexec_fn=self._pin if self.one_cpu and hasattr(os, "sched_setaffinity") else None,
@@ -69,7 +70,12 @@ class Checkout:
         return json.loads((self.state / "last-run.json").read_text())
 
     def services(self) -> dict[str, str]:
-        """The environment of the running services."""
+        """The environment of the running services: their ports and logins stay while the copy is there."""
+        if not self._services:
+            self._services = self._ask_for_services()
+        return self._services
+
+    def _ask_for_services(self) -> dict[str, str]:
         code = "import json, sys, pathlib; from pipelines.local import services; " \
                "print(json.dumps(services.up(pathlib.Path(sys.argv[1]))))"  # fmt: skip
         out = subprocess.run(

@@ -30,7 +30,6 @@ from components.registry import split_history
 from components.registry.tracking import MODEL_NAME
 from pipelines.check_data import check_data
 from pipelines.local import services
-from pipelines.local.services import ServiceError
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
 from pipelines.predict.folder import predict_folder
@@ -173,7 +172,7 @@ class TestAnotherLogin:
             planted = everybodys / "dwi-stroke"
             as_another_login({"": lambda p=planted, link=link: p.symlink_to("/etc") if link else p.mkdir()})
             campaign.count("another login, temporary folders taken")
-            with pytest.raises(StepError, match="belongs to another login"):
+            with pytest.raises(StepError, match="belongs to another user"):
                 scratch()
 
     @pytest.mark.parametrize("service", [services.S3, services.MLflow])
@@ -186,7 +185,7 @@ class TestAnotherLogin:
         monkeypatch.setenv(f"{service.name.upper()}_PORT", str(port))
         with squatter(lambda: True, port, seen / "requests"):
             (tmp_path / "logs").mkdir()
-            with pytest.raises(ServiceError, match=f"port {port} on .* is taken"):
+            with pytest.raises(StepError, match=f"port {port} on .* is taken"):
                 service(tmp_path).up() if service is services.S3 else service(tmp_path).up(dict(house.environment))
         campaign.count("another login, ports taken before a server starts")
         assert not tells_secrets(seen / "requests", house)
@@ -210,7 +209,7 @@ class TestAnotherLogin:
 
         with squatter(starting, port, seen / "requests"):
             try:
-                with pytest.raises(ServiceError):
+                with pytest.raises(StepError):
                     server.up(dict(house.environment))
             finally:
                 server.down()
@@ -263,7 +262,7 @@ class TestAWriterOfTheBucket:
         listed = json.loads((house.run / "cases" / "cases.json").read_text())
         facts = json.loads((house.run / "model" / "model.json").read_text())
         rows = measured["cases"]
-        drawn = split_history.settings((0.5, 0.25, 0.25), 0, facts["inputs"])
+        drawn = split_history.split_settings((0.5, 0.25, 0.25), 0, facts["inputs"])
 
         def printed(ask, *arguments) -> tuple[int, str]:
             with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -290,7 +289,7 @@ class TestAWriterOfTheBucket:
             "make lineage": lambda: printed(lineage, CHAMPION, house.state),
             "make predict": mask,
             "the champion compared with": compared,
-            "the split carried on": lambda: split_history.to_carry_on_from(
+            "the split history": lambda: split_history.history_to_extend(
                 listed["data_uri"], listed["data_version"], drawn, listed["synthetic"]
             ),
         }

@@ -74,7 +74,7 @@ def test_fuzzed_sets(campaign, tmp_path):
             _write(folder, f"sub-spoilt{case}", files)
         for case in range(3):
             _write(folder, f"sub-good{case}", good)
-        facts = check(discover(files_of(folder)), folder, folder / "cases")
+        facts = check(discover(files_of(folder)), folder, folder / "cases").model_dump()
         taken = {record["case"]: record["repairs"] for record in facts["cases"]}
         assert all(taken[f"sub-good{case}_ses-1"] == [] for case in range(3))
         assert len(taken) + len(facts["refused"]) == 23

@@ -38,15 +38,15 @@ def took(what):
 keys = [f"{kind}/P{i:05d}.npy" for i in range(count) for kind in ("images", "masks")]
 found = discover(keys)
 took("listing")
-facts = check(found, source, out / "cases") | {"data_uri": "s3://scale/x", "data_version": "0" * 64}
-(out / "cases" / "cases.json").write_text(json.dumps(facts, indent=1))
+validated = check(found, source, out / "cases", data_uri="s3://scale/x", data_version="0" * 64)
+validated.write(out / "cases")
 took("validation")
-write_report(facts, out / "cases", out / "report.html")
+write_report(validated, out / "cases", out / "report.html")
 took("report")
 split(out / "cases", out / "split.json", out / "split.html", (0.8, 0.15, 0.05), 1)
 took("split")
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps({"seconds": seconds, "peak_mib": peak, "cases": len(facts["cases"])}))
+print(json.dumps({"seconds": seconds, "peak_mib": peak, "cases": len(validated.cases)}))
 """
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from components.core import storage
+from components.core import s3_client, storage
 from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
 from tests.faults import steps
@@ -17,8 +17,8 @@ PASSING = tuple(fault for fault in FAULTS if fault not in ("expired", "denied", 
 @pytest.fixture
 def quick(monkeypatch):
     """Silence is noticed in a second."""
-    monkeypatch.setattr(storage, "ANSWER_SECONDS", 2)
-    monkeypatch.setattr(storage, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 2)
+    monkeypatch.setattr(s3_client, "CONNECT_SECONDS", 1)
 
 
 def test_one_request_in_five_fails_and_the_results_are_the_same(

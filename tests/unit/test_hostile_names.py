@@ -14,12 +14,13 @@ from components.register import card_text
 from components.register.card import load
 from components.register.card_facts import make_card
 from components.scans.volumes import write
-from components.split.split_page import write_table
+from components.split.split_page import write_page
 from pipelines.experiments.compare import Unlike, compare
 from pipelines.experiments.comparison_page import page as experiments_page
 from pipelines.experiments.run_results import Outcome
 from pipelines.predict.results import Row, page
 from tests.support import measured
+from tests.support.artifacts import make_case, make_cases, make_split
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
@@ -52,26 +53,18 @@ class Elements(HTMLParser):
 
 def data_report(name: str, folder: Path) -> str:
     write(folder / "dwi.nii.gz", np.arange(32 * 32 * 3, dtype=np.float32).reshape(32, 32, 3), np.eye(4))
-    case = {
-        "case": name, "patient": name, "site": name, "scanner": name, "repairs": [name], "labelled": True,
-        "voxel_mm": None, "lesion_voxels": 0, "lesion_ml": None, "shape": [32, 32, 3], "orientation_found": name,
-        "adc_unit_found": name,
-        "files": {"dwi": "dwi.nii.gz"},
-    }  # fmt: skip
-    facts = {"cases": [case], "refused": {name: name}, "notes": [name], "layout": name, "data_uri": name,
-             "data_version": "0" * 64, "synthetic": False, "ignored": [name]}  # fmt: skip
-    write_report(facts, folder, folder / "page.html")
+    case = make_case("a", shape=(32, 32, 3), voxel_mm=None, lesion_voxels=0, files={"dwi": "dwi.nii.gz"})
+    names = ("case", "patient", "site", "scanner", "orientation_found", "adc_unit_found")
+    case = case.model_copy(update=dict.fromkeys(names, name) | {"repairs": [name]})  # unchecked: any text
+    texts = {"refused": {name: name}, "notes": [name], "layout": name, "data_uri": name, "ignored": [name]}
+    write_report(make_cases([case]).model_copy(update=texts), folder, folder / "page.html")
     return (folder / "page.html").read_text()
 
 
-def split_table(name: str, folder: Path) -> str:
-    thirds = dict.fromkeys(("train", "val", "test"), 0.3)
-    facts = {
-        "patients": {"train": [name], "val": ["b"], "test": ["c"]}, "cases": {subset: ["x"] for subset in thirds},
-        "lesion_free": [], "linked": [[name, name]], "alike": [[name, name, 0.99]], "random_seed": 1,
-        "digest": "0" * 64, "ratios_asked": thirds, "ratios_reached": thirds, "carry_split": True, "carried_from": None,
-    }  # fmt: skip
-    write_table(facts, False, folder / "page.html")
+def split_page(name: str, folder: Path) -> str:
+    made = make_split({"train": ["a"], "val": ["b"], "test": ["c"]})
+    texts = {"linked": [[name, name]], "alike": [(name, name, 0.99)], "patients": made.patients | {"train": [name]}}
+    write_page(made.model_copy(update=texts), False, folder / "page.html")
     return (folder / "page.html").read_text()
 
 
@@ -90,7 +83,7 @@ def experiments(name: str, folder: Path) -> str:
     return experiments_page(compare([Outcome("baseline", 1, **facts)], 10)[0], [Unlike("adc", 1, name)], "demo")
 
 
-PAGES = [data_report, split_table, predictions, experiments]
+PAGES = [data_report, split_page, predictions, experiments]
 
 
 @pytest.mark.parametrize("draw", PAGES, ids=lambda draw: draw.__name__)

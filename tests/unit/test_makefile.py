@@ -19,7 +19,7 @@ TYPED = (
 """Each character that means something to make or to a shell; first a dash, last a space."""
 VARIABLES = sorted({*re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.M), "S3_PORT", "GPUS", "NODE_SELECTOR", "KUBE_CONTEXT"})
 RECIPES = dict(re.findall(r"^([a-z][a-z-]*):[^\n]*##[^\n]*\n((?:\t[^\n]*\n)*)", MAKEFILE, re.M))
-RECORDER = """#!{python}
+RECORDER = """#!{python} -IS
 import json, os, sys
 with open("calls", "a") as calls:
     calls.write(json.dumps([sys.argv[1:], dict(os.environ)]) + "\\n")
@@ -56,6 +56,7 @@ def make(checkout: Path, target: str, *arguments: str, **variables: str) -> list
     return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("place", ["command line", "environment"])
 @pytest.mark.parametrize("target", RECIPES)
 def test_what_is_typed_arrives_as_it_was_typed(target, place, checkout):

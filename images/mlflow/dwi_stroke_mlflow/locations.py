@@ -1,7 +1,7 @@
-"""Where artifacts may lie: below the destination of this server, and nowhere else, whoever asks.
+"""Keep artifacts below the destination of this server, for every user.
 
-MLflow reads and writes with its own rights what an experiment's location or a version's source names. A location is
-checked when it is written down, and each request to S3 when it is made: older locations are there already.
+MLflow reads and writes the location of an experiment or the source of a version with its own rights. So each location
+is checked when it is stored, and each request to S3 when it is sent, since older locations are stored already.
 """
 
 import functools
@@ -13,42 +13,50 @@ from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 
-OF_MLFLOW = {"artifact_location": ("mlflow-artifacts",), "source": ("mlflow-artifacts", "runs", "models")}
-"""Schemes whose place MLflow works out itself, below the destination."""
-OUTSIDE = "lies outside of this server's artifacts,"
+SCHEMES = {"artifact_location": ("mlflow-artifacts",), "source": ("mlflow-artifacts", "runs", "models")}
+"""Schemes that MLflow itself resolves to a place below the destination."""
+OUTSIDE = "is outside this server's artifacts,"
 AMBIGUOUS = re.compile(r"[%?#;\\\x00-\x1f]")
-"""What two readers could take for two places."""
+"""Characters that two programs may read as two places."""
 
 
-def keep_to(destination: str) -> None:
-    """Have this process's MLflow refuse every location outside `destination` (s3://bucket/prefix)."""
+def allow_only(destination: str) -> None:
+    """Make MLflow in this process refuse every location outside `destination` (s3://bucket/prefix)."""
     Tracking.create_experiment = _checking(Tracking.create_experiment, "artifact_location", destination)
     Registry.create_model_version = _checking(Registry.create_model_version, "source", destination)
-    known = artifact_repository_registry._artifact_repository_registry._registry
-    kept = {"s3": functools.partial(OurS3, destination), "runs": known["runs"], "models": known["models"]}
-    known.update(dict.fromkeys(known, functools.partial(_refuse, destination)) | kept)
+    repositories = artifact_repository_registry._artifact_repository_registry._registry
+    allowed = {
+        "s3": functools.partial(LimitedS3, destination),
+        "runs": repositories["runs"],
+        "models": repositories["models"],
+    }
+    repositories.update(dict.fromkeys(repositories, functools.partial(_refuse, destination)) | allowed)
 
 
-def require_ours(location: str, what: str, destination: str) -> None:
-    """Raise MlflowException unless the location is one that MLflow works out itself, or lies below the destination."""
+def require_below(location: str, what: str, destination: str) -> None:
+    """Check that a location has a scheme that MLflow resolves itself, or is below the destination.
+
+    Raises:
+        MlflowException: it is elsewhere; `what` names the argument.
+    """
     plain = not AMBIGUOUS.search(location) and not {".", ".."} & {*location.split("/")}
-    by_mlflow = re.match(rf"({'|'.join(OF_MLFLOW[what])}):/(?!/)", location)
+    by_mlflow = re.match(rf"({'|'.join(SCHEMES[what])}):/(?!/)", location)
     if plain and (by_mlflow or location.startswith(f"{destination}/")):
         return
     raise MlflowException.invalid_parameter_value(
-        f"{what} {location} {OUTSIDE} {destination}. Leave it out, or name a place "
-        f"there: {' or '.join(f'{scheme}:/...' for scheme in OF_MLFLOW[what])}"
+        f"{what} {location} {OUTSIDE} {destination}. Leave it out, or give a place "
+        f"there: {' or '.join(f'{scheme}:/...' for scheme in SCHEMES[what])}"
     )
 
 
 def _checking(create, what: str, destination: str):
-    """Return `create(self, name, location, ...)` of one of MLflow's stores with its location checked before."""
+    """Return `create(self, name, location, ...)` of one of MLflow's stores with a check of the location."""
 
     @functools.wraps(create)
     def checked(self, name, location=None, *arguments, **more):
         location = more.pop(what, location)
         if location:
-            require_ours(location, what, destination)
+            require_below(location, what, destination)
         return create(self, name, location, *arguments, **more)
 
     return checked
@@ -58,8 +66,8 @@ def _refuse(destination: str, artifact_uri: str, **_):
     raise MlflowException.invalid_parameter_value(f"{artifact_uri} {OUTSIDE} {destination}")
 
 
-class OurS3(S3ArtifactRepository):
-    """S3 below the destination alone: any other bucket or key is refused before it is asked for."""
+class LimitedS3(S3ArtifactRepository):
+    """S3 below the destination: a request for another bucket or key is refused before it is sent."""
 
     def __init__(self, destination: str, artifact_uri: str, **options):
         self.destination = destination
@@ -67,13 +75,13 @@ class OurS3(S3ArtifactRepository):
 
     def _get_s3_client(self):
         client = super()._get_s3_client()
-        check = functools.partial(_require_below, self.destination)
+        check = functools.partial(_check_request, self.destination)
         client.meta.events.register_first("before-parameter-build.s3", check, unique_id="artifacts of this server")
         return client
 
 
-def _require_below(destination: str, params: dict, **_) -> None:
-    """Raise MlflowException where a request to S3 names another bucket, or a key outside of the destination."""
+def _check_request(destination: str, params: dict, **_) -> None:
+    """Raise MlflowException if a request to S3 names another bucket, or a key outside the destination."""
     bucket, _, prefix = destination.removeprefix("s3://").partition("/")
     keys = [params[name] for name in ("Key", "Prefix") if name in params]
     keys += [each["Key"] for each in params.get("Delete", {}).get("Objects", [])]

@@ -1,9 +1,9 @@
 """The login of MLflow: a token for programs, and a link that logs a browser in.
 
 A program sends the token (`Authorization: Bearer`, or as the password of `Basic`). A browser gets a link with a code
-that counts once, and for an hour. The code stands behind `#`: no log and no other site sees it. The page exchanges it
-for the token, which the browser then keeps as it keeps any password of this very address. It would send a cookie to
-every port of this machine, also to another user's.
+that is valid once, and for an hour. The code is behind `#`, so no log and no other site sees it. The page exchanges the
+code for the token, which the browser keeps like a password for this address. A cookie would go to every port of this
+machine, also to another user's.
 """
 
 import base64
@@ -18,9 +18,9 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 LOGIN, CODE, LOGGED_IN, HEALTH = "/login", "/login/code", "/logged-in", "/health"
 SECONDS = 3600
-"""How long a link counts."""
+"""How long a link is valid, seconds."""
 MOST_BYTES = 1000
-"""Of a code that somebody sends."""
+"""Most bytes of a code in a request."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -36,21 +36,21 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <title>MLflow</title>
 <style>body { font: 16px sans-serif; margin: 4em auto; max-width: 40em }</style>
-<p id="said">%s</p>
+<p id="message">%s</p>
 """
 LOGS_IN = """<script>
-const say = text => { document.getElementById("said").textContent = text };
+const show = text => { document.getElementById("message").textContent = text };
 async function logIn() {
   const code = location.hash.slice(1);
   if (!code) return;
   history.replaceState(null, "", "login");
   const answer = await fetch("login", {method: "POST", body: code});
-  if (!answer.ok) return say(await answer.text());
+  if (!answer.ok) return show(await answer.text());
   const asked = new XMLHttpRequest();
   asked.open("GET", "logged-in", true, "mlflow", await answer.text());
   asked.onload = () => asked.status == 204
-    ? location.replace("./#/experiments?workflowType=machine_learning") : say("This browser did not keep the login.");
-  asked.onerror = () => say("MLflow does not answer.");
+    ? location.replace("./#/experiments?workflowType=machine_learning") : show("This browser did not keep the login.");
+  asked.onerror = () => show("MLflow does not answer.");
   asked.send();
 }
 addEventListener("hashchange", logIn);
@@ -60,15 +60,15 @@ logIn();
 
 
 class Login:
-    """ASGI middleware: nothing but /health and the page that logs in is answered without the token.
+    """ASGI middleware that answers only /health and the login page without the token.
 
-    A page of another origin is answered nothing at all; another port of this machine is another origin.
+    It answers nothing to a page of another origin; another port of this machine is another origin.
     """
 
     def __init__(self, app, token: str):
         self.app, self.token = app, token.encode()
-        self.spent: dict[str, float] = {}
-        """Codes that were used, and when they would have ended."""
+        self.used: dict[str, float] = {}
+        """Used codes, and when they end."""
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
@@ -83,16 +83,16 @@ class Login:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response | None:
-        """Return what is to be answered in the place of MLflow; None where MLflow answers."""
+        """Return the answer of this middleware; None if MLflow is to answer."""
         if _is_of_another_page(request):
-            return PlainTextResponse("MLflow answers its own pages alone.", 403)
+            return PlainTextResponse("MLflow answers only its own pages.", 403)
         asked = (request.method, request.scope["path"])
         if asked == ("GET", HEALTH):
             return None
         if asked == ("GET", LOGIN):
             return HTMLResponse(PAGE % NO_LOGIN + LOGS_IN)
         if asked == ("POST", LOGIN):
-            return await self._exchange(request)
+            return await self._token_for_code(request)
         if asked == ("GET", LOGGED_IN):
             return self._logged_in(request)
         if not self._has_token(request):
@@ -102,31 +102,31 @@ class Login:
         return None
 
     def code(self) -> str:
-        """Return a new code of a link: when it ends, a random part, and what proves that we made it."""
-        said = f"{time.time() + SECONDS:.0f}.{secrets.token_urlsafe(12)}"
-        return f"{said}.{self._proof(said)}"
+        """Return a new code of a link: its end, a random part, and a proof that this server made it."""
+        content = f"{time.time() + SECONDS:.0f}.{secrets.token_urlsafe(12)}"
+        return f"{content}.{self._proof(content)}"
 
-    async def _exchange(self, request: Request) -> Response:
-        """Answer the token for a code that was not used yet."""
+    async def _token_for_code(self, request: Request) -> Response:
+        """Answer a code that was not used yet with the token."""
         code = b""
         async for part in request.stream():
             code += part
             if len(code) > MOST_BYTES:
                 return PlainTextResponse(NO_CODE, 413)
-        said, _, proof = code.decode("ascii", errors="replace").rpartition(".")
-        ours = hmac.compare_digest(proof.encode(), self._proof(said).encode())
+        content, _, proof = code.decode("ascii", errors="replace").rpartition(".")
+        valid = hmac.compare_digest(proof.encode(), self._proof(content).encode())
         now = time.time()
-        self.spent = {old: ends for old, ends in self.spent.items() if ends > now}
-        if not ours or float(said.partition(".")[0]) < now or said in self.spent:
+        self.used = {old: ends for old, ends in self.used.items() if ends > now}
+        if not valid or float(content.partition(".")[0]) < now or content in self.used:
             return PlainTextResponse(NO_CODE, 403)
-        self.spent[said] = float(said.partition(".")[0])
+        self.used[content] = float(content.partition(".")[0])
         return PlainTextResponse(self.token.decode())
 
-    def _proof(self, said: str) -> str:
-        return hmac.new(self.token, b"link " + said.encode(), "sha256").hexdigest()
+    def _proof(self, content: str) -> str:
+        return hmac.new(self.token, b"link " + content.encode(), "sha256").hexdigest()
 
     def _logged_in(self, request: Request) -> Response:
-        """Answer whether the browser sends the login. Only here it is asked for it, so that it opens no window."""
+        """Answer whether the browser sends the login. No other answer asks for it, so that no login window opens."""
         if self._has_token(request):
             return Response(status_code=204)
         return PlainTextResponse("", 401, {"WWW-Authenticate": 'Basic realm="MLflow"'})
@@ -146,12 +146,12 @@ class Login:
         headers = {"WWW-Authenticate": 'Bearer realm="MLflow"'}
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(PAGE % NO_LOGIN, 401, headers)
-        said = json.dumps({"error_code": "UNAUTHENTICATED", "message": NO_LOGIN})
-        return Response(said, 401, headers, "application/json")
+        body = json.dumps({"error_code": "UNAUTHENTICATED", "message": NO_LOGIN})
+        return Response(body, 401, headers, "application/json")
 
 
 def _is_of_another_page(request: Request) -> bool:
-    """Whether a browser sends this for a page of another origin. Following a link to MLflow is none of that."""
+    """Return whether a browser sends this for a page of another origin; a click on a link to MLflow is allowed."""
     headers = request.headers
     origin = headers.get("origin")
     if origin is not None:

@@ -21,7 +21,7 @@ SKIPPED = {"name": "torch", "skip_reason": "Dependency not found"}
 
 
 def test_what_has_no_known_vulnerability_is_fine():
-    assert audit.judged([CLEAN], {}) == (audit.FINE, ["1 packages audited"])
+    assert audit.judged([CLEAN], {}) == (audit.OK, ["1 packages audited"])
 
 
 def test_a_vulnerability_is_named_with_its_cure():
@@ -33,7 +33,7 @@ def test_a_vulnerability_is_named_with_its_cure():
 @pytest.mark.parametrize("name", ["PYSEC-2026-1", "CVE-2026-1"])
 def test_one_that_has_a_reason_under_any_of_its_names_is_accepted_with_it(name):
     code, lines = audit.judged([VULNERABLE], {name: "only its FTP client has it"})
-    assert code == audit.FINE and lines[0].endswith("CVE-2026-1: only its FTP client has it")
+    assert code == audit.OK and lines[0].endswith("CVE-2026-1: only its FTP client has it")
 
 
 def test_a_reason_without_a_vulnerability_is_to_be_removed():
@@ -44,7 +44,7 @@ def test_a_reason_without_a_vulnerability_is_to_be_removed():
 def test_an_index_that_does_not_know_a_package_has_not_audited_it():
     """pip-audit itself says "No known vulnerabilities found" then, and ends with 0."""
     code, lines = audit.judged([CLEAN, SKIPPED], {"CVE-2026-1": "asked for when torch can be"})
-    assert code == audit.UNKNOWN and lines == ["NOT AUDITED: the index knows nothing of 1 packages: torch"]
+    assert code == audit.UNKNOWN and lines == ["NOT AUDITED: the index does not know 1 packages: torch"]
     assert audit.judged([VULNERABLE, SKIPPED], {})[0] == audit.TO_DO
 
 

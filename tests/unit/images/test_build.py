@@ -60,6 +60,10 @@ def test_builds_the_three_and_prints_their_sizes(build):
         "dwi-stroke/mlflow:abc",
     ]
     assert said.count("1500 MB") == 3
+    components, trainer, mlflow = asked.splitlines()
+    for line, name in ((components, "components"), (trainer, "trainer")):
+        assert "--file images/steps.Dockerfile " in line and f"--build-arg IMAGE={name} " in line
+    assert "--file images/mlflow.Dockerfile " in mlflow and "IMAGE=" not in mlflow
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_wheels_in_the_folder_of_copies_are_refused_and_stay(build, folder):
     (build.repo / "link").symlink_to(wheel.parent)
     wheel.write_text("theirs")
     status, said, asked = build("abc", WHEELS=folder)
-    assert status == 1 and f"WHEELS is {folder}, where images/build keeps copies" in said and not asked
+    assert status == 1 and f"WHEELS is {folder}: images/build keeps copies" in said and not asked
     assert wheel.read_text() == "theirs"
 
 

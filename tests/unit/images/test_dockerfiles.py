@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "images"
-NAMES = ("components", "trainer", "mlflow")
+NAMES = ("steps", "mlflow")
 LABELS = ("source", "revision", "version", "licenses")
 
 
@@ -45,7 +45,7 @@ def _pins(path: Path) -> dict[str, str]:
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in (line.split("==") for line in lines)}
 
 
-def test_there_is_one_dockerfile_per_image():
+def test_the_images_of_the_steps_have_one_dockerfile():
     assert {path.stem for path in IMAGES.glob("*.Dockerfile")} == set(NAMES)
 
 
@@ -71,7 +71,7 @@ def test_nothing_in_it_lends_its_users_rights_to_another(instructions):
 def test_the_server_has_no_shell_and_no_package_manager_and_the_steps_keep_the_shell_that_kfp_starts_them_with():
     runs = {name: next(r for w, r in _final_stage(_instructions(name)) if w == "RUN") for name in NAMES}
     assert runs["mlflow"].endswith("cd /usr/bin && rm -f apt* dpkg* perl* bash rbash dash sh")
-    assert "rm -f" not in runs["components"] + runs["trainer"]
+    assert "rm -f" not in runs["steps"]
     assert _final_stage(_instructions("mlflow"))[-1][0] == "EXPOSE", "no RUN after the shell is gone"
     compiled = yaml.safe_load_all((ROOT / "tests" / "golden" / "pipeline.yaml").read_text())
     steps = next(compiled)["deploymentSpec"]["executors"].values()
@@ -138,17 +138,19 @@ def test_labels_and_environment_name_the_revision(instructions):
     assert ("ENV", "GIT_COMMIT=$REVISION") in last
 
 
-@pytest.mark.parametrize("name", ["components", "trainer"])
-def test_a_change_of_the_steps_leaves_the_dependency_layers_alone(name):
-    last = _final_stage(_instructions(name))
+def test_a_change_of_the_steps_leaves_the_dependency_layers_alone():
+    last = _final_stage(_instructions("steps"))
     order = [rest for word, rest in last if word == "COPY"]
     assert order == ["--from=builder /opt/venv /opt/venv", "--from=code /app /app"]
     assert "PYTHONPATH=/app" in " ".join(rest for word, rest in last if word == "ENV").split()
 
 
-def test_trainer_differs_from_components_by_its_wheels_alone():
-    components, trainer = ([i for i in _instructions(name) if i[0] != "LABEL"] for name in ("components", "trainer"))
-    assert components == trainer
+def test_trainer_and_components_from_the_same_wheels_share_every_layer():
+    """What comes after the argument that tells them apart makes no layer."""
+    last = _final_stage(_instructions("steps"))
+    after = last[last.index(("ARG", "IMAGE=components")) :]
+    assert {word for word, _ in after} <= {"ARG", "ENV", "LABEL", "USER"}
+    assert not any("$IMAGE" in rest for word, rest in after if word != "LABEL")
 
 
 def test_the_mlflow_server_has_the_versions_of_the_clients():

@@ -38,13 +38,13 @@ def refuse(server, operation, code, status):
 
 def test_a_bucket_that_is_there_is_left_alone(script, client, server):
     server.add_response("head_bucket", {}, {"Bucket": BUCKET})
-    assert script.ensure(client, BUCKET, REGION) == "the bucket 'dwi-stroke' is there"
+    assert script.ensure(client, BUCKET, REGION) == "the bucket 'dwi-stroke' exists"
 
 
 def test_a_missing_bucket_is_made(script, client, server):
     refuse(server, "head_bucket", "404", 404)
     server.add_response("create_bucket", {}, {"Bucket": BUCKET})
-    assert script.ensure(client, BUCKET, REGION) == "the bucket 'dwi-stroke' is made"
+    assert script.ensure(client, BUCKET, REGION) == "the bucket 'dwi-stroke' is created"
 
 
 def test_in_another_region_it_is_made_there(script, client, server):
@@ -59,7 +59,7 @@ def test_a_quicker_pod_of_the_same_job_is_no_problem(script, client, server, cod
     refuse(server, "head_bucket", "404", 404)
     refuse(server, "create_bucket", code, 409)
     server.add_response("head_bucket", {}, {"Bucket": BUCKET})
-    assert script.ensure(client, BUCKET, REGION) == "the bucket 'dwi-stroke' is there"
+    assert script.ensure(client, BUCKET, REGION) == "the bucket 'dwi-stroke' exists"
 
 
 @pytest.mark.parametrize(

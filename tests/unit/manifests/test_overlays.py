@@ -193,3 +193,16 @@ def test_no_file_uses_kustomizes_old_fields():
             "patchesJson6902",
             "vars",
         }
+
+
+NOT_RENDERED = {"base/secrets.example.yaml", "overlays/gpu-cluster/training-runtime.yaml"}
+"""An example, and what an overlay names once Kubeflow Trainer is installed; kind/ holds patches of parts of others."""
+
+
+def test_every_file_is_named_by_the_kustomization_beside_it():
+    for folder in (path.parent for path in MANIFESTS.rglob("kustomization.yaml")):
+        plan = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        named = {*plan.get("resources", []), *(patch.get("path") for patch in plan.get("patches", []))}
+        files = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
+        unnamed = {str((folder / name).relative_to(MANIFESTS)) for name in files - named}
+        assert unnamed <= NOT_RENDERED, "such a file is never applied"

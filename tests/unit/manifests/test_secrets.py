@@ -182,6 +182,7 @@ def test_kind_never_takes_the_credentials_of_this_shell(cluster):
     assert cluster.secret("kubeflow", "dwi-stroke-s3")["AWS_ACCESS_KEY_ID"] == ACCESS_KEY
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("arguments", "variables", "said"),
     [

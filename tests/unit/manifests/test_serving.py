@@ -115,7 +115,7 @@ def test_it_runs_what_mlflow_itself_would_with_the_model_named_as_it_would(conta
 
 
 def test_the_image_of_the_steps_has_what_the_server_needs():
-    dockerfile = (MANIFESTS.parent / "images" / "components.Dockerfile").read_text()
+    dockerfile = (MANIFESTS.parent / "images" / "steps.Dockerfile").read_text()
     pinned = {line.split("==")[0] for line in (MANIFESTS.parent / "requirements.txt").read_text().splitlines()}
     left_out = dockerfile.split("wanted = !/^(")[1].split(")==")[0].split("|")
     assert {"mlflow", "fastapi", "uvicorn", "starlette", "pandas"} <= pinned - set(left_out)

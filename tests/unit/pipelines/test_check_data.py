@@ -64,7 +64,7 @@ def test_too_few_adc_maps_are_refused_where_the_network_is_to_see_them(folder):
 @pytest.mark.parametrize(
     "command",
     [
-        *(["run", "--target", target] for target in ("local", "containers", "kind", "cluster")),
+        *(["run", "--target", target] for target in ("local", "kind", "cluster")),
         ["experiments", "--presets", "n4"],
         ["schedule", "--cron", "0 2 * * *", "--target", "kind"],
     ],

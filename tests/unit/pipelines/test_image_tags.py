@@ -1,5 +1,6 @@
 """A step's image tag changes exactly where code that the step runs changes: a cache never outlives its code."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -8,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from pipelines import image_tags
-from pipelines.cluster import kubernetes
 from pipelines.pipeline import STEPS
 
 MODULES = sorted(
@@ -24,10 +24,10 @@ def checkout(tmp_path, monkeypatch) -> Path:
     shutil.copytree(
         image_tags.ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copy(image_tags.PINS, tmp_path)
-    shutil.copy(image_tags.ROOT / "requirements.lock", tmp_path)
+    shutil.copytree(image_tags.ROOT / "images", tmp_path / "images", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (image_tags.PINS, "requirements.lock"):
+        shutil.copy(image_tags.ROOT / name, tmp_path)
     monkeypatch.setattr(image_tags, "ROOT", tmp_path)
-    monkeypatch.setattr(image_tags, "PINS", tmp_path / image_tags.PINS.name)
     return tmp_path
 
 
@@ -35,9 +35,15 @@ def tags() -> dict[str, str]:
     return {step: image_tags.image(step) for step in STEPS}
 
 
+@functools.cache
+def tags_before() -> dict[str, str]:
+    """The tags of an unchanged checkout: the same wherever it lies."""
+    return tags()
+
+
 def changed_by(path: Path) -> set[str]:
     """The steps whose tag changes when a line is added to a file."""
-    before = tags()
+    before = tags_before()
     path.write_text(path.read_text() + "\n# changed\n")
     return {step for step, tag in tags().items() if tag != before[step]}
 
@@ -56,6 +62,7 @@ def runs(step: str) -> set[str]:
     return seen
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("module", MODULES)
 def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other(module, checkout):
     assert changed_by(checkout / module) == {step for step in STEPS if module in runs(step)}
@@ -86,21 +93,31 @@ def test_changed_pins_change_every_tag(checkout):
     assert changed_by(checkout / "requirements.txt") == set(STEPS)
 
 
-def test_a_changed_policy_is_another_image_on_a_cluster_too(checkout, monkeypatch):
-    monkeypatch.setattr(kubernetes, "ROOT", checkout)
-    before = kubernetes.sources_tag()
-    assert changed_by(checkout / "components" / "register" / "policy.yaml") == {"register"}
-    assert kubernetes.sources_tag() != before
+@pytest.mark.parametrize(
+    "file", ["components/register/policy.yaml", "components/scans/n4.py", "components/split/component.py"]
+)
+def test_what_changes_the_tag_of_a_step_changes_the_tag_of_the_built_images_too(file, checkout):
+    before = image_tags.sources_tag(), image_tags.code()
+    assert changed_by(checkout / file)
+    assert image_tags.sources_tag() != before[0] and image_tags.code() != before[1]
+
+
+@pytest.mark.parametrize("file", ["images/steps.Dockerfile", "images/mlflow/dwi_stroke_mlflow/app.py"])
+def test_how_an_image_is_built_changes_the_tag_of_the_built_images_alone(file, checkout):
+    before = image_tags.sources_tag(), image_tags.code()
+    assert not changed_by(checkout / file)
+    assert image_tags.sources_tag() != before[0] and image_tags.code() == before[1]
 
 
 def test_a_module_that_is_not_imported_changes_nothing(checkout):
-    before = tags()
+    before = tags(), image_tags.sources_tag()
     (checkout / "components" / "core" / "novelty.py").write_text("NEW = 1\n")
-    assert tags() == before
+    assert (tags(), image_tags.sources_tag()) == before
 
 
-def test_packages_hold_no_code_of_their_own_which_a_tag_would_miss():
-    assert not [p for p in (image_tags.ROOT / "components").rglob("__init__.py") if p.read_text().strip()]
+def test_code_in_a_package_itself_changes_the_steps_that_import_from_it(checkout):
+    assert changed_by(checkout / "components" / "split" / "__init__.py") == {"split"}
+    assert changed_by(checkout / "components" / "core" / "__init__.py") == set(STEPS)
 
 
 def test_the_tags_do_not_depend_on_where_the_checkout_lies(checkout, monkeypatch):

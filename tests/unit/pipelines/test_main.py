@@ -11,7 +11,7 @@ import pytest
 from pipelines import __main__ as command_line
 from pipelines import commands
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL, PLACES
+from pipelines.target import ALL
 
 IN_ANY_PLACE = {
     "check-data": ("--data", "folder"), "predict": ("--input", "a", "--output", "b"), "serve": (), "status": (),
@@ -82,7 +82,7 @@ def call(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", ALL)
 @pytest.mark.parametrize("command", IN_ANY_PLACE)
 def test_every_command_about_a_registry_takes_each_place(call, command, place):
     assert call(command, *IN_ANY_PLACE[command], "--target", place) == 0
@@ -92,13 +92,6 @@ def test_every_command_about_a_registry_takes_each_place(call, command, place):
 def test_an_unknown_target_is_refused_by_every_command(call, command, capsys):
     assert call(command, *IN_ANY_PLACE.get(command, ()), "--target", "knid") == 1
     assert "unknown TARGET=knid. Targets: local" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", IN_ANY_PLACE)
-def test_containers_are_refused_where_no_step_runs(call, command, capsys):
-    assert call(command, *IN_ANY_PLACE[command], "--target", "containers") == 1
-    said = capsys.readouterr().err
-    assert "TARGET=containers is of no use to this command. It takes TARGET=local or kind or cluster." in said
 
 
 @pytest.mark.parametrize("place", sorted(set(ALL) - {"local"}))

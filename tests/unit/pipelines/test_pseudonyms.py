@@ -132,7 +132,7 @@ def test_the_copy_holds_the_scans_and_nothing_that_tells_whose_they_are(clinic, 
 
 def test_a_scan_is_ingested_as_it_would_be_under_its_own_name(tmp_path, clinic, copied, keys_of):
     copy, told = copied(clinic)
-    own, other = (check(discover(keys_of(f)), f, tmp_path / f"cases-{f.name}") for f in (clinic, copy))
+    own, other = (check(discover(keys_of(f)), f, tmp_path / f"cases-{f.name}").model_dump() for f in (clinic, copy))
     of_patient = {c["voxel_sha256"]: c for c in other["cases"]}
     for case in own["cases"]:
         same = of_patient[case["voxel_sha256"]]
@@ -145,7 +145,7 @@ def test_a_scan_is_ingested_as_it_would_be_under_its_own_name(tmp_path, clinic, 
 @pytest.mark.parametrize(
     ("ending", "content", "sent", "line"),
     [
-        (".bval", "0 800 # Jaidee", "", "the .bval file was passed over: it holds no b-values"),
+        (".bval", "0 800 # Jaidee", "", "the .bval file was ignored: it does not hold numbers"),
         (".bval", "0 800\n", "800\n", "b = 800 s/mm² as in the .bval file"),
         (".json", '{"Name": "Jaidee", "bval": 800}', '{"DiffusionBValue": 800.0}', "as in the JSON sidecar"),
         (".json", '{"Name": "Jaidee"}', "{}", "b-value unknown"),
@@ -162,8 +162,8 @@ def test_of_the_files_beside_a_scan_the_b_value_alone_is_sent(
     (file,) = copy.rglob(f"*_dwi{ending}")
     assert file.read_text() == sent
     assert planted.found(copy, ["Somchai", "Jaidee", "20240131"]) == []
-    ours, theirs = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}")["cases"][0] for f in (folder, copy))
-    assert ours["repairs"] == theirs["repairs"] and any(line in repair for repair in ours["repairs"])
+    ours, theirs = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}").cases[0] for f in (folder, copy))
+    assert ours.repairs == theirs.repairs and any(line in repair for repair in ours.repairs)
 
 
 def test_a_file_that_names_another_patient_than_its_folder_goes_nowhere(clinic, copied, caplog):
@@ -198,7 +198,7 @@ def test_what_a_model_predicted_is_known_under_other_names_too(
     (results / "predictions.csv").write_text("\n".join(rows))
     copy, _ = copied(folder)
     assert planted.found(copy, ["Somchai", "Jaidee"]) == []
-    own, other = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}") for f in (folder, copy))
+    own, other = (check(discover(keys_of(f)), f, tmp_path / f"of-{f.name}").model_dump() for f in (folder, copy))
     same = {c["voxel_sha256"]: c for c in other["cases"]}
     assert own["refused"] == other["refused"] == {} and len(same) == 4
     for number, case in enumerate(own["cases"]):

@@ -1,4 +1,4 @@
-"""What is said first of a version."""
+"""The first sentences about a version."""
 
 import pytest
 
@@ -11,27 +11,27 @@ BETTER = MODEL | {"test_rule_dice_mean": 0.37, "test_better_than_rule": 1.0}
 VERDICT = "Not better than a threshold rule without a network: Dice 0.410 against 0.470."
 
 
-def test_numbers_in_words_say_where_there_is_no_interval():
+def test_a_missing_interval_is_noted():
     numbers = {"dice_mean": 0.7, "dice_ci_low": 0.6, "dice_ci_high": 0.81, "ml_mean": 2.345}
     assert in_words(numbers, "dice") == "0.700 (95 % interval 0.600 to 0.810)"
     assert in_words(numbers, "ml", "{:.1f} mL") == "2.3 mL (no interval: fewer than 5 patients)"
 
 
 def test_a_model_that_is_not_better_than_the_rule_begins_with_that():
-    said = "Dice 0.700 (95 % interval 0.600 to 0.800) on the 10 held-out patients with a lesion."
-    assert sentence(WORSE, synthetic=False) == f"{VERDICT} {said} Research use only."
+    dice = "Dice 0.700 (95 % interval 0.600 to 0.800) on the 10 held-out patients with a lesion."
+    assert sentence(WORSE, synthetic=False) == f"{VERDICT} {dice} Research use only."
     better = "Better than a threshold rule without a network: Dice 0.410 against 0.370."
-    assert sentence(BETTER, synthetic=False) == f"{said} {better} Research use only."
+    assert sentence(BETTER, synthetic=False) == f"{dice} {better} Research use only."
 
 
-def test_what_was_not_measured_is_not_said():
+def test_a_rule_that_was_not_measured_is_not_mentioned():
     assert (against_rule(MODEL), not_better(MODEL), not_better(BETTER)) == ("", "", "")
     assert against_rule(WORSE) == not_better(WORSE) == VERDICT
     assert "rule" not in sentence(MODEL, synthetic=False)
 
 
 @pytest.mark.parametrize("dice", ["test_dice", "test_lesion_dice"])
-def test_of_synthetic_patients_it_says_so(dice):
+def test_synthetic_patients_are_named(dice):
     numbers = {f"{dice}_mean": 0.5, "test_patients": 3}
     assert "3 synthetic demo patients" in sentence(numbers, synthetic=True)
     assert "it says nothing about real ones" in sentence(numbers, synthetic=True)

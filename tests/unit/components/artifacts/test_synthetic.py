@@ -8,7 +8,7 @@ from components.artifacts.synthetic import TAG, is_synthetic, says_synthetic
 
 
 @pytest.mark.parametrize("name", ["SYNTHETIC demo scans", "a synthetic set"])
-def test_a_set_is_synthetic_where_its_name_says_so(name):
+def test_a_set_is_synthetic_by_its_name(name):
     assert says_synthetic(json.dumps({"Name": name}).encode())
 
 
@@ -17,7 +17,7 @@ def test_a_set_is_synthetic_where_its_name_says_so(name):
     [b'{"Name": "Siriraj"}', b'{"name": "synthetic"}', b"{}", b"[]", b"", b"\xff\xfe", b"[" * 100_000, b"synthetic"],
     ids=["patients", "another field", "no name", "a list", "empty", "no UTF-8", "too deep", "no JSON"],
 )
-def test_any_other_description_says_nothing(description):
+def test_any_other_description_is_not_synthetic(description):
     assert not says_synthetic(description)
 
 

@@ -33,6 +33,7 @@ def store(monkeypatch):
         one.__exit__()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_objects_are_sent_listed_fetched_and_removed(store, tmp_path, dialect):
     there = store(dialect)
@@ -47,6 +48,7 @@ def test_objects_are_sent_listed_fetched_and_removed(store, tmp_path, dialect):
     assert there.objects == {}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_an_upload_removes_what_the_folder_holds_no_longer(store, tmp_path, dialect):
     there = store(dialect)
@@ -93,7 +95,7 @@ def test_what_a_store_that_cuts_objects_its_own_way_altered_is_noticed(store, mo
         return storage.client.head_object(Bucket="bucket", Key=key)
 
     monkeypatch.setattr(storage, "_send", altered)
-    with pytest.raises(StepError, match="/a is not what its checksum"):
+    with pytest.raises(StepError, match="/a did not match its checksum"):
         storage.put("a", b"scan" * 200)
     assert len(sent) == 3
 

@@ -63,6 +63,7 @@ def test_gaffkes_bound_of_a_bad_sample_mirrors_that_of_a_good_one():
     assert bounded_mean_interval(1 - values) == pytest.approx((1 - high, 1 - low), abs=0.01)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("count", [5, 12])
 def test_gaffkes_bound_is_the_one_of_uniform_order_statistics(count):
     """Learned-Miller and Thomas 2019, equation 2: 1 - sum over i of U(i) (z(i + 1) - z(i)), z(n + 1) = 1."""
@@ -86,6 +87,7 @@ def test_what_is_no_share_has_no_bounded_interval(bad):
         bounded_mean_interval([0.1, 0.2, 0.3, 0.4, bad])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("count", [5, 10, 20])
 @pytest.mark.parametrize("missed", [0, 0.05, 0.1], ids=["none missed", "one in twenty", "one in ten"])
 def test_the_interval_of_dice_covers_with_few_patients_and_missed_lesions(count, missed):
@@ -182,6 +184,7 @@ def test_two_hundred_pairs_take_no_time():
     assert min(taken) < 0.5  # 0.07 s alone on a machine
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("missed", [0, 0.05, 0.1], ids=["none missed", "one in twenty", "one in ten"])
 def test_an_equal_model_is_promoted_in_at_most_three_of_a_hundred(missed):
     """Ten patients, alike for both models, each of which misses some of its own."""
@@ -208,6 +211,7 @@ def test_the_interval_of_equal_volumes_is_their_value():
     assert mean_interval([0.0] * 6) == (0, 0)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "at_least"), [("lognormal", 0.86), ("counts", 0.93), ("half normal", 0.93)])
 @pytest.mark.parametrize("count", [5, 10, 20])
 def test_the_interval_of_volumes_covers_what_its_docstring_says(name, at_least, count):

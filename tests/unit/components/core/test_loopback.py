@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from components.core.loopback import around_proxy, is_here
-from components.core.storage import connect
+from components.core.s3_client import connect
 
 HERE = [
     "http://127.0.0.1:9000",

@@ -68,10 +68,13 @@ def test_running_out_of_memory_says_what_to_do(body):
     [
         (
             "OSError(errno.ENOSPC, 'No space left on device', '/data/x')",
-            "the disk is full (/data/x). Make room, then run",
+            "the disk is full (/data/x). Free space, then run",
         ),
-        ("OSError(errno.EROFS, 'Read-only file system', '/data/x')", "Read-only file system (/data/x). Make it yours"),
-        ("OSError(errno.EACCES, 'Permission denied')", "Permission denied. Make it yours"),
+        (
+            "OSError(errno.EROFS, 'Read-only file system', '/data/x')",
+            "Read-only file system (/data/x). Get the right to read and write there",
+        ),
+        ("OSError(errno.EACCES, 'Permission denied')", "Permission denied. Get the right to read and write there"),
     ],
 )
 def test_a_disk_that_is_full_or_not_ours_says_what_to_do(fault, said):

@@ -8,7 +8,7 @@ import tempfile
 import pytest
 from botocore.exceptions import ReadTimeoutError
 
-from components.core import storage
+from components.core import s3_client, storage
 from components.core.step import StepError
 from components.core.storage import Object, Storage, digest_of, file_sha256, local_path, scratch
 
@@ -44,7 +44,7 @@ def test_a_key_lands_below_its_folder(tmp_path):
 )
 def test_a_key_that_would_land_outside_is_refused(tmp_path, key):
     folder = tmp_path / "scans"
-    with pytest.raises(StepError, match="points outside of its folder"):
+    with pytest.raises(StepError, match="points outside its folder"):
         local_path(folder, key)
 
 
@@ -104,7 +104,7 @@ def test_a_server_that_takes_the_request_and_never_answers_is_named_at_each_try(
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for name, value in {"S3_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(storage, "ANSWER_SECONDS", 0.2)
+        monkeypatch.setattr(s3_client, "ANSWER_SECONDS", 0.2)
         there = Storage("s3://bucket/prefix")
         there.patience = 0
         with caplog.at_level(logging.WARNING), pytest.raises(StepError, match=address):
@@ -117,7 +117,7 @@ def test_temporary_files_go_to_a_folder_that_no_other_login_made_or_reads(tmp_pa
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert scratch() == tmp_path / "dwi-stroke" and stat.S_IMODE(scratch().stat().st_mode) == 0o700
     monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(StepError, match=r"dwi-stroke belongs to another login\. Set SCRATCH_DIR"):
+    with pytest.raises(StepError, match=r"dwi-stroke belongs to another user\. Set SCRATCH_DIR"):
         scratch()
     monkeypatch.setenv("SCRATCH_DIR", str(tmp_path))
     assert scratch() == tmp_path / "dwi-stroke"

@@ -122,6 +122,7 @@ def test_ten_samples_and_two_plots_are_all_on_the_page(page_of, sample):
     assert page_of(["P1"], [sample] * 10).count("<img") == 12
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["P", "<" * 200], ids=["plain", "long names that grow when escaped"])
 @pytest.mark.parametrize("shift", [0, 5], ids=["all right", "all failed"])
 def test_the_page_stays_under_one_megabyte_however_much_there_is_to_show(page_of, noisy, name, shift):

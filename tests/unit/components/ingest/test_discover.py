@@ -123,22 +123,22 @@ def test_the_same_name_in_two_folders_is_refused():
 )
 def test_only_folders_beside_each_other_hold_pairs(image, mask):
     name, why = only_refusal([image, mask])
-    assert name == "009" and f"its mask {mask} and its image {image} lie in two data sets" in why
+    assert name == "009" and f"its mask {mask} and its image {image} are in two data sets" in why
 
 
 def test_slices_from_two_folders_are_not_one_volume():
     keys = ["2024/images/P_Slice_1.npy", "2025/images/P_Slice_2.npy"]
     name, why = only_refusal(keys)
-    assert name == "P" and why.startswith(f"its slices lie in several folders: {', '.join(keys)}")
+    assert name == "P" and why.startswith(f"its slices are in several folders: {', '.join(keys)}")
 
 
 def test_a_file_in_the_folder_of_another_patient_is_refused():
     keys = ["sub-05/images/sub-06.nii.gz", "sub-05/masks/sub-06.nii.gz"]
     name, why = only_refusal(keys)
-    assert name == "sub-06" and "lies in the folder of sub-05 and names another patient" in why
+    assert name == "sub-06" and "is in the folder of sub-05 and names another patient" in why
 
 
-def test_a_mask_without_an_image_is_refused_and_the_others_go_on():
+def test_a_mask_without_an_image_is_refused_and_the_others_are_kept():
     found = discover([*flat("A.npy"), "masks/B.npy"])
     assert [c.name for c in found.cases] == ["A"]
     assert found.refused == {"B": "mask without an image of the same name"}
@@ -246,7 +246,7 @@ def test_an_adc_map_without_its_scan_is_refused():
     assert only_refusal(bids("sub-1", kinds=["adc"], mask=False)) == ("sub-1_ses-0001", "ADC map without a DWI scan")
 
 
-def test_a_mask_without_its_scan_is_refused_and_the_others_go_on():
+def test_a_mask_without_its_scan_is_refused_and_the_others_are_kept():
     found = discover([*bids("sub-1"), *bids("sub-2", kinds=[])])
     assert [c.name for c in found.cases] == ["sub-1_ses-0001"]
     assert found.refused == {"sub-2_ses-0001": "mask without a DWI scan"}
@@ -289,7 +289,7 @@ def test_a_map_of_another_patient_is_refused(kind):
         ("sub-A/dwi/sub-A_ses-1_dwi", "sub-A/sub-A_msk"),
     ],
 )
-def test_names_that_agree_or_say_nothing_are_a_case(image, mask):
+def test_names_that_agree_or_have_no_owner_are_a_case(image, mask):
     assert only_case([f"{image}.nii.gz", f"derivatives/{mask}.nii.gz"]).mask == [f"derivatives/{mask}.nii.gz"]
 
 
@@ -308,7 +308,7 @@ def test_two_sessions_of_one_folder_are_not_a_pair():
 )
 def test_files_of_two_data_sets_are_not_a_case(one, other):
     name, why = only_refusal([one, other])
-    assert name == "sub-1" and "lie in two data sets" in why and one in why and other in why
+    assert name == "sub-1" and "are in two data sets" in why and one in why and other in why
 
 
 def test_the_derivatives_may_lie_beside_the_folder_of_the_patients():
@@ -347,8 +347,8 @@ def test_copies_in_sourcedata_are_left_alone():
         assert found.cases == discover(keys).cases and found.refused == {} and found.ignored == sorted(copies)
 
 
-def test_where_all_lies_in_sourcedata_it_is_said_how_to_use_it():
-    with pytest.raises(StepError, match=r"Files below sourcedata/ are left alone: name that folder itself"):
+def test_if_all_files_are_in_sourcedata_the_error_tells_how_to_use_them():
+    with pytest.raises(StepError, match=r"Files below sourcedata/ are ignored: to use them, give that folder itself"):
         discover(f"sourcedata/{key}" for key in bids("sub-1"))
 
 
@@ -386,6 +386,6 @@ def test_two_layouts_at_once_are_refused_with_what_to_do():
 
 
 @pytest.mark.parametrize("keys", [[], ["README.md"], ["scans/P.npy"], ["images/P.dcm"], ["masks-P.npy"]])
-def test_where_nothing_is_recognised_what_is_expected_is_said(keys):
+def test_if_no_scan_is_recognised_the_error_gives_the_layouts(keys):
     with pytest.raises(StepError, match=r"no scans recognised among \d files.*Expected either images/NAME\.nii\.gz"):
         discover(keys)

@@ -1,6 +1,5 @@
-"""Many cases at once: the bad ones are refused by name, the others go on."""
+"""Many cases at once: the bad ones are refused by name, the others are kept."""
 
-import json
 import logging
 import re
 
@@ -8,11 +7,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from components.artifacts.cases import Cases
 from components.core.step import StepError
 from components.ingest import ingest
 from components.ingest.discover import discover
 from components.ingest.ingest import check, log_summary, require_enough
-from components.ingest.report import lesion_words, write_report
+from components.ingest.report import lesion_text, write_report
+from tests.support.artifacts import make_case, make_cases
 
 
 @pytest.fixture
@@ -27,79 +28,78 @@ def data_set(tmp_path, make_scan, write_case):
 
 
 @pytest.fixture
-def facts_of(tmp_path, keys_of):
-    def run(folder, target="cases"):
-        facts = check(discover(keys_of(folder)), folder, tmp_path / target)
-        return facts | {"data_uri": "s3://bucket/set", "data_version": "0123456789abcdef"}
+def checked(tmp_path, keys_of):
+    def run(folder, target="cases") -> Cases:
+        found = discover(keys_of(folder))
+        return check(found, folder, tmp_path / target, data_uri="s3://bucket/set", data_version="0123456789abcdef")
 
     return run
 
 
-def test_the_bad_are_refused_by_name_and_the_others_go_on(data_set, facts_of):
-    facts = facts_of(data_set)
-    assert [c["patient"] for c in facts["cases"]] == ["sub-a", "sub-b", "sub-free", "sub-unlabelled"]
-    assert [c["labelled"] for c in facts["cases"]] == [True, True, True, False]
-    assert facts["refused"] == {"sub-bad_ses-0001": "the mask is not binary: it holds 0, 2; expected 0 and 1"}
-    assert facts["layout"] == "BIDS" and facts["ignored"] == [] and facts["synthetic"] is False
+def test_the_bad_are_refused_by_name_and_the_others_are_kept(data_set, checked):
+    found = checked(data_set)
+    assert [c.patient for c in found.cases] == ["sub-a", "sub-b", "sub-free", "sub-unlabelled"]
+    assert [c.labelled for c in found.cases] == [True, True, True, False]
+    assert found.refused == {"sub-bad_ses-0001": "the mask is not binary: it holds 0, 2; expected 0 and 1"}
+    assert found.layout == "BIDS" and found.ignored == [] and found.synthetic is False
 
 
-def test_nothing_of_a_refused_case_is_kept(tmp_path, data_set, facts_of):
-    kept = {name for c in facts_of(data_set)["cases"] for name in c["files"].values()}
+def test_nothing_of_a_refused_case_is_kept(tmp_path, data_set, checked):
+    kept = {name for c in checked(data_set).cases for name in c.files.values()}
     assert {p.name for p in (tmp_path / "cases").iterdir()} == kept
 
 
-def test_the_result_does_not_depend_on_how_many_work_at_it(tmp_path, data_set, facts_of, monkeypatch):
-    many = facts_of(data_set, "many")
+def test_the_result_does_not_depend_on_how_many_work_at_it(tmp_path, data_set, checked, monkeypatch):
+    many = checked(data_set, "many")
     monkeypatch.setattr(ingest, "cpus", lambda: 1)
-    assert facts_of(data_set, "one") == many
+    assert checked(data_set, "one") == many
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "many" / path.name).read_bytes()
 
 
-def test_the_facts_are_json(data_set, facts_of):
-    facts = facts_of(data_set)
-    assert json.loads(json.dumps(facts))["refused"] == facts["refused"]
+def test_the_cases_are_read_as_they_were_written(tmp_path, data_set, checked):
+    found = checked(data_set)
+    found.write(tmp_path / "cases")
+    assert Cases.read(tmp_path / "cases") == found
 
 
-def test_a_set_that_says_it_is_synthetic_is_believed(data_set, facts_of):
+def test_a_set_is_synthetic_by_its_description(data_set, checked):
     (data_set / "dataset_description.json").write_text('{"Name": "SYNTHETIC demo"}')
-    facts = facts_of(data_set)
-    assert facts["synthetic"] is True
+    assert checked(data_set).synthetic is True
 
 
-def test_the_log_has_a_line_for_all_that_would_interest_a_person(data_set, facts_of, caplog):
+def test_the_log_has_refusals_unlabelled_scans_and_counts(data_set, checked, caplog):
     caplog.set_level(logging.INFO)
-    log_summary(facts_of(data_set))
+    log_summary(checked(data_set))
     assert "refused    sub-bad_ses-0001: the mask is not binary" in caplog.text
     assert "unlabelled sub-unlabelled_ses-0001: no mask" in caplog.text
     assert "3 labelled scans of 3 patients (1 lesion-free), 1 unlabelled, 1 refused" in caplog.text
 
 
 def test_three_patients_with_a_lesion_are_enough():
-    cases = [{"patient": p, "lesion_voxels": n} for p, n in (("a", 5), ("b", 1), ("c", 9))]
-    require_enough({"cases": cases, "refused": {}, "data_uri": "s3://b"})
+    require_enough(make_cases([make_case(p, lesion_voxels=n) for p, n in (("a", 5), ("b", 1), ("c", 9))]))
 
 
 @pytest.mark.parametrize("third", [("b", 9), ("c", 0), ("c", None)], ids=["same patient", "lesion-free", "unlabelled"])
-def test_fewer_are_not_and_it_is_said_what_to_do(third):
-    cases = [{"patient": p, "lesion_voxels": n} for p, n in (("a", 5), ("b", 1), third)]
+def test_fewer_are_an_error_with_advice(third):
+    cases = [make_case(p, lesion_voxels=n) for p, n in (("a", 5), ("b", 1), third)]
     with pytest.raises(
         StepError, match=r"3 labelled patients.*2 found in s3://b; 1 cases were refused.*make check-data"
     ):
-        require_enough({"cases": cases, "refused": {"x": "why"}, "data_uri": "s3://b"})
+        require_enough(make_cases(cases, refused={"x": "reason"}, data_uri="s3://b"))
 
 
 @pytest.mark.parametrize(
-    ("labelled", "voxels", "ml", "words"),
+    ("labelled", "voxels", "ml", "text"),
     [(False, None, None, "unlabelled"), (True, 0, 0.0, "lesion-free"), (True, 7, None, "7 voxels"),
      (True, 7, 0.2163, "0.216 mL")],
 )  # fmt: skip
-def test_a_lesion_in_words(labelled, voxels, ml, words):
-    assert lesion_words({"labelled": labelled, "lesion_voxels": voxels, "lesion_ml": ml}) == words
+def test_a_lesion_is_described(labelled, voxels, ml, text):
+    assert lesion_text(make_case("a", labelled=labelled, lesion_voxels=voxels, lesion_ml=ml)) == text
 
 
-def test_the_report_shows_every_case_and_every_refusal_and_needs_nothing_from_elsewhere(tmp_path, data_set, facts_of):
-    write_report(facts_of(data_set), tmp_path / "cases", tmp_path / "report.html")
+def test_the_report_shows_every_case_and_every_refusal_and_needs_nothing_from_elsewhere(tmp_path, data_set, checked):
+    write_report(checked(data_set), tmp_path / "cases", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     for words in ("sub-a_ses-0001", "lesion-free", "it holds 0, 2; expected 0 and 1", "version 0123456789ab", "RAS"):
         assert words in page
@@ -109,11 +109,11 @@ def test_the_report_shows_every_case_and_every_refusal_and_needs_nothing_from_el
     assert len(page) < 1e6
 
 
-def test_names_that_came_with_the_data_do_nothing_in_the_report(tmp_path, make_scan, write_npy, facts_of):
+def test_names_that_came_with_the_data_do_nothing_in_the_report(tmp_path, make_scan, write_npy, checked):
     dwi, _, mask = make_scan()
     write_npy(tmp_path / "set", "<img src=x onerror=alert(1)>", dwi, mask)
     write_npy(tmp_path / "set", "<b>bad", dwi, mask * 3)
-    write_report(facts_of(tmp_path / "set"), tmp_path / "cases", tmp_path / "report.html")
+    write_report(checked(tmp_path / "set"), tmp_path / "cases", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert "&lt;img src=x onerror" in page and "&lt;b&gt;bad" in page
     assert "<img src=x" not in page and "<b>bad" not in page
@@ -130,32 +130,32 @@ UNITS = {
 }
 
 
-def test_real_scans_in_the_isles_layout_are_what_their_table_says(tmp_path, real_scans, facts_of):
+def test_real_scans_in_the_isles_layout_are_what_their_table_says(tmp_path, real_scans, checked):
     folder = real_scans / "isles-layout"
-    facts = facts_of(folder)
-    cases = {c["patient"]: c for c in facts["cases"]}
-    assert facts["refused"] == {}
-    assert {p: (c["adc_unit_found"], c["orientation_found"]) for p, c in cases.items()} == UNITS
-    assert {p for p, c in cases.items() if not c["labelled"]} == {"sub-kinghaw"}
-    assert cases["sub-strokecase0009"]["lesion_voxels"] == 523
-    assert cases["sub-ads01"]["lesion_ml"] == pytest.approx(165, abs=1)
-    assert cases["sub-ads02"]["lesion_ml"] == pytest.approx(0.22, abs=0.01)
+    found = checked(folder)
+    cases = {c.patient: c for c in found.cases}
+    assert found.refused == {}
+    assert {p: (c.adc_unit_found, c.orientation_found) for p, c in cases.items()} == UNITS
+    assert {p for p, c in cases.items() if not c.labelled} == {"sub-kinghaw"}
+    assert cases["sub-strokecase0009"].lesion_voxels == 523
+    assert cases["sub-ads01"].lesion_ml == pytest.approx(165, abs=1)
+    assert cases["sub-ads02"].lesion_ml == pytest.approx(0.22, abs=0.01)
 
-    for case in facts["cases"]:
-        (source,) = folder.glob(f"{case['patient']}/*/dwi/*_dwi.nii.gz")
+    for case in found.cases:
+        (source,) = folder.glob(f"{case.patient}/*/dwi/*_dwi.nii.gz")
         canonical = nib.as_closest_canonical(nib.load(source))
-        kept = nib.load(tmp_path / "cases" / case["files"]["dwi"])
+        kept = nib.load(tmp_path / "cases" / case.files["dwi"])
         assert np.array_equal(kept.get_fdata(), canonical.get_fdata().astype(np.float32))
         np.testing.assert_allclose(kept.affine, canonical.affine, atol=1e-4)
-        if "adc" in case["files"]:
-            adc = nib.load(tmp_path / "cases" / case["files"]["adc"]).get_fdata()
+        if "adc" in case.files:
+            adc = nib.load(tmp_path / "cases" / case.files["adc"]).get_fdata()
             assert 0.4 < np.median(adc[(kept.get_fdata() > kept.get_fdata().mean()) & (adc > 0)]) < 1.5
 
 
-def test_real_scans_in_the_npy_layout_are_accepted(real_scans, facts_of):
-    facts = facts_of(real_scans / "npy-layout")
-    cases = {c["case"]: c for c in facts["cases"]}
-    assert facts["refused"] == {} and all(c["labelled"] for c in cases.values())
+def test_real_scans_in_the_npy_layout_are_accepted(real_scans, checked):
+    found = checked(real_scans / "npy-layout")
+    cases = {c.case: c for c in found.cases}
+    assert found.refused == {} and all(c.labelled for c in cases.values())
     assert set(cases) == {"Patient_001", "Patient_002", "Patient_009", "Patient_121"}
-    assert cases["Patient_001"]["slice_numbers"] == list(range(10, 20))
-    assert cases["Patient_009"]["lesion_voxels"] == 523
+    assert cases["Patient_001"].slice_numbers == list(range(10, 20))
+    assert cases["Patient_009"].lesion_voxels == 523

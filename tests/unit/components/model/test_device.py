@@ -124,7 +124,7 @@ def test_a_gpu_that_computes_is_used(machine):
     [
         ("2.13.0+cu130", "13.0", "535.183.01",
          "its driver is 535.183.01, and this PyTorch (2.13.0+cu130, for CUDA 13.0) needs 580 or newer. Install "
-         "PyTorch's cu126 build, which fits (README.md, "),
+         "PyTorch's cu126 build, which fits (docs/troubleshooting.md, "),
         ("2.13.0+cu130", "13.0", "579.99", "needs 580 or newer. Install PyTorch's cu126 build, which fits"),
         ("2.13.0+cu132", "13.2", "525.60.13", "needs 580 or newer. Install PyTorch's cu126 build, which fits"),
         ("2.13.0+cu130", "13.0", "470.82.01", "needs 580 or newer. Install driver 580 or newer and PyTorch's cu130"),

@@ -134,14 +134,14 @@ def test_the_cards_own_text_is_whole_as_it_stands_and_names_nobody():
 def test_a_site_that_empties_a_line_of_its_text_is_told_which(tmp_path, name):
     path = tmp_path / "card.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(STATEMENT.read_text()) | {name: "  "}))
-    with pytest.raises(StepError, match=rf"card\.yaml: {name}: .*\nMend the card"):
+    with pytest.raises(StepError, match=rf"card\.yaml: {name}: .*\nCorrect the card"):
         load(path)
 
 
 def test_a_line_that_no_card_has_is_refused(tmp_path):
     path = tmp_path / "card.yaml"
     path.write_text(STATEMENT.read_text() + "\nintendeduse: x\n")
-    with pytest.raises(StepError, match="intendeduse is not known there"):
+    with pytest.raises(StepError, match="intendeduse is unknown"):
         load(path)
 
 

@@ -217,7 +217,7 @@ GOOD = {
         ({"confidence": 95}, "confidence: .*not 95"),
         ({"minimum_patients": 1}, "minimum_patients: .*not 1"),
         ({"minimum_patients": True}, "minimum_patients: .*not True"),
-        ({"margin": 0.1}, "margin is not known there"),
+        ({"margin": 0.1}, "margin is unknown"),
         ({"floors": FLOORS | {"better_than_rule": 1}}, "floors.better_than_rule: .*not 1"),
         ({"floors": FLOORS | {"false_volume_ml": -1}}, "floors.false_volume_ml: .*not -1"),
         ({"floors": {}}, "floors.minimum_patients: Field required"),
@@ -228,7 +228,7 @@ def test_a_policy_that_is_none_is_refused_in_words(tmp_path, change, said):
     path.write_text(yaml.safe_dump(GOOD | change))
     with pytest.raises(StepError, match=said) as error:
         load(path)
-    assert str(error.value).startswith(str(path)) and "Mend the policy" in str(error.value)
+    assert str(error.value).startswith(str(path)) and "Correct the policy" in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["metrics: [", "", "- dice"])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.register.register import COMPONENTS, _example, _requirements
+from components.core import code_closure
+from components.register.register import _example, _requirements
 from components.registry.tracking import evaluation_digest
 
 
@@ -65,17 +66,15 @@ def imported(path: Path) -> set[str]:
 
 def test_the_models_requirements_are_all_that_its_code_imports():
     """Everything that the model's code reaches is packed with it, of the standard library, or required."""
-    todo, seen, packages = [COMPONENTS / "model" / "mlflow_model.py"], set(), set()
-    while todo:
-        path = todo.pop()
-        seen.add(path)
-        for module in imported(path):
-            if not module.startswith("components."):
-                packages.add(module.partition(".")[0])
-            elif (ours := COMPONENTS.parent.joinpath(*module.split(".")).with_suffix(".py")) not in seen:
-                todo.append(ours)
+    packed = code_closure.closure(code_closure.MODEL)
+    packages = {
+        module.partition(".")[0]
+        for path in packed
+        for module in imported(code_closure.ROOT / path)
+        if not module.startswith("components.")
+    }
     required = {line.split("==")[0] for line in _requirements()}
-    assert {path.parent.name for path in seen} <= {"core", "scans", "model"}
+    assert {path.split("/")[1] for path in packed} <= {"__init__.py", "core", "scans", "model"}
     assert {"torch", "nibabel", "cv2"} <= packages
     names = {"cv2": "opencv-python-headless", "SimpleITK": "simpleitk"}
     assert {names.get(p, p) for p in packages - sys.stdlib_module_names} <= required

@@ -18,7 +18,7 @@ def scan(make_scan):
 
 def test_adc_from_b0_is_the_log_ratio_over_b(scan):
     dwi, adc, b0, geometry = scan
-    np.testing.assert_allclose(from_b0(b0, geometry, dwi, geometry), adc, atol=1e-5)
+    np.testing.assert_allclose(from_b0(b0, geometry, dwi, geometry, 1000), adc, atol=1e-5)
 
 
 def test_with_another_b_value_it_is_over_that(scan):
@@ -29,7 +29,7 @@ def test_with_another_b_value_it_is_over_that(scan):
 def test_where_either_shows_nothing_adc_is_zero(scan):
     dwi, _, b0, geometry = scan
     b0[16, 12, 2], dwi[15, 12, 2], b0[14, 12, 2], b0[13, 12, 2] = 0, 0, -3, np.nan
-    adc = from_b0(b0, geometry, dwi, geometry)
+    adc = from_b0(b0, geometry, dwi, geometry, 1000)
     assert [adc[x, 12, 2] for x in (16, 15, 14, 13)] == [0, 0, 0, 0] and np.isfinite(adc).all()
 
 
@@ -37,13 +37,13 @@ def test_where_either_shows_nothing_adc_is_zero(scan):
 def test_a_b0_of_another_scan_is_refused(scan, factor, why):
     dwi, _, b0, geometry = scan
     with pytest.raises(BadVolume, match=why):
-        from_b0(b0 * np.float32(factor), geometry, dwi, geometry)
+        from_b0(b0 * np.float32(factor), geometry, dwi, geometry, 1000)
 
 
 def test_a_map_on_another_grid_is_refused(scan):
     dwi, adc, b0, geometry = scan
     beside = Geometry(dwi.shape, AFFINE + np.eye(4, k=3) * 10)
-    with pytest.raises(BadVolume, match=r"the b0 scan lies up to 10\.0 mm off"):
-        from_b0(b0, beside, dwi, geometry)
-    with pytest.raises(BadVolume, match=r"the ADC map lies up to 10\.0 mm off"):
+    with pytest.raises(BadVolume, match=r"the b0 scan is up to 10\.0 mm off"):
+        from_b0(b0, beside, dwi, geometry, 1000)
+    with pytest.raises(BadVolume, match=r"the ADC map is up to 10\.0 mm off"):
         in_kept_unit(adc, beside, dwi, geometry)

@@ -71,26 +71,26 @@ def test_the_bval_file_comes_before_the_sidecar_and_both_before_the_setting(file
         ([], 700, "b = 700 s/mm² as set by b_value"),
     ):
         found = b_value(files, 700)
-        assert (found.value, found.origin, found.said) == (value, origin, ())
+        assert (found.value, found.origin, found.notes) == (value, origin, ())
 
 
 def test_a_file_of_no_use_is_passed_over_with_a_line(file):
     found = b_value([file(".bval", "zero"), file(".json", '{"bval": 900}')], 700)
     assert found.value == 900
-    assert found.said == ("the .bval file was passed over: it holds no b-values, which are numbers",)
+    assert found.notes == ("the .bval file was ignored: it does not hold numbers",)
     assert b_value([file(".json", '{"EchoTime": 1}')], 700).said == ()
 
 
 def test_where_nothing_says_it_1000_is_taken_and_said():
     found = b_value([])
-    assert (found.value, found.origin, found.said) == (1000, "b-value unknown: 1000 s/mm² taken", ())
+    assert (found.value, found.origin, found.notes) == (1000, "b-value unknown: 1000 s/mm² taken", ())
 
 
 @pytest.mark.parametrize(("value", "said"), [(299, 1), (300, 0), (5000, 0), (5001, 1)])
 def test_a_b_value_that_is_unusual_in_stroke_is_used_and_said(value, said):
     found = b_value([], value)
-    assert found.value == value and len(found.said) == said
-    assert all("unusual for a DWI in stroke (300 to 5000)" in line for line in found.said)
+    assert found.value == value and len(found.notes) == said
+    assert all("unusual for a DWI in stroke (300 to 5000)" in line for line in found.notes)
 
 
 @pytest.mark.parametrize("suffix", [".bval", ".json"])

@@ -320,20 +320,20 @@ def test_an_empty_array_is_refused(tmp_path):
         read(tmp_path / "scan.npy")
 
 
-# Types that are no intensity
+# Types that hold no intensities
 
 
 @pytest.mark.parametrize(
     "dtype", [np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])], ids=["complex", "RGB"]
 )
 def test_a_nifti_type_that_is_no_intensity_is_refused(dtype):
-    assert "is no intensity" in refused(nib.Nifti1Image(np.zeros((3, 4, 5), dtype), AFFINE).to_bytes())
+    assert "holds no intensities" in refused(nib.Nifti1Image(np.zeros((3, 4, 5), dtype), AFFINE).to_bytes())
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.dtype([("a", "f4"), ("b", "f4")]), "U5", "M8[s]"])
 def test_an_npy_type_that_is_no_intensity_is_refused(tmp_path, dtype):
     np.save(tmp_path / "scan.npy", np.zeros((3, 4, 5), dtype))
-    with pytest.raises(BadVolume, match="is no intensity"):
+    with pytest.raises(BadVolume, match="holds no intensities"):
         read(tmp_path / "scan.npy")
 
 

@@ -1,10 +1,9 @@
 """From files to the split: a copy of a scan is found under any header; distinct scans are let through."""
 
-import json
-
 import numpy as np
 import pytest
 
+from components.artifacts.split_file import Split
 from components.core.step import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
@@ -19,16 +18,15 @@ def scans() -> list:
 
 @pytest.fixture
 def ran(tmp_path, write_case, keys_of):
-    """ran({name: (dwi, mask, affine)}) -> split.json of these."""
+    """ran({name: (dwi, mask, affine)}) -> the split of these scans."""
 
-    def run(files: dict) -> dict:
+    def run(files: dict) -> Split:
         for name, (dwi, mask, affine) in files.items():
             write_case(tmp_path / "set", name, affine=affine, dwi=dwi, mask=mask)
-        facts = check(discover(keys_of(tmp_path / "set")), tmp_path / "set", tmp_path / "cases")
-        facts |= {"data_uri": "s3://bucket/set", "data_version": "1"}
-        (tmp_path / "cases" / "cases.json").write_text(json.dumps(facts))
+        found = discover(keys_of(tmp_path / "set"))
+        check(found, tmp_path / "set", tmp_path / "cases", data_uri="s3://bucket/set").write(tmp_path / "cases")
         split(tmp_path / "cases", tmp_path / "split.json", tmp_path / "split.html", (0.4, 0.3, 0.3), 1)
-        return json.loads((tmp_path / "split.json").read_text())
+        return Split.read(tmp_path)
 
     return run
 
@@ -44,13 +42,13 @@ def copy_of(dwi: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> tuple:
 
 
 def test_distinct_scans_are_let_through(ran, scans):
-    assert ran(originals(scans))["alike"] == []
+    assert ran(originals(scans)).alike == []
 
 
 def test_a_planted_copy_in_another_subset_stops_the_run_and_both_are_named(ran, scans):
     files = originals(scans)
     planted = files | {name.replace("sub", "sub-copy"): copy_of(*file) for name, file in files.items()}
-    with pytest.raises(StepError, match=r"these look like one scan.*sub-\d_ses-0001 \(\w+\) and sub-copy-\d_ses-0001"):
+    with pytest.raises(StepError, match=r"these scans look the same.*sub-\d_ses-0001 \(\w+\) and sub-copy-\d_ses-0001"):
         ran(planted)
 
 
@@ -59,5 +57,5 @@ def test_the_copy_under_the_patient_s_own_name_is_a_session_of_it(ran, scans, tm
     for name, file in files.items():
         dwi, mask, affine = copy_of(*file)
         write_case(tmp_path / "set", name, session="ses-0002", affine=affine, dwi=dwi, mask=mask)
-    facts = ran(files)
-    assert facts["alike"] == [] and sum(map(len, facts["cases"].values())) == 2 * len(files)
+    found = ran(files)
+    assert found.alike == [] and sum(map(len, found.cases.values())) == 2 * len(files)

@@ -4,27 +4,21 @@ import re
 
 import pytest
 
-from components.split.split_page import write_table
+from components.split.split_page import write_page
+from tests.support.artifacts import make_split
 
-FACTS = {
-    "patients": {"train": ["ann", "bo", "<b>cy"], "val": ["di"], "test": ["ed"]},
-    "cases": {"train": ["ann_1", "ann_2", "bo_1", "<b>cy_1"], "val": ["di_1"], "test": ["ed_1"]},
-    "lesion_free": ["bo"],
-    "linked": [["ann", "bo"]],
-    "ratios_asked": {"train": 0.6, "val": 0.2, "test": 0.2},
-    "ratios_reached": {"train": 0.6, "val": 0.2, "test": 0.2},
-    "random_seed": 42,
-    "alike": [],
-    "carry_split": True,
-    "carried_from": None,
-    "digest": "0123456789abcdef",
-}
+SPLIT = make_split(
+    {"train": ["ann", "bo", "<b>cy"], "val": ["di"], "test": ["ed"]},
+    cases={"train": ["ann_1", "ann_2", "bo_1", "<b>cy_1"], "val": ["di_1"], "test": ["ed_1"]},
+    lesion_free=["bo"],
+    linked=[["ann", "bo"]],
+)
 
 
 @pytest.fixture
 def page_of(tmp_path):
     def write(synthetic: bool = False, **changes) -> str:
-        write_table({**FACTS, **changes}, synthetic, tmp_path / "split.html")
+        write_page(SPLIT.model_copy(update=changes), synthetic, tmp_path / "split.html")
         return (tmp_path / "split.html").read_text()
 
     return write
@@ -36,13 +30,13 @@ def rows(page: str) -> list[list[str]]:
 
 def test_each_subset_has_its_patients_lesion_free_ones_scans_and_shares(page_of):
     assert rows(page_of()) == [
-        ["train", "learning", "3", "1", "4", "60.0 %", "60.0 %"],
-        ["val", "choosing weights and threshold", "1", "0", "1", "20.0 %", "20.0 %"],
-        ["test", "the test of every run and promotion", "1", "0", "1", "20.0 %", "20.0 %"],
+        ["train", "training", "3", "1", "4", "60.0 %", "60.0 %"],
+        ["val", "choice of weights and threshold", "1", "0", "1", "20.0 %", "20.0 %"],
+        ["test", "test of every run and promotion", "1", "0", "1", "20.0 %", "20.0 %"],
     ]
 
 
-def test_the_page_says_that_the_test_is_looked_at_by_every_run_and_what_follows(page_of):
+def test_the_page_warns_that_every_run_uses_the_test_set(page_of):
     page = page_of()
     assert "Every run measures its model on the same test patients, and every promotion decides by them" in page
     assert "Keep some patients apart whom no run has seen" in page
@@ -59,7 +53,7 @@ def test_names_are_listed_and_escaped(page_of):
     assert "<b>cy" not in page
 
 
-def test_it_says_who_was_kept_together_and_that_few_test_patients_are_few(page_of):
+def test_linked_patients_and_too_few_test_patients_are_noted(page_of):
     assert "<li>ann, bo</li>" in page_of()
     assert "too few to conclude" in page_of()
     many = {"train": ["a"], "val": ["b"], "test": [f"t{i}" for i in range(10)]}

@@ -13,6 +13,7 @@ from pipelines.image_tags import ROOT
 from tests.unit.components.train import ends_early
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("how", "said"),
     [

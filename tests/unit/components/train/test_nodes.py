@@ -12,7 +12,7 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from components.train import nodes, trainjob
 from components.train.launch import launch
-from tests.unit.components.train.kubernetes_api import EVENTS, JOBS, KubernetesApi, container, pod
+from tests.support.kubernetes_stand_in import TRAIN_JOBS, Kubernetes, node_container, node_pod
 
 RUN = "0c5b1b0e-3f51-4f3c-9d0b-2f9a6d1f7a11"
 RESOURCES = {"requests": {"cpu": "1", "nvidia.com/gpu": 4}, "limits": {"cpu": 32, "nvidia.com/gpu": 4}}
@@ -40,35 +40,38 @@ class Exchange:
 
 @pytest.fixture
 def api(monkeypatch):
-    api = KubernetesApi()
-    configuration = client.Configuration()
-    configuration.host, configuration.retries = api.url, False
-    client.Configuration.set_default(configuration)
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(nodes, "Exchange", Exchange)
-    for name, seconds in {
-        "POLL": 0.01,
-        "SIGN_OF_LIFE": 0,
-        "SAID_AFTER": 0.05,
-        "HOPELESS_AFTER": 0.2,
-        "AWAY": 0.3,
-    }.items():
-        monkeypatch.setattr(trainjob, name, seconds)
-    yield api
-    client.Configuration.set_default(None)
-    api.server.shutdown()
+    with Kubernetes() as api:
+        configuration = client.Configuration()
+        configuration.host, configuration.retries = api.url, False
+        client.Configuration.set_default(configuration)
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(nodes, "Exchange", Exchange)
+        for name, seconds in {
+            "POLL": 0.01,
+            "SIGN_OF_LIFE": 0,
+            "SAID_AFTER": 0.05,
+            "HOPELESS_AFTER": 0.2,
+            "AWAY": 0.3,
+        }.items():
+            monkeypatch.setattr(trainjob, name, seconds)
+        yield api
+        client.Configuration.set_default(None)
+
+
+def pod(node: int, phase: str = "Running", **status) -> dict:
+    return node_pod(f"dwi-train-{RUN}", node, phase, **status)
 
 
 def play(api, *scenes) -> None:
-    """Each scene is played before the next look at the submitted job; the last one stays."""
+    """Play each scene before the next look at the submitted job; the last one stays."""
     rest = list(scenes)
 
-    def next_scene():
-        if api.job and rest:
+    def next_scene(method: str, path: str) -> None:
+        if method == "GET" and path.startswith(TRAIN_JOBS) and api.train_job and rest:
             rest.pop(0)()
 
-    api.on_look = next_scene
+    api.before_answer = next_scene
 
 
 def train() -> None:
@@ -81,7 +84,7 @@ def fails(match: str) -> None:
 
 
 def test_a_train_job_asks_for_the_nodes_and_leaves_the_rest_to_the_runtime(api):
-    play(api, lambda: api.end("Complete"))
+    play(api, lambda: api.end_train_job("Complete"))
     train()
     (job,) = api.submitted
     arguments = job["spec"]["trainer"].pop("args")
@@ -120,9 +123,9 @@ def test_the_first_nodes_log_is_shown_once_as_it_comes_and_the_results_are_taken
     play(
         api,
         starts,
-        lambda: (api.say(0, "epoch 1/2"), api.say(1, "of no interest")),
-        lambda: api.say(0, "epoch 2/2"),
-        lambda: (api.say(0, '{"json": 1}'), api.end("Complete")),
+        lambda: (api.add_node_log(0, "epoch 1/2"), api.add_node_log(1, "of no interest")),
+        lambda: api.add_node_log(0, "epoch 2/2"),
+        lambda: (api.add_node_log(0, '{"json": 1}'), api.end_train_job("Complete")),
     )
     train()
     assert [line for line in capsys.readouterr().out.splitlines() if "TrainJob" not in line] == [
@@ -131,48 +134,60 @@ def test_the_first_nodes_log_is_shown_once_as_it_comes_and_the_results_are_taken
     did = [d for d in Exchange.did if d[0] != "live"]
     assert did == [("offer", PATHS[:4]), ("take", "model", "curves"), ("remove",)]
     assert Exchange.did.count(("live",)) > 2
-    assert api.job is None
+    assert api.train_job is None
 
 
 def test_the_reason_is_that_of_the_node_that_failed_first_and_its_log_is_shown(api, capsys):
     def fail():
         api.pods = [pod(0, "Failed"), pod(1, "Failed")]
-        api.say(0, "epoch 1/2", "ERROR train: unexpected DistBackendError: NCCL error. The lines above say where.")
-        api.say(1, "a stack", "ERROR train: training diverged in epoch 2: the loss is nan. Lower learning_rate.")
-        api.end("Failed", "jobset failed due to one or more job failures")
+        api.add_node_log(
+            0, "epoch 1/2", "ERROR train: unexpected DistBackendError: NCCL error. The lines above say where."
+        )
+        api.add_node_log(
+            1, "a stack", "ERROR train: training diverged in epoch 2: the loss is nan. Lower learning_rate."
+        )
+        api.end_train_job("Failed", "jobset failed due to one or more job failures")
 
     play(api, fail)
     fails(r"^training diverged in epoch 2: the loss is nan\. Lower learning_rate\. \(node 1 of 2\)$")
     out = capsys.readouterr().out
     assert "epoch 1/2" in out and "node 1: a stack" in out and "DistBackendError" not in out
     assert (
-        api.job is None and Exchange.did[-1] == ("remove",) and "take" not in dict.fromkeys(d[0] for d in Exchange.did)
+        api.train_job is None
+        and Exchange.did[-1] == ("remove",)
+        and "take" not in dict.fromkeys(d[0] for d in Exchange.did)
     )
 
 
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (container(terminated={"exitCode": 137, "reason": "OOMKilled"}), "^out of memory. Lower image_size"),
-        ({"reason": "Evicted", "message": "low on disk"}, "^Kubernetes ended it: Evicted: low on disk"),
-        (container(terminated={"exitCode": 139}), "^exit code 139; the lines above say why"),
+        (
+            node_container(terminated={"exitCode": 137, "reason": "OOMKilled"}),
+            "^container node ran out of memory, .* or lower image_size",
+        ),
+        ({"reason": "Evicted", "message": "low on disk"}, "^the node evicted it: low on disk"),
+        (
+            node_container(terminated={"exitCode": 139}),
+            "^container node failed with exit code 139, a crash .*The lines above say why",
+        ),
         (None, "^the TrainJob .* failed and left no log. Failed: all jobs ended"),
     ],
 )
 def test_a_node_that_had_no_time_to_say_why(api, status, said):
     def fail():
         api.pods = [pod(0, "Failed", **status)] if status else []
-        api.end("Failed")
+        api.end_train_job("Failed")
 
     play(api, fail)
     fails(said)
 
 
 def test_what_an_earlier_try_started_is_taken_over(api, capsys):
-    api.job = {"metadata": {"name": f"dwi-train-{RUN}"}, "spec": {}}
+    api.train_job = {"metadata": {"name": f"dwi-train-{RUN}"}, "spec": {}}
     api.pods = [pod(0), pod(1)]
-    api.say(0, "epoch 7/9")
-    play(api, lambda: None, lambda: api.end("Complete"))
+    api.add_node_log(0, "epoch 7/9")
+    play(api, lambda: None, lambda: api.end_train_job("Complete"))
     train()
     assert not api.submitted and "offer" not in {d[0] for d in Exchange.did}
     assert api.patches[0]["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
@@ -181,14 +196,15 @@ def test_what_an_earlier_try_started_is_taken_over(api, capsys):
 
 @pytest.mark.parametrize("state", ["failed", "being deleted"])
 def test_what_failed_in_an_earlier_try_is_removed_before_another_is_made(api, state):
-    api.job = {"metadata": {"name": f"dwi-train-{RUN}"}, "spec": {}}
+    api.train_job = {"metadata": {"name": f"dwi-train-{RUN}"}, "spec": {}}
     if state == "failed":
-        api.end("Failed")
+        api.end_train_job("Failed")
     else:
-        api.job["metadata"]["deletionTimestamp"] = "2026-11-23T07:00:00Z"
-    play(api, lambda: None, lambda: api.end("Complete"))
+        api.train_job["metadata"]["deletionTimestamp"] = "2026-11-23T07:00:00Z"
+    play(api, lambda: None, lambda: api.end_train_job("Complete"))
     train()
-    verbs = [verb for verb, path in api.asked if path.startswith(JOBS) and verb != "GET"]
+    asked = [line.split() for line in api.requests]
+    verbs = [verb for verb, path in asked if path.startswith(TRAIN_JOBS) and verb != "GET"]
     assert verbs == ["DELETE", "POST", "DELETE"]
 
 
@@ -205,7 +221,7 @@ def test_what_failed_in_an_earlier_try_is_removed_before_another_is_made(api, st
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_to_do(api, verb, status, body, said):
-    api.refusals[verb, JOBS] = [(status, body)]
+    api.refusals[verb, TRAIN_JOBS] = [(status, body)]
     fails(said)
     assert Exchange.did[-1] == ("remove",)
 
@@ -214,14 +230,15 @@ def test_a_refusal_says_what_to_do(api, verb, status, body, said):
     ("state", "said"),
     [
         ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient gpu"}]},
-         "no machine takes node 1: 0/3 nodes: Insufficient gpu"),
-        (container(waiting={"reason": "ContainerCreating"}), ""),
+         "node 1 has no machine: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has room. "
+         "Free or add what is missing."),
+        (node_container(waiting={"reason": "ContainerCreating"}), ""),
     ],
 )  # fmt: skip
 def test_what_waits_for_room_is_said_and_waited_for(api, caplog, state, said):
     caplog.set_level("WARNING")
     api.pods = [pod(0), pod(1, "Pending", **state)]
-    play(api, *[lambda: None] * 40, lambda: api.end("Complete"))
+    play(api, *[lambda: None] * 40, lambda: api.end_train_job("Complete"))
     train()
     assert caplog.messages == ([f"waiting: {said}"] if said else [])
 
@@ -230,40 +247,40 @@ def test_what_waits_for_room_is_said_and_waited_for(api, caplog, state, said):
     ("waiting", "said"),
     [
         ({"reason": "ImagePullBackOff", "message": "not found"},
-         "node 0 cannot pull the image registry/trainer:1: not found"),
+         "node 0 cannot start: the image registry/trainer:1 cannot be pulled: not found"),
         ({"reason": "CreateContainerConfigError", "message": "no secret dwi-stroke-s3"},
-         "node 0 cannot start: no secret dwi-stroke-s3"),
+         "node 0 cannot start: container node cannot be set up: no secret dwi-stroke-s3"),
     ],
 )  # fmt: skip
 def test_what_time_does_not_mend_is_said_and_given_up(api, caplog, waiting, said):
-    api.pods = [pod(0, "Pending", **container(waiting=waiting)), pod(1)]
+    api.pods = [pod(0, "Pending", **node_container(waiting=waiting)), pod(1)]
     fails(said)
     assert any(m.startswith(f"waiting: {said}") for m in caplog.messages)
-    assert api.job is None
+    assert api.train_job is None
 
 
 def test_pods_that_are_not_made_are_said_with_the_clusters_reason(api, caplog):
     caplog.set_level("WARNING")
     name = f"dwi-train-{RUN}-node-0"
     api.events = [
-        {"metadata": {}, "involvedObject": {"name": other}, "message": message}
+        {"metadata": {}, "involvedObject": {"name": other}, "type": "Warning", "message": message}
         for other, message in ((name, "exceeded quota: gpus"), ("something-else", "no"))
     ]
-    play(api, *[lambda: None] * 40, lambda: api.end("Complete"))
+    play(api, *[lambda: None] * 40, lambda: api.end_train_job("Complete"))
     train()
     assert caplog.messages == ["waiting: 0 of 2 nodes have a pod: exceeded quota: gpus"]
-    assert ("GET", EVENTS) in api.asked
+    assert "GET /api/v1/namespaces/kubeflow/events" in api.requests
 
 
 def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away_is_not(api, caplog):
     api.pods = [pod(0), pod(1)]
-    play(api, lambda: None, lambda: None, lambda: api.end("Complete"))
-    api.refusals["GET", JOBS] = [(503, "unavailable")] * 2
-    api.refusals["POST", JOBS] = [(500, {"message": "failed calling webhook"})]
+    play(api, lambda: None, lambda: None, lambda: api.end_train_job("Complete"))
+    api.refusals["GET", TRAIN_JOBS] = [(503, "unavailable")] * 2
+    api.refusals["POST", TRAIN_JOBS] = [(500, {"message": "failed calling webhook"})]
     train()
     assert any("asking again: failed calling webhook" in m for m in caplog.messages)
 
-    api.refusals["GET", JOBS] = [(503, "unavailable")] * 1000
+    api.refusals["GET", TRAIN_JOBS] = [(503, "unavailable")] * 1000
     fails("the Kubernetes API does not answer: unavailable")
 
 
@@ -280,11 +297,11 @@ def test_a_step_that_is_stopped_removes_what_it_started(api, number, ends_as):
     threading.Timer(0.3, os.kill, [os.getpid(), number]).start()
     with pytest.raises(ends_as):
         train()
-    assert api.job is None and Exchange.did[-1] == ("remove",)
+    assert api.train_job is None and Exchange.did[-1] == ("remove",)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused_before_anything_starts(api):
     with pytest.raises(StepError, match=r"batch_size=4 gives 2 x 4 GPUs nothing to share. Raise it to 8"):
         launch(PATHS, Settings(batch_size=4))
-    assert not api.asked
+    assert not api.requests

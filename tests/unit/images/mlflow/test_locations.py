@@ -20,21 +20,21 @@ ELSEWHERE = (
 @pytest.mark.parametrize("what", ["artifact_location", "source"])
 @pytest.mark.parametrize("location", ELSEWHERE)
 def test_a_location_elsewhere_is_refused(what, location):
-    with pytest.raises(MlflowException, match=r"outside of this server's artifacts, s3://dwi-stroke/mlflow"):
-        locations.require_ours(location, what, DESTINATION)
+    with pytest.raises(MlflowException, match=r"outside this server's artifacts, s3://dwi-stroke/mlflow"):
+        locations.require_below(location, what, DESTINATION)
 
 
 @pytest.mark.parametrize("location", ["mlflow-artifacts:/7", "s3://dwi-stroke/mlflow/7/a b/(x)"])
 def test_a_location_below_the_destination_is_taken(location):
-    for what in locations.OF_MLFLOW:
-        locations.require_ours(location, what, DESTINATION)
+    for what in locations.SCHEMES:
+        locations.require_below(location, what, DESTINATION)
 
 
 @pytest.mark.parametrize("source", ["models:/m-0123", "models:/name/1", "models:/name@champion", "runs:/0123/model"])
 def test_a_model_of_mlflow_is_a_source_and_no_place_for_an_experiment(source):
-    locations.require_ours(source, "source", DESTINATION)
+    locations.require_below(source, "source", DESTINATION)
     with pytest.raises(MlflowException):
-        locations.require_ours(source, "artifact_location", DESTINATION)
+        locations.require_below(source, "artifact_location", DESTINATION)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def kept(monkeypatch):
     )
     for store, name in ((locations.Tracking, "create_experiment"), (locations.Registry, "create_model_version")):
         monkeypatch.setattr(store, name, getattr(store, name))
-    locations.keep_to(DESTINATION)
+    locations.allow_only(DESTINATION)
     return registry.get_artifact_repository
 
 
@@ -56,7 +56,7 @@ def kept(monkeypatch):
     "scheme", sorted({*registry.get_registered_artifact_repositories()} - {"s3", "runs", "models"})
 )
 def test_no_other_kind_of_storage_is_opened(kept, scheme):
-    with pytest.raises(MlflowException, match=r"outside of this server's artifacts|cannot use|refus"):
+    with pytest.raises(MlflowException, match=r"outside this server's artifacts|cannot use|refus"):
         kept(f"{scheme}://h/x" if scheme else "/etc")
 
 
@@ -71,19 +71,19 @@ def test_no_request_leaves_for_another_place_in_s3(kept, location, tmp_path):
         lambda: repository.delete_artifacts("file"),
         lambda: repository.get_download_presigned_url("file"),
     ):
-        with pytest.raises(MlflowException, match="outside of this server's artifacts"):
+        with pytest.raises(MlflowException, match="outside this server's artifacts"):
             act()
 
 
 def test_a_path_does_not_lead_out_of_a_place_of_ours(kept, tmp_path):
-    with pytest.raises(MlflowException, match="outside of this server's artifacts"):
+    with pytest.raises(MlflowException, match="outside this server's artifacts"):
         kept(f"{DESTINATION}/1").download_artifacts("../../data/scan", str(tmp_path))
 
 
 def test_ours_is_asked_for():
-    locations._require_below(DESTINATION, {"Bucket": "dwi-stroke", "Key": "mlflow/1/a"})
-    locations._require_below(DESTINATION, {"Bucket": "dwi-stroke", "Prefix": "mlflow/"})
-    locations._require_below(DESTINATION, {"Bucket": "dwi-stroke", "Delete": {"Objects": [{"Key": "mlflow/1"}]}})
+    locations._check_request(DESTINATION, {"Bucket": "dwi-stroke", "Key": "mlflow/1/a"})
+    locations._check_request(DESTINATION, {"Bucket": "dwi-stroke", "Prefix": "mlflow/"})
+    locations._check_request(DESTINATION, {"Bucket": "dwi-stroke", "Delete": {"Objects": [{"Key": "mlflow/1"}]}})
     for params in (
         {"Key": "mlflowx"},
         {"Prefix": ""},
@@ -91,4 +91,4 @@ def test_ours_is_asked_for():
         {"Delete": {"Objects": [{"Key": "mlflow/1"}, {"Key": "x"}]}},
     ):
         with pytest.raises(MlflowException):
-            locations._require_below(DESTINATION, {"Bucket": "dwi-stroke"} | params)
+            locations._check_request(DESTINATION, {"Bucket": "dwi-stroke"} | params)

@@ -1,8 +1,10 @@
 """A cluster made of stand-ins, and the command line on it."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +13,10 @@ import mlflow
 import pytest
 
 from pipelines import __main__ as command_line
-from pipelines.cluster import api, connect, logs, run_on_cluster, schedules, storage, watch
+from pipelines.cluster import api, connect, pod_logs, run_on_cluster, schedules, storage, watch
 from pipelines.cluster import kubernetes as kubernetes_settings
-from tests.support.cluster_stand_in import RUN_ID, Kubeflow, Kubernetes, Workflow
+from tests.support.kubeflow_stand_in import RUN_ID, Kubeflow, Workflow
+from tests.support.kubernetes_stand_in import Kubernetes
 
 FOREIGN = ("AWS_", "S3_", "MLFLOW_", "KFP_", "KUBE", "PIPELINE_", "REGISTRY", "GPUS")
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
@@ -35,14 +38,14 @@ def kubernetes():
         yield server
 
 
-@pytest.fixture
-def tracking(empty_database, tmp_path):
-    """The MLflow that the steps log to, with the run of RUN_ID and its model version."""
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = mlflow.MlflowClient(uri)
+@pytest.fixture(scope="session")
+def database_of_a_run(empty_database, tmp_path_factory):
+    """The database of `tracking`, made once; its artifacts lie in the folder `artifacts` beside it."""
+    path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    shutil.copy(empty_database, path)
+    client = mlflow.MlflowClient(f"sqlite:///{path}")
     experiment = client.create_experiment(
-        "dwi-stroke-segmentation", artifact_location=(tmp_path / "artifacts").as_uri()
+        "dwi-stroke-segmentation", artifact_location=(path.parent / "artifacts").as_uri()
     )
     tags = {"kfp_run_id": RUN_ID, "data_version": "d1", "data": "synthetic demo scans, no patients"}
     run = client.create_run(experiment, tags=tags | {"evaluation_digest": "now"}).info.run_id
@@ -56,7 +59,19 @@ def tracking(empty_database, tmp_path):
         tags = {"evaluation_digest": digest, "decision": f"champion stays, says {digest}", "pipeline_runs": runs}
         client.create_model_version("dwi-attention-unet", "s3://b/m", run, tags)
     client.set_registered_model_alias("dwi-attention-unet", "challenger", "1")
-    return uri
+    return path
+
+
+@pytest.fixture
+def tracking(database_of_a_run, tmp_path):
+    """The MLflow that the steps log to, with the run of RUN_ID and its model version."""
+    path = tmp_path / "mlflow.db"
+    shutil.copy(database_of_a_run, path)
+    moved = {"before": database_of_a_run.parent.as_uri(), "now": tmp_path.as_uri()}
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(f"update {table} set {column} = replace({column}, :before, :now)", moved)  # noqa: S608
+    return f"sqlite:///{path}"
 
 
 class MlflowRun(NamedTuple):
@@ -105,7 +120,7 @@ def cluster(kubeflow, kubernetes, tracking, compile_once, tmp_path, monkeypatch)
     monkeypatch.setattr(storage, "demo_scans", lambda state: state / "demo-scans")
     for module, name, seconds in (
         (api, "RETRY_SECONDS", 1), (api, "FIRST_PAUSE_SECONDS", 0.05), (watch, "POLL_SECONDS", 0.02),
-        (watch, "PATIENCE_SECONDS", 0.05), (logs, "POLL_SECONDS", 0.02),
+        (watch, "PATIENCE_SECONDS", 0.05), (pod_logs, "POLL_SECONDS", 0.02),
         (schedules, "SETTLE_SECONDS", 0), (schedules, "POLL_SECONDS", 0.02), (schedules, "STOP_SECONDS", 0.5),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, seconds)

@@ -1,18 +1,17 @@
 """A machine with stand-ins for docker, kind, kubectl and git, and a cluster that answers over HTTP.
 
-The stand-ins keep one state in a file; the API server plays the scenes it is given, one for each look at it.
+The stand-ins share one state in a file. The API server plays the scenes of the test, one for each look at it.
 """
 
 import json
 import shutil
 import socket
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from tests.support.kubernetes_stand_in import Kubernetes
 
 SYSTEM = ("bash", "sh", "env", "dirname", "rm", "mkdir", "cp", "ls", "awk", "sed", "head", "od", "tr", "base64", "cat")
 STAND_IN = '''#!{python} -IS
@@ -143,8 +142,9 @@ class Machine:
             (self.path / tool).write_text(script)
             (self.path / tool).chmod(0o755)
         self.scenes, self.looks = [scene()], 0
+        self.kubernetes = Kubernetes()
+        self.kubernetes.before_answer = self._play
         self.has_room("4", "8Gi")
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.kubeconfig.write_text(
             json.dumps(
                 {
@@ -159,7 +159,6 @@ class Machine:
             docker={"ServerVersion": "29.1.0", "NCPU": 8, "MemTotal": 16e9},
             kind="kind v0.32.0 go1.26.0 linux/amd64",
             kubectl="Client Version: v1.33.1",
-            server=f"http://127.0.0.1:{self.server.server_port}",
             cluster=False, complete=False, running=False, images=[], loaded=[], kfp="", applied="", failures={},
             argo=STOCK_ARGO,
         )  # fmt: skip
@@ -175,12 +174,23 @@ class Machine:
         return self.folder / "cluster.yaml"
 
     def __enter__(self) -> "Machine":
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.kubernetes.__enter__()
+        self.now(server=self.kubernetes.url)
         return self
 
     def __exit__(self, *_) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.kubernetes.vanish()
+
+    def _play(self, method: str, path: str) -> None:
+        """Show the next scene when a look begins, with the list of the pods of the namespace kubeflow."""
+        if path != "/api/v1/namespaces/kubeflow/pods":
+            return
+        scene, api = self.scenes[min(self.looks, len(self.scenes) - 1)], self.kubernetes
+        self.looks += 1
+        api.pods = self.other_pods + [w["pod"] for w in scene["workloads"]]
+        api.workloads = {kind: [w["object"] for w in scene["workloads"] if w["kind"] == kind] for kind in api.workloads}
+        api.events = [_event(number, text) for number, text in enumerate(scene["events"])]
+        api.logs = {w["pod"]["metadata"]["name"]: scene["log"] for w in scene["workloads"]}
 
     @property
     def state(self) -> dict:
@@ -199,15 +209,15 @@ class Machine:
         node = {"metadata": {"name": "node"}, "status": {"allocatable": {"cpu": cpu, "memory": memory}}}
         containers = [[{"name": "c", "resources": {"requests": requests}}] for requests in pods]
         first = [{"name": "i", "resources": {"requests": init}}] if init else []
-        there = [
+        self.other_pods = [
             {
-                "metadata": {"name": f"pod-{number}"},
+                "metadata": {"name": f"pod-{number}", "namespace": "default"},
                 "spec": {"nodeName": "node", "containers": asked, "initContainers": first},
                 "status": {"phase": "Running"},
             }
             for number, asked in enumerate(containers)
         ]
-        self.whole_cluster = {"nodes": [node], "pods": there}
+        self.kubernetes.nodes = [node]
 
     def calls(self, start: str = "") -> list[str]:
         """What was asked of the programs, in order."""
@@ -254,45 +264,8 @@ def workload(namespace: str, name: str, ready: bool = True, kind: str = "deploym
     }
 
 
-def _handler(machine: Machine):
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            path = urlsplit(self.path).path
-            if path in ("/api/v1/nodes", "/api/v1/pods"):  # of the whole cluster
-                items = machine.whole_cluster[path.rpartition("/")[2]]
-                return self._answer(json.dumps({"items": items}).encode(), "application/json")
-            parts = path.split("/namespaces/")[-1].split("/")
-            namespace, kind = parts[0], parts[1]
-            if (namespace, kind) == ("kubeflow", "pods") and len(parts) == 2:  # a look begins
-                machine.looks += 1
-            now = machine.scenes[min(machine.looks, len(machine.scenes)) - 1]
-            if kind == "pods" and parts[-1] == "log":
-                return self._answer(now["log"].encode(), "text/plain")
-            there = [w for w in now["workloads"] if w["namespace"] == namespace]
-            if kind == "pods":
-                items = [w["pod"] for w in there]
-            elif kind == "events":
-                assert "involvedObject" in parse_qs(urlsplit(self.path).query)["fieldSelector"][0]
-                items = [_event(number, said) for number, said in enumerate(now["events"])]
-            else:
-                items = [w["object"] for w in there if w["kind"] == kind]
-            self._answer(json.dumps({"items": items}).encode(), "application/json")
-
-        def _answer(self, body: bytes, kind: str) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_) -> None:
-            pass
-
-    return Handler
-
-
-def _event(number: int, said: str) -> dict:
-    reason, message = said.split(": ", 1)
+def _event(number: int, text: str) -> dict:
+    reason, message = text.split(": ", 1)
     return {
         "metadata": {}, "involvedObject": {}, "type": "Normal", "reason": reason, "message": message,
         "lastTimestamp": f"2026-01-01T10:00:{number:02}Z",

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.cluster_stand_in import Server
+from tests.support.http_stand_in import Server
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_cookie_is_sent_with_every_call(hospital_run, kubeflow, monkeypatch):
 def test_without_a_token_where_one_is_wanted_the_variables_are_named(hospital_run, kubeflow, capsys):
     kubeflow.token = "opensesame"
     assert hospital_run() == 1
-    assert "refuses us (401): set KFP_TOKEN (a bearer token) or KFP_COOKIE" in capsys.readouterr().err
+    assert "refuses access (401): set KFP_TOKEN (a bearer token) or KFP_COOKIE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["KFP_TOKEN", "KFP_COOKIE"])
@@ -52,13 +52,13 @@ def test_what_one_may_not_do_is_told_in_the_servers_words(hospital_run, kubeflow
     kubeflow.faults = [(403, '{"code": 7, "message": "User cannot list pipelines", "details": []}')]
     assert hospital_run() == 1
     err = capsys.readouterr().err
-    assert "KFP_TOKEN is wrong or has expired, or may not do this. User cannot list pipelines" in err
+    assert "KFP_TOKEN is wrong, has expired, or has not the right to do this. User cannot list pipelines" in err
 
 
 def test_a_login_page_in_the_way_is_recognised(hospital_run, kubeflow, capsys):
     kubeflow.faults = [(302, "<a href=/dex/auth>Found</a>")]
     assert hospital_run() == 1
-    assert "sends us to a log-in page: set KFP_TOKEN" in capsys.readouterr().err
+    assert "redirects to a login page: set KFP_TOKEN" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_login_page_in_the_way_is_recognised(hospital_run, kubeflow, capsys):
 def test_an_address_that_is_not_kfps_is_recognised(hospital_run, kubeflow, capsys, answer):
     kubeflow.faults = [answer]
     assert hospital_run() == 1
-    assert f"what answers at {kubeflow.url} is not the KFP API" in capsys.readouterr().err
+    assert f"the server at {kubeflow.url} is not the KFP API" in capsys.readouterr().err
 
 
 def test_a_servers_fault_is_tried_again(hospital_run, kubeflow):

@@ -14,8 +14,10 @@ import requests
 
 from components.core import port_owner
 from components.core.step import StepError
-from pipelines.cluster import connect
-from tests.support.cluster_stand_in import RUN_ID, Workflow, fake_kubectl
+from pipelines.cluster import connect, port_forward
+from pipelines.cluster.port_forward import PortForward, free_port
+from tests.support.kubeflow_stand_in import RUN_ID, Workflow
+from tests.support.kubernetes_stand_in import fake_kubectl
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_a_service_that_is_not_there_is_told_in_kubectls_words(forwarded_run, mo
 def test_without_kubectl_it_says_where_to_get_it(forwarded_run, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert forwarded_run() == 1
-    assert "kubectl is not there" in capsys.readouterr().err
+    assert "kubectl is missing" in capsys.readouterr().err
 
 
 def test_an_unknown_context_is_answered_with_those_there_are(forwarded_run, kubectl, monkeypatch, capsys):
@@ -115,14 +117,14 @@ def test_with_addresses_no_context_is_needed_but_what_is_missing_then_is_said(
     assert cluster("run", "--target", "cluster", "--data", "s3://b/p") == 1
     out, err = capsys.readouterr()
     assert out.startswith(f"kube context none, Kubeflow Pipelines {kubeflow.url}")
-    assert "without a kube context the pods' logs, and why one waits, cannot be shown" in out
+    assert "without a kube context (KUBE_CONTEXT) the pods' logs, and why a pod waits, cannot" in out
     assert f"ingest failed. Its log: {kubeflow.url}/#/runs/details/{RUN_ID}" in err
 
 
 def test_without_addresses_and_context_it_says_what_to_set(cluster, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     assert cluster("run", "--target", "cluster", "--data", "s3://b/p") == 1
-    assert "Set KUBE_CONTEXT, or give KFP_HOST and MLFLOW_TRACKING_URI" in capsys.readouterr().err
+    assert "Set KUBE_CONTEXT, or the addresses KFP_HOST and MLFLOW_TRACKING_URI" in capsys.readouterr().err
 
 
 def test_nothing_is_asked_before_the_context_is_named(cluster, kubeflow, kubernetes, monkeypatch):
@@ -191,20 +193,20 @@ def test_who_takes_the_port_before_kubectl_listens_is_named_and_sent_nothing(tmp
     (tmp_path / "kubectl").write_text("#!/bin/sh\nsleep 3; echo address already in use >&2; exit 1\n")
     (tmp_path / "kubectl").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    port = connect._free_port(0)
+    port = free_port()
     squat(port, 0.3)
     named = (
         rf"svc/mlflow in namespace dwi-stroke cannot be reached: port {port} .* is held by process {os.getpid()} .*End"
     )
-    with pytest.raises(StepError, match=named), connect.PortForward("ctx", "dwi-stroke", "mlflow", 5000, port):
+    with pytest.raises(StepError, match=named), PortForward("ctx", "dwi-stroke", "mlflow", 5000, port):
         pass
     assert squat.received == b""
 
 
 def test_who_takes_the_port_of_a_forward_that_died_is_sent_nothing(kubectl, monkeypatch, squat):
-    monkeypatch.setattr(connect, "RESTART_SECONDS", 1.5)
-    port = connect._free_port(0)
-    with connect.PortForward("hospital", "kubeflow", "ml-pipeline-ui", 80, port) as forward:
+    monkeypatch.setattr(port_forward, "RESTART_SECONDS", 1.5)
+    port = free_port()
+    with PortForward("hospital", "kubeflow", "ml-pipeline-ui", 80, port) as forward:
         assert requests.get(forward.url, timeout=5).status_code in (200, 404)
         os.kill(kubectl()[-1][0], signal.SIGKILL)
         squat(port, 0.2)

@@ -5,7 +5,7 @@ import json
 import mlflow
 import pytest
 
-from tests.support.cluster_stand_in import RUN_ID
+from tests.support.kubeflow_stand_in import RUN_ID
 
 
 @pytest.fixture

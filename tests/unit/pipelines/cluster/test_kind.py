@@ -25,7 +25,7 @@ CRASH = {"exitCode": 3, "reason": "Error"}
 def there(folder):
     """A machine where nothing is made yet, with two free ports for the cluster."""
     with pytest.MonkeyPatch.context() as patch, Machine(folder / "machine") as machine:
-        patch.setattr(kind, "CLUSTER", machine.cluster_file(kind.CLUSTER))
+        patch.setattr(kind, "KIND_CONFIG", machine.cluster_file(kind.KIND_CONFIG))
         patch.setenv("PATH", str(machine.path))
         patch.setenv("KUBECONFIG", str(machine.kubeconfig))
         patch.setenv("HTTPS_PROXY", "http://proxy.example:1")
@@ -97,7 +97,7 @@ class TestPrerequisites:
 
     def test_a_taken_port_is_named(self, machine, refused):
         with socket.create_server(("127.0.0.1", machine.ports[0])):
-            assert f"Taken by another program on 127.0.0.1: port {machine.ports[0]}." in refused()
+            assert f"Another program on 127.0.0.1 has port {machine.ports[0]}." in refused()
         assert not machine.calls("kind create")
 
 
@@ -116,7 +116,7 @@ class TestFromNothing:
         assert "Ready: all 3 parts" in said
         for end in (*(f"http://127.0.0.1:{port}" for port in machine.ports), "make pipeline-run TARGET=kind"):
             assert end in said
-        assert f"http://127.0.0.1:{machine.ports[0]}  (no login: who is logged in on this machine can" in said
+        assert f"http://127.0.0.1:{machine.ports[0]}  (no login: every user of this machine can" in said
 
     def test_the_images_of_the_steps_and_of_mlflow_are_built_with_the_sources_tag(self, made):
         built = [call.split("--tag ")[1].split()[0] for call in made[0].calls("docker build")]
@@ -179,16 +179,16 @@ class TestAgain:
         machine.forget_calls()
         said = up()
         assert len(machine.calls("kubectl --context kind-dwi-stroke -n kubeflow patch deployment")) == 2
-        assert "is there" in said and "is installed" in said and said.count("is in the cluster") == 2
+        assert "exists" in said and "is installed" in said and said.count("is in the cluster") == 2
         for made in ("kind create", "kind load", "docker build", "git -c"):
             assert not machine.calls(made)
 
     def test_a_cluster_that_was_made_before_gets_the_retries_too(self, machine, up):
         machine.has(*OURS)
-        assert "failed steps are tried again" in up()
+        assert "failed steps are retried" in up()
         assert "retryPolicy: Always" in machine.state["argo"]["workflowDefaults"]
         machine.forget_calls()
-        assert "failed steps are tried again" not in up()
+        assert "failed steps are retried" not in up()
         assert not any(" patch configmap " in call for call in machine.calls("kubectl"))
 
     def test_after_an_interruption_it_goes_on(self, machine, up, refused):
@@ -201,7 +201,7 @@ class TestAgain:
 
     def test_a_half_made_cluster_is_made_anew(self, machine, up):
         machine.now(cluster=True, running=True)
-        assert "half made" in up()
+        assert "was not finished" in up()
         assert machine.calls("kind delete") and machine.calls("kind create")
 
     def test_a_stopped_cluster_is_started(self, machine, up):
@@ -223,6 +223,7 @@ class TestAgain:
 
 
 class TestMakingFails:
+    @pytest.mark.sampled(4)
     @pytest.mark.parametrize(
         ("said", "advice"),
         [
@@ -271,7 +272,7 @@ class TestWaiting:
         machine.scenes = [scene(workload("dwi-stroke", "mlflow", False, state=state), events=("Failed: it did",))]
         said = refused()
         assert "dwi-stroke/mlflow: " in said and why in said and "Failed: it did" in said
-        assert "make kind-up again: it goes on from here" in said
+        assert "make kind-up again: it continues from here" in said
 
     def test_a_crash_is_shown_with_the_containers_last_lines(self, machine, refused, monkeypatch):
         monkeypatch.setattr(ready, "STUCK_SECONDS", 0)
@@ -300,7 +301,7 @@ class TestWaiting:
         machine.scenes = [
             scene(workload("kubeflow", "mysql", False, state={"waiting": {"reason": "ContainerCreating"}}))
         ]
-        assert "kubeflow/mysql: no pod of it is ready" in refused()
+        assert "kubeflow/mysql: none of its pods is ready" in refused()
 
     def test_an_api_server_that_stops_answering_is_said(self, machine, refused, monkeypatch):
         monkeypatch.setattr(ready, "STUCK_SECONDS", 0)
@@ -317,18 +318,18 @@ class TestRoom:
 
     def test_two_cpus_are_enough(self, machine, up):
         machine.has_room("2", "7Gi", *[{"cpu": "425m", "memory": "512Mi"}] * 4)
-        assert "room for the steps of a run: 0.30 CPUs and 5.0 GB of memory" in up()
+        assert "free for the steps of a run: 0.30 CPUs and 5.0 GB of memory" in up()
 
     @pytest.mark.parametrize(("cpu", "memory"), [("1900m", "7Gi"), ("4", "3Gi")])
     def test_where_no_step_finds_a_place_it_says_so_with_what_to_do(self, machine, refused, cpu, memory):
         machine.has_room(cpu, memory, *[{"cpu": "450m", "memory": "512Mi"}] * 4)
         said = refused()
-        assert "find no place" in said and "Give docker more CPUs or memory" in said
+        assert "do not fit" in said and "Give docker more CPUs or memory" in said
 
     def test_the_pods_of_a_run_that_goes_on_take_no_place_from_the_next(self, machine, up):
         machine.has_room("2", "7Gi", {"cpu": "1950m", "memory": "1Gi"})
-        machine.whole_cluster["pods"][0]["metadata"]["labels"] = {"pipeline/runid": "a-run"}
-        assert "room for the steps of a run: 2.00 CPUs" in up()
+        machine.other_pods[0]["metadata"]["labels"] = {"pipeline/runid": "a-run"}
+        assert "free for the steps of a run: 2.00 CPUs" in up()
 
     def test_an_init_container_counts_where_it_asks_for_more(self, machine, refused):
         machine.has_room("2", "7Gi", {"cpu": "100m", "memory": "1Gi"}, init={"cpu": "1900m"})

@@ -3,8 +3,10 @@
 To accept a change: ACCEPT=1 python -m pytest on this file, and read the difference.
 """
 
+import functools
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import yaml
 
 from components.core.step import StepError
 from pipelines.cluster import kubernetes
-from pipelines.cluster.kubernetes import CREDENTIALS, NEEDS, Cluster
+from pipelines.cluster.kubernetes import CREDENTIALS, NEEDS, ClusterSettings
 from pipelines.pipeline import STEPS
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "pipeline.yaml"
@@ -24,9 +26,17 @@ def fixed_tag(monkeypatch):
     monkeypatch.setattr(kubernetes, "DIGESTS", Path("nothing was pushed"))
 
 
-def compiled(path: Path, cluster: Cluster = Cluster()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
+@functools.cache
+def compiled_text(settings: ClusterSettings) -> str:
+    """The pipeline for a cluster; the compiler takes seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        kubernetes.compile_for(settings, path := Path(folder) / "pipeline.yaml")
+        return path.read_text()
+
+
+def compiled(path: Path, cluster: ClusterSettings = ClusterSettings()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
     """The executors and their Kubernetes settings, by step."""
-    kubernetes.compile_for(cluster, path)
+    path.write_text(compiled_text(cluster))
     spec, platform = yaml.safe_load_all(path.read_text())
     executors = spec["deploymentSpec"]["executors"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
@@ -73,7 +83,7 @@ def test_a_short_step_waits_less_between_its_tries(tmp_path):
 
 
 def test_on_kind_a_step_asks_for_what_two_cpus_leave(tmp_path):
-    containers, _ = compiled(tmp_path / "p.yaml", Cluster(kind=True))
+    containers, _ = compiled(tmp_path / "p.yaml", ClusterSettings(kind=True))
     usual, _ = compiled(tmp_path / "p.yaml")
     for step in STEPS:
         less, more = containers[step]["resources"], usual[step]["resources"]
@@ -169,7 +179,7 @@ def test_no_gpu_is_asked_for_unless_told(tmp_path):
 
 
 def test_the_train_step_alone_goes_to_the_gpu(tmp_path):
-    cluster = Cluster("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu")
+    cluster = ClusterSettings("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu")
     containers, pods = compiled(tmp_path / "p.yaml", cluster)
     assert containers["train"]["resources"]["accelerator"]["resourceType"] == "nvidia.com/gpu"
     assert {"name": "TRAIN_GPUS", "value": "1"} in containers["train"]["env"]
@@ -182,14 +192,16 @@ def test_the_train_step_alone_goes_to_the_gpu(tmp_path):
 
 
 def test_more_gpus_get_more_cores_and_memory(tmp_path):
-    one, four = (compiled(tmp_path / "p.yaml", Cluster(gpus=gpus))[0]["train"]["resources"] for gpus in (1, 4))
+    one, four = (compiled(tmp_path / "p.yaml", ClusterSettings(gpus=gpus))[0]["train"]["resources"] for gpus in (1, 4))
     assert (one["accelerator"]["resourceCount"], four["accelerator"]["resourceCount"]) == ("1", "4")
     assert (one["resourceCpuLimit"], four["resourceCpuLimit"]) == ("8", "32")
     assert (one["resourceMemoryLimit"], four["resourceMemoryLimit"]) == ("32Gi", "128Gi")
 
 
 def test_on_several_nodes_the_step_itself_only_watches(tmp_path):
-    containers, pods = compiled(tmp_path / "p.yaml", Cluster("registry.example.org/stroke", 4, "amd.com/gpu", nodes=2))
+    containers, pods = compiled(
+        tmp_path / "p.yaml", ClusterSettings("registry.example.org/stroke", 4, "amd.com/gpu", nodes=2)
+    )
     train = containers["train"]
     assert train["image"] == "registry.example.org/stroke/components:golden"
     assert "accelerator" not in train["resources"] and train["resources"]["resourceCpuLimit"] == "1"
@@ -222,15 +234,15 @@ def test_several_nodes_want_gpus_and_are_placed_by_the_runtime(monkeypatch, othe
     for name, value in {"NODES": "2", **others}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(StepError, match=said):
-        Cluster.from_environment()
+        ClusterSettings.from_environment()
 
 
 def test_an_image_that_was_pushed_from_here_is_named_by_its_digest_too(tmp_path, monkeypatch):
     pushed = "registry.example.org/stroke/components:golden"
     (tmp_path / "images.json").write_text(json.dumps({pushed: "sha256:abc"}))
     monkeypatch.setattr(kubernetes, "DIGESTS", tmp_path / "images.json")
-    assert Cluster("registry.example.org/stroke").image("split") == f"{pushed}@sha256:abc"
-    assert Cluster("elsewhere.example.org").image("split") == "elsewhere.example.org/components:golden"
+    assert ClusterSettings("registry.example.org/stroke").image("split") == f"{pushed}@sha256:abc"
+    assert ClusterSettings("elsewhere.example.org").image("split") == "elsewhere.example.org/components:golden"
 
 
 @pytest.mark.parametrize(
@@ -240,4 +252,4 @@ def test_an_image_that_was_pushed_from_here_is_named_by_its_digest_too(tmp_path,
 def test_an_impossible_setting_is_named(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(StepError, match=variable):
-        Cluster.from_environment()
+        ClusterSettings.from_environment()

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pipelines.cluster.step_log_lines import own_lines
-from tests.support.cluster_stand_in import RUN_ID, Workflow
+from tests.support.kubeflow_stand_in import RUN_ID, Workflow
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_line_of_ones_own_is_not_taken_for_kfps(line):
 def test_a_pod_with_nothing_of_its_own_says_where_the_rest_is(cluster, ran, kubernetes, capsys):
     kubernetes.add_pod("evaluate", "Running", "\n", running={})
     cluster("logs", "--step", "evaluate")
-    assert "it has said nothing yet; RAW=1 shows what KFP says" in capsys.readouterr().out
+    assert "no line of the step yet; RAW=1 shows the lines of KFP" in capsys.readouterr().out
 
 
 def test_interrupting_a_follower_stops_nothing_and_does_not_advise_to_run_again(cluster, ran, kubeflow, capsys):
@@ -62,10 +62,10 @@ def test_interrupting_a_follower_stops_nothing_and_does_not_advise_to_run_again(
 
     kubeflow.stages = [("RUNNING", Workflow())]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.cluster.logs.time.sleep", lambda _: pressed())
+        patch.setattr("pipelines.cluster.pod_logs.time.sleep", lambda _: pressed())
         assert cluster("logs", "--follow", "1") == 130
     out, err = capsys.readouterr()
-    assert "no longer followed; the run itself goes on" in out and "go on from here" not in out + err
+    assert "stopped following the log. The run itself continues" in out and "continue from here" not in out + err
 
 
 def test_one_step_alone(cluster, ran, capsys):
@@ -142,7 +142,7 @@ def test_of_a_local_run_the_log_file_is_shown_and_cut_to_a_step(cluster, local_l
     assert cluster("logs", "--step", "ingest") == 0
     assert capsys.readouterr().out == "=== ingest\n3 cases\n=== of our own\n"
     assert cluster("logs", "--step", "evaluate") == 1
-    assert "says nothing of evaluate" in capsys.readouterr().err
+    assert "has no line of evaluate" in capsys.readouterr().err
 
 
 def test_a_local_run_that_goes_on_is_followed(cluster, local_log, capsys):

@@ -11,7 +11,8 @@ import pytest
 
 from pipelines.cluster import argo_retries, run_on_cluster, watch
 from pipelines.cluster.kubernetes import sources_tag
-from tests.support.cluster_stand_in import AFTER_A_STEP, RUN_ID, Workflow
+from tests.support.kubeflow_stand_in import RUN_ID, Workflow
+from tests.support.kubernetes_stand_in import AFTER_A_STEP
 
 ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
 
@@ -179,11 +180,11 @@ def test_after_a_failed_training_the_last_line_says_where_the_same_command_goes_
     kubernetes.add_pod("train", "Failed", "epoch 3/20\n", terminated={"exit_code": 137})
     kubeflow.stages = [("FAILED", begun("train", phase="Failed"))]
     assert kind_run() == 1
-    assert "goes on after" not in capsys.readouterr().err  # nothing was learnt yet
+    assert "continues after" not in capsys.readouterr().err  # nothing was learnt yet
     for epoch in (1, 2, 3):
         mlflow_run.client.log_metric(mlflow_run.id, "learning_rate", 0.001, step=epoch)
     assert kind_run() == 1
-    assert capsys.readouterr().err.strip().endswith("\nThe same command goes on after epoch 3.")
+    assert capsys.readouterr().err.strip().endswith("\nThe same command continues after epoch 3.")
 
 
 def test_a_failed_driver_is_the_failure_of_its_step(kind_run, kubeflow, kubernetes, capsys):
@@ -197,7 +198,7 @@ def test_a_failed_driver_is_the_failure_of_its_step(kind_run, kubeflow, kubernet
 def test_where_the_pod_is_gone_it_says_what_to_do(kind_run, kubeflow, capsys):
     kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", phase="Failed"))]
     assert kind_run() == 1
-    assert "ingest failed, and its pod is gone" in capsys.readouterr().err
+    assert "ingest failed, and its pod and log are gone" in capsys.readouterr().err
 
 
 def test_a_step_tried_again_says_why(kind_run, kubeflow, kubernetes, capsys):
@@ -230,11 +231,11 @@ DEFAULTS = "spec: {{ttlStrategy: {{secondsAfterCompletion: 3600}}, templateDefau
     [
         (
             DEFAULTS.format("{retryStrategy: {limit: '2', retryPolicy: OnError}}"),
-            "a step that fails or is killed is not",
+            "A step that fails or is killed is not",
         ),
-        (DEFAULTS.format("{}"), "a step whose pod is deleted or whose node is lost is not"),
-        ("", "a step whose pod is deleted or whose node is lost is not"),
-        (DEFAULTS.format("{retryStrategy: {retryPolicy: OnTransientError}}"), "failed steps are not"),
+        (DEFAULTS.format("{}"), "A step whose pod is deleted or whose node is lost is not"),
+        ("", "A step whose pod is deleted or whose node is lost is not"),
+        (DEFAULTS.format("{retryStrategy: {retryPolicy: OnTransientError}}"), "Failed steps are not"),
         (DEFAULTS.format("{retryStrategy: {retryPolicy: Always}}"), None),
         (DEFAULTS.format("{retryStrategy: {expression: 'asInt(lastRetry.exitCode) > 0'}}"), None),
         ("{damaged", None),
@@ -246,7 +247,7 @@ def test_what_the_cluster_does_not_try_again_is_said_in_a_line_with_what_mends_i
 ):
     kubernetes.config_maps["kubeflow/workflow-controller-configmap"] = {"workflowDefaults": data}
     assert kind_run() == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "tried again on this cluster" in line]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "retried on this cluster" in line]
     assert len(lines) == bool(said)
     for line in lines:
         assert said in line and "ConfigMap workflow-controller-configmap (namespace kubeflow)" in line
@@ -255,13 +256,13 @@ def test_what_the_cluster_does_not_try_again_is_said_in_a_line_with_what_mends_i
 
 def test_what_cannot_be_read_of_its_retries_stops_no_run(kind_run, kubernetes, capsys):
     assert kind_run() == 0
-    assert "tried again on this cluster" not in capsys.readouterr().out
+    assert "retried on this cluster" not in capsys.readouterr().out
 
 
 def test_the_change_that_is_written_into_the_config_map_is_taken_for_well():
     stock = {"workflowDefaults": DEFAULTS.format("{retryStrategy: {limit: '2', retryPolicy: OnError}}")}
-    assert (argo_retries.policy(stock), argo_retries.policy(argo_retries.mended(stock))) == ("OnError", "Always")
-    assert argo_retries.policy(argo_retries.mended({})) == "Always"
+    assert (argo_retries.policy(stock), argo_retries.policy(argo_retries.with_retries(stock))) == ("OnError", "Always")
+    assert argo_retries.policy(argo_retries.with_retries({})) == "Always"
     assert argo_retries.policy(
         {"config": f"workflowDefaults: {stock['workflowDefaults']}".replace("spec", "{spec") + "}"}
     ) == ("OnError")
@@ -271,7 +272,7 @@ def test_a_run_that_does_not_begin_is_remarked_on(kind_run, kubeflow, monkeypatc
     monkeypatch.setattr(watch, "SILENCE_SECONDS", 0)
     kubeflow.stages = [("PENDING", Workflow())] * 4 + [("SUCCEEDED", begun("fingerprint"))]
     kind_run()
-    assert capsys.readouterr().out.count("nothing has begun yet: is the workflow-controller up") == 1
+    assert capsys.readouterr().out.count("no step has begun yet: do the workflow-controller") == 1
 
 
 def interrupt(state, workflow):
@@ -291,8 +292,8 @@ class Terminal(io.StringIO):
     ("answer", "status", "said"),
     [
         ("stop\n", "stopped", "stopped. Run the same command again"),
-        ("leave\n", "running", "left going on the cluster. See it: make pipeline-logs RUN="),
-        ("", "running", "left going on the cluster"),
+        ("leave\n", "running", "the run continues on the cluster. Follow it: make pipeline-logs RUN="),
+        ("", "running", "the run continues on the cluster"),
     ],
 )
 def test_ctrl_c_asks_whether_to_leave_the_run_or_stop_it(
@@ -360,7 +361,7 @@ def test_a_server_that_vanishes_leaves_the_run_going_and_says_how_to_look_again(
     assert kind_run() == 1
     err = capsys.readouterr().err
     assert "does not answer" in err and "tried for 1 s" in err
-    assert f"The run itself goes on. See it: make pipeline-logs RUN={last_run()['run_id']} FOLLOW=1" in err
+    assert f"The run itself continues. Follow it: make pipeline-logs RUN={last_run()['run_id']} FOLLOW=1" in err
     assert last_run()["status"] == "running"
 
 

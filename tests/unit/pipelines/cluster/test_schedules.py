@@ -23,12 +23,12 @@ def test_five_fields_become_kfps_six(given, kfps):
     ("given", "said"),
     [
         ("2am", "has 1 fields"),
-        ("0 24 * * *", "'24' is no hour. It takes 0 to 23"),
-        ("0 2 * * 7", "'7' is no day of the week. It takes 0 to 6 or sun to sat"),
-        ("0 2 0 * *", "'0' is no day of the month"),
-        ("0 9-8 * * *", "'9-8' is no hour"),
-        ("*/0 * * * *", r"'\*/0' is no minute"),
-        ("0 2 L * *", "'L' is no day of the month"),
+        ("0 24 * * *", "'24' is not a valid hour. Valid are 0 to 23"),
+        ("0 2 * * 7", "'7' is not a valid day of the week. Valid are 0 to 6 or sun to sat"),
+        ("0 2 0 * *", "'0' is not a valid day of the month"),
+        ("0 9-8 * * *", "'9-8' is not a valid hour"),
+        ("*/0 * * * *", r"'\*/0' is not a valid minute"),
+        ("0 2 L * *", "'L' is not a valid day of the month"),
     ],
 )
 def test_what_is_no_cron_string_is_told_by_field(given, said):
@@ -50,19 +50,19 @@ def test_a_schedule_runs_the_same_pipeline_with_the_same_arguments(schedule, kub
     assert made.max_concurrency == "1" and made.no_catchup is True
     assert made.plugins_input == {"mlflow": {"disabled": True}}  # of KFP itself; it would fail at each run
     out = capsys.readouterr().out
-    assert '"0 0 2 * * *" (seconds first, as KFP has it)' in out and "UTC" in out
+    assert '"0 0 2 * * *" (the first field is the second)' in out and "UTC" in out
     assert not kubeflow.runs
 
 
 def test_a_schedule_says_too_what_its_cluster_does_not_try_again(schedule, kubernetes, capsys):
     kubernetes.config_maps["kubeflow/workflow-controller-configmap"] = {"workflowDefaults": "spec: {}"}
     assert schedule("--cron", "0 2 * * *") == 0
-    assert "not tried again on this cluster" in capsys.readouterr().out
+    assert "not retried on this cluster" in capsys.readouterr().out
 
 
 def test_a_wrong_cron_string_touches_no_cluster(schedule, kubeflow, capsys):
     assert schedule("--cron", "0 99 * * *") == 1
-    assert "is no hour" in capsys.readouterr().err and not kubeflow.requests
+    assert "is not a valid hour" in capsys.readouterr().err and not kubeflow.requests
 
 
 def test_schedules_are_listed_and_removed_by_name_or_id(schedule, cluster, kubeflow, capsys):
@@ -95,7 +95,7 @@ def test_a_schedule_whose_run_is_under_way_is_paused_and_not_removed(cluster, sc
     run = scheduled.add_run("nightly-2", "r-1", "RUNNING")
     assert cluster("schedules", "--target", "kind", "--remove", "r-1") == 1
     said = capsys.readouterr().err
-    assert "is paused" in said and "nightly-2 is under way" in said and "FORCE=1" in said
+    assert "is paused" in said and "its run nightly-2 is open" in said and "FORCE=1" in said
     assert "make pipeline-schedules TARGET=kind REMOVE=r-1" in said
     assert scheduled.schedules[0].status == "DISABLED" and not scheduled.lost and run.state == "RUNNING"
     cluster("schedules", "--target", "kind")

@@ -55,7 +55,7 @@ def test_it_shows_services_runs_schedules_and_the_champion(cluster, bucket, kube
 def test_where_nothing_goes_on_it_says_so(cluster, bucket, kubeflow, capsys):
     assert cluster("status", "--target", "kind") == 0
     out = capsys.readouterr().out
-    for line in ("run       none is under way", "schedule  none", "champion  none"):
+    for line in ("run       none is open", "schedule  none", "champion  none"):
         assert line in out.splitlines()
 
 

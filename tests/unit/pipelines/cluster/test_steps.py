@@ -6,7 +6,7 @@ import kfp_server_api as kfp
 import pytest
 
 from pipelines.cluster.steps import outcome, steps_of
-from tests.support.cluster_stand_in import START, Workflow, node_id
+from tests.support.kubeflow_stand_in import START, Workflow, node_id
 
 
 def run_of(workflow: Workflow, *states: str) -> kfp.V2beta1Run:

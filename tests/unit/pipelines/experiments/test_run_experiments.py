@@ -9,7 +9,6 @@ from mlflow.exceptions import MlflowException
 from components.core.step import StepError
 from pipelines.experiments.run_experiments import experiments
 from pipelines.experiments.run_results import is_in_mlflow
-from pipelines.local.services import ServiceError
 
 FOUR = [("demo", 42), ("demo+n4", 42), ("demo", 43), ("demo+n4", 43)]
 
@@ -90,6 +89,7 @@ def test_more_seeds_or_presets_add_to_what_is_there(run, pipeline):
     assert pipeline.calls == [("demo", 42), ("demo+loss", 42), ("demo", 43), ("demo+n4", 43), ("demo+loss", 43)]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("where", [0, 1, 3])
 def test_what_ctrl_c_stopped_is_run_again_and_what_was_finished_is_not(run, pipeline, where):
     pipeline.broken = {FOUR[where]: KeyboardInterrupt()}
@@ -107,6 +107,7 @@ def test_a_run_left_on_the_cluster_ends_the_experiments_with_its_exit_code(run, 
     assert len(pipeline.calls) == 1
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", ["data", "settings", "mlflow"])
 def test_what_is_not_todays_runs_again(run, pipeline, change):
     run(seeds="1")
@@ -132,7 +133,7 @@ def test_other_code_runs_again(run, pipeline, monkeypatch):
 def test_one_that_fails_is_named_with_its_reason_the_rest_goes_on_and_the_exit_code_says_so(
     run, pipeline, refused, capsys
 ):
-    pipeline.broken = {("demo+adc", 42): refused, ("demo+adc", 43): ServiceError("S3 is gone")}
+    pipeline.broken = {("demo+adc", 42): refused, ("demo+adc", 43): StepError("S3 is gone")}
     assert run("adc n4") == 1
     assert len(pipeline.calls) == 6
     out, err = capsys.readouterr()

@@ -1,10 +1,7 @@
-"""How a step is started on this machine, who may run, and where a step's temporary files lie."""
+"""How a step is started on this machine, and where its temporary files are."""
 
-import errno
-import fcntl
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.core.step import StepError
 from pipelines.local import kfp_local as local_run
-from pipelines.local.kfp_local import alone, is_running, with_python
+from pipelines.local.kfp_local import with_python
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "pipeline.yaml"
 EXECUTORS = yaml.safe_load(next(iter(GOLDEN.read_text().split("\n---\n"))))["deploymentSpec"]["executors"]
@@ -99,23 +95,3 @@ def test_only_the_python_of_a_steps_script_is_named_whatever_the_paths_hold(step
     assert said[:2] == ["-m", "kfp.dsl.executor_main"]
     assert said[-2:] == arguments
     assert with_python(command, str(python))[3:] == command[3:]
-
-
-def test_a_second_run_is_told_to_wait(tmp_path):
-    with alone(tmp_path):
-        assert is_running(tmp_path)
-        with pytest.raises(StepError, match=rf"process {os.getpid()}\). Wait until it ends"), alone(tmp_path):
-            pass
-    assert not is_running(tmp_path)
-
-
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_named_with_a_way_out(code, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(code, os.strerror(code))
-
-    (tmp_path / "run.lock").touch()
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    for ask in (lambda: alone(tmp_path).__enter__(), lambda: is_running(tmp_path)):
-        with pytest.raises(StepError, match=rf"{tmp_path} lies on a file system without locks .*STATE="):
-            ask()

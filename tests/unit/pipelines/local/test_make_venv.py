@@ -59,6 +59,7 @@ def test_one_without_pip_gets_it_and_keeps_the_rest(folder):
     assert (folder / ".venv/kept").exists()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("left", ["nothing", "a link to a Python that is gone", "an empty folder"])
 def test_the_first_python_that_fits_makes_it(left, folder):
     if left != "nothing":

@@ -21,6 +21,6 @@ def test_a_killed_run_is_closed_but_in_a_copy_mlflow_is_not_told_that_the_origin
     path.write_text(json.dumps(summary))
     closed = []
     monkeypatch.setattr(run_locally, "_close_tracking", lambda *run: closed.append(run) or True)
-    run_locally._close_killed(tmp_path)
+    run_locally._close_killed_runs(tmp_path)
     assert json.loads(path.read_text())["status"] == "killed"
     assert closed == ([("1", "KILLED")] if told else [])

@@ -79,7 +79,11 @@ def test_what_is_another_modality_by_its_name_is_left_alone_beside_the_scan(foun
 @pytest.mark.parametrize("file", ["b_flair.nii", "b_t2.nii", "b_b0.nii", "t1w/b.nii", "p/FLAIR.nii"])
 def test_another_modality_without_its_scan_is_refused_for_its_name(found, file):
     one = found("a.nii", "c.nii", file)
-    assert names(one) == ["a", "c"] and "its name says that it is a" in one.refused[file] and "rename it" in one.refused[file]
+    assert (
+        names(one) == ["a", "c"]
+        and "its name says that it is a" in one.refused[file]
+        and "rename it" in one.refused[file]
+    )
 
 
 @pytest.mark.parametrize("file", ["P_adc", "P_FLAIR", "P_0001"])

@@ -1,8 +1,12 @@
-"""The local run with each step in a container of its image, as locked up as on a cluster."""
+"""Run the pipeline here with each step in a container of its image, with as few rights as on a cluster.
+
+`make test-containers` and tests/e2e/test_containers.py: python -m tests.support.containers run --data ...
+"""
 
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,15 +17,19 @@ from kfp.local.status import Status
 
 from components.core.port_owner import OWN_PORTS
 from components.core.step import StepError
-from pipelines.cluster.kubernetes import Cluster, sources_tag
+from pipelines.__main__ import main
+from pipelines.cluster.kubernetes import ClusterSettings, sources_tag
+from pipelines.environment import settle_python
+from pipelines.local import run_locally
 from pipelines.local.kfp_local import LocalRun
-from pipelines.local.sandbox import HOST, UID, Sandbox
+from pipelines.ports import HOST
+from tests.support.sandbox import UID, Sandbox
 
 SERVICES = ("S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI")
 
 
 class ContainerRun(LocalRun):
-    """Not root, a read-only root file system, /tmp in memory, no capability, no network but the two services."""
+    """Each step runs without root on a read-only file system, has /tmp in memory, and reaches the services alone."""
 
     target = "containers"
 
@@ -29,14 +37,15 @@ class ContainerRun(LocalRun):
         return local.DockerRunner()
 
     def image(self, step: str) -> str:
-        """The train step has the trainer image, so that a run tries all of them."""
-        return f"{Cluster.from_environment().registry}/{'trainer' if step == 'train' else 'components'}:{sources_tag()}"
+        """Return the image of a step: the train step runs in the trainer image, so that a run uses both images."""
+        registry, name = ClusterSettings.from_environment().registry, "trainer" if step == "train" else "components"
+        return f"{registry}/{name}:{sources_tag()}"
 
     def execute(self, arguments: dict, pipeline_root: Path, cache_root: Path) -> None:
-        """As in a local run.
+        """Run the pipeline as on this machine.
 
         Raises:
-            StepError: an engine, an image or a service that containers can use is missing.
+            StepError: Docker or an image is missing, or the services are not the embedded ones.
         """
         _check_engine()
         for image in (self.image("ingest"), self.image("train")):
@@ -49,26 +58,27 @@ class ContainerRun(LocalRun):
         super().execute(arguments, pipeline_root, cache_root)
 
     @contextlib.contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Put our own way of starting a container in the place of kfp's, which loses the exit code of a quick one."""
-        kfps = DockerTaskHandler.run
+    def _patched_kfp(self) -> Iterator[None]:
+        """Start the containers ourselves: kfp loses the exit code of one that ends quickly."""
+        original = DockerTaskHandler.run
 
         def run(task: DockerTaskHandler) -> Status:
             command = self._command(task.image, task.full_command, task.env_vars)
             return Status.FAILURE if self._run_process(command, task.env_vars) else Status.SUCCESS
 
         name = f"dwi-stroke-{self.run_id}-{os.getpid()}"
-        with Sandbox(name, self.image("ingest"), self._ports()) as self.sandbox, super()._watching():
+        with Sandbox(name, self.image("ingest"), self._ports()) as self.sandbox, super()._patched_kfp():
             DockerTaskHandler.run = run
             try:
                 yield
             finally:
-                DockerTaskHandler.run = kfps
+                DockerTaskHandler.run = original
 
     def _command(self, image: str, command: list[str], variables: dict[str, str]) -> list[str]:
-        """Values, some of them secret, come from the environment of the docker command; its arguments name them."""
-        mlflows = [name for name in os.environ if name.startswith("MLFLOW_")]
-        names = sorted({*self.environment, *variables, *self.lineage(), *mlflows, "PYTHONWARNINGS"} - {OWN_PORTS})
+        """Return the docker command; the values of its variables, some of them secret, are in the environment."""
+        mlflow_variables = [name for name in os.environ if name.startswith("MLFLOW_")]
+        ours = {*self.environment, *variables, *self.identification(), "PYTHONWARNINGS"}
+        names = sorted({*ours, *mlflow_variables} - {OWN_PORTS})
         return [
             "docker", "run", *self.sandbox.options, "--name", f"{self.sandbox.name}-{self.current}",
             *(f"--env={name}" for name in names), "--shm-size", "1g", "--volume", f"{self.root}:{self.root}",
@@ -79,7 +89,9 @@ class ContainerRun(LocalRun):
         urls = [urlsplit(self.environment.get(name, "")) for name in SERVICES]
         for name, url in zip(SERVICES, urls, strict=True):
             if url.hostname != HOST or not url.port:
-                raise StepError(f"The steps' containers reach the embedded services alone. Unset {name} and its login.")
+                raise StepError(
+                    f"The containers of the steps reach the embedded services only. Unset {name} and its login."
+                )
         return [url.port for url in urls]
 
 
@@ -90,4 +102,12 @@ def _check_engine() -> None:
         raise StepError("Docker is needed and not installed: https://docs.docker.com/engine/install/") from None
     if answer.returncode:
         reason = answer.stderr.strip().splitlines()[-1:]
-        raise StepError("\n".join(["Docker is installed, but its engine does not answer. Start it. It says:", *reason]))
+        raise StepError(
+            "\n".join(["Docker is installed, but its engine does not answer. Start it. Its error:", *reason])
+        )
+
+
+if __name__ == "__main__":
+    settle_python()
+    run_locally.LocalRun = ContainerRun  # type: ignore[misc] # a step's container in the place of its process
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Pods in every trouble a person meets, built from what the API server sends, and what is said of them."""
+"""Pods in every trouble that a person meets, built from the JSON of the API server, and their diagnosis."""
 
 import json
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ from kubernetes import client
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import MaxRetryError
 
-from pipelines.cluster.pod_diagnosis import events, log_end, trouble
+from components.core.pod_diagnosis import events, log_end, trouble
 
 IMAGE = "registry.example/dwi/components:abc"
 
@@ -80,7 +80,7 @@ def test_an_image_that_cannot_be_pulled_is_named_with_what_to_do(reason):
 
 def test_an_unschedulable_pod_gives_the_schedulers_reason_alone():
     said = trouble(make(conditions=[UNSCHEDULABLE]))
-    assert "no node takes it: 0/1 nodes are available: 1 Insufficient memory. It waits" in said
+    assert "it cannot be scheduled: 0/1 nodes are available: 1 Insufficient memory. It waits" in said
     assert "victims" not in said
 
 
@@ -104,7 +104,9 @@ def test_between_two_crashes_it_is_still_in_trouble():
 
 def test_out_of_memory_is_said_with_the_limit():
     pod = make(ended(137, "OOMKilled"), limits={"memory": "2Gi"}, phase="Failed")
-    assert "ran out of memory at its limit of 2Gi" in trouble(pod)
+    assert trouble(pod) == "container app ran out of memory at its limit of 2Gi. Raise the limit."
+    step = make(ended(137, "OOMKilled", name="main"), phase="Failed")
+    assert trouble(step).endswith("Raise the limit, or lower image_size, batch_size or base_channels.")
     assert "the node had none left" in trouble(make(ended(137, "OOMKilled"), phase="Failed"))
 
 

@@ -1,27 +1,18 @@
-"""Small HTTP stand-ins for the two APIs of a cluster: Kubeflow Pipelines' and Kubernetes'.
+"""A small HTTP stand-in for the API of Kubeflow Pipelines, built from the models of its client.
 
-What they answer is built from the clients' own models. `Workflow` makes of a run's steps what KFP 2.17 makes of the
-nodes of its Argo workflow.
+`Workflow` turns the steps of a run into what KFP 2.17 returns of the nodes of its Argo workflow.
 """
 
-import base64
-import contextlib
 import datetime
 import json
-import os
 import re
-import sys
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import kfp_server_api as kfp
-import yaml
-from kubernetes import client as kube
 
 from pipelines.pipeline import STEPS
+from tests.support.http_stand_in import Server
 
 OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 RUN_ID = "0b6f2d3c-5f0e-4d3a-9a53-000000000001"
@@ -108,56 +99,6 @@ class Workflow:
             )
             for number, (name, display, phase, start, end, _) in enumerate(nodes)
         ]  # fmt: skip
-
-
-class Server:
-    """`with` it: an HTTP server on 127.0.0.1; `requests` are the lines it got, `faults` answers to give first."""
-
-    def __init__(self):
-        self.requests: list[str] = []
-        self.headers: list[dict] = []
-        self.faults: list[tuple[int, str | bytes]] = []
-
-    def __enter__(self):
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self):
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                outer.requests.append(f"{self.command} {urlsplit(self.path).path}")
-                outer.headers.append(dict(self.headers))
-                status, content = outer.faults.pop(0) if outer.faults else outer.route(self.command, self.path, body)
-                data = content.encode() if isinstance(content, str) else content
-                self.send_response(status)
-                if 300 <= status < 400:
-                    self.send_header("Location", "/dex/auth")
-                self.send_header("Content-Type", "text/html" if data.startswith(b"<") else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                with contextlib.suppress(BrokenPipeError):
-                    self.wfile.write(data)
-
-            do_GET = do_POST = do_DELETE = answer
-
-            def log_message(self, *_):
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.vanish()
-
-    def vanish(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def route(self, method: str, path: str, body: bytes) -> tuple[int, str | bytes]:
-        raise NotImplementedError
 
 
 class Kubeflow(Server):
@@ -304,142 +245,10 @@ class Kubeflow(Server):
         return response(**({field: items[first:last]} if items[first:last] else {}), **more)
 
 
-EXECUTOR_INPUT = {"inputs": {"parameterValues": {"epochs": 2, "cca": False, "ratios": [0.6, 0.2], "none": None}}}
-BEFORE_A_STEP = f"""\
-time=2024-11-05T07:00:00.000Z level=INFO msg="capturing logs" argo=true
-I1105 07:00:00.000000       1 launcher_v2.go:195] publish info:
-executorInput={json.dumps(EXECUTOR_INPUT, indent=2)}
-/usr/local/lib/python3.11/site-packages/kfp/dsl/types.py:10: FutureWarning: an old way
-  warnings.warn(
-[KFP Executor 2024-11-05 07:00:01,000 INFO]: Looking for component `step` in --component_module_path `/tmp/x.py`
-[KFP Executor 2024-11-05 07:00:01,000 INFO]: Got executor_input:
-{json.dumps(EXECUTOR_INPUT, indent=4)}
-"""
-AFTER_A_STEP = f"""\
-Wrote executor output file to /tmp/kfp_outputs/output_metadata.json.
-I1105 07:00:09.000000       1 launcher_v2.go:900] ExecutorOutput: {json.dumps(EXECUTOR_INPUT, indent=2)}
-I1105 07:00:09.000000       1 launcher_v2.go:151] publish success.
-time=2024-11-05T07:00:10.000Z level=INFO msg="sub-process exited" argo=true error=<nil>
-"""
-"""What Argo 4's executor, KFP 2.17's launcher and its executor write around a step's own lines."""
-
-
-class Kubernetes(Server):
-    """The Kubernetes API, as far as the client asks it; `kubeconfig(path)` writes the way to it."""
-
-    def __init__(self):
-        super().__init__()
-        self.pods: list[kube.V1Pod] = []
-        self.logs: dict[str, str] = {}
-        self.events: list[kube.CoreV1Event] = []
-        self.config_maps: dict[str, dict[str, str]] = {}
-        login = {"MLFLOW_TRACKING_TOKEN": base64.b64encode(b"the cluster's login").decode()}
-        self.secrets: dict[str, dict[str, str]] = {"kubeflow/dwi-stroke-mlflow": login}
-
-    def kubeconfig(self, path: Path, *contexts: str) -> Path:
-        named = [{"name": c, "context": {"cluster": "here", "user": "me"}} for c in contexts]
-        config = {
-            "apiVersion": "v1", "kind": "Config", "current-context": contexts[0], "contexts": named,
-            "clusters": [{"name": "here", "cluster": {"server": self.url}}], "users": [{"name": "me", "user": {}}],
-        }  # fmt: skip
-        path.write_text(yaml.safe_dump(config))
-        return path
-
-    def route(self, method, path, body):
-        parts = urlsplit(path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        match parts.path.removeprefix("/api/v1/namespaces/").split("/"):
-            case [namespace, "pods"]:
-                wanted = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
-                found = [p for p in self._in(namespace) if wanted.items() <= (p.metadata.labels or {}).items()]
-                return 200, kube_json(kube.V1PodList(items=found, metadata=kube.V1ListMeta()))
-            case [namespace, "pods", name]:
-                found = [p for p in self._in(namespace) if p.metadata.name == name]
-                return (200, kube_json(found[0])) if found else status(404, f'pods "{name}" not found')
-            case [_, "pods", name, "log"]:
-                lines = self.logs.get(name, "").splitlines(keepends=True)[-int(query.get("tailLines", 1000)) :]
-                stamp = "2024-11-05T07:00:00.{:09d}Z " if query.get("timestamps") == "True" else ""
-                return 200, "".join(stamp.format(n) + line for n, line in enumerate(lines))
-            case [_, "events"]:
-                name = query["fieldSelector"].split(",")[0].split("=")[1]
-                found = [e for e in self.events if e.involved_object.name == name]
-                return 200, kube_json(kube.CoreV1EventList(items=found, metadata=kube.V1ListMeta()))
-            case [namespace, "configmaps", name] if f"{namespace}/{name}" in self.config_maps:
-                return 200, kube_json(kube.V1ConfigMap(data=self.config_maps[f"{namespace}/{name}"]))
-            case [namespace, "secrets", name] if f"{namespace}/{name}" in self.secrets:
-                return 200, kube_json(kube.V1Secret(data=self.secrets[f"{namespace}/{name}"]))
-        return status(404, f"{parts.path} not found")
-
-    def _in(self, namespace: str) -> list[kube.V1Pod]:
-        return [pod for pod in self.pods if pod.metadata.namespace == namespace]
-
-    def add_pod(self, step: str, phase: str, log: str = "", driver: bool = False, **container) -> kube.V1Pod:
-        """A pod of the run; `container` is the state of its container main (waiting=..., terminated=...)."""
-        name = f"dwi-stroke-segmentation-x7k2p-{'driver' if driver else 'impl'}-{len(self.pods)}"
-        labels = {"pipeline/runid": RUN_ID} | ({} if driver else {"app.kubernetes.io/component": step})
-        node = f"dwi-stroke-segmentation-x7k2p.root.{step}" + ("-driver" if driver else ".executor(0)")
-        of = {
-            "waiting": kube.V1ContainerStateWaiting,
-            "running": kube.V1ContainerStateRunning,
-            "terminated": kube.V1ContainerStateTerminated,
-        }
-        state = {name: of[name](**fields) for name, fields in container.items()}
-        main = kube.V1ContainerStatus(
-            name="main", image="", image_id="", ready=False, restart_count=0, state=kube.V1ContainerState(**state)
-        )
-        pod = kube.V1Pod(
-            metadata=kube.V1ObjectMeta(
-                name=name, namespace="kubeflow", uid=name, labels=labels,
-                annotations={"workflows.argoproj.io/node-name": node},
-                creation_timestamp=START + datetime.timedelta(seconds=len(self.pods)),
-            ),
-            spec=kube.V1PodSpec(containers=[kube.V1Container(name="main", image="dwi-stroke/components:abc")]),
-            status=kube.V1PodStatus(phase=phase, container_statuses=[main]),
-        )  # fmt: skip
-        self.pods.append(pod)
-        self.logs[name] = log if driver or not log else BEFORE_A_STEP + log + AFTER_A_STEP
-        return pod
-
-    def add_event(self, pod: kube.V1Pod, reason: str, message: str, kind: str = "Warning") -> None:
-        about = kube.V1ObjectReference(name=pod.metadata.name)
-        self.events.append(
-            kube.CoreV1Event(
-                metadata=kube.V1ObjectMeta(name="event"),
-                involved_object=about,
-                type=kind,
-                reason=reason,
-                message=message,
-                last_timestamp=START,
-            )
-        )
-
-
-def fake_kubectl(patch, folder: Path, services: dict[str, int]) -> Callable[[], list[list]]:
-    """Put a kubectl first on PATH that forwards to these ports; what it was called with, its process id first."""
-    folder.mkdir()
-    script = Path(__file__).parent / "fake_kubectl.py"
-    (folder / "kubectl").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
-    (folder / "kubectl").chmod(0o755)
-    (folder / "calls").touch()
-    patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    patch.setenv("CALLS", str(folder / "calls"))
-    patch.setenv("SERVICES", json.dumps(services))
-    return lambda: [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
-
-
 def error(code: int, message: str) -> tuple[int, str]:
     """As the KFP API puts it."""
     return code, json.dumps({"error": message, "code": 5, "message": message, "details": []})
 
 
-def status(code: int, message: str) -> tuple[int, str]:
-    """As the Kubernetes API puts it."""
-    return code, json.dumps({"kind": "Status", "status": "Failure", "message": message, "code": code})
-
-
 def as_json(model) -> str:
     return json.dumps(kfp.ApiClient().sanitize_for_serialization(model))
-
-
-def kube_json(model) -> str:
-    return json.dumps(kube.ApiClient().sanitize_for_serialization(model))

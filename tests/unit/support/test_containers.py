@@ -1,4 +1,4 @@
-"""What a run in containers says where something is missing. The run itself: tests/e2e/test_containers.py."""
+"""The errors of a run in containers where something is missing. The run itself: tests/e2e/test_containers.py."""
 
 import io
 import socket
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from components.core.step import StepError
-from pipelines.local.containers import ContainerRun
-from pipelines.local.sandbox import Sandbox, user
+from tests.support.containers import ContainerRun
+from tests.support.sandbox import Sandbox, user
 
 SERVICES = {"S3_ENDPOINT_URL": "http://127.0.0.1:9000", "MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
 

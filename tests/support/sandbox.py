@@ -1,9 +1,9 @@
-"""A network of loopback alone, with doors to chosen services, and the processes that may use it.
+"""Containers that share a loopback network from which only chosen services of this machine can be reached.
 
-A first, idle container holds what the steps' containers share: that network, and a table of processes. It opens the
-services' ports on its own 127.0.0.1 and hands the open ports, through a Unix socket, to this process, which passes
-each connection on to the service. When this process ends, however it ends, the socket closes, the idle container
-ends, and the kernel ends whatever else runs in its table of processes: no container outlives the run.
+A first, idle container holds the network and the process table that the other containers share. It opens the
+services' ports on its own 127.0.0.1 and sends the open ports through a Unix socket to this process, which forwards
+each connection to the service. When this process ends, the socket closes, the idle container ends, and the kernel ends
+every process of its table: no container outlives the run.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import threading
 from pathlib import Path
 
 from components.core.step import StepError
+from pipelines.ports import HOST
 
-HOST = "127.0.0.1"
 START_SECONDS = 60
 UID = 10001
-LOCKED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")  # noqa: S108
+LOCKED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--tmpfs", "/tmp")
 IDLE = """
 import socket, sys
 ports = [socket.create_server(("127.0.0.1", int(port))) for port in sys.argv[1:]]
@@ -32,15 +32,15 @@ with socket.socket(socket.AF_UNIX) as run:
 
 
 def user() -> str:
-    """uid:gid of the steps: this person's, and never root's."""
+    """Return the uid:gid of the steps: those of this user, and never root's."""
     return f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{UID}:{UID}"
 
 
 class Sandbox:
-    """`with Sandbox(name, image, [9000, 5000]) as sandbox:` containers started with `sandbox.options` live in it.
+    """`with Sandbox(name, image, [9000, 5000]) as sandbox:` start containers with `sandbox.options` in it.
 
     Raises:
-        StepError: the engine did not start it.
+        StepError: Docker did not start the idle container.
     """
 
     def __init__(self, name: str, image: str, ports: list[int]):
@@ -53,7 +53,7 @@ class Sandbox:
         with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as door:
             path = Path(folder, "run.sock")
             door.bind(str(path))
-            path.chmod(0o666)  # the folder around it is this person's alone
+            path.chmod(0o666)  # only this user can enter the folder around it
             door.listen()
             door.settimeout(START_SECONDS)
             command = ["docker", "run", "--detach", "--rm", "--name", self.name, "--network", "none"]
