@@ -52,7 +52,7 @@ class Grid:
         return self.affine @ scale
 
     def slices(self, points: np.ndarray) -> np.ndarray:
-        """The mean of the parts of each slice (X, Y, S)."""
+        """Return the mean of the parts of each slice (X, Y, S)."""
         points = points.reshape(self.points)
         total = sum(points[:, :, part :: self.subslices] for part in range(self.subslices))
         return np.asarray(total / np.float32(self.subslices))
