@@ -14,7 +14,7 @@ from components.core.step import StepError, log_plainly, without_logins
 from pipelines import commands
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL, KIND, LOCAL, require_usable
+from pipelines.target_name import ALL, KIND, LOCAL, require_usable
 
 STATE = Path(os.environ.get("STATE") or ROOT / ".local").expanduser().absolute()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.core.step import StepError
-from pipelines.target import LOCAL
+from pipelines.target_name import LOCAL
 
 
 def run_pipeline(arguments: Namespace) -> int | None:
@@ -78,7 +78,7 @@ def list_schedules(arguments: Namespace) -> None:
 
 
 def show_mlflow(arguments: Namespace) -> None:
-    from pipelines.mlflow_link import show_for_target
+    from pipelines.mlflow_command import show_for_target
 
     show_for_target(arguments.target, arguments.state)
 

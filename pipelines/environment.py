@@ -4,9 +4,10 @@ A variable that is used is used in every process that we start. Any other variab
 it, and is named once, without its value. docs/environment.md shows the table below.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -152,3 +153,14 @@ def about_address(name: str, url: str) -> str:
     if url and not separator:
         return f"{name}={shown} has no scheme. Write it as https://{shown}, or http://{shown}"
     return ""
+
+
+@contextlib.contextmanager
+def environment_as_before() -> Iterator[None]:
+    """Restore the environment at the end, so that the next command checks again whether the services run."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,29 +1,14 @@
 """Show the link with which a browser logs in to our MLflow. It works for everyone, so only a terminal gets it."""
 
-import contextlib
 import os
 import sys
-import threading
-from pathlib import Path
 
 import requests
 
 from components.registry.tracking import TOKEN
-from pipelines.target import CLUSTER, LOCAL, as_argument, target
+from pipelines.target_name import LOCAL, as_argument
 
 ANSWER_SECONDS = 10
-
-
-def show_for_target(place: str, state: Path) -> None:
-    """Print the link of the MLflow of `place`, a target. If a port is forwarded for it, keep that open until Ctrl-C."""
-    forwarded = place == CLUSTER and not os.environ.get("MLFLOW_TRACKING_URI")
-    with target(place).tracking(state) as uri:
-        if not show(uri, place):
-            print(f"  MLflow at {uri} gives no link: it was not started by us, or refuses our login")
-        elif forwarded and sys.stdout.isatty():
-            print("  the connection is open until Ctrl-C", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                threading.Event().wait()
 
 
 def show(uri: str, place: str = LOCAL) -> bool:

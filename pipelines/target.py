@@ -1,4 +1,4 @@
-"""Where a command works: on this machine, on the kind cluster of this machine, or on another cluster."""
+"""Run the pipeline, and open its services, on a target: this machine or a cluster."""
 
 import contextlib
 import os
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from components.core.step import StepError
-
-LOCAL, KIND, CLUSTER = ALL = ("local", "kind", "cluster")
+from pipelines.environment import environment_as_before
+from pipelines.target_name import LOCAL, require_usable
 
 
 @dataclass(frozen=True)
@@ -24,19 +23,6 @@ class Target:
     run: Callable[..., int | None]
     tracking: Callable[[Path], contextlib.AbstractContextManager[str]]
     services: Callable[[Path], contextlib.AbstractContextManager[str]]
-
-
-def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
-    """Raise StepError if the target does not exist, or the command cannot use it."""
-    if name not in ALL:
-        raise StepError(f"unknown TARGET={name}. Targets: {', '.join(usable)}.")
-    if name not in usable:
-        raise StepError(f"TARGET={name} is of no use to this command. It takes TARGET={' or '.join(usable)}.")
-
-
-def as_argument(name: str) -> str:
-    """Return what a printed command needs to use the same target: " TARGET=kind", or "" on this machine."""
-    return "" if name == LOCAL else f" TARGET={name}"
 
 
 def target(name: str) -> Target:
@@ -88,14 +74,3 @@ def _on_cluster(name: str, state: Path, with_storage: bool) -> Iterator[str]:
         if with_storage:
             use_storage(cluster)
         yield cluster.mlflow_url
-
-
-@contextlib.contextmanager
-def environment_as_before() -> Iterator[None]:
-    """Put the environment back at the end: the next one to ask for the services looks again whether they run."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

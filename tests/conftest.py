@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
     """An MLflow database with its tables, which take seconds to make; all workers share it, so copy it."""
-    import mlflow  # seconds too
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # seconds too
 
     base = tmp_path_factory.getbasetemp()
     folder = base.parent if worker else base
@@ -67,7 +67,7 @@ def empty_database(tmp_path_factory) -> Path:
     with (folder / "making.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            mlflow.MlflowClient(f"sqlite:///{making}").search_experiments()
+            SqlAlchemyStore(f"sqlite:///{making}", "mlflow-artifacts:/")  # artifacts as the server has them
             making.rename(path)
     return path
 

@@ -1,13 +1,18 @@
 """What passes between steps: typed objects, each with one file, one reader and one writer."""
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 MOST_ERRORS_SHOWN = 3
+Content = TypeVar("Content")
+
+
+class InvalidArtifact(StepError):
+    """The file of an artifact exists, and its content is invalid."""
 
 
 class Record(BaseModel):
@@ -40,22 +45,32 @@ class Artifact(Record):
         """Read the artifact from its file, or from the folder that holds `FILE`.
 
         Raises:
-            StepError: the file is missing, is not JSON, or a field is missing or invalid.
+            StepError: the file is missing.
+            InvalidArtifact: the file is not JSON, or a field is missing or invalid.
         """
-        file = path / cls.FILE if path.is_dir() else path
-        advice = f"The {cls.WRITTEN_BY} step writes this file: do not edit it, and run that step again."
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except OSError as error:
-            raise StepError(f"{file} cannot be read: {error.strerror or error}. {advice}") from None
-        except ValidationError as error:
-            reasons = [f"{file}: {_explain(e)}." for e in error.errors()[:MOST_ERRORS_SHOWN]]
-            raise StepError("\n".join([*reasons, advice])) from None
+        return read_json(path / cls.FILE if path.is_dir() else path, TypeAdapter(cls), cls.WRITTEN_BY)
 
     def write(self, path: Path) -> None:
         """Write the artifact to its file, or into the folder that is to hold `FILE`."""
         file = path / self.FILE if path.is_dir() else path
         file.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+
+
+def read_json(file: Path, content: TypeAdapter[Content], written_by: str) -> Content:
+    """Read and validate a JSON file that the step `written_by` writes.
+
+    Raises:
+        StepError: the file is missing.
+        InvalidArtifact: the file is not JSON, or a field is missing or invalid.
+    """
+    advice = f"The {written_by} step writes this file: do not edit it, and run that step again."
+    try:
+        return content.validate_json(file.read_bytes())
+    except OSError as error:
+        raise StepError(f"{file} cannot be read: {error.strerror or error}. {advice}") from None
+    except ValidationError as error:
+        reasons = [f"{file}: {_explain(e)}." for e in error.errors()[:MOST_ERRORS_SHOWN]]
+        raise InvalidArtifact("\n".join([*reasons, advice])) from None
 
 
 def _explain(error) -> str:

@@ -1,19 +1,70 @@
 """The evaluation: evaluate writes a folder with test metrics, the comparison with the champion, masks and pictures."""
 
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field
 
 from components.artifacts.artifact import Artifact, Record
 from components.artifacts.cases import Source
 
-PICTURES = "pictures.json"
-"""Overlay's file name to its case."""
+MASKS = "masks"
+"""Folder with the predicted mask of each test scan."""
+OVERLAYS = "test_predictions"
+"""Folder with pictures of test slices: scan, truth and prediction."""
+Count = Annotated[int, Field(ge=0)]
 
 
-class Subgroup(Record):
-    """Results over the patients of one lesion volume, site or scanner."""
+class Finite(Record):
+    """A record whose numbers are neither NaN nor infinite."""
 
-    patients: int
-    scans: int
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class ScanResult(Finite):
+    """The result of one test scan. Fields in mL are None without a voxel size."""
+
+    case: str
+    patient: str
+    site: str | None
+    scanner: str | None
+    dice: float
+    iou: float
+    truth_ml: float | None
+    predicted_ml: float | None
+    absolute_volume_difference_ml: float | None
+    relative_volume_difference: float | None
+    lesion_count_difference: int
+    lesion_f1: float
+    lesion_f1_matched: float
+    surface_distance_95_mm: float | None
+    lesions: Count
+    """True lesions."""
+    lesions_found: Count
+    """True lesions that a predicted voxel touches."""
+    false_lesions: Count
+    """Predicted lesions that no true voxel touches."""
+    truth_voxels: Count
+    predicted_voxels: Count
+    predicted_ml_low: float | None
+    """Ends of the interval of the predicted volume; None if the model has not learnt it."""
+    predicted_ml_high: float | None
+    needs_review: list[str]
+    """Why a person should look at the scan; empty without a reason."""
+    slice_dice: list[float]
+    slice_iou: list[float]
+    slice_has_lesion: list[bool]
+    slice_has_prediction: list[bool]
+    rule_dice: float | None = None
+    """Results of the threshold rule without a network; None if it was not measured."""
+    rule_lesion_f1: float | None = None
+    rule_ml: float | None = None
+
+
+class Subgroup(Finite):
+    """Results over the patients of one lesion volume, site or scanner; None for unknown values."""
+
+    patients: Count
+    scans: Count
     dice_mean: float | None
     dice_ci_low: float | None
     dice_ci_high: float | None
@@ -21,23 +72,28 @@ class Subgroup(Record):
     absolute_volume_difference_ml_mean: float | None
 
 
-class LesionFree(Record):
+class LesionFree(Finite):
     """Results over scans without a lesion."""
 
-    patients: int
-    scans: int
-    scans_with_false_lesion: int
+    patients: Count
+    scans: Count
+    scans_with_false_lesion: Count
     false_positive_ml_mean: float | None
+    """Mean predicted volume per scan, mL."""
 
 
-class CalibrationBin(Record):
-    voxels: int
+class CalibrationBin(Finite):
+    """Voxels whose predicted probability lies in one bin."""
+
+    voxels: Count
     probability: float | None
+    """Mean predicted probability; None without voxels."""
     lesion: float | None
+    """Share of the voxels that are lesion."""
 
 
-class Calibration(Record):
-    """Expected calibration errors before and after temperature scaling."""
+class Calibration(Finite):
+    """Expected calibration errors (ECE) before and after temperature scaling."""
 
     temperature: float | None
     ece_before: float | None
@@ -46,24 +102,29 @@ class Calibration(Record):
     bins_after: list[CalibrationBin]
 
 
-class VolumeAgreement(Record):
-    """Bland-Altman agreement of volumes, mL."""
+class VolumeAgreement(Finite):
+    """Bland-Altman agreement of predicted and true volumes, mL. Differences are predicted less true."""
 
     bias_ml: float | None
+    """Mean difference over patients."""
     agreement_low_ml: float | None
+    """95 % limits of agreement; None for too few patients."""
     agreement_high_ml: float | None
     interval_level: float | None
+    """Share of patients whose true volumes the intervals are designed to contain."""
     interval_coverage: float | None
+    """Share of test patients whose true volumes they contain."""
 
 
-class Review(Record):
+class Review(Finite):
     """How many scans were flagged for review, and how many of the failures are among them."""
 
-    scans: int
-    flagged: int
-    failures: int
-    failures_flagged: int
-    failure: str
+    scans: Annotated[int, Field(ge=1)]
+    flagged: Count
+    failures: Count
+    failures_flagged: Count
+    failure: Annotated[str, Field(min_length=1)]
+    """The definition of a failure."""
 
 
 class TestMetrics(Artifact):
@@ -73,21 +134,22 @@ class TestMetrics(Artifact):
     FILE: ClassVar[str] = "test_metrics.json"
     WRITTEN_BY: ClassVar[str] = "evaluate"
 
-    summary: dict[str, float]
+    summary: dict[str, int | Annotated[float, Field(allow_inf_nan=False)]]
     """Metric name, as MLflow shows it, to value."""
     threshold: float
     space: str = "native"
     synthetic: bool
     strata: dict[str, dict[str, Subgroup]]
+    """`lesion volume`, `site` and `scanner` to name to results."""
     lesion_free: LesionFree
     calibration: Calibration
     volume: VolumeAgreement
     review: Review
-    cases: list[dict[str, Any]]
+    cases: list[ScanResult]
 
 
-class Difference(Record):
-    """Challenger less champion: mean over patients and 95 % interval; None of too few patients."""
+class Difference(Finite):
+    """Challenger less champion: mean over patients and 95 % interval; None for too few patients."""
 
     mean: float
     ci_low: float | None
@@ -95,19 +157,31 @@ class Difference(Record):
 
 
 class Comparison(Artifact):
-    """The present champion on the same test scans."""
+    """The results of the challenger and of the present champion on the same test patients."""
 
     FILE: ClassVar[str] = "comparison.json"
     WRITTEN_BY: ClassVar[str] = "evaluate"
 
     champion: str | None
-    """Its version; None where there is no champion."""
+    """Its version; None without a champion."""
     model: str | None
+    """The source of that version in the registry."""
     reason: str
-    """Why the comparison cannot support a promotion; "" where it can."""
+    """Why the comparison cannot support a promotion; "" if it can."""
     pairs: dict[str, dict[str, tuple[float, float]]] | None = None
-    """Metric to patient to (challenger, champion); None where the champion could not be evaluated."""
-    differences: dict[str, Difference] | None = None
+    """Metric to patient to (challenger, champion). None if the evaluation of the champion failed, or without one; empty
+    if only one of the two learnt from patients."""
+    differences: dict[str, Difference] = Field(default_factory=dict)
+
+
+class OverlayCases(Artifact):
+    """The cases that the overlays show."""
+
+    FILE: ClassVar[str] = "pictures.json"
+    WRITTEN_BY: ClassVar[str] = "evaluate"
+
+    cases: dict[str, str]
+    """File name in `OVERLAYS` to case."""
 
 
 class ScanDigest(Record):
@@ -127,7 +201,7 @@ class ScanDigest(Record):
 
 
 class SizesSeen(Record):
-    """Lowest and highest size per axis of the scans that were learnt from."""
+    """Lowest and highest size per axis of the training scans."""
 
     voxel_mm: list[tuple[float, float]] | None
     shape: list[tuple[int, int]]

@@ -1,13 +1,24 @@
 """The trained model: train writes `model.json` beside the weights, and the registered model keeps both."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from components.artifacts.artifact import Artifact, Record
+from components.artifacts.artifact import Artifact, Record, read_json
 
 WEIGHTS = "best_model.pth"
 HISTORY = "history.json"
+CURVE = "training_curve.png"
+
+
+def read_history(model: Path) -> list[dict[str, float]]:
+    """Read the results of each epoch from `history.json` in the model's folder.
+
+    Raises:
+        StepError: the file is missing or invalid.
+    """
+    return read_json(model / HISTORY, TypeAdapter(list[dict[str, float]]), TrainedModel.WRITTEN_BY)
 
 
 class VolumeInterval(Record):
@@ -19,6 +30,42 @@ class VolumeInterval(Record):
     patients: int
     wide: float = 0.0
     """Share of scans with more than 5 mL whose interval is wider than the volume."""
+
+
+class AverageHead(Record):
+    """The average of the training heads, and how well a usual head fits it (see components/model/average_head.py)."""
+
+    outline: str
+    """Base64: for each cell its share of head."""
+    brightness: str
+    """Base64: for each cell its mean brightness."""
+    upright: float
+    """Lowest usual correlation of the front-back part of the outline."""
+    order: float
+    """Lowest usual correlation of the part of the outline along the slices."""
+    like: float
+    """Lowest usual correlation of the brightness."""
+
+
+class HeadLimits(Record):
+    """Limits of a predicted mask, as cube roots of shares of the head; None if unknown."""
+
+    most_share: float
+    """Largest lesion of a training scan, as a share of its head."""
+    share_root: float | None
+    unconfirmed_root: float | None
+    overlooked_root: float | None
+
+
+class UsualHeads(Record):
+    """What is usual of heads and of the lesions in them."""
+
+    not_found: float
+    """Share of the scans in which no head was found."""
+    average: AverageHead | None
+    """None with too few heads."""
+    limits: HeadLimits | None
+    """None with fewer than two heads."""
 
 
 class TrainedModel(Artifact):
@@ -59,5 +106,4 @@ class TrainedModel(Artifact):
     """The largest doubt that is usual, in a `mask` and in an `empty` one."""
     seen: dict[str, tuple[float, float]] | None = None
     """Lowest and highest of each measure of the scans that it learnt from."""
-    heads: dict[str, Any] | None = None
-    """What is usual of heads and of the lesions in them."""
+    heads: UsualHeads | None = None

@@ -1,6 +1,6 @@
 """The modules that an entry file imports, directly or not, and one digest of their text.
 
-An image tag, a checkpoint's key and a registered model depend on code in this sense, and on nothing else of it.
+An image tag, a checkpoint's key, a split and a registered model depend on this code and on no other.
 """
 
 import ast

@@ -137,7 +137,7 @@ def parameters_of(step: str) -> list[str]:
 
 def _steps(field: FieldInfo) -> list[str]:
     extra = field.json_schema_extra
-    steps = extra.get("steps") if isinstance(extra, dict) else []
+    steps = extra.get("steps") if isinstance(extra, dict) else None
     return [str(step) for step in steps] if isinstance(steps, list) else []
 
 

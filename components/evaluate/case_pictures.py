@@ -1,10 +1,12 @@
-"""Pictures of what the model did on the test patients."""
+"""Pictures of test slices: scan, truth and prediction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from components.artifacts.evaluation import ScanResult
 from components.core.html_page import thumbnail
 from components.core.pyplot import plt
 
@@ -14,7 +16,7 @@ TRUTH, PREDICTION = "#22c55e", "#f97316"
 
 @dataclass(frozen=True)
 class Sample:
-    """One test slice: where it is, its Dice, and why it was chosen ("best", "typical", "worst")."""
+    """One test slice, its Dice, and the reason of its choice ("best", "typical", "worst")."""
 
     case: str
     slice: int
@@ -22,14 +24,14 @@ class Sample:
     kind: str
 
 
-def choose_samples(cases: list[dict]) -> list[Sample]:
-    """Up to ten slices that hold a true or a predicted lesion: three best, four around the median, three worst."""
+def choose_samples(scans: Sequence[ScanResult]) -> list[Sample]:
+    """Choose up to ten slices with a true or predicted lesion: three best, four around the median, three worst."""
     ranked = sorted(
         (
-            (d, c["case"], s)
-            for c in cases
-            for s, d in enumerate(c["slice_dice"])
-            if c["slice_has_lesion"][s] or c["slice_has_prediction"][s]
+            (dice, scan.case, s)
+            for scan in scans
+            for s, dice in enumerate(scan.slice_dice)
+            if scan.slice_has_lesion[s] or scan.slice_has_prediction[s]
         ),
         reverse=True,
     )
@@ -47,7 +49,7 @@ def choose_samples(cases: list[dict]) -> list[Sample]:
 
 
 def draw_sample(sample: Sample, image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, path: Path) -> None:
-    """Scan, truth and prediction of one slice (X, Y) side by side; radiological view; a PNG at `path`."""
+    """Draw scan, truth and prediction of one slice (X, Y) side by side in radiological view; a PNG at `path`."""
     low, high = np.percentile(image, (1, 99.7))
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
     layers = (("scan", None, None), ("truth", truth, TRUTH), ("prediction", predicted, PREDICTION))
@@ -66,8 +68,12 @@ def draw_sample(sample: Sample, image: np.ndarray, truth: np.ndarray, predicted:
 
 
 def draw_failure(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> str:
-    """The slice of a scan (X, Y, S) with the most wrong voxels, truth and prediction outlined; a data URI (JPEG)."""
+    """Draw the slice of a scan (X, Y, S) with the most wrong voxels and both outlines; return a data URI (JPEG)."""
     worst = int((truth ^ predicted).sum((0, 1)).argmax())
-    colours = (tuple(bytes.fromhex(colour[1:])) for colour in (TRUTH, PREDICTION))
-    outlines = dict(zip(colours, (truth[:, :, worst], predicted[:, :, worst]), strict=True))
+    outlines = {_rgb(TRUTH): truth[:, :, worst], _rgb(PREDICTION): predicted[:, :, worst]}
     return thumbnail(image[:, :, worst], outlines, side=240)
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue

@@ -1,73 +1,85 @@
-"""The present champion on the very same test patients: what a promotion is decided on."""
+"""Compare the new model with the present champion on the same test patients, for the decision about a promotion."""
 
-import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from components.artifacts.split_file import split_digest
+from pydantic import TypeAdapter
+
+from components.artifacts.artifact import read_json
+from components.artifacts.evaluation import Comparison, Difference, ScanResult
+from components.artifacts.split_file import RegisteredSplit, Split, split_digest
 from components.artifacts.synthetic import is_synthetic
+from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core.intervals import paired_interval
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.model.inference import load_model
 from components.registry import tracking
+from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import model_digest
 from components.scans.volumes import BadVolume
 
+Subsets = dict[str, list[str]]
+"""Subset to patients."""
 
-def against_champion(
-    results: list[dict], split: dict, measure: Callable[..., list[dict]], synthetic: bool, model: Path | None = None
-) -> dict:
-    """The content of `comparison.json`. `measure(network, facts)` is what gave `results`, for another model.
 
-    `model` is the folder of what gave them: a champion of the same weights and facts is not measured once more.
+def compare_with_champion(
+    results: Sequence[ScanResult],
+    subsets: Subsets,
+    measure: Callable[..., Sequence[ScanResult]],
+    synthetic: bool,
+    model: Path | None = None,
+) -> Comparison:
+    """Measure the champion on the test scans of `results`, and pair both by patient.
 
-    `synthetic`: these are synthetic scans. A model of patients and one of synthetic scans alone are not compared.
+    Args:
+        results: Of the new model.
+        subsets: The patients of the new model's split.
+        measure: `measure(network, facts)` returns the results of another model on the same scans.
+        synthetic: Whether these scans are synthetic. Then a champion that learnt from patients is not compared, nor the
+            other way round.
+        model: The folder of the new model. A champion with the same files is not measured again.
 
-    Returns:
-        champion: its version, model: what that version holds, both None where there is no champion.
-        reason: why this cannot support a promotion, "" where it can.
-        pairs: metric to patient to [challenger, champion]. differences: metric to mean, ci_low, ci_high (95 %, None of
-        too few patients) of challenger less champion. Both are left out where the champion cannot be evaluated, and
-        empty where it is not to be.
+    Raises:
+        StepError: MLflow does not answer.
     """
     import mlflow
 
-    with tracking.answering():
-        champion = tracking.champion(mlflow.MlflowClient())
+    champion = tracking.champion(mlflow.MlflowClient())
     if champion is None:
-        return {"champion": None, "model": None, "reason": "there was no champion to compare with"}
+        return Comparison(champion=None, model=None, reason="there was no champion to compare with")
     name = f"version {champion.version}"
-    out = {"champion": str(champion.version), "model": champion.source, "reason": ""}
+    comparison = Comparison(champion=str(champion.version), model=champion.source, reason="")
     if is_synthetic(champion.tags) != synthetic:
         learnt = "patients, and these are synthetic scans" if synthetic else "synthetic scans alone"
-        return out | {"reason": f"{name} learnt from {learnt}", "pairs": {}, "differences": {}}
+        return comparison.model_copy(update={"reason": f"{name} learnt from {learnt}", "pairs": {}})
     logging.info("the champion, %s, on the same patients", name)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            same = model is not None and _is_made_of(champion, model)
-            theirs = results if same else measure(*load_model(_weights(champion, Path(folder))))
+            same = model is not None and _has_files_of(champion, model)
+            theirs = results if same else measure(*load_model(_download(champion, Path(folder))))
             pairs = pairs_by_patient(results, theirs)
-        except Exception as error:  # whatever is wrong with an old model, the new one is evaluated
-            with tracking.answering():  # MLflow gone altogether is no fault of the champion's
-                tracking.champion(mlflow.MlflowClient())
-            why = " ".join((str(error) if isinstance(error, StepError | BadVolume) else repr(error)).split())[:300]
-            logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, why)
-            return out | {"reason": f"{name} cannot be evaluated on these patients: {why}"}
-        out["reason"] = why_not_frozen(name, split["patients"], _patients(champion, Path(folder)))
-    out |= {"pairs": pairs, "differences": {metric: _difference(pairs[metric]) for metric in pairs}}
-    dice = out["differences"]["dice"]
-    between = "no interval" if dice["ci_low"] is None else f"95 % {dice['ci_low']:.3f} to {dice['ci_high']:.3f}"
-    but = out["reason"] and f"; but {out['reason']}"
-    logging.info("Dice %+.3f (%s) with the new model%s", dice["mean"], between, but)
-    return out
+        except Exception as error:  # a broken champion must not stop the evaluation of the new model
+            tracking.champion(mlflow.MlflowClient())  # raises if MLflow is down: then it is not the champion's fault
+            cause = " ".join((str(error) if isinstance(error, StepError | BadVolume) else repr(error)).split())[:300]
+            logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, cause)
+            reason = f"{name} cannot be evaluated on these patients: {cause}"
+            return comparison.model_copy(update={"reason": reason})
+        reason = unfair_test_reason(name, subsets, _download_subsets(champion, Path(folder)))
+    differences = {metric: _difference(pairs[metric]) for metric in pairs}
+    dice = differences["dice"]
+    interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
+    logging.info("Dice %+.3f (%s) with the new model%s", dice.mean, interval, reason and f"; but {reason}")
+    return comparison.model_copy(update={"reason": reason, "pairs": pairs, "differences": differences})
 
 
-def pairs_by_patient(ours: list[dict], theirs: list[dict]) -> dict[str, dict[str, tuple[float, float]]]:
-    """Metric to patient to (ours, theirs), each the mean of the patient's scans; without what either lacks."""
+def pairs_by_patient(
+    ours: Sequence[ScanResult], theirs: Sequence[ScanResult]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return metric to patient to (ours, theirs), each the mean of the patient's scans, without unknown values."""
     pairs = {}
     for metric in SUMMARISED:
         new, old = patient_means(ours, metric), patient_means(theirs, metric)
@@ -76,13 +88,14 @@ def pairs_by_patient(ours: list[dict], theirs: list[dict]) -> dict[str, dict[str
     return pairs
 
 
-def why_not_frozen(name: str, now: dict[str, list[str]], then: dict[str, list[str]] | None) -> str:
-    """Why the test patients of `now` are no fair test of the model that was made with the subsets `then`.
+def unfair_test_reason(name: str, now: Subsets, then: Subsets | None) -> str:
+    """Return why the test patients of `now` are no fair test of a model with the split `then`; "" if they are.
 
-    New patients may have come, which neither model has seen; none may have left, or have been learnt from.
+    New test patients that neither model has seen are fair. A patient who left the test set, or from whom the model
+    learnt, is not.
     """
     if then is None:
-        return f"which patients {name} was trained on is not known: its MLflow run holds no split.json of its own"
+        return f"the training patients of {name} are unknown: its MLflow run has no split.json of its own"
     test = set(now["test"])
     if seen := test & {*then["train"], *then["val"]}:
         return f"{name} was trained or tuned on {len(seen)} of these {len(test)} test patients"
@@ -91,54 +104,55 @@ def why_not_frozen(name: str, now: dict[str, list[str]], then: dict[str, list[st
     return ""
 
 
-def _difference(pairs: dict[str, tuple[float, float]]) -> dict[str, float | None]:
+def _difference(pairs: dict[str, tuple[float, float]]) -> Difference:
     values = [new - old for new, old in pairs.values()]
     low, high = paired_interval(values) or (None, None)
-    return {"mean": sum(values) / len(values), "ci_low": low, "ci_high": high}
+    return Difference(mean=sum(values) / len(values), ci_low=low, ci_high=high)
 
 
-def _weights(champion, folder: Path) -> Path:
-    """The folder of its weights and facts, as they were registered by their digests in the registry.
+def _download(champion, folder: Path) -> Path:
+    """Download the champion and return the folder of its weights and `model.json`, checked by the registry's digests.
 
     Raises:
-        StepError: one is missing, or not what was registered.
+        StepError: a file or its digest is missing, or a file was altered.
     """
     import mlflow
 
     uri = f"models:/{champion.name}/{champion.version}"
-    with tracking.waiting_for(f"the files of {uri}"):
+    with log_while_waiting(f"the files of {uri}"):
         model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
-    weights = next(model.rglob("best_model.pth"), None)
+    weights = next(model.rglob(WEIGHTS), None)
     if weights is None:
-        raise StepError("its model holds no best_model.pth")
-    facts = weights.with_name("model.json")
+        raise StepError(f"its model holds no {WEIGHTS}")
+    facts = weights.with_name(TrainedModel.FILE)
+    expected = [(WEIGHTS, "weights_sha256", file_sha256(weights))]
     if "facts_sha256" in champion.tags:
-        of_facts = ("model.json", "facts_sha256", lambda: facts.is_file() and file_sha256(facts))
-    else:  # registered before there was this tag
-        of_facts = ("a file of its model", "model_sha256", lambda: model_digest(model))
-    for what, tag, digest in (("best_model.pth", "weights_sha256", lambda: file_sha256(weights)), of_facts):
+        expected.append((TrainedModel.FILE, "facts_sha256", file_sha256(facts) if facts.is_file() else ""))
+    else:  # registered before this tag existed
+        expected.append(("a file of its model", "model_sha256", model_digest(model)))
+    for file, tag, digest in expected:
         if tag not in champion.tags:
-            raise StepError(f"it was registered without the tag {tag}: nothing says whether {what} was altered since")
-        if digest() != champion.tags[tag]:
-            raise StepError(f"{what} is not what was registered (tag {tag}): it was altered in storage")
+            raise StepError(f"it was registered without the tag {tag}: changes of {file} cannot be detected")
+        if digest != champion.tags[tag]:
+            raise StepError(f"{file} is not what was registered (tag {tag}): it was altered in storage")
     return weights.parent
 
 
-def _is_made_of(champion, model: Path) -> bool:
-    files = {"weights_sha256": "best_model.pth", "facts_sha256": "model.json"}
+def _has_files_of(champion, model: Path) -> bool:
+    files = {"weights_sha256": WEIGHTS, "facts_sha256": TrainedModel.FILE}
     return all(champion.tags.get(tag) == file_sha256(model / name) for tag, name in files.items())
 
 
-def _patients(champion, folder: Path) -> dict[str, list[str]] | None:
-    """Subset to patients that it was made with; None where its run does not hold them, or others."""
+def _download_subsets(champion, folder: Path) -> Subsets | None:
+    """Return the patients of the champion's split; None if its run does not hold the registered split."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         path = mlflow.artifacts.download_artifacts(
-            run_id=champion.run_id, artifact_path="split.json", dst_path=str(folder)
+            run_id=champion.run_id, artifact_path=Split.FILE, dst_path=str(folder)
         )
-        patients = json.loads(Path(path).read_text())["patients"]
-        return patients if split_digest(patients) == champion.tags.get("split_digest") else None
-    except (MlflowException, OSError, ValueError, KeyError, TypeError, RecursionError):
+        patients = read_json(Path(path), TypeAdapter(RegisteredSplit), Split.WRITTEN_BY).patients
+    except (MlflowException, OSError, StepError):
         return None
+    return patients if split_digest(patients) == champion.tags.get("split_digest") else None

@@ -1,34 +1,41 @@
-"""What the model is worth on patients that it has never seen: whole scans, in their own space."""
+"""Evaluate a trained model on the held-out test patients: whole scans, each in its own space."""
 
-import json
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
-from components.artifacts.cases import Cases
+from components.artifacts.cases import Case, Cases
+from components.artifacts.evaluation import MASKS, OVERLAYS, OverlayCases, ScanResult, TestMetrics
 from components.artifacts.headline import against_rule, in_words
 from components.artifacts.split_file import Split
+from components.artifacts.trained_model import TrainedModel
 from components.core.step import progress
-from components.evaluate.agreement import calibration, failed, review, scalars, volume_agreement
+from components.evaluate.agreement import (
+    agreement_summary,
+    calibration_errors,
+    failed_scans,
+    review_counts,
+    volume_agreement,
+)
 from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
-from components.evaluate.champion_comparison import against_champion
+from components.evaluate.champion_comparison import compare_with_champion
 from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.report import Pictures, write_page
-from components.evaluate.subgroups import lesion_free, strata
-from components.evaluate.threshold_rule_score import measure_rule, yardstick
+from components.evaluate.subgroups import lesion_free, subgroups
+from components.evaluate.threshold_rule_score import measure_rule, rule_summary
 from components.model.calibration import COUNTED, calibrated, reliability
 from components.model.device import device, named
-from components.model.grid import CHANNELS
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
+from components.model.network import AttentionUNet
 from components.model.uncertainty import findings
 from components.registry.evaluation_signature import authenticate
-from components.registry.scan_digests import scan_digests
-from components.registry.tracking import (
-    Run,
+from components.registry.run_records import (
     evaluation_digest,
     record_comparison,
     record_evaluation,
@@ -36,129 +43,161 @@ from components.registry.tracking import (
     record_page,
     record_training,
 )
+from components.registry.scan_digests import scan_digests
+from components.registry.tracking import Run
 from components.scans.head import find_head
 from components.scans.volumes import read, write
 
 FAILURES_DRAWN = 12
 
 
-def measure(network, facts: dict, cases: Path, records: list[dict], masks: Path | None = None) -> list[dict]:
-    """What the network is worth on each of the scans `records`; its masks are kept in the folder `masks`.
+def evaluate(
+    cases: Path, split: Path, data_report: Path, model: Path, evaluation: Path, page: Path
+) -> dict[str, float]:
+    """Measure the model on the test scans, compare it with the champion, draw the page, and log to MLflow.
 
-    `reliability` of each (2, 15, 3): of its probabilities, and of the calibrated ones, over the same voxels.
-    """
-    results = []
-    for record in progress(records, what="evaluated"):
-        volume, geometry = read(cases / record["files"]["dwi"])
-        truth = read(cases / record["files"]["mask"])[0] > 0
-        has_adc = "adc" in CHANNELS[facts.get("inputs", "dwi")] and "adc" in record["files"]
-        adc = read(cases / record["files"]["adc"])[0] if has_adc else None
-        head = find_head(volume, record["voxel_mm"])
-        probability = predict_volume(network, facts, volume, record["slice_numbers"], adc, record["voxel_mm"], head)
-        predicted = lesion_mask(probability, facts, record["voxel_mm"])
-        if masks:
-            write(masks / _mask_name(record), predicted.astype(np.uint8), geometry.space)
-        found = findings(probability, predicted, volume, record["voxel_mm"], facts, head)
-        counted = probability >= COUNTED
-        both = (probability[counted], calibrated(probability[counted], facts))
-        slice_dice, slice_iou = slice_dices(predicted, truth)
-        results.append(
-            {
-                "case": record["case"],
-                "patient": record["patient"],
-                "site": record.get("site"),
-                "scanner": record.get("scanner"),
-                **case_metrics(predicted, truth, record["voxel_mm"]),
-                "predicted_ml_low": found.lesion_ml_low,
-                "predicted_ml_high": found.lesion_ml_high,
-                "needs_review": found.review,
-                "slice_dice": slice_dice.tolist(),
-                "slice_iou": slice_iou.tolist(),
-                "slice_has_lesion": truth.any((0, 1)).tolist(),
-                "slice_has_prediction": predicted.any((0, 1)).tolist(),
-                "reliability": np.stack([reliability(p, truth[counted]) for p in both]),
-            }
-        )
-    return results
-
-
-def evaluate(cases: Path, split: Path, data_page: Path, model: Path, evaluation: Path, page: Path) -> dict[str, float]:
-    """Predict every test scan, measure, draw, and log to the pipeline run's MLflow run.
-
-    `evaluation` gets `test_metrics.json` (summary and per case), `test_predictions/*.png`, each scan's predicted
-    mask, `masks/<case>.nii.gz`, `comparison.json`: the present champion on the same scans, and for the model card
-    and the lineage `cases.json` (see `ScanDigests`), `split.json` and `pictures.json` (overlay to case), and their
-    authentication code (see `handover`).
+    The folder `evaluation` gets `test_metrics.json`, `comparison.json`, `cases.json` (digests of the scans),
+    `split.json`, `pictures.json`, the predicted masks, pictures of slices, and an authentication code of them all.
 
     Returns:
         The summary: metric name to value.
+
+    Raises:
+        StepError: an artifact is missing or invalid, or MLflow does not answer.
     """
-    for folder in ("test_predictions", "masks"):
+    listed, subsets = Cases.read(cases), Split.read(split)
+    tested = [listed.by_name[name] for name in subsets.cases["test"]]
+    for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
-    listed, parts = json.loads((cases / "cases.json").read_text()), json.loads(split.read_text())
-    network, facts = load_model(model)
+    scan_digests(listed, subsets).write(evaluation)
+    shutil.copy(split, evaluation / Split.FILE)
+
     logging.info("evaluating on %s", named(device()))
-    records = {c["case"]: c for c in listed["cases"]}
-    tested = [records[name] for name in parts["cases"]["test"]]
-    scan_digests(Cases.read(cases), Split.read(split)).write(evaluation)
-    shutil.copy(split, evaluation / "split.json")
-
-    results = measure(network, facts, cases, tested, evaluation / "masks")
-    comparison = against_champion(
-        results, parts, lambda *champion: measure(*champion, cases, tested), listed["synthetic"], model
+    network, trained = load_model(model)
+    measured = measure_scans(network, trained, cases, tested, evaluation / MASKS)
+    results = [scan.result for scan in measured]
+    comparison = compare_with_champion(
+        results,
+        subsets.patients,
+        lambda network, trained: [scan.result for scan in measure_scans(network, trained, cases, tested)],
+        listed.synthetic,
+        model,
     )
-    results = [result | rule for result, rule in zip(results, measure_rule(cases, tested), strict=True)]
-    before, after = np.sum([result.pop("reliability") for result in results], axis=0)
-    trust = {
-        "calibration": calibration(before, after, facts),
-        "volume": volume_agreement(results, facts),
-        "review": review(results),
-    }
-    metrics = summary(results) | yardstick(results) | scalars(**trust)
-    measured = {
-        "summary": metrics, "threshold": facts["threshold"],
-        "space": "native", "synthetic": listed["synthetic"],
-        "strata": strata(results), "lesion_free": lesion_free(results), **trust, "cases": results,
-    }  # fmt: skip
-    (evaluation / "test_metrics.json").write_text(json.dumps(measured, indent=1))
-    (evaluation / "comparison.json").write_text(json.dumps(comparison, indent=1))
+    comparison.write(evaluation)
+    rule = measure_rule(cases, tested)
+    results = [result.model_copy(update=fields) for result, fields in zip(results, rule, strict=True)]
+    reliability_sum = np.sum([scan.reliability for scan in measured], axis=0)
+    metrics = collect_metrics(results, reliability_sum, trained, listed.synthetic)
+    metrics.write(evaluation)
+    pictures = draw_pictures(results, {case.case: case for case in tested}, cases, evaluation)
+    write_page(metrics, trained, comparison, pictures, page)
 
-    def drawn(case: str, slices=slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scan, truth and prediction."""
-        record = records[case]
-        files = (
-            *(cases / record["files"][kind] for kind in ("dwi", "mask")),
-            evaluation / "masks" / _mask_name(record),
-        )
-        image, truth, predicted = (np.asarray(nib.load(file).dataobj[:, :, slices]) for file in files)
-        return image, truth > 0, predicted > 0
-
-    samples = []
-    for number, sample in enumerate(choose_samples(results), start=1):
-        samples.append(evaluation / "test_predictions" / f"{number:02d}_{sample.kind}.png")
-        draw_sample(sample, *drawn(sample.case, sample.slice), samples[-1])
-    worst = [case["case"] for case in failed(results)[:FAILURES_DRAWN]]
-    pictures = Pictures(samples, {case: draw_failure(*drawn(case)) for case in worst})
-    write_page(measured, facts, comparison, pictures, page)
-
-    run = Run.open(facts["training_digest"], evaluation_digest(model, evaluation))
-    record_inputs(run, cases, split, data_page)
+    run = Run.open(trained.training_digest, evaluation_digest(model, evaluation))
+    record_inputs(run, cases, split, data_report)
     record_training(run, model)
     record_page(run, page)
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
-    overlays = zip(sorted((evaluation / "test_predictions").iterdir()), choose_samples(results), strict=True)
-    shown = {path.name: sample.case for path, sample in overlays}
-    (evaluation / "pictures.json").write_text(json.dumps(shown, indent=1))
     authenticate(run, model, evaluation)
-    logging.info("%s", against_rule(metrics))
+    numbers = metrics.summary
+    logging.info("%s", against_rule(numbers))
     logging.info(
         "%d test patients: Dice %s, lesion F1 %.3f, threshold %.2f; per slice Dice %.3f",
-        metrics["test_patients"], in_words(metrics, "test_dice"), metrics["test_lesion_f1_mean"], facts["threshold"],
-        metrics["test_slice_dice_mean"],
+        numbers["test_patients"], in_words(numbers, "test_dice"), numbers["test_lesion_f1_mean"], trained.threshold,
+        numbers["test_slice_dice_mean"],
     )  # fmt: skip
-    return metrics
+    return numbers
 
 
-def _mask_name(record: dict) -> str:
-    return record["files"]["dwi"].replace("_dwi.nii.gz", ".nii.gz")
+@dataclass(frozen=True)
+class MeasuredScan:
+    """A test scan's result, and the `reliability` (2, 15, 3) of its probabilities before and after calibration."""
+
+    result: ScanResult
+    reliability: np.ndarray
+
+
+def measure_scans(
+    network: AttentionUNet, trained: TrainedModel, folder: Path, cases: Sequence[Case], masks: Path | None = None
+) -> list[MeasuredScan]:
+    """Predict and measure each case. `folder` holds the volumes; the predicted masks are written to `masks`."""
+    measured = []
+    for case in progress(cases, what="evaluated"):
+        volume, geometry = read(folder / case.files["dwi"])
+        truth = read(folder / case.files["mask"])[0] > 0
+        adc = read(folder / case.files["adc"])[0] if "adc" in case.files else None
+        head = find_head(volume, case.voxel_mm)
+        probability = predict_volume(network, trained, volume, case.slice_numbers, adc, case.voxel_mm, head)
+        predicted = lesion_mask(probability, trained, case.voxel_mm)
+        if masks:
+            write(masks / _mask_name(case), predicted.astype(np.uint8), geometry.space)
+        uncertainty = findings(probability, predicted, volume, case.voxel_mm, trained, head)
+        counted = probability >= COUNTED
+        probabilities = (probability[counted], calibrated(probability[counted], trained))
+        slice_dice, slice_iou = slice_dices(predicted, truth)
+        result = ScanResult(
+            case=case.case,
+            patient=case.patient,
+            site=case.site,
+            scanner=case.scanner,
+            **case_metrics(predicted, truth, case.voxel_mm),
+            predicted_ml_low=uncertainty.lesion_ml_low,
+            predicted_ml_high=uncertainty.lesion_ml_high,
+            needs_review=uncertainty.review,
+            slice_dice=slice_dice.tolist(),
+            slice_iou=slice_iou.tolist(),
+            slice_has_lesion=_slices_with_voxels(truth),
+            slice_has_prediction=_slices_with_voxels(predicted),
+        )
+        measured.append(MeasuredScan(result, np.stack([reliability(p, truth[counted]) for p in probabilities])))
+    return measured
+
+
+def collect_metrics(
+    results: Sequence[ScanResult], reliability: np.ndarray, trained: TrainedModel, synthetic: bool
+) -> TestMetrics:
+    """Summarise the results of all test scans; `reliability` (2, 15, 3) is their sum."""
+    before, after = reliability
+    calibration = calibration_errors(before, after, trained.temperature)
+    volume = volume_agreement(results, trained.volume_interval.level if trained.volume_interval else None)
+    review = review_counts(results)
+    return TestMetrics(
+        summary=summary(results) | rule_summary(results) | agreement_summary(calibration, volume, review),
+        threshold=trained.threshold,
+        synthetic=synthetic,
+        strata=subgroups(results),
+        lesion_free=lesion_free(results),
+        calibration=calibration,
+        volume=volume,
+        review=review,
+        cases=list(results),
+    )
+
+
+def draw_pictures(results: Sequence[ScanResult], cases: dict[str, Case], folder: Path, evaluation: Path) -> Pictures:
+    """Draw test slices into `evaluation`, list them in `pictures.json`, and return them with the worst failures."""
+
+    def load(name: str, slices: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return scan, truth and prediction."""
+        case = cases[name]
+        files = (folder / case.files["dwi"], folder / case.files["mask"], evaluation / MASKS / _mask_name(case))
+        image, truth, predicted = (np.asarray(nib.nifti1.load(file).dataobj[:, :, slices]) for file in files)
+        return image, truth > 0, predicted > 0
+
+    overlays = {}
+    for number, sample in enumerate(choose_samples(results), start=1):
+        path = evaluation / OVERLAYS / f"{number:02d}_{sample.kind}.png"
+        draw_sample(sample, *load(sample.case, sample.slice), path)
+        overlays[path] = sample.case
+    OverlayCases(cases={path.name: case for path, case in overlays.items()}).write(evaluation)
+    worst = [scan.case for scan in failed_scans(results)[:FAILURES_DRAWN]]
+    return Pictures(list(overlays), {name: draw_failure(*load(name)) for name in worst})
+
+
+def _mask_name(case: Case) -> str:
+    return case.files["dwi"].replace("_dwi.nii.gz", ".nii.gz")
+
+
+def _slices_with_voxels(mask: np.ndarray) -> list[bool]:
+    """Return for each slice of a mask (X, Y, S) whether it has a voxel."""
+    return [bool(mask[:, :, s].any()) for s in range(mask.shape[2])]

@@ -1,18 +1,18 @@
-"""Lesions of a prediction and of the truth, matched one to one."""
+"""Match predicted and true lesions one to one."""
 
 import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 OVERLAP = 0.25
-"""Least IoU of two components that may be matched, as in ISLES'26."""
+"""Least IoU of a matched pair, as in ISLES'26."""
 
 
 def matched_f1(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Return 2 TP / (components of both) of two label volumes (X, Y, S), 0 background; 1 where both are empty.
+    """Return 2 TP / (number of lesions in both) of two label volumes (X, Y, S) with background 0; 1 if both are empty.
 
-    TP is the largest number of pairs, one predicted and one true component of an IoU of at least 0.25 each, in which no
-    component is twice. A mask of the whole brain touches every lesion and matches none.
+    TP is the largest number of pairs of a predicted and a true lesion with an IoU of at least 0.25, each lesion in one
+    pair at most. A mask of the whole brain touches every lesion and matches none of them.
     """
     sizes = [np.bincount(labels.ravel()) for labels in (predicted, truth)]
     count = len(sizes[0]) + len(sizes[1]) - 2

@@ -1,30 +1,35 @@
-"""How good a predicted lesion mask is: the four ISLES'22 metrics and their companions.
+"""Metrics of a predicted lesion mask: the four of ISLES'22 and more.
 
-Definitions after Hernandez Petzsche et al. 2022 (ISLES 2022) and its evaluation code. All take boolean
-arrays of one shape; voxel sizes are millimetres, volumes millilitres.
+Definitions after Hernandez Petzsche et al. 2022 (ISLES 2022) and its evaluation code. Masks are boolean arrays of one
+shape; voxel sizes are in mm, volumes in mL.
 """
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from components.artifacts.evaluation import ScanResult
 from components.core.intervals import bounded_mean_interval, mean_interval
 from components.evaluate.matching import matched_f1
 from components.evaluate.surface import surface_distance_95
 
 LEAST_ML = 1.0
-"""What a volume is off by is divided by the true volume, and by no less than this."""
+"""Least divisor of the relative volume difference."""
+VOLUMES = ("truth_ml", "predicted_ml", "absolute_volume_difference_ml", "relative_volume_difference")
 TOUCHING = np.ones((3, 3, 3), bool)
-"""Lesions are 26-connected components."""
+"""Structure of `ndimage.label`: lesions are 26-connected components."""
 
 
 def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """2 |P and T| / (|P| + |T|); 1 where both are empty."""
+    """Return 2 |P and T| / (|P| + |T|), 1 if both masks are empty."""
     total = int(predicted.sum()) + int(truth.sum())
     return 2 * int((predicted & truth).sum()) / total if total else 1.0
 
 
 def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """|P and T| / |P or T|; 1 where both are empty."""
+    """Return |P and T| / |P or T|, 1 if both masks are empty."""
     union = int((predicted | truth).sum())
     return int((predicted & truth).sum()) / union if union else 1.0
 
@@ -32,17 +37,19 @@ def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
 def relative_volume_difference(predicted_ml: float, truth_ml: float) -> float:
     """Return |predicted - true| / max(true, 1 mL).
 
-    So a missed lesion counts 1 at most, a false one as many as it has mL.
+    A missed lesion gives at most 1, a false lesion its volume in mL.
     """
     return abs(predicted_ml - truth_ml) / max(truth_ml, LEAST_ML)
 
 
-def case_metrics(predicted: np.ndarray, truth: np.ndarray, voxel_mm: tuple[float, float, float] | None) -> dict:
-    """All metrics of one scan (X, Y, S). Those in mL are None where the voxel size is unknown.
+def case_metrics(
+    predicted: np.ndarray, truth: np.ndarray, voxel_mm: tuple[float, float, float] | None
+) -> dict[str, Any]:
+    """Return all metrics of one scan (X, Y, S), named as in `ScanResult`. Those in mL are None without a voxel size.
 
-    lesion_f1, any touch as in ISLES'22, is TP / (TP + (FP + FN) / 2): a true lesion that a predicted voxel touches is
-    a TP, one that none touches an FN, a predicted component that touches no true one an FP; 1 where both are empty.
-    lesion_f1_matched: see `matched_f1`. surface_distance_95_mm: see `surface_distance_95`, None where it has none.
+    lesion_f1, as in ISLES'22, is TP / (TP + (FP + FN) / 2). A true lesion is a TP if a predicted voxel touches it, else
+    an FN. A predicted lesion that touches no true lesion is an FP. 1 if both masks are empty.
+    lesion_f1_matched: see `matched_f1`. surface_distance_95_mm: see `surface_distance_95`.
     """
     true_lesions, n_true = ndimage.label(truth, TOUCHING)
     predicted_lesions, n_predicted = ndimage.label(predicted, TOUCHING)
@@ -50,15 +57,17 @@ def case_metrics(predicted: np.ndarray, truth: np.ndarray, voxel_mm: tuple[float
     false = n_predicted - len(np.setdiff1d(np.unique(predicted_lesions[truth]), [0]))
     missed = n_true - hit
     ml = None if voxel_mm is None else float(np.prod(voxel_mm)) / 1000
-    volumes = (int(truth.sum()), int(predicted.sum()))
-    truth_ml, predicted_ml = (None, None) if ml is None else (v * ml for v in volumes)
+    truth_voxels, predicted_voxels = int(truth.sum()), int(predicted.sum())
+    volumes: dict[str, float | None] = dict.fromkeys(VOLUMES)
+    if ml is not None:
+        truth_ml, predicted_ml = truth_voxels * ml, predicted_voxels * ml
+        difference = abs(truth_voxels - predicted_voxels) * ml
+        relative = relative_volume_difference(predicted_ml, truth_ml)
+        volumes = dict(zip(VOLUMES, (truth_ml, predicted_ml, difference, relative), strict=True))
     return {
         "dice": dice(predicted, truth),
         "iou": iou(predicted, truth),
-        "truth_ml": truth_ml,
-        "predicted_ml": predicted_ml,
-        "absolute_volume_difference_ml": None if ml is None else abs(volumes[0] - volumes[1]) * ml,
-        "relative_volume_difference": None if ml is None else relative_volume_difference(predicted_ml, truth_ml),
+        **volumes,
         "lesion_count_difference": abs(n_true - n_predicted),
         "lesion_f1": hit / (hit + (false + missed) / 2) if n_true + n_predicted else 1.0,
         "lesion_f1_matched": matched_f1(predicted_lesions, true_lesions),
@@ -66,13 +75,13 @@ def case_metrics(predicted: np.ndarray, truth: np.ndarray, voxel_mm: tuple[float
         "lesions": n_true,
         "lesions_found": hit,
         "false_lesions": false,
-        "truth_voxels": volumes[0],
-        "predicted_voxels": volumes[1],
+        "truth_voxels": truth_voxels,
+        "predicted_voxels": predicted_voxels,
     }
 
 
 def slice_dices(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dice and IoU of every slice (S,) of a scan (X, Y, S); 1 where both are empty."""
+    """Return Dice and IoU of each slice (S,) of a scan (X, Y, S), 1 if both slices are empty."""
     pairs = [(predicted[:, :, s], truth[:, :, s]) for s in range(truth.shape[2])]
     return np.array([dice(p, t) for p, t in pairs]), np.array([iou(p, t) for p, t in pairs])
 
@@ -85,27 +94,32 @@ BOUNDED = {"dice", "iou", "lesion_f1", "lesion_f1_matched"}
 """Metrics between 0 and 1."""
 
 
-def patient_means(cases: list[dict], name: str) -> dict[str, float]:
-    """Patient to the mean of a metric over their scans; without patients of whom no scan has it."""
+def patient_means(scans: Iterable[ScanResult], name: str) -> dict[str, float]:
+    """Return patient to the mean of the field `name` over their scans, without patients whose value is unknown."""
+    return means_by_patient((scan.patient, getattr(scan, name)) for scan in scans)
+
+
+def means_by_patient(values: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    """Return patient to the mean of their values, without patients whose values are all None."""
     patients: dict[str, list[float]] = {}
-    for case in cases:
-        if case[name] is not None:
-            patients.setdefault(case["patient"], []).append(case[name])
+    for patient, value in values:
+        if value is not None:
+            patients.setdefault(patient, []).append(value)
     return {patient: float(np.mean(values)) for patient, values in patients.items()}
 
 
-def lesion_dice(cases: list[dict], name: str = "dice") -> dict[str, float]:
-    """Return patient to the mean Dice of their scans with a lesion; without patients who have none.
+def lesion_dice(scans: Iterable[ScanResult], name: str = "dice") -> dict[str, float]:
+    """Return patient to the mean Dice of their scans with a lesion, without patients who have no such scan.
 
-    The Dice of a scan without a lesion is 1 or 0, for one voxel more: it says nothing of how well lesions are outlined.
+    The Dice of a scan without a lesion is 1 or 0, and one voxel decides: it does not measure outlines.
     """
-    return patient_means([case for case in cases if case["lesions"]], name)
+    return patient_means([scan for scan in scans if scan.lesions], name)
 
 
 def over_patients(name: str, patients: dict[str, float], bounded: bool) -> dict[str, float]:
-    """Return `NAME_mean`, `_std`, `_median`, `_q1`, `_q3` over patients, and `_ci_low`, `_ci_high` of five or more.
+    """Return `NAME_mean`, `_std`, `_median`, `_q1`, `_q3` over patients; `_ci_low` and `_ci_high` for five or more.
 
-    `bounded` is for values between 0 and 1; else it is a volume, a count or a distance.
+    `bounded`: values between 0 and 1, not a volume, a count or a distance.
     """
     values = list(patients.values())
     q1, median, q3 = np.percentile(values, (25, 50, 75))
@@ -115,42 +129,35 @@ def over_patients(name: str, patients: dict[str, float], bounded: bool) -> dict[
     return {f"{name}_{end}": float(value) for end, value in out.items()}
 
 
-def summary(cases: list[dict]) -> dict[str, float]:
-    """Return the test metrics over patients, each the mean of its scans (see `over_patients`), and what pools lesions.
+def summary(scans: Sequence[ScanResult]) -> dict[str, float]:
+    """Return the test metrics over patients (see `over_patients`), each patient the mean of their scans.
 
-    The headline is `test_lesion_dice`, over patients with a lesion. Beside it stands, over patients none of whose scans
-    has one, the share in whom one was found: `test_lesion_free_false_alarm_rate`. A metric that no case has (mL without
-    voxel sizes) is left out.
+    The headline is `test_lesion_dice`, over patients with a lesion. `test_lesion_free_false_alarm_rate` is the share of
+    patients without a lesion in whom the model found one. `test_lesion_sensitivity` and slice metrics pool all scans. A
+    metric that no scan has (mL without voxel sizes) is left out.
     """
-    patients: dict[str, list[dict]] = {}
-    for case in cases:
-        patients.setdefault(case["patient"], []).append(case)
+    patients: dict[str, list[ScanResult]] = {}
+    for scan in scans:
+        patients.setdefault(scan.patient, []).append(scan)
     out: dict[str, float] = {}
     for name in SUMMARISED:
-        if known := patient_means(cases, name):
-            out |= over_patients(f"test_{name}", known, name in BOUNDED)
-    if known := lesion_dice(cases):
-        out |= over_patients("test_lesion_dice", known, bounded=True)
-    for name in ("dice", "iou"):
-        everything = np.concatenate([c[f"slice_{name}"] for c in cases])
-        lesion = np.concatenate(
-            [np.asarray(c[f"slice_{name}"])[np.asarray(c["slice_has_lesion"], bool)] for c in cases]
-        )
-        out[f"test_slice_{name}_mean"], out[f"test_slice_{name}_std"] = (
-            float(everything.mean()),
-            float(everything.std()),
-        )
-        if len(lesion):
-            out[f"test_lesion_slice_{name}_mean"] = float(lesion.mean())
-    if lesions := sum(c["lesions"] for c in cases):
-        out["test_lesion_sensitivity"] = sum(c["lesions_found"] for c in cases) / lesions
-    free = [c["predicted_ml"] for c in cases if not c["lesions"] and c["predicted_ml"] is not None]
-    if free:
-        out["test_false_positive_ml_lesion_free_mean"] = float(np.mean(free))
-    out["test_patients"] = len(patients)
-    free_of_any = [scans for scans in patients.values() if not any(c["lesions"] for c in scans)]
-    out["test_patients_lesion_free"] = len(free_of_any)
-    if free_of_any:
-        alarms = [any(c["false_lesions"] for c in scans) for scans in free_of_any]
+        if means := patient_means(scans, name):
+            out |= over_patients(f"test_{name}", means, name in BOUNDED)
+    if means := lesion_dice(scans):
+        out |= over_patients("test_lesion_dice", means, bounded=True)
+    has_lesion = np.concatenate([scan.slice_has_lesion for scan in scans]).astype(bool)
+    for name in ("slice_dice", "slice_iou"):
+        slices = np.concatenate([getattr(scan, name) for scan in scans])
+        out[f"test_{name}_mean"], out[f"test_{name}_std"] = float(slices.mean()), float(slices.std())
+        if has_lesion.any():
+            out[f"test_lesion_{name}_mean"] = float(slices[has_lesion].mean())
+    if lesions := sum(scan.lesions for scan in scans):
+        out["test_lesion_sensitivity"] = sum(scan.lesions_found for scan in scans) / lesions
+    if false_ml := [s.predicted_ml for s in scans if not s.lesions and s.predicted_ml is not None]:
+        out["test_false_positive_ml_lesion_free_mean"] = float(np.mean(false_ml))
+    lesion_free = [own for own in patients.values() if not any(scan.lesions for scan in own)]
+    out["test_patients"], out["test_patients_lesion_free"] = len(patients), len(lesion_free)
+    if lesion_free:
+        alarms = [any(scan.false_lesions for scan in own) for own in lesion_free]
         out["test_lesion_free_false_alarm_rate"] = float(np.mean(alarms))
     return out

@@ -1,60 +1,70 @@
-"""For which patients a model is good: by true lesion volume, by site, by scanner; lesion-free scans on their own.
+"""Results by true lesion volume, by site and by scanner; and results of lesion-free scans.
 
-A lesion-free scan is in no stratum: its Dice is 1 or 0 for one voxel more, which would drown what it is mixed with.
+A lesion-free scan is in no subgroup: its Dice is 1 or 0, and one voxel decides. It would dominate the mean.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from components.artifacts.evaluation import LesionFree, ScanResult, Subgroup
 from components.core.intervals import bounded_mean_interval
 from components.evaluate.metrics import patient_means
 
 VOLUMES = ("<1 mL", "1-5 mL", "5-20 mL", ">20 mL")
-DIFFERENCE = "absolute_volume_difference_ml"
+LESION_VOLUME = "lesion volume"
 
 
-def strata(cases: list[dict]) -> dict[str, dict[str, dict]]:
-    """Scans with a lesion: `lesion volume`, `site`, `scanner` to stratum to what `_row` gives.
+def subgroups(scans: Sequence[ScanResult]) -> dict[str, dict[str, Subgroup]]:
+    """Group scans with a lesion: `lesion volume`, `site` and `scanner` to name to results.
 
-    Scans whose voxel size, site or scanner is unknown are in none of its strata.
+    A scan with an unknown volume, site or scanner is in no subgroup of that kind.
     """
-    lesions = [case for case in cases if case["lesions"]]
-    out = {"lesion volume": _rows(lesions, lambda case: _volume(case["truth_ml"]), VOLUMES)}
+    lesions = [scan for scan in scans if scan.lesions]
+    out = {
+        LESION_VOLUME: {
+            name: _results([scan for scan in lesions if _volume_group(scan.truth_ml) == name]) for name in VOLUMES
+        }
+    }
     for field in ("site", "scanner"):
-        names = sorted({case[field] for case in lesions if case[field]})
-        out[field] = _rows(lesions, lambda case, field=field: case[field], names)
+        names = sorted({getattr(scan, field) for scan in lesions if getattr(scan, field)})
+        out[field] = {name: _results([scan for scan in lesions if getattr(scan, field) == name]) for name in names}
     return out
 
 
-def lesion_free(cases: list[dict]) -> dict:
-    """Scans without a lesion: in how many one was found, and how much (mL a scan, None where sizes are unknown)."""
-    free = [case for case in cases if not case["lesions"]]
-    found = [case["predicted_ml"] for case in free if case["predicted_ml"] is not None]
-    return {
-        "patients": len({case["patient"] for case in free}),
-        "scans": len(free),
-        "scans_with_false_lesion": sum(case["false_lesions"] > 0 for case in free),
-        "false_positive_ml_mean": float(np.mean(found)) if found else None,
-    }
+def lesion_free(scans: Sequence[ScanResult]) -> LesionFree:
+    """Return results over scans without a lesion: false lesions and their volume."""
+    free = [scan for scan in scans if not scan.lesions]
+    false_ml = [scan.predicted_ml for scan in free if scan.predicted_ml is not None]
+    return LesionFree(
+        patients=len({scan.patient for scan in free}),
+        scans=len(free),
+        scans_with_false_lesion=sum(scan.false_lesions > 0 for scan in free),
+        false_positive_ml_mean=float(np.mean(false_ml)) if false_ml else None,
+    )
 
 
-def _volume(ml: float | None) -> str | None:
-    """Which of `VOLUMES` it is; 1 and 5 mL belong to what begins with them, 20 mL to what ends with it."""
+def _volume_group(ml: float | None) -> str | None:
+    """Return the name in `VOLUMES`. 1 and 5 mL belong to the larger group, 20 mL to the smaller."""
     return None if ml is None else VOLUMES[(ml >= 1) + (ml >= 5) + (ml > 20)]
 
 
-def _rows(scans: list[dict], of: Callable[[dict], str | None], names: Sequence[str]) -> dict[str, dict]:
-    return {name: _row([case for case in scans if of(case) == name]) for name in names}
+def _results(scans: list[ScanResult]) -> Subgroup:
+    """Return means over patients, each the mean of their scans in this subgroup."""
+    dice, lesion_f1, difference = (
+        list(patient_means(scans, name).values()) for name in ("dice", "lesion_f1", "absolute_volume_difference_ml")
+    )
+    low, high = bounded_mean_interval(dice) or (None, None)
+    return Subgroup(
+        patients=len(dice),
+        scans=len(scans),
+        dice_mean=_mean(dice),
+        dice_ci_low=low,
+        dice_ci_high=high,
+        lesion_f1_mean=_mean(lesion_f1),
+        absolute_volume_difference_ml_mean=_mean(difference),
+    )
 
 
-def _row(scans: list[dict]) -> dict:
-    """Means over patients, each the mean of their scans of this stratum; None where nothing is known."""
-    of = {name: list(patient_means(scans, name).values()) for name in ("dice", "lesion_f1", DIFFERENCE)}
-    low, high = bounded_mean_interval(of["dice"]) or (None, None)
-    mean = {name: float(np.mean(values)) if values else None for name, values in of.items()}
-    return {
-        "patients": len(of["dice"]), "scans": len(scans),
-        "dice_mean": mean["dice"], "dice_ci_low": low, "dice_ci_high": high,
-        "lesion_f1_mean": mean["lesion_f1"], f"{DIFFERENCE}_mean": mean[DIFFERENCE],
-    }  # fmt: skip
+def _mean(values: list[float]) -> float | None:
+    return float(np.mean(values)) if values else None

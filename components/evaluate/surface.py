@@ -1,4 +1,4 @@
-"""How far the surfaces of two masks are apart."""
+"""Distance between the surfaces of two masks."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,12 +10,14 @@ def surface_distance_95(
 ) -> float | None:
     """Return the 95th percentile of the distances between two surfaces, mm (Huttenlocher 1993, HD95).
 
-    A surface voxel has one of its six neighbours outside the mask, or lies at the border of the scan. From each surface
-    voxel's centre to the nearest one of the other mask; the percentile of either direction, and of the two the larger.
-    None without a voxel size, or where a mask is empty.
+    A surface voxel has one of its six neighbours outside the mask, or is at the border of the scan. Distances are
+    between voxel centres, from each surface voxel to the nearest one of the other mask. Of the percentiles of both
+    directions, return the larger. None without a voxel size, or if a mask is empty.
     """
     if voxel_mm is None or not predicted.any() or not truth.any():
         return None
-    ours, theirs = (np.argwhere(mask & ~ndimage.binary_erosion(mask)) * voxel_mm for mask in (predicted, truth))
-    ways = (KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0])
-    return float(max(np.percentile(distances, 95) for distances in ways))
+    predicted_mm, truth_mm = (
+        np.argwhere(mask & ~ndimage.binary_erosion(mask)) * voxel_mm for mask in (predicted, truth)
+    )
+    both_ways = (KDTree(truth_mm).query(predicted_mm)[0], KDTree(predicted_mm).query(truth_mm)[0])
+    return float(max(np.percentile(distances, 95) for distances in both_ways))

@@ -26,7 +26,7 @@ def fingerprint(
         inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
         carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
             fair comparison with the champion is impossible.
-        run_name: What Kubeflow calls this run, for MLflow; empty where its id is its name.
+        run_name: Name of this run in Kubeflow, for MLflow; empty if it is the id of the run.
     """
     from components.core.run_name import write_name
     from components.core.step import step

@@ -10,11 +10,11 @@ def ingest(
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
-        data_version: Digest of what is there, from fingerprint.
+        data_version: Digest of the data, from fingerprint.
         b_value: b-value (s/mm²) of a DWI with a b0 whose files do not give it (.bval, sidecar); 0 takes 1000 and
             reports that.
         modality_check: Refuse a scan whose intensities look like an ADC map or a b0 image; false accepts it as a DWI.
-        cases: Validated, de-identified volumes in one orientation, cases.json, and the report.
+        cases: Validated volumes without personal data, in one orientation; cases.json; the report.
         report: Page about what was found, repaired and refused, with reasons.
     """
     from pathlib import Path

@@ -1,7 +1,7 @@
-"""The average head of the training scans on a coarse grid: does a scan lie as they do, and is it bright where they are?
+"""The average head of the training scans on a coarse grid, to check orientation and brightness of other scans.
 
-A scan turned upside-down or with its slices in reverse order has the outline of a head, but the mirrored one. A b0
-or an ADC map has its bright and dark places the wrong way round: cerebrospinal fluid is the brightest.
+A scan that is upside-down, or whose slices are in reverse order, has the mirrored outline of a head. In a b0 or an ADC
+map the cerebrospinal fluid is the brightest, not the darkest.
 """
 
 import base64
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from components.artifacts.trained_model import AverageHead
 from components.core.usual_range import prediction_bound
 from components.scans.head import Head
 from components.scans.left_right import left_right_axis
@@ -18,29 +19,27 @@ CELLS = (12, 12, 8)
 """Cells of the head's box: left to right, front to back, along the slices."""
 LEFT_RIGHT, FRONT_BACK, SLICES = 0, 1, 2
 FEWEST = 5
-"""Below so many training heads there is no average."""
+"""With fewer training heads there is no average."""
 EXCEEDED = 0.005
-"""Chance that a scan like those of training is taken for another, for each of the three limits."""
+"""Probability that a usual scan is flagged, for each of the three limits."""
 ALIKE = 0.5
-"""A scan whose brightness fits this well is like the training scans, however alike they are themselves."""
+"""A scan whose brightness fits this well is never flagged, even if the training scans fit much better."""
 STEP, UNKNOWN = 100, 255
-"""How the average is stored: a byte for a cell, in hundredths."""
+"""Format of the stored average: one byte per cell, in hundredths."""
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """A head on `CELLS`.
-
-    outline: share of each cell that is head. brightness: mean of the cell's head voxels over the median of the head;
-    NaN where less than half of the cell is head.
-    """
+    """A head on the grid of `CELLS`."""
 
     outline: np.ndarray
+    """Share of each cell that is head, (12, 12, 8)."""
     brightness: np.ndarray
+    """Mean of the cell's head voxels divided by the median of the head; NaN if less than half of the cell is head."""
 
 
 def portrait(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, head: Head) -> Portrait:
-    """Return the portrait of a scan (X, Y, S); without a voxel size left-right is found by symmetry."""
+    """Return the portrait of a scan (X, Y, S); without a voxel size the left-right axis is found by symmetry."""
     mask = head.mask
     if voxel_mm is None and left_right_axis(mask) == 1:
         volume, mask = volume.swapaxes(0, 1), mask.swapaxes(0, 1)
@@ -52,10 +51,10 @@ def portrait(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, he
         return Portrait(outline, np.where(outline >= 0.5, bright / outline, np.nan))
 
 
-def learn_average(portraits: list[Portrait]) -> dict | None:
-    """Return the average of the training heads and how well each fits that of all others, for `model.json`.
+def learn_average(portraits: list[Portrait]) -> AverageHead | None:
+    """Return the average of the training heads, and how well each head fits the average of the others.
 
-    None below 5 heads.
+    None for fewer than 5 heads.
     """
     if len(portraits) < FEWEST:
         return None
@@ -63,46 +62,50 @@ def learn_average(portraits: list[Portrait]) -> dict | None:
     darker = np.stack([_darker_side(p.brightness) for p in portraits])
     fits = [_fits(*pair) for pair in zip(outlines, darker, _others(outlines), _others(darker), strict=True)]
     upright, order, like = (prediction_bound(column, EXCEEDED, lower=True) for column in zip(*fits, strict=True))
-    return {
-        "outline": _packed(outlines.mean(0)),
-        "brightness": _packed(_mean(darker)),
-        "upright": min(upright, 0.0),
-        "order": min(order, 0.0),
-        "like": min(like, ALIKE),
-    }
+    return AverageHead(
+        outline=_packed(outlines.mean(0)),
+        brightness=_packed(_mean(darker)),
+        upright=min(upright, 0.0),
+        order=min(order, 0.0),
+        like=min(like, ALIKE),
+    )
 
 
-def unlike_average(here: Portrait, learnt: dict) -> list[str]:
-    """Return in words how a head differs from the average one: upside-down, its slices reversed, not a DWI."""
-    average = _unpacked(learnt["outline"]), _unpacked(learnt["brightness"])
-    upright, order, like = _fits(here.outline, _darker_side(here.brightness), *average)
-    said = []
-    if upright < learnt["upright"]:
-        said.append("looks upside-down: its outline fits the training heads better with front and back swapped")
-    if order < learnt["order"]:
-        said.append("its slices look reversed: its outline fits the training heads better with top and bottom swapped")
-    if not said and like < learnt["like"]:
-        said.append(
-            f"does not look like a DWI (is it a b0 or an ADC map?): where it is bright correlates with the training "
-            f"heads by {like:.2f}, usually by {learnt['like']:.2f} or more"
+def differences_from_average(head: Portrait, average: AverageHead) -> list[str]:
+    """Return how a head differs from the average: upside-down, slices reversed, not a DWI; empty if it does not."""
+    cells = _unpacked(average.outline), _unpacked(average.brightness)
+    upright, order, like = _fits(head.outline, _darker_side(head.brightness), *cells)
+    reasons = []
+    if upright < average.upright:
+        reasons.append("looks upside-down: its outline fits the training heads better with front and back swapped")
+    if order < average.order:
+        reasons.append(
+            "its slices look reversed: its outline fits the training heads better with top and bottom swapped"
         )
-    return said
+    if not reasons and like < average.like:
+        reasons.append(
+            f"does not look like a DWI (is it a b0 or an ADC map?): its brightness correlates with the training heads "
+            f"by {like:.2f}, usually by {average.like:.2f} or more"
+        )
+    return reasons
 
 
-def _fits(outline, darker, average_outline, average_darker) -> tuple[float, float, float]:
-    """How well a head fits an average, from -1 to 1: front and back, top and bottom, brightness.
+def _fits(
+    outline: np.ndarray, darker: np.ndarray, average_outline: np.ndarray, average_darker: np.ndarray
+) -> tuple[float, float, float]:
+    """Return how well a head fits an average, from -1 to 1: front and back, top and bottom, brightness.
 
-    The first two are correlations of what a flip of the axis changes the sign of, so it changes theirs, and below 0
-    the flipped scan fits better. 0 where nothing can be compared.
+    The first two are correlations of the odd parts, which change their sign when the axis is flipped: below 0 the
+    flipped scan fits better. 0 if nothing can be compared.
     """
     upright, order = (_correlation(_odd(outline, axis), _odd(average_outline, axis)) for axis in (FRONT_BACK, SLICES))
-    known = np.isfinite(darker) & np.isfinite(average_darker)
-    like = _correlation(*(_centred(cells[known]) for cells in (darker, average_darker)))
+    both = np.isfinite(darker) & np.isfinite(average_darker)
+    like = _correlation(_centred(darker[both]), _centred(average_darker[both]))
     return upright, order, like
 
 
 def _odd(cells: np.ndarray, axis: int) -> np.ndarray:
-    """What changes its sign when the axis is flipped, and nothing else: even along the two other axes."""
+    """Return the part that changes its sign when the axis is flipped, and is even along the two other axes."""
     for other in {0, 1, 2} - {axis}:
         cells = (cells + np.flip(cells, other)) / 2
     return (cells - np.flip(cells, axis)) / 2
@@ -117,18 +120,18 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _darker_side(brightness: np.ndarray) -> np.ndarray:
-    """The darker of each cell and its mirror image: a lesion is rarely bright on both sides, fluid is."""
+    """Return the darker of each cell and its mirror image: fluid is bright on both sides, a lesion rarely."""
     return np.minimum(brightness, np.flip(brightness, LEFT_RIGHT))
 
 
 def _mean(cells: np.ndarray) -> np.ndarray:
-    """Over heads; NaN where fewer than half of them have the cell."""
+    """Return the mean over heads; NaN in a cell that fewer than half of them have."""
     count = np.isfinite(cells).sum(0)
     return np.where(2 * count >= len(cells), np.nansum(cells, 0) / np.maximum(count, 1), np.nan)
 
 
 def _others(cells: np.ndarray) -> list[np.ndarray]:
-    """For each head the mean of all others."""
+    """Return for each head the mean of all others."""
     total, count = np.nansum(cells, 0), np.isfinite(cells).sum(0)
     means = []
     for own in cells:
@@ -138,14 +141,14 @@ def _others(cells: np.ndarray) -> list[np.ndarray]:
 
 
 def _in_cells(values: np.ndarray) -> np.ndarray:
-    """Means of (X, Y, S) over `CELLS`; a voxel on a border counts for both sides by its share."""
+    """Return means of (X, Y, S) over `CELLS`; a voxel on a border is shared between both cells."""
     for axis, cells in enumerate(CELLS):
         values = np.moveaxis(np.tensordot(_shares(values.shape[axis], cells), values, (1, axis)), 0, axis)
     return values
 
 
 def _shares(voxels: int, cells: int) -> np.ndarray:
-    """(cells, voxels): by how much each voxel counts in each cell's mean."""
+    """Return the weight of each voxel in each cell's mean, (cells, voxels)."""
     low, at = np.arange(cells)[:, None] * voxels / cells, np.arange(voxels)
     covered = np.minimum(low + voxels / cells, at + 1) - np.maximum(low, at)
     return covered.clip(0) * cells / voxels

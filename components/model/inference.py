@@ -1,15 +1,17 @@
-"""Lesion probabilities for whole volumes, in the scan's own space."""
+"""Predict lesion probabilities of whole volumes, in the scan's own space."""
 
 import contextlib
 import hashlib
 import io
-import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.special import expit
 
+from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core.errors import StepError
 from components.core.machine import cpus
 from components.model.device import device
@@ -22,52 +24,53 @@ from components.scans.volumes import BadVolume
 
 BATCH = 16
 MIRRORED = ((), (-1,))
-"""Axes of a slice (H, W) along which test-time augmentation flips it: none, left-right, as the training augments it."""
+"""Axes along which test-time augmentation flips a slice (H, W): none, and left-right."""
 
 
-def autocast(where: torch.device, precision: str):
-    """The context of a forward pass in `precision` ("float32", "bfloat16", "float16")."""
+def autocast(where: torch.device, precision: str) -> AbstractContextManager:
+    """Return the context of a forward pass in `precision` ("float32", "bfloat16", "float16")."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(where.type, dtype=getattr(torch, precision))
 
 
-def load_model(folder: Path) -> tuple[AttentionUNet, dict]:
-    """The network and its facts from a folder with `best_model.pth` and `model.json`.
+def load_model(folder: Path) -> tuple[AttentionUNet, TrainedModel]:
+    """Load the network from a folder with `best_model.pth` and `model.json`, for prediction.
 
-    PyTorch would start a thread for every core of the node; a container with a CPU limit gets as many as it may use.
+    PyTorch starts one thread per core of the machine; here it starts as many as the container may use.
 
     Raises:
-        StepError: the weights are not those that training wrote, or do not fit the facts.
+        StepError: a file is missing or invalid, or the weights are not those that training wrote.
     """
-    facts = json.loads((folder / "model.json").read_text())
-    blob = (folder / "best_model.pth").read_bytes()
-    if facts.get("weights_sha256") not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
+    trained = TrainedModel.read(folder)
+    blob = (folder / WEIGHTS).read_bytes()
+    if trained.weights_sha256 not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
         raise StepError(
-            "best_model.pth is not what training wrote (another sha256 than in model.json): it was altered, or not "
-            "copied whole. Take it from where it came from again, or train again."
+            "best_model.pth is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
+            "or not copied completely. Copy it again, or train again."
         )
-    channels = 3 * len(CHANNELS[facts.get("inputs", "dwi")])
-    network = AttentionUNet(facts["base_channels"], channels, facts.get("norm", "batch"))
+    channels = 3 * len(CHANNELS[trained.inputs])
+    network = AttentionUNet(trained.base_channels, channels, trained.norm)
     try:
         network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
     except Exception as error:
         reason = type(error).__name__
-        raise StepError(f"best_model.pth does not load ({reason}): training did not write it. Train again.") from None
+        raise StepError(
+            f"best_model.pth cannot be loaded ({reason}): training did not write it. Train again."
+        ) from None
     torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     where = device()
-    return network.to(where, memory_format=torch.channels_last).eval(), facts
+    return network.to(where, memory_format=torch.channels_last).eval(), trained
 
 
 @torch.inference_mode()
 def stack_logits(
     network: AttentionUNet, slices: np.ndarray, order: np.ndarray, precision: str, flipped: tuple[int, ...] = ()
 ) -> np.ndarray:
-    """Lesion logits (S, H, W), float32, for z-scored slices (S, H, W) and neighbour indices (S, 3).
+    """Return lesion logits (S, H, W), float32, for normalised slices (S, H, W) and neighbour indices (S, 3).
 
-    With ADC, slices (2 S, H, W) and indices (S, 6).
-
-    The network sees them flipped along the axes `flipped`; its answer is flipped back.
+    With ADC, slices are (2 S, H, W) and indices (S, 6). The network sees the slices flipped along the axes `flipped`;
+    its output is flipped back.
     """
     where = next(network.parameters()).device
     out = np.empty((len(order), *slices.shape[1:]), np.float32)
@@ -85,44 +88,50 @@ def stack_logits(
 
 
 def native_probability(
-    network: AttentionUNet, facts: dict, slices: np.ndarray, order: np.ndarray, placement: Placement
+    network: AttentionUNet, trained: TrainedModel, slices: np.ndarray, order: np.ndarray, placement: Placement
 ) -> np.ndarray:
-    """Lesion probability (X, Y, S) on the scan's own grid, from its slices on the model's grid, placed as told.
+    """Return the lesion probability (X, Y, S) on the scan's own grid, from its slices on the model grid.
 
-    With `tta` in the facts the mean over all `MIRRORED` slices. A flip leaves each slice between its neighbours.
+    With `tta` it is the mean over all `MIRRORED` slices. A flip does not change which slices are neighbours.
     """
-    flips = MIRRORED if facts.get("tta") else MIRRORED[:1]
-    probability = sum(expit(stack_logits(network, slices, order, facts["precision"], flip)) for flip in flips)
+    flips = MIRRORED if trained.tta else MIRRORED[:1]
+    probability = sum(expit(stack_logits(network, slices, order, trained.precision, flip)) for flip in flips)
     return placement.home(probability / len(flips))
 
 
 def predict_volume(
     network: AttentionUNet,
-    facts: dict,
+    trained: TrainedModel,
     volume: np.ndarray,
-    slice_numbers=None,
+    slice_numbers: Sequence[int] | None = None,
     adc: np.ndarray | None = None,
     voxel_mm: tuple[float, float, float] | None = None,
     head: Head | None = None,
 ) -> np.ndarray:
-    """Lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid.
+    """Return the lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid.
 
-    `head` saves finding it again; a model that looks at the whole plane needs none. `adc` (X, Y, S), in 1e-3 mm²/s, is
-    for a model that learnt from it; another leaves it aside.
+    Args:
+        network: The trained network.
+        trained: Its model.
+        volume: DWI.
+        slice_numbers: Number of each slice in its file name; None if the scan is one file.
+        adc: ADC map in 1e-3 mm²/s, for a model that was trained with it; other models ignore it.
+        voxel_mm: Size of a voxel.
+        head: The scan's head if it is known; else it is found here, if the model needs it.
 
     Raises:
-        BadVolume: the model needs an ADC map, and there is none.
+        BadVolume: the model needs an ADC map, and `adc` is None.
     """
-    channels = CHANNELS[facts.get("inputs", "dwi")]
+    channels = CHANNELS[trained.inputs]
     if "adc" in channels and adc is None:
-        raise BadVolume("the model sees the ADC map too, and none was given")
-    head = head_for(facts, volume, voxel_mm, head)
-    if facts.get("n4_bias_correction"):
+        raise BadVolume("the model needs an ADC map too: send it with the scan")
+    head = head_for(trained.model_dump(include={"pixel_mm", "normalization"}), volume, voxel_mm, head)
+    if trained.n4_bias_correction:
         volume = without_bias(volume)
-    placement = place(volume, voxel_mm, facts["image_size"], facts.get("pixel_mm", 0), head)
-    images = [*image_slices(volume, placement, facts["normalization"], head)]
-    if "adc" in channels:
+    placement = place(volume, voxel_mm, trained.image_size, trained.pixel_mm, head)
+    images = [*image_slices(volume, placement, trained.normalization, head)]
+    if "adc" in channels and adc is not None:
         images += adc_slices(adc, placement, head)
-    numbers = None if slice_numbers is None else slice_numbers[placement.first : placement.stop]
+    numbers = None if slice_numbers is None else list(slice_numbers[placement.first : placement.stop])
     order = neighbours(numbers, placement.slices, len(channels))
-    return native_probability(network, facts, np.stack(images), order, placement)
+    return native_probability(network, trained, np.stack(images), order, placement)

@@ -1,11 +1,12 @@
-"""The registered model: a NIfTI file in, a lesion mask in that scan's own space out.
+"""The registered model: reads a NIfTI file, returns a lesion mask in the scan's own space.
 
-MLflow stores this file as the model's code and `best_model.pth` with `model.json` as its data: no pickle.
+MLflow stores this file as the model's code, and `best_model.pth` with `model.json` as its data; it uses no pickle.
 """
 
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -15,11 +16,11 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
 COLUMNS = ["mask", "lesion_ml", "lesion_ml_low", "lesion_ml_high", "interval_level", "needs_review"]
-INSIST = 'If it is a DWI all the same, send "params": {"modality_check": false}.'
+MODALITY_ADVICE = 'If it is a DWI, send "params": {"modality_check": false}.'
 
 
 class Refused(MlflowException):
-    """Which scan cannot be segmented, and why: status 400 over HTTP, where MLflow would add the scan's own bytes."""
+    """A scan cannot be segmented: status 400 over HTTP. MLflow's own message would contain the bytes of the scan."""
 
     def __init__(self, reason: str):
         super().__init__(reason, INVALID_PARAMETER_VALUE)
@@ -30,30 +31,37 @@ class Refused(MlflowException):
 
 
 class LesionSegmenter(PythonModel):
-    """Column `scan` holds `.nii` or `.nii.gz` files as bytes, one a row; any number of rows.
+    """The model as MLflow calls it.
 
-    A model that sees the ADC map too has a column `adc` for it, in any of the usual units.
+    Input: the column `scan` holds one `.nii` or `.nii.gz` file per row, as bytes; any number of rows. The column `adc`
+    holds the ADC maps, in any of the usual units, for a model that was trained with them.
 
-    Out, row by row: `mask`, a `.nii.gz` file as bytes (uint8, 1 = lesion, with the scan's shape, both forms and their
-    codes); `lesion_ml`, its volume in millilitres, and an interval for it, `lesion_ml_low` to `lesion_ml_high` at the
-    confidence `interval_level` (None where the model knows none); `needs_review`, why a person should look at it, ""
-    where nothing is unusual, None where the model does not know what is usual. With the parameter `probability` also
-    `probability`, a calibrated lesion probability for each voxel (float32) as the mask is stored. With `modality_check`
-    false a scan is segmented even if its intensities say that it is an ADC map or a b0 image.
+    Output, one row per scan:
+        mask: `.nii.gz` file as bytes (uint8, 1 = lesion), with the scan's shape, sform, qform and their codes.
+        lesion_ml: Volume in mL, with the interval `lesion_ml_low` to `lesion_ml_high` at the confidence
+            `interval_level`; None if the model has not learnt it.
+        needs_review: Why a person should look at the scan; "" if nothing is unusual, None if the model has not learnt
+            what is usual.
+        probability: With the parameter `probability`: the calibrated lesion probability of each voxel (float32), as a
+            file like `mask`.
 
-    One scan at a time, however many ask: memory stays that of one.
+    With the parameter `modality_check` false, a scan is segmented even if its intensities are those of an ADC map or a
+    b0 image. Scans are segmented one at a time, so memory is that of one scan.
     """
 
-    def load_context(self, context) -> None:
+    def load_context(self, context: Any) -> None:
+        """Load network and `model.json`; MLflow calls this once."""
         from components.model.inference import load_model
 
         folder = Path(context.artifacts["weights"])
-        self.network, self.facts = load_model(folder)
+        self.network, self.trained = load_model(folder)
         self.one_at_a_time = threading.Lock()
 
-    def predict(self, context, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
-        """Raises:
-        Refused: a scan breaks the input contract, or lacks its ADC map.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
+        """Segment each row.
+
+        Raises:
+            Refused: a scan is invalid, or its ADC map is missing.
         """
         from components.core.errors import OUT_OF_MEMORY, is_out_of_memory
         from components.scans.volumes import BadVolume
@@ -72,7 +80,7 @@ class LesionSegmenter(PythonModel):
                 which = f"scan {number} of {len(model_input)}: " if len(model_input) > 1 else ""
                 raise Refused(f"{which}{error if isinstance(error, BadVolume) else OUT_OF_MEMORY}") from None
         table = pd.DataFrame(rows, columns=columns)
-        return table.astype(object).where(table.notna(), None)  # NaN is no JSON
+        return table.astype(object).where(table.notna(), None)  # JSON has no NaN
 
     def _segment(self, blob: bytes, adc: bytes | None, with_probability: bool, modality_check: bool) -> dict:
         from components.model.calibration import calibrated
@@ -87,17 +95,17 @@ class LesionSegmenter(PythonModel):
 
         for file in (blob,) if adc is None else (blob, adc):
             if not isinstance(file, bytes | bytearray | memoryview):
-                raise BadVolume("it did not come as bytes: send the file in JSON (dataframe_split), as base64")
+                raise BadVolume("it is not bytes: send the file in JSON (dataframe_split), as base64")
         volume, geometry = read_nifti_bytes(bytes(blob))
         require_scan(volume)
         if adc is not None:
             adc, _ = in_kept_unit(*read_nifti_bytes(bytes(adc)), volume, geometry)
         head = find_head(volume, geometry.voxel_mm)
         if modality_check:
-            require_dwi(volume, geometry.voxel_mm, head, INSIST)
-        probability = predict_volume(self.network, self.facts, volume, None, adc, geometry.voxel_mm, head)
-        mask = lesion_mask(probability, self.facts, geometry.voxel_mm)
-        found = findings(probability, mask, volume, geometry.voxel_mm, self.facts, head)
+            require_dwi(volume, geometry.voxel_mm, head, MODALITY_ADVICE)
+        probability = predict_volume(self.network, self.trained, volume, None, adc, geometry.voxel_mm, head)
+        mask = lesion_mask(probability, self.trained, geometry.voxel_mm)
+        found = findings(probability, mask, volume, geometry.voxel_mm, self.trained, head)
 
         def stored(data: np.ndarray, mark: str) -> bytes:
             return nifti_bytes(geometry.native(data), geometry.space, mark)
@@ -108,10 +116,10 @@ class LesionSegmenter(PythonModel):
             "lesion_ml_low": found.lesion_ml_low,
             "lesion_ml_high": found.lesion_ml_high,
             "interval_level": found.level,
-            "needs_review": "; ".join(found.review) if "seen" in self.facts else None,
+            "needs_review": "; ".join(found.review) if self.trained.seen is not None else None,
         }
         if with_probability:
-            row["probability"] = stored(calibrated(probability, self.facts).astype(np.float32), PROBABILITY)
+            row["probability"] = stored(calibrated(probability, self.trained).astype(np.float32), PROBABILITY)
         return row
 
 

@@ -1,21 +1,23 @@
-"""Is a predicted mask plausible: how much of the head it is, what lies outside, what a rule without a network says."""
+"""Check whether a predicted mask is plausible: its share of the head, its part outside, and the threshold rule."""
 
 import numpy as np
 
+from components.artifacts.trained_model import HeadLimits
 from components.model.threshold_rule import rule_mask
 from components.scans.head import Head
 
 MOST_OUTSIDE = 0.1
-"""Share of the prediction that may lie outside the head: the border of a head is known to a voxel or two."""
+"""Share of the prediction that may be outside the head: its border is exact to one or two voxels."""
 
 
 def measures(
     mask: np.ndarray, volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, head: Head
 ) -> dict[str, float]:
-    """Return what is judged of a mask, bool (X, Y, S), of a scan.
+    """Measure a mask, bool (X, Y, S), of a scan (X, Y, S).
 
-    share: of the head, that the mask fills. confirmed, overlooked: of the head, where the rule finds lesion too, and
-    where it alone does. outside: of the mask, what lies outside the head.
+    Returns:
+        share: mask voxels divided by head voxels. confirmed: lesion of both mask and threshold rule, overlooked: lesion
+        of the rule only, both divided by head voxels. outside: share of the mask that is outside the head.
     """
     voxels, rule = head.mask.sum(), rule_mask(volume, voxel_mm, head.mask)
     return {
@@ -27,29 +29,30 @@ def measures(
 
 
 def unconfirmed_root(found: dict[str, float]) -> float:
-    """Cube root of what is predicted less that of what the rule confirms: outlines err alike at any size."""
+    """Return the cube root of `share` less that of `confirmed`: errors of outlines are then alike at any size."""
     return float(np.cbrt(found["share"]) - np.cbrt(found["confirmed"]))
 
 
 def overlooked_root(found: dict[str, float]) -> float:
+    """Return the cube root of `overlooked`."""
     return float(np.cbrt(found["overlooked"]))
 
 
-def implausible(found: dict[str, float], limits: dict[str, float]) -> list[str]:
-    """Return in words what is not plausible.
-
-    limits: most_share, the largest lesion of a training scan as a share of its head; share_root, unconfirmed_root and
-    overlooked_root, the cube roots beyond which it is unusual.
-    """
-    said = []
-    if np.cbrt(found["share"]) > limits["share_root"]:
-        said.append(f"predicted {found['share']:.0%} of the head; at most {limits['most_share']:.0%} in training")
+def implausible(found: dict[str, float], limits: HeadLimits) -> list[str]:
+    """Return why a mask with these `measures` is not plausible; empty if it is."""
+    reasons = []
+    if _exceeds(float(np.cbrt(found["share"])), limits.share_root):
+        reasons.append(f"predicted {found['share']:.0%} of the head; at most {limits.most_share:.0%} in training")
     if found["outside"] > MOST_OUTSIDE:
-        said.append(f"{found['outside']:.0%} of the prediction lies outside the head")
-    if unconfirmed_root(found) > limits["unconfirmed_root"]:
-        said.append(
-            f"predicted {found['share']:.1%} of the head; the rule without a network confirms {found['confirmed']:.1%}"
+        reasons.append(f"{found['outside']:.0%} of the prediction is outside the head")
+    if _exceeds(unconfirmed_root(found), limits.unconfirmed_root):
+        reasons.append(
+            f"predicted {found['share']:.1%} of the head; the threshold rule confirms {found['confirmed']:.1%}"
         )
-    if overlooked_root(found) > limits["overlooked_root"]:
-        said.append(f"the rule without a network finds another {found['overlooked']:.1%} of the head")
-    return said
+    if _exceeds(overlooked_root(found), limits.overlooked_root):
+        reasons.append(f"the threshold rule finds another {found['overlooked']:.1%} of the head")
+    return reasons
+
+
+def _exceeds(value: float, limit: float | None) -> bool:
+    return limit is not None and value > limit

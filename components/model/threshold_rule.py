@@ -1,6 +1,6 @@
-"""A rule without a network, to measure the model against: what is clearly brighter than the brain is lesion.
+"""A threshold rule without a network: voxels that are clearly brighter than the brain are lesion.
 
-A model that is not better than this has learnt nothing worth having.
+A useful model must be better than this rule.
 """
 
 import numpy as np

@@ -1,56 +1,57 @@
-"""The model card: what a version is for, what it learnt from, what it was measured to be worth, where it fails.
+"""The model card of a registered version: intended use, training data, test results, failures.
 
-Fields after CHAI's Applied Model Card (uses, warnings, trust ingredients, key metrics) and MONAI's bundle metadata
-(intended_use, data_source, network_data_format, eval_metrics, ..._version). A field without a default is required:
-a card that lacks it, or has it empty, is none, and its version is not registered.
+Fields follow CHAI's Applied Model Card (uses, warnings, trust ingredients, key metrics) and MONAI's bundle metadata
+(intended_use, data_source, network_data_format, eval_metrics, ..._version). All fields are required. A version whose
+card has a missing or empty field is not registered.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
+from components.artifacts.evaluation import Count, Difference, LesionFree, Review, Subgroup, VolumeAgreement
 from components.core.step import StepError
 from components.core.yaml_models import Strict, read
 
 STATEMENT = Path(__file__).with_name("card.yaml")
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
-Count = Annotated[int, Field(ge=0)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Statement(Strict):
-    """What no number says: `card.yaml`, which a site makes its own."""
+    """The text that no measurement gives: `card.yaml`, which each site edits."""
 
     developer: str
-    """Who made the model; may be empty, and is missed then."""
+    """Who made the model. May be empty; the limits then say so."""
     contact: str
-    """Whom to ask about it; may be empty, and is missed then."""
+    """Whom to ask about the model. May be empty; the limits then say so."""
     release_stage: Text
-    """How far it is from being a product, and what no authority has said of it."""
+    """The stage of development, and the state of approval by authorities."""
     summary: Text
-    """What it does, in a sentence or two."""
+    """The function of the model in one or two sentences."""
     intended_use: Text
-    """What it is for, and how it fits into the work."""
+    """The purpose of the model, and its place in the work of its users."""
     intended_users: Text
-    """Who is to use it."""
+    """The people who may use it."""
     target_population: Text
-    """The patients it is meant for."""
+    """The patients for whom it was made."""
     how_to_use: Text
-    """How to use it, and what to do with what it says."""
+    """How to use it, and how to act on its results."""
     out_of_scope: Texts
-    """What it must not be used for."""
+    """Uses that are not allowed."""
     known_risks: Texts
-    """What is known to go wrong with models like it."""
+    """Known failures of models of this kind."""
     known_biases: Texts
-    """Whom it may serve worse."""
+    """Groups of patients for whom it may be worse."""
     maintenance: Text
-    """What happens to it after its release."""
+    """What is done after its release."""
 
 
 class Tensor(Strict):
-    """An input or output in the words of MONAI's `network_data_format`."""
+    """An input or output in the format of MONAI's `network_data_format`."""
 
     type: Text
     format: Text
@@ -59,7 +60,7 @@ class Tensor(Strict):
     spatial_shape: list[str | int] = Field(min_length=1)
     dtype: Text
     value_range: list[float]
-    """Lowest and highest; empty where any value may be."""
+    """Lowest and highest value; empty if there is no limit."""
     is_patch_data: bool
     channel_def: dict[str, Text] = Field(min_length=1)
 
@@ -69,8 +70,8 @@ class Formats(Strict):
     outputs: dict[str, Tensor] = Field(min_length=1)
 
 
-class Spread(Strict):
-    """Of the scans with a lesion: how many, and the quartiles of their lesions' volume, mL."""
+class LesionVolumes(Strict):
+    """Number of scans with a lesion, and the quartiles of their lesion volume, mL."""
 
     scans: Count
     smallest: float
@@ -82,7 +83,7 @@ class Spread(Strict):
 
 class Data(Strict):
     data_source: Text
-    """Where the scans lie: s3://..."""
+    """Address of the scans: s3://..."""
     data_version: Digest
     """Digest over every object there."""
     layout: Text
@@ -91,19 +92,19 @@ class Data(Strict):
     scans: int = Field(ge=1)
     lesion_free_scans: Count
     unused_scans: Count
-    """Labelled, and in no subset: without the ADC map that the network is to see."""
+    """Labelled scans in no subset, because the ADC map that the network needs is missing."""
     unlabelled_scans: Count
-    lesion_ml: Spread | None
-    """None where the files hold no voxel size, or no scan has a lesion."""
+    lesion_ml: LesionVolumes | None
+    """None if the files have no voxel size, or no scan has a lesion."""
     voxel_mm: list[list[float]] | None
-    """Lowest and highest voxel size per axis that was learnt from, None where a file holds none."""
+    """Lowest and highest voxel size of the training scans per axis, mm; None if a file does not have it."""
     shape: list[list[int]] = Field(min_length=3)
-    """The same of the numbers of voxels."""
+    """Lowest and highest number of voxels per axis."""
     sites: dict[str, Count]
-    """Patients per site; empty where none is known."""
+    """Patients per site; empty if the sites are unknown."""
     scanners: dict[str, Count]
     refused: dict[str, Text]
-    """Cases that were not taken, and why."""
+    """Cases that failed validation, and the reasons."""
 
 
 class Subset(Strict):
@@ -120,69 +121,26 @@ class Training(Strict):
     epochs: int = Field(ge=1)
     best_epoch: int = Field(ge=1)
     seconds: float | None
-    """Of all epochs; None where it cannot be told."""
+    """Of all epochs; None if unknown."""
 
 
-class Metric(Strict):
-    """Mean over patients and its 95 % interval, None of too few patients."""
+class PatientMetric(Strict):
+    """Mean over patients with its 95 % interval (None for too few patients), median and quartiles."""
 
     mean: float
     ci_low: float | None
     ci_high: float | None
-
-
-class OverPatients(Metric):
-    """The same with median and quartiles over patients."""
-
     median: float
     q1: float
     q3: float
 
 
-class Stratum(Strict):
-    patients: Count
-    scans: Count
-    dice_mean: float | None
-    dice_ci_low: float | None
-    dice_ci_high: float | None
-    lesion_f1_mean: float | None
-    absolute_volume_difference_ml_mean: float | None
-
-
-class LesionFree(Strict):
-    patients: Count
-    scans: Count
-    scans_with_false_lesion: Count
-    false_positive_ml_mean: float | None
-
-
-class Calibration(Strict):
-    """Of the probabilities: temperature from validation; expected calibration error on the test patients."""
+class CalibrationError(Strict):
+    """Temperature from the validation patients, expected calibration errors on the test patients."""
 
     temperature: float = Field(gt=0)
     ece_before: float | None
     ece_after: float | None
-
-
-class Volume(Strict):
-    """Predicted less true volume: mean, 95 % limits of agreement; how often a scan's own interval holds the truth."""
-
-    bias_ml: float | None
-    agreement_low_ml: float | None
-    agreement_high_ml: float | None
-    interval_level: float | None
-    interval_coverage: float | None
-
-
-class Review(Strict):
-    """How many test scans were marked for review, and how many of the failures among them."""
-
-    scans: int = Field(ge=1)
-    flagged: Count
-    failures: Count
-    failures_flagged: Count
-    failure: Text
-    """What counts as one."""
 
 
 class Failure(Strict):
@@ -198,22 +156,22 @@ class Failure(Strict):
     false_lesions: Count
     needs_review: list[str]
     pictures: list[Text]
-    """Artifacts of the MLflow run; empty where none of its slices is among the ten pictures."""
+    """Artifacts of the MLflow run; empty if none of the ten pictures shows the scan."""
 
 
-class Comparison(Strict):
-    """With the champion of the day, on the same test patients; see evaluate."""
+class ChampionComparison(Strict):
+    """Comparison with the champion at the time of the evaluation, on the same test patients."""
 
     champion: str | None
     reason: str
-    differences: dict[Text, Metric]
+    differences: dict[Text, Difference]
 
 
 class Versions(Strict):
     image_tag: Text
-    """The image of the training; locally as on a cluster its tag is the digest of the code and the pins."""
+    """The image of the training. Its tag is a digest of the code and the pinned packages."""
     git_commit: Text | None
-    """None for code that came from no git checkout: image_tag is what names it then."""
+    """None without a git checkout: image_tag then identifies the code."""
     packages: dict[Text, Text] = Field(min_length=1)
     data_version: Digest
     cases_sha256: Digest
@@ -223,80 +181,83 @@ class Versions(Strict):
     weights_sha256: Digest
 
 
-class Measured(Statement):
-    """All of a card but the limits, which follow from it."""
+class CardWithoutLimits(Statement):
+    """A card without its limits, which follow from the other fields."""
 
     name: Text
     """The name in the registry."""
     version: Text
-    """Which training and evaluation; the registry gives it a number."""
+    """The training and the evaluation. The registry adds a number."""
     network_data_format: Formats
-    """What goes in and what comes out."""
+    """Inputs and outputs."""
     data: Data
-    """What it learnt from and was tested on."""
+    """The scans that it learnt from and was tested on."""
     subsets: dict[Literal["train", "val", "test"], Subset] = Field(min_length=3)
-    """Who learnt, who chose, who tested: no patient is in two."""
+    """Patients for training, validation and test. No patient is in two subsets."""
     training: Training
-    """How it learnt."""
+    """Settings, hardware and duration of the training."""
     threshold: float = Field(ge=0, le=1)
-    eval_metrics: dict[Text, OverPatients] = Field(min_length=1)
-    """On the test patients, whole scans, native space."""
+    eval_metrics: dict[Text, PatientMetric] = Field(min_length=1)
+    """Metrics on the test patients: whole scans, native space."""
     test_patients: int = Field(ge=1)
-    strata: dict[Text, dict[Text, Stratum]] = Field(min_length=1)
-    """The same by lesion volume, and by site and scanner where they are known."""
+    strata: dict[Text, dict[Text, Subgroup]] = Field(min_length=1)
+    """Results by lesion volume, and by site and scanner if they are known."""
     lesion_free: LesionFree
     """False alarms on test scans without a lesion."""
-    calibration: Calibration
-    """Whether its probabilities mean what they say."""
-    volume: Volume
-    """How far its volumes are off."""
+    calibration: CalibrationError
+    """Whether its probabilities are correct."""
+    volume: VolumeAgreement
+    """Agreement of predicted and true volumes."""
     review: Review
-    """Whether the scans that it marks are those that fail."""
+    """Whether failures are flagged for review."""
     failures: list[Failure] = Field(min_length=1)
-    """The worst test scans by name."""
-    comparison: Comparison
-    """With the champion."""
+    """The worst test scans."""
+    comparison: ChampionComparison
+    """Comparison with the champion."""
     versions: Versions
-    """Of code, packages, data and weights."""
+    """Versions of code, packages, data and weights."""
 
 
-class Card(Measured):
-    """What a version must say of itself to be registered."""
+class Card(CardWithoutLimits):
+    """The complete card. Without it a version is not registered."""
 
     limits: Texts
-    """What these numbers cannot say."""
+    """What the numbers do not show."""
+
+
+AnyCard = TypeVar("AnyCard", bound=CardWithoutLimits)
 
 
 def load(path: Path = STATEMENT) -> Statement:
-    """The site's own text.
+    """Read the site's own text.
 
     Raises:
-        StepError: it is not there, not YAML, or something in it is missing, empty or unknown.
+        StepError: the file is missing, is not YAML, or a field is missing, empty or unknown.
     """
     return read(path, Statement)
 
 
-def checked(values: dict, model: type[Measured] = Card) -> Measured:
-    """`values` as a card, or as all of one but its limits.
+def validate(values: dict[str, Any], model: type[AnyCard]) -> AnyCard:
+    """Return `values` as a `Card` or as a `CardWithoutLimits`.
 
     Raises:
-        StepError: a required field is missing, empty or no number; which, what it is, and what to do.
+        StepError: a field is missing, empty or invalid. The text says which, its meaning, and what to do.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        said = "\n".join(f"  {_in_words(e)}" for e in error.errors())
-        raise StepError(f"the model card is not whole, and so this version is not registered:\n{said}") from None
+        reasons = "\n".join(f"  {_explain(e)}" for e in error.errors())
+        raise StepError(f"the model card is incomplete, so this version is not registered:\n{reasons}") from None
 
 
-def _in_words(error: dict) -> str:
-    where, top = ".".join(str(part) for part in error["loc"] if part != "[key]"), error["loc"][0]
+def _explain(error: ErrorDetails) -> str:
+    field, top = ".".join(str(part) for part in error["loc"] if part != "[key]"), str(error["loc"][0])
     empty = error["type"] == "missing" or error["input"] in (None, "", [], {})
-    what = Card.model_fields[top].description if top in Card.model_fields else "It is not known to the card."
+    meaning = Card.model_fields[top].description if top in Card.model_fields else "The card has no such field."
     if top in Statement.model_fields:
-        do = f"Write it in {STATEMENT.name}."
-    elif where == "versions.image_tag":
-        do = "Train by make pipeline-run or on a cluster: both say which image trains."
+        remedy = f"Write it in {STATEMENT.name}."
+    elif field == "versions.image_tag":
+        remedy = "Train with make pipeline-run or on a cluster: both set the image."
     else:
-        do = "It comes from ingest, train or evaluate: run the pipeline again, all steps of one checkout."
-    return f"{where} {'is empty' if empty else 'is wrong: ' + error['msg']}. {what} {do}"
+        remedy = "It comes from ingest, train or evaluate: run the pipeline again, all steps from one checkout."
+    return f"{field} {'is empty' if empty else 'is wrong: ' + error['msg']}. {meaning} {remedy}"

@@ -1,245 +1,259 @@
-"""What fills the model card: the artifacts of one training and its evaluation, and the limits that follow from them."""
+"""Fill the model card from the artifacts of a training and its evaluation, and derive its limits."""
 
-import json
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from components.artifacts.evaluation import (
+    OVERLAYS,
+    Comparison,
+    OverlayCases,
+    ScanDigest,
+    ScanDigests,
+    ScanResult,
+    TestMetrics,
+)
 from components.artifacts.headline import LOOKED_AT
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.artifacts.split_file import SUBSETS
+from components.artifacts.trained_model import WEIGHTS, TrainedModel, read_history
 from components.core.settings import Settings
 from components.core.storage import file_sha256
 from components.register.card import (
-    Calibration,
     Card,
-    LesionFree,
-    Measured,
-    OverPatients,
-    Review,
+    CardWithoutLimits,
+    Failure,
+    LesionVolumes,
+    PatientMetric,
     Statement,
-    Stratum,
-    Volume,
-    checked,
-)  # fmt: skip
-from components.register.card_text import METRICS
-from components.registry.tracking import MODEL_NAME, evaluation_digest
+    validate,
+)
+from components.registry.run_records import evaluation_digest
+from components.registry.tracking import MODEL_NAME
 
 WORST = 5
+"""Number of failures on the card."""
 FEW, TOO_FEW = 30, 10
-"""Test patients: below these the numbers are called rough, or nothing at all."""
-THIN = 5
-"""Patients in a stratum: fewer say nothing of it."""
+"""Below these numbers of test patients a limit warns of wide intervals, or of no conclusion."""
+SMALL_SUBGROUP = 5
+"""Below this number of patients a limit names the subgroup."""
 
 
 def make_card(statement: Statement, model: Path, evaluation: Path, packages: dict[str, str]) -> Card:
-    """The card of one training and evaluation, from their artifacts; the same every time.
+    """Return the card of a training and its evaluation. The same artifacts always give the same card.
 
     Raises:
-        StepError: a required field is empty.
+        StepError: an artifact is missing or invalid, or a field of the card is empty.
     """
-    facts, history = (json.loads((model / name).read_text()) for name in ("model.json", "history.json"))
-    listed, measured, pictures, comparison = (
-        json.loads((evaluation / f"{name}.json").read_text())
-        for name in ("cases", "test_metrics", "pictures", "comparison")
-    )
-    lineage, digest = facts["lineage"], evaluation_digest(model, evaluation)
+    trained, history = TrainedModel.read(model), read_history(model)
+    scans, metrics = ScanDigests.read(evaluation), TestMetrics.read(evaluation)
+    comparison, overlays = Comparison.read(evaluation), OverlayCases.read(evaluation)
+    lineage, digest = trained.lineage, evaluation_digest(model, evaluation)
     values = {
         **statement.model_dump(),
         "name": MODEL_NAME,
-        "version": f"training {facts['training_digest'][:12]}, evaluation {digest[:12]}",
-        "network_data_format": _formats(facts.get("inputs", "dwi")),
-        "data": _data(listed),
-        "subsets": {subset: _subset(listed["cases"], subset) for subset in SUBSETS},
-        "training": _training(facts, history),
-        "threshold": facts.get("threshold"),
-        "eval_metrics": _metrics(measured["summary"]),
-        "test_patients": measured["summary"].get("test_patients"),
-        "strata": {
-            name: {row: _declared(Stratum, of) for row, of in rows.items()}
-            for name, rows in (measured.get("strata") or {}).items()
-            if rows
-        },
-        "lesion_free": _declared(LesionFree, measured.get("lesion_free")),
-        "calibration": _declared(Calibration, measured.get("calibration")),
-        "volume": _declared(Volume, measured.get("volume")),
-        "review": _declared(Review, measured.get("review")),
-        "failures": _failures(measured["cases"], pictures),
-        "comparison": {name: comparison[name] for name in ("champion", "reason")}
-        | {"differences": comparison.get("differences", {})},
+        "version": f"training {trained.training_digest[:12]}, evaluation {digest[:12]}",
+        "network_data_format": _formats(trained.inputs),
+        "data": _data(scans),
+        "subsets": {subset: _subset(scans.cases, subset) for subset in SUBSETS},
+        "training": _training(trained, history),
+        "threshold": trained.threshold,
+        "eval_metrics": _metrics(metrics.summary),
+        "test_patients": metrics.summary.get("test_patients"),
+        "strata": {name: groups for name, groups in metrics.strata.items() if groups},
+        "lesion_free": metrics.lesion_free,
+        "calibration": metrics.calibration.model_dump(include={"temperature", "ece_before", "ece_after"}),
+        "volume": metrics.volume,
+        "review": metrics.review,
+        "failures": _failures(metrics.cases, overlays.cases),
+        "comparison": comparison.model_dump(include={"champion", "reason", "differences"}),
         "versions": {
             "image_tag": lineage.get("image_tag"),
             "git_commit": None if lineage.get("git_commit") == "unknown" else lineage.get("git_commit"),
             "packages": packages,
             "data_version": lineage.get("data_version"),
-            "cases_sha256": file_sha256(evaluation / "cases.json"),
+            "cases_sha256": file_sha256(evaluation / ScanDigests.FILE),
             "split_digest": lineage.get("split_digest"),
-            "training_digest": facts["training_digest"],
+            "training_digest": trained.training_digest,
             "evaluation_digest": digest,
-            "weights_sha256": file_sha256(model / "best_model.pth"),
+            "weights_sha256": file_sha256(model / WEIGHTS),
         },
     }
-    known = checked(values, Measured)
-    return checked(values | {"limits": limits(known)})
+    return validate(values | {"limits": limits(validate(values, CardWithoutLimits))}, Card)
 
 
-def limits(card: Measured) -> list[str]:
-    """What the card's own numbers cannot say, in words."""
+def limits(card: CardWithoutLimits) -> list[str]:
+    """Return sentences about what the card's numbers do not show."""
     data, test = card.data, card.test_patients
-    said = []
+    out = []
     if data.synthetic:
-        said.append("The scans are synthetic: no number here says anything about a patient.")
+        out.append("The scans are synthetic: no number here is valid for patients.")
     if test < TOO_FEW:
-        said.append(f"{_count(test, 'test patient')}: too few to conclude anything from.")
+        out.append(f"{_count(test, 'test patient')}: too few for a conclusion.")
     elif test < FEW:
-        said.append(f"{_count(test, 'test patient')}: the intervals are wide, and rare failures may not have been met.")
-    said.append(LOOKED_AT)
-    said.append("The test patients come from the same data set as those that were learnt from: another hospital, "
-                "scanner or protocol can be much worse, and has not been tried.")  # fmt: skip
-    for what, known in (("site", data.sites), ("scanner", data.scanners)):
-        if not known:
-            said.append(f"No {what} is known: how it does from one to another cannot be said.")
-        elif len(known) == 1:
-            said.append(f"All patients with a known {what} are of one.")
-    for name, rows in card.strata.items():
-        thin = [f"{row} ({of.patients})" for row, of in rows.items() if of.patients < THIN]
-        if thin:
-            said.append(f"Fewer than {THIN} test patients by {name}, too few to say anything of: {', '.join(thin)}.")
+        out.append(f"{_count(test, 'test patient')}: the intervals are wide, and rare failures may be missing.")
+    out.append(LOOKED_AT)
+    out.append("The test patients come from the same data set as the training patients: results at another hospital, "
+               "scanner or protocol can be much worse, and have not been measured.")  # fmt: skip
+    for kind, patients in (("site", data.sites), ("scanner", data.scanners)):
+        if not patients:
+            out.append(f"No {kind} is known: differences between {kind}s have not been measured.")
+        elif len(patients) == 1:
+            out.append(f"All patients with a known {kind} are from one {kind}.")
+    for kind, subgroups in card.strata.items():
+        small = [f"{name} ({group.patients})" for name, group in subgroups.items() if group.patients < SMALL_SUBGROUP]
+        if small:
+            out.append(
+                f"By {kind}, fewer than {SMALL_SUBGROUP} test patients, too few for a result: {', '.join(small)}."
+            )
     if not card.lesion_free.scans:
-        said.append("No test scan is free of lesions: false alarms on healthy brains have not been measured.")
+        out.append("No test scan is free of lesions: false alarms on healthy brains have not been measured.")
     if data.lesion_ml is None:
-        said.append("The files hold no voxel size: nothing is known in mL.")
+        out.append("The files have no voxel size: volumes in mL are unknown.")
     if data.unused_scans:
-        said.append(f"{_count(data.unused_scans, 'labelled scan')} had no ADC map, and no b0 to compute it from: "
-                    "nothing was learnt from them, nor tested on them.")  # fmt: skip
+        out.append(f"{_count(data.unused_scans, 'labelled scan')} had no ADC map, and no b0 to compute it from: "
+                   "they were used neither for training nor for the test.")  # fmt: skip
     if data.refused:
         total = data.scans + data.unused_scans + data.unlabelled_scans + len(data.refused)
-        said.append(f"{len(data.refused)} of {total} cases were refused: what they share has not been tested.")
+        out.append(f"{len(data.refused)} of {total} cases were refused: the model was not tested on cases like them.")
     volume, review, comparison = card.volume, card.review, card.comparison
     if volume.interval_level is None:
-        said.append("A scan's volume has no interval: the validation patients were too few to learn it from.")
+        out.append("A scan's volume has no interval: there were too few validation patients to learn it.")
     elif volume.interval_coverage is not None and volume.interval_coverage < volume.interval_level:
-        said.append(f"The {_percent(volume.interval_level)} volume intervals held only "
-                    f"{_percent(volume.interval_coverage)} of the true volumes.")  # fmt: skip
+        out.append(f"The {_percent(volume.interval_level)} volume intervals contained only "
+                   f"{_percent(volume.interval_coverage)} of the true volumes.")  # fmt: skip
     before, after = card.calibration.ece_before, card.calibration.ece_after
     if before is not None and after is not None and after > before:
-        said.append("The calibration learnt on validation made the test probabilities worse, not better.")
+        out.append("The calibration from the validation patients made the test probabilities worse, not better.")
     if missed := review.failures - review.failures_flagged:
-        said.append(f"{missed} of {_count(review.failures, 'failure')} "
-                    f"{'was' if missed == 1 else 'were'} not marked for review.")  # fmt: skip
+        out.append(f"{missed} of {_count(review.failures, 'failure')} "
+                   f"{'was' if missed == 1 else 'were'} not flagged for review.")  # fmt: skip
     settings = card.training.settings
     if settings.get("normalization") == "slice" and not settings.get("pixel_mm"):
-        said.append("Scans are prepared as in the user's own code (preset baseline), to be compared with: the whole "
-                    "plane is resized to the grid, and each slice is z-scored with the air in it. So air that is added "
-                    "around a head, or cut off, changes what the model sees and says.")  # fmt: skip
+        out.append("Scans are prepared as in the user's own code (preset baseline), for comparison with it: the whole "
+                   "plane is resized to the grid, and each slice is z-scored with the air in it. So the result changes "
+                   "if air around the head is added or cut off.")  # fmt: skip
     if card.training.best_epoch == card.training.epochs:
-        said.append("The last epoch was the best: a longer training may do better.")
+        out.append("The last epoch was the best: a longer training may give a better model.")
     if comparison.champion is None:
-        said.append("There was no champion to be compared with.")
+        out.append("There was no champion for a comparison.")
     if not card.versions.git_commit:
-        said.append("The code came from no git checkout: its image tag, a digest of it, is all that names it.")
+        out.append("The code was not in a git checkout: only its image tag, a digest of the code, identifies it.")
     elif card.versions.git_commit.endswith("-dirty"):
-        said.append("The code had changes that no commit holds: its image tag, a digest of it, is what names it.")
+        out.append("The code had changes that are in no commit: its image tag, a digest of the code, identifies it.")
     if not card.contact.strip():
-        said.append("Nobody is named whom to ask about this model (contact in components/register/card.yaml).")
-    return said
+        out.append("The card names no contact for this model (contact in components/register/card.yaml).")
+    return out
 
 
 def _formats(inputs: str) -> dict:
-    """In MONAI's words; "*" is any size."""
+    """Return inputs and outputs in MONAI's format; "*" is any size."""
     image = {"type": "image", "modality": "MR", "num_channels": 1, "spatial_shape": ["*", "*", "*"], "value_range": []}
     scan = image | {"format": "magnitude", "dtype": "float32", "is_patch_data": False}
     dwi = "DWI (trace, b about 1000 s/mm²) of a whole head as NIfTI, in any unit; axial, at least 3 slices"
-    adc = "ADC map of the same scan, in 1e-3 mm²/s or another usual unit, which is found by looking"
-    given = {"scan": scan | {"channel_def": {"0": dwi}}}
+    adc = "ADC map of the same scan, in 1e-3 mm²/s or another usual unit, which is detected"
+    inputs_format = {"scan": scan | {"channel_def": {"0": dwi}}}
     if inputs == "dwi+adc":
-        given["adc"] = scan | {"channel_def": {"0": adc}}
+        inputs_format["adc"] = scan | {"channel_def": {"0": adc}}
     mask = image | {"format": "segmentation", "dtype": "uint8", "value_range": [0.0, 1.0], "is_patch_data": False}
     return {
-        "inputs": given,
-        "outputs": {"mask": mask | {"channel_def": {"0": "1 is lesion, 0 all else; shape and affine are the scan's"}}},
+        "inputs": inputs_format,
+        "outputs": {
+            "mask": mask
+            | {"channel_def": {"0": "1 is lesion, 0 is background; shape and affine are those of the scan"}}
+        },
     }
 
 
-def _data(listed: dict) -> dict:
-    cases = listed["cases"]
-    labelled = [c for c in cases if c["labelled"]]
-    used = [c for c in labelled if c["subset"]]
-    volumes = sorted(c["lesion_ml"] for c in used if c["lesion_voxels"] and c["lesion_ml"] is not None)
-    spread = None
-    if volumes:
-        quarters = statistics.quantiles(volumes, n=4, method="inclusive") if len(volumes) > 1 else 3 * volumes
-        names = ("first_quartile", "median", "third_quartile")
-        spread = {"scans": len(volumes), "smallest": volumes[0], **dict(zip(names, quarters, strict=True)),
-                  "largest": volumes[-1]}  # fmt: skip
+def _data(scans: ScanDigests) -> dict[str, Any]:
+    labelled = [c for c in scans.cases if c.labelled]
+    used = [c for c in labelled if c.subset]
     return {
-        "data_source": listed["data_uri"],
-        "data_version": listed["data_version"],
-        "layout": listed["layout"],
-        "synthetic": listed["synthetic"],
-        "patients": len({c["patient"] for c in used}),
+        "data_source": scans.data_uri,
+        "data_version": scans.data_version,
+        "layout": scans.layout,
+        "synthetic": scans.synthetic,
+        "patients": len({c.patient for c in used}),
         "scans": len(used),
-        "lesion_free_scans": sum(not c["lesion_voxels"] for c in used),
+        "lesion_free_scans": sum(not c.lesion_voxels for c in used),
         "unused_scans": len(labelled) - len(used),
-        "unlabelled_scans": len(cases) - len(labelled),
-        "lesion_ml": spread,
-        **listed["seen"],
-        **{f"{what}s": _patients_by(used, what) for what in ("site", "scanner")},
-        "refused": listed["refused"],
+        "unlabelled_scans": len(scans.cases) - len(labelled),
+        "lesion_ml": _lesion_volumes(used),
+        "voxel_mm": scans.seen.voxel_mm and [list(axis) for axis in scans.seen.voxel_mm],
+        "shape": [list(axis) for axis in scans.seen.shape],
+        "sites": _patients_by(used, "site"),
+        "scanners": _patients_by(used, "scanner"),
+        "refused": scans.refused,
     }
 
 
-def _patients_by(cases: list[dict], what: str) -> dict[str, int]:
-    return dict(sorted(Counter(name for _, name in {(c["patient"], c[what]) for c in cases if c[what]}).items()))
+def _volumes(cases: Sequence[ScanDigest]) -> list[float]:
+    return sorted(c.lesion_ml for c in cases if c.lesion_voxels and c.lesion_ml is not None)
 
 
-def _subset(cases: list[dict], subset: str) -> dict:
-    mine = [c for c in cases if c["subset"] == subset]
-    volumes = [c["lesion_ml"] for c in mine if c["lesion_voxels"] and c["lesion_ml"] is not None]
+def _lesion_volumes(cases: Sequence[ScanDigest]) -> LesionVolumes | None:
+    volumes = _volumes(cases)
+    if not volumes:
+        return None
+    quarters = statistics.quantiles(volumes, n=4, method="inclusive") if len(volumes) > 1 else 3 * volumes
+    return LesionVolumes(
+        scans=len(volumes),
+        smallest=volumes[0],
+        first_quartile=quarters[0],
+        median=quarters[1],
+        third_quartile=quarters[2],
+        largest=volumes[-1],
+    )
+
+
+def _patients_by(cases: Sequence[ScanDigest], field: str) -> dict[str, int]:
+    """Count the patients of each site or scanner."""
+    pairs = {(c.patient, name) for c in cases if (name := getattr(c, field))}
+    return dict(sorted(Counter(name for _, name in pairs).items()))
+
+
+def _subset(cases: Sequence[ScanDigest], subset: str) -> dict[str, Any]:
+    own = [c for c in cases if c.subset == subset]
+    volumes = _volumes(own)
     return {
-        "patients": len({c["patient"] for c in mine}),
-        "scans": len(mine),
-        "lesion_free_scans": sum(not c["lesion_voxels"] for c in mine),
+        "patients": len({c.patient for c in own}),
+        "scans": len(own),
+        "lesion_free_scans": sum(not c.lesion_voxels for c in own),
         "lesion_ml_median": statistics.median(volumes) if volumes else None,
     }
 
 
-def _training(facts: dict, history: list[dict]) -> dict:
-    params = facts["params"]
-    times = [row["time"] for row in history]
-    between = [after - before for before, after in pairwise(times)]
+def _training(trained: TrainedModel, history: list[dict[str, float]]) -> dict[str, Any]:
+    params, seconds = trained.params, trained.training_seconds
     processes, device = params.get("processes", 1), params.get("device")
+    if seconds is None:  # the median epoch, because a pause between a kill and the restart was no training
+        between = [after["time"] - before["time"] for before, after in pairwise(history)]
+        seconds = statistics.median(between) * len(history) if between else None
     return {
         "settings": {name: params[name] for name in Settings.model_fields if name in params},
         "hardware": params.get("devices") or (f"{processes} x {device}" if processes > 1 else device),
         "model_parameters": params.get("model_params"),
         "epochs": len(history),
-        "best_epoch": facts.get("best_epoch"),
-        # between a kill and the going on nothing was trained: the median knows no such pause
-        "seconds": facts.get("training_seconds", statistics.median(between) * len(times) if between else None),
+        "best_epoch": trained.best_epoch,
+        "seconds": seconds,
     }
 
 
-def _metrics(summary: dict) -> dict:
-    names = [name for name in METRICS if f"{name}_mean" in summary]
-    return {name: {end: summary.get(f"{name}_{end}") for end in OverPatients.model_fields} for name in names}
+def _metrics(summary: dict[str, float]) -> dict[str, dict[str, float | None]]:
+    names = [name for metric in (*METRIC_LABELS, "rule_dice") if f"{(name := f'test_{metric}')}_median" in summary]
+    return {name: {end: summary.get(f"{name}_{end}") for end in PatientMetric.model_fields} for name in names}
 
 
-def _declared(model: type, found: dict | None) -> dict | None:
-    """Of what evaluate found, the fields that the card has."""
-    return found and {name: found.get(name) for name in model.model_fields}
-
-
-def _failures(cases: list[dict], pictures: dict[str, str]) -> list[dict]:
-    worst = sorted(cases, key=lambda c: (c["dice"], c["case"]))[:WORST]
-    names = ("case", "dice", "lesion_f1", "truth_ml", "predicted_ml", "lesions", "lesions_found", "false_lesions")
+def _failures(scans: Sequence[ScanResult], overlays: dict[str, str]) -> list[dict[str, Any]]:
+    worst = sorted(scans, key=lambda scan: (scan.dice, scan.case))[:WORST]
+    fields = Failure.model_fields.keys() - {"pictures"}
     return [
-        {name: case[name] for name in names}
-        | {
-            "needs_review": case.get("needs_review"),
-            "pictures": [f"test_predictions/{name}" for name, shown in pictures.items() if shown == case["case"]],
-        }
-        for case in worst
+        scan.model_dump(include=fields)
+        | {"pictures": [f"{OVERLAYS}/{name}" for name, case in overlays.items() if case == scan.case]}
+        for scan in worst
     ]
 
 

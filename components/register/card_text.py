@@ -1,33 +1,22 @@
-"""The model card as markdown: whole for the MLflow run, and as much of it as a registry entry holds."""
+"""The model card as Markdown: complete for the MLflow run, shortened for the description in the registry."""
 
 import re
 
 import jinja2
 
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.register.card import Card
 
 DESCRIPTION_LIMIT = 5000
-"""Characters of a version's description in MLflow's database (a PostgreSQL server refuses more)."""
-METRICS = {
-    "test_lesion_dice": "Dice, patients with a lesion",
-    "test_dice": "Dice, all patients",
-    "test_rule_dice": "Dice of the rule without a network",
-    "test_iou": "IoU",
-    "test_lesion_f1": "Lesion-wise F1, any touch",
-    "test_lesion_f1_matched": "Lesion-wise F1, matched",
-    "test_surface_distance_95_mm": "Surface distance, 95 %, mm",
-    "test_absolute_volume_difference_ml": "Absolute volume difference, mL",
-    "test_relative_volume_difference": "Relative volume difference",
-    "test_lesion_count_difference": "Lesion count difference",
-}
+"""Characters of a version's description in MLflow's database. PostgreSQL refuses more."""
 GAP = "\u2003\u200b"
-"""An em space, and a zero-width one that keeps MLflow's page from trimming it: an entity would take thrice the room."""
-MARKS = re.compile(
+"""An em space, and a zero-width space so that MLflow's page does not trim it. An HTML entity would be longer."""
+MARKDOWN_CHARACTERS = re.compile(
     r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])|(?:(?<=http)|(?<=https)|(?<=ftp)):|(?<=www)\.)", re.IGNORECASE
 )
-"""What markdown would take for its own, an address that it would make a link of too; no underscore within a word."""
-BEGINNINGS = re.compile(r"^(#|>|[-+](?=[-\s]|$)|\d{1,9}(?=[.)](?:\s|$)))")
-"""What would make a heading, a quotation, a list or a rule of a name that a line begins with."""
+"""Characters that Markdown interprets, also in addresses that become links; not an underscore within a word."""
+LINE_STARTS = re.compile(r"^(#|>|[-+](?=[-\s]|$)|\d{1,9}(?=[.)](?:\s|$)))")
+"""The start of a line that would become a heading, a quotation, a list or a rule."""
 
 TEMPLATE = """
 ## Use
@@ -36,13 +25,14 @@ TEMPLATE = """
 
 **{{ card.release_stage | own }}**
 
-- **For:** {{ card.intended_use | own }}
-- **By:** {{ card.intended_users | own }}
-- **Of:** {{ card.target_population | own }}
-- **How:** {{ card.how_to_use | own }}
-- **Made by:** {{ card.developer | own or "nobody is named" }}. **Ask:** {{ card.contact | own or "nobody is named" }}.
+- **Intended use:** {{ card.intended_use | own }}
+- **Users:** {{ card.intended_users | own }}
+- **Patients:** {{ card.target_population | own }}
+- **How to use:** {{ card.how_to_use | own }}
+- **Developer:** {{ card.developer | own or "not named" }}. **Contact:** \
+{{ card.contact | own or "not named" }}.
 
-## Not for
+## Out of scope
 
 {% for line in card.out_of_scope %}
 - {{ line | own }}
@@ -52,12 +42,12 @@ TEMPLATE = """
 
 On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans, native
 space, mean over patients and its 95 % interval (none below 5 patients); threshold
-{{ "%.2f" | format(card.threshold) }}, which these patients did not choose.
+{{ "%.2f" | format(card.threshold) }}, chosen on the validation patients.
 
 | metric | mean | 95 % interval | median | quartiles |
 |---|---:|---:|---:|---:|
 {% for name, m in card.eval_metrics.items() %}
-| {{ labels.get(name, name) }} | {{ m.mean | number }} | {{ m | interval }} | {{ m.median | number }} | \
+| {{ name | label }} | {{ m.mean | number }} | {{ m | interval }} | {{ m.median | number }} | \
 {{ m | quartiles }} |
 {% endfor %}
 
@@ -67,12 +57,12 @@ space, mean over patients and its 95 % interval (none below 5 patients); thresho
 - {{ line }}
 {% endfor %}
 
-## Strata
+## Subgroups
 
 {% for name, rows in card.strata.items() %}
-By {{ name }}; off is the absolute volume difference.
+By {{ name }}; difference is the absolute volume difference.
 
-| | patients | scans | Dice | 95 % | F1 | off, mL |
+| | patients | scans | Dice | 95 % | F1 | difference, mL |
 |---|---:|---:|---:|---:|---:|---:|
 {% for row, s in rows.items() if s.scans %}
 | {{ row }} | {{ s.patients }} | {{ s.scans }} | {{ s.dice_mean | number }} | \
@@ -81,46 +71,46 @@ By {{ name }}; off is the absolute volume difference.
 {% endfor %}
 
 {% endfor %}
-Where no lesion is, {{ card.lesion_free.scans_with_false_lesion }} of {{ card.lesion_free.scans }} scans got one
+Of {{ card.lesion_free.scans }} scans without a lesion, {{ card.lesion_free.scans_with_false_lesion }} got a false one
 ({{ card.lesion_free.false_positive_ml_mean | number }} mL on average).
 
-## How sure
+## Reliability
 
 - **Volume, predicted less true:** {{ card.volume.bias_ml | number }} mL (95 % limits of agreement \
 {{ card.volume.agreement_low_ml | number }} to {{ card.volume.agreement_high_ml | number }}).
-- **A scan's volume interval:** {{ card.volume.interval_level | percent }} meant, \
-{{ card.volume.interval_coverage | percent }} of the test volumes inside.
+- **A scan's volume interval:** contains {{ card.volume.interval_level | percent }} by design, \
+{{ card.volume.interval_coverage | percent }} of the test volumes.
 - **Calibration error:** {{ card.calibration.ece_before | number }} before, {{ card.calibration.ece_after | number }} \
 after temperature {{ card.calibration.temperature | number }}.
-- **Marked for review:** {{ card.review.flagged }} of {{ card.review.scans }} scans, among them \
+- **Flagged for review:** {{ card.review.flagged }} of {{ card.review.scans }} scans, among them \
 {{ card.review.failures_flagged }} of {{ card.review.failures }} failures ({{ card.review.failure }}).
 
 ## Failures
 
-The worst test scans. Pictures are artifacts of the MLflow run; evaluation.html is one, with failures drawn whole.
+The worst test scans. Pictures are artifacts of the MLflow run. The artifact evaluation.html shows more failures.
 
 {% for f in card.failures %}
 - **{{ f.case }}**: Dice {{ f.dice | number }}, lesion F1 {{ f.lesion_f1 | number }}; {{ f.predicted_ml | number }} mL \
 predicted, {{ f.truth_ml | number }} mL true; {{ f.lesions_found }} of {{ f.lesions }} lesions found, \
-{{ f.false_lesions }} false. Marked for review: {{ f.needs_review | join("; ") or "no" }}. Pictures: \
+{{ f.false_lesions }} false. Flagged for review: {{ f.needs_review | join("; ") or "no" }}. Pictures: \
 {{ f.pictures | join(", ") or "none" }}.
 {% endfor %}
 
-## Against the champion
+## Comparison with the champion
 
 {% if card.comparison.champion %}
-With version {{ card.comparison.champion }}, on the same test patients: this one less that one.
+This version less version {{ card.comparison.champion }}, on the same test patients.
 
 {% endif %}
 {% if card.comparison.reason %}
-No ground for a promotion: {{ card.comparison.reason }}.
+This comparison cannot support a promotion: {{ card.comparison.reason }}.
 
 {% endif %}
 {% if card.comparison.differences %}
 | metric | difference | 95 % interval |
 |---|---:|---:|
 {% for name, m in card.comparison.differences.items() %}
-| {{ labels.get("test_" ~ name, name) }} | {{ m.mean | number }} | {{ m | interval }} |
+| {{ name | label }} | {{ m.mean | number }} | {{ m | interval }} |
 {% endfor %}
 {% endif %}
 
@@ -132,21 +122,22 @@ No ground for a promotion: {{ card.comparison.reason }}.
 
 {{ card.maintenance | own }}
 
-## In and out
+## Inputs and outputs
 
-{% for way, tensors in (("in", card.network_data_format.inputs), ("out", card.network_data_format.outputs)) %}
+{% set formats = card.network_data_format %}
+{% for direction, tensors in (("input", formats.inputs), ("output", formats.outputs)) %}
 {% for name, t in tensors.items() %}
-- `{{ name | own }}` ({{ way }}): {{ t.channel_def.values() | join("; ") }}.
+- `{{ name | own }}` ({{ direction }}): {{ t.channel_def.values() | join("; ") }}.
 {% endfor %}
 {% endfor %}
-- Learnt from voxels of {{ card.data.voxel_mm | ranges("mm") }}, scans of {{ card.data.shape | ranges("voxels") }}.
+- Training scans: voxels of {{ card.data.voxel_mm | ranges("mm") }}, {{ card.data.shape | ranges("voxels") }}.
 
 ## Data
 
 - **Source:** {{ card.data.data_source }}{% if card.data.synthetic %} (**synthetic**){% endif %}, layout \
 {{ card.data.layout }}
 - **Labelled:** {{ card.data.patients }} patients, {{ card.data.scans }} scans, {{ card.data.lesion_free_scans }} of \
-them lesion-free; {{ card.data.unlabelled_scans }} unlabelled scans left aside
+them lesion-free; {{ card.data.unlabelled_scans }} unlabelled scans not used
 {% if card.data.lesion_ml %}
 - **Lesions, mL:** median {{ card.data.lesion_ml.median | number }}, quartiles \
 {{ card.data.lesion_ml.first_quartile | number }} and {{ card.data.lesion_ml.third_quartile | number }}, \
@@ -178,9 +169,9 @@ Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M p
 
 ## Versions
 
-- **This one:** {{ card.version }}
+- **This version:** {{ card.version }}
 - **Image:** {{ card.versions.image_tag }}
-- **Git commit:** {{ card.versions.git_commit or "none: the code came from no git checkout" }}
+- **Git commit:** {{ card.versions.git_commit or "none: the code was not in a git checkout" }}
 {% for name in ("data_version", "cases_sha256", "split_digest", "training_digest", "evaluation_digest", \
 "weights_sha256") %}
 - **{{ name }}:** {{ card.versions[name] }}
@@ -190,51 +181,59 @@ Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M p
 
 
 def markdown(card: Card, first: str) -> str:
-    """The whole card, after its first sentence."""
-    return f"# {card.name}\n\n{first}\n{_body(card)}\n\nThe same for programs: model_card.json.\n"
+    """Return the complete card; `first` is its first sentence."""
+    return f"# {card.name}\n\n{first}\n{_body(card)}\n\nThe same content for programs: model_card.json.\n"
 
 
-def description(card: Card, first: str, whole: str) -> str:
-    """The card within `DESCRIPTION_LIMIT`: its first sections, as many as fit whole, and where the `whole` one is."""
-    sections = re.split(r"\n(?=## )", _airy(_body(card)))[1:]
+def description(card: Card, first: str, link: str) -> str:
+    """Return the card within `DESCRIPTION_LIMIT`: the first sections that fit, and a `link` to the complete card."""
+    sections = re.split(r"\n(?=## )", _add_table_space(_body(card)))[1:]
     names = [section.partition("\n")[0].removeprefix("## ").lower() for section in sections]
     for shown in range(len(sections), -1, -1):
-        left = f"**In the whole card too: {', '.join(names[shown:])}.** " if shown < len(sections) else ""
-        text = "\n".join([first, "", *sections[:shown], "", f"{left}The whole card: {whole}"])
+        rest = f"**Only in the complete card: {', '.join(names[shown:])}.** " if shown < len(sections) else ""
+        text = "\n".join([first, "", *sections[:shown], "", f"{rest}The complete card: {link}"])
         if len(text) <= DESCRIPTION_LIMIT:
             return text
     return first
 
 
-def _airy(text: str) -> str:
-    """MLflow's registry draws tables without any space between columns, and none below."""
+def _add_table_space(text: str) -> str:
+    """Add space between columns and below tables, because MLflow's registry page draws none."""
     rows = [re.sub(r" \|(?=.)", f"{GAP}|", row) if row.startswith("| ") else row for row in text.splitlines()]
     return re.sub(r"\|\n\n", "|\n\n&nbsp;\n\n", "\n".join(rows) + "\n\n")
 
 
 def _body(card: Card) -> str:
-    text = TEMPLATES.from_string(TEMPLATE).render(card=card, labels=METRICS)
-    one_line = re.sub(r"(?<=[^\n])\n(?=[\w(])", " ", text)  # MLflow shows a line's end within a paragraph as one
+    text = TEMPLATES.from_string(TEMPLATE).render(card=card)
+    one_line = re.sub(r"(?<=[^\n])\n(?=[\w(])", " ", text)  # MLflow shows a newline in a paragraph as a line break
     return re.sub(r"\n{3,}", "\n\n", one_line).rstrip()
 
 
 class Markdown(str):
-    """Text that is markdown already."""
+    """Text that needs no escape."""
 
     __slots__ = ()
 
 
 def _escaped(value) -> str:
-    """What came from data shows as it is written there, on one line, and is no HTML."""
+    """Escape text from data: it appears as written, on one line, and not as HTML or Markdown."""
     if isinstance(value, Markdown):
         return value
-    text = MARKS.sub(r"\\\1", " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;"))
-    return BEGINNINGS.sub(lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", text)
+    text = MARKDOWN_CHARACTERS.sub(r"\\\1", " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;"))
+    return LINE_STARTS.sub(lambda m: f"{m[1]}\\" if m[1].isdigit() else f"\\{m[1]}", text)
 
 
 def _own(text: str) -> Markdown:
-    """The site's own markdown, on one line, within a table too."""
+    """Return the site's own Markdown on one line, valid within a table too."""
     return Markdown(" ".join(text.split()).replace("|", "\\|"))
+
+
+def _label(metric: str) -> str:
+    """Return the label of a metric, named as in the summary or as in the comparison."""
+    if metric == "test_rule_dice":
+        return "Dice of the rule without a network"
+    label = METRIC_LABELS[metric.removeprefix("test_")]
+    return f"{label.long}, {label.unit}" if label.unit else label.long
 
 
 def _number(value: float | None) -> str:
@@ -270,9 +269,9 @@ def _packages(versions: dict[str, str]) -> str:
 
 TEMPLATES = jinja2.Environment(
     trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, finalize=_escaped,
-    autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` sees to what comes from data
+    autoescape=False,  # noqa: S701 - this is Markdown, and `_escaped` escapes text from data
 )  # fmt: skip
 TEMPLATES.filters |= {
-    "own": _own, "number": _number, "interval": _interval, "quartiles": _quartiles, "percent": _percent,
-    "ranges": _ranges, "listed": _listed, "packages": _packages,
+    "own": _own, "label": _label, "number": _number, "interval": _interval, "quartiles": _quartiles,
+    "percent": _percent, "ranges": _ranges, "listed": _listed, "packages": _packages,
 }  # fmt: skip

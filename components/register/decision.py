@@ -1,11 +1,12 @@
-"""Does the new version become champion? The policy decides, the ledger keeps it, the registry follows."""
+"""Decide whether a new version becomes champion: the policy decides, the ledger records it, the registry follows."""
 
 import hashlib
 import json
 import os
 
+from components.artifacts.evaluation import Comparison
 from components.artifacts.synthetic import is_synthetic
-from components.register.policy import Policy, Verdict, judge_floors, verdict
+from components.register.policy import Policy, Verdict, judge_comparison, judge_floors
 from components.registry import tracking
 from components.registry.ledger import (
     BY_PERSON,
@@ -15,106 +16,114 @@ from components.registry.ledger import (
     REFUSED,
     ROLLED_BACK,
     Ledger,
-    champions,
-    enact,
+    apply_to_registry,
+    champion_stack,
 )
-from components.registry.ledger_entry import Entry, about
-from components.registry.ledger_pairing import pair
+from components.registry.ledger_entry import Entry, version_facts
+from components.registry.ledger_pairing import ensure_pair
 from components.registry.tracking import MODEL_NAME
 
-ALONE, UNCOMPARED = "it learnt from synthetic scans alone", "the first champion, without a comparison"
+SYNTHETIC_ONLY, WITHOUT_COMPARISON = "it learnt from synthetic scans alone", "the first champion, without a comparison"
 
 
-def decide(client, version, comparison: dict, summary: dict[str, float], policy: Policy, ledger: Ledger) -> str:
-    """Decide once about a version (as the registry describes it) and these numbers; the decision in words.
+def decide(client, version, comparison: Comparison, summary: dict[str, float], policy: Policy, ledger: Ledger) -> str:
+    """Decide about a registered version, and return the decision as a sentence.
 
-    A decision that was taken before is not taken again; one that a kill cut short is carried out.
-
-    Args:
-        comparison: The content of `comparison.json`.
-        summary: The summary of `test_metrics.json`.
+    The same decision is made only once. A decision that a kill interrupted is applied first.
 
     Raises:
         StepError: the registry and the ledger do not belong together.
     """
-    pair(ledger)
-    number, known = str(version.version), ledger.entries()
-    if known and known[-1].facts["model"] == version.source and version.tags.get(NAMES_ENTRY) != known[-1].key:
-        enact(client, known[-1])
-        return known[-1].facts["words"]
+    ensure_pair(ledger)
+    number, entries = str(version.version), ledger.entries()
+    if entries and entries[-1].facts["model"] == version.source and version.tags.get(NAMES_ENTRY) != entries[-1].key:
+        apply_to_registry(client, entries[-1])
+        return entries[-1].facts["words"]
     champion = tracking.champion(client)
     if champion is not None and str(champion.version) == number:
         return version.tags.get("decision", "champion already")
     before = champion and str(champion.version)
     floors = judge_floors(policy.floors, summary)
-    decided = [version.source, champion and champion.source, comparison, floors.numbers, policy.model_dump()]
-    subject = hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
-    if taken := next((e for e in reversed(known) if e.facts["subject"] == subject), None):
-        return taken.facts["words"]
+    subject = _digest([version.source, champion and champion.source, comparison.model_dump(mode="json"),
+                       floors.numbers, policy.model_dump()])  # fmt: skip
+    if earlier := next((e for e in reversed(entries) if e.facts["subject"] == subject), None):
+        return earlier.facts["words"]
     versions = {str(v.version): v for v in client.search_model_versions(f"name = '{MODEL_NAME}'")}
     first = before is None and int(number) == min(map(int, versions))
     if first:
-        known = []  # of an earlier registry
+        entries = []  # they belong to an earlier registry
     if champion is None:
-        found = _without_champion(version, versions, floors, known)
+        verdict = _judge_without_champion(version, versions, floors, entries)
     else:
-        found = _against(version, champion, comparison, floors, policy, known)
+        verdict = _judge_against_champion(version, champion, comparison, floors, policy, entries)
     entry = ledger.append({
-        "decision": FIRST if first else BY_POLICY if found.passed else REFUSED,
+        "decision": FIRST if first else BY_POLICY if verdict.passed else REFUSED,
         "who": f"pipeline run {os.environ.get('KFP_RUN_ID') or version.run_id}",
-        **about(version), "from": before, "to": number if found.passed else before,
-        "words": found.words, "reason": "the policy",
-        "evidence": {"policy": policy.model_dump(), "differences": found.numbers, "floors": floors.numbers},
+        **version_facts(version), "from": before, "to": number if verdict.passed else before,
+        "words": verdict.explanation, "reason": "the policy",
+        "evidence": {"policy": policy.model_dump(), "differences": verdict.numbers, "floors": floors.numbers},
         "subject": subject,
     })  # fmt: skip
-    enact(client, entry)
-    return found.words
+    apply_to_registry(client, entry)
+    return verdict.explanation
 
 
-def _without_champion(version, versions: dict, floors: Verdict, known: list[Entry]) -> Verdict:
-    """Judge a version where none is champion: by the floors, unless a person has taken the champion away."""
+def _judge_without_champion(version, versions: dict, floors: Verdict, entries: list[Entry]) -> Verdict:
+    """Judge a version by the floors. Refuse it if a person removed the last champion."""
 
-    def no(words: str) -> Verdict:
-        return Verdict(False, f"there is no champion: {words}", {})
+    def refuse(reason: str) -> Verdict:
+        return Verdict(False, f"there is no champion: {reason}", {})
 
-    withdrawn = versions.get(next(iter(champions(known)[-1:]), ""))
-    if withdrawn is not None and not is_synthetic(withdrawn.tags):
-        return no(f"version {withdrawn.version} is no longer champion, and no other was named")
-    if rolled_back := _rolled_back(version, known):
-        return no(rolled_back)
+    removed = versions.get(next(iter(champion_stack(entries)[-1:]), ""))
+    if removed is not None and not is_synthetic(removed.tags):
+        return refuse(f"version {removed.version} is no longer champion, and no other was named")
+    if reason := _rollback_reason(version, entries):
+        return refuse(reason)
     if is_synthetic(version.tags):
         if not all(is_synthetic(v.tags) for v in versions.values()):
-            return no(f"{ALONE}, and there are versions that learnt from patients")
-        return Verdict(True, f"{UNCOMPARED}; {ALONE}, and gives way to the first from patients that passes the "
-                             "policy's floors", {})  # fmt: skip
-    return Verdict(True, f"{UNCOMPARED}: {floors.words}", {}) if floors.passed else no(floors.words)
+            return refuse(f"{SYNTHETIC_ONLY}, and there are versions that learnt from patients")
+        explanation = (
+            f"{WITHOUT_COMPARISON}; {SYNTHETIC_ONLY}, and the first version from patients that passes the policy's "
+            "floors replaces it"
+        )
+        return Verdict(True, explanation, {})
+    if not floors.passed:
+        return refuse(floors.explanation)
+    return Verdict(True, f"{WITHOUT_COMPARISON}: {floors.explanation}", {})
 
 
-def _against(version, champion, comparison: dict, floors: Verdict, policy: Policy, known: list[Entry]) -> Verdict:
-    """Judge a version where another is champion."""
-    stays, over = f"champion stays version {champion.version}: ", f"promoted over version {champion.version}"
-    mine, theirs = is_synthetic(version.tags), is_synthetic(champion.tags)
-    if rolled_back := _rolled_back(version, known):
-        return Verdict(False, stays + rolled_back, {})
-    if mine and not theirs:
-        return Verdict(False, f"{stays}{ALONE}, and version {champion.version} from patients", {})
-    if theirs and not mine:
-        words = f"{over}, which learnt from synthetic scans alone: " if floors.passed else stays
-        return Verdict(floors.passed, words + floors.words, {})
-    if comparison["model"] != champion.source:
-        other = f"version {comparison['champion']}" if comparison["champion"] else "none"
-        words = f"this one was compared with {other}, and the champion has changed since. Run again"
-        return Verdict(False, stays + words, {})
-    judged = [verdict(policy, comparison)] + [floors] * (not mine)
-    passed = all(v.passed for v in judged)
-    said = "; ".join(v.words for v in judged if passed or not v.passed)
-    return Verdict(passed, (f"{over}: " if passed else stays) + said, judged[0].numbers)
+def _judge_against_champion(
+    version, champion, comparison: Comparison, floors: Verdict, policy: Policy, entries: list[Entry]
+) -> Verdict:
+    """Judge a version while another one is champion."""
+    stays, promoted = f"champion stays version {champion.version}: ", f"promoted over version {champion.version}"
+    synthetic, champion_synthetic = is_synthetic(version.tags), is_synthetic(champion.tags)
+    if reason := _rollback_reason(version, entries):
+        return Verdict(False, stays + reason, {})
+    if synthetic and not champion_synthetic:
+        return Verdict(False, f"{stays}{SYNTHETIC_ONLY}, and version {champion.version} from patients", {})
+    if champion_synthetic and not synthetic:
+        start = f"{promoted}, which learnt from synthetic scans alone: " if floors.passed else stays
+        return Verdict(floors.passed, start + floors.explanation, {})
+    if comparison.model != champion.source:
+        other = f"version {comparison.champion}" if comparison.champion else "none"
+        reason = f"this version was compared with {other}, and the champion has changed since. Run again"
+        return Verdict(False, stays + reason, {})
+    verdicts = [judge_comparison(policy, comparison)] + [floors] * (not synthetic)
+    passed = all(v.passed for v in verdicts)
+    reasons = "; ".join(v.explanation for v in verdicts if passed or not v.passed)
+    return Verdict(passed, (f"{promoted}: " if passed else stays) + reasons, verdicts[0].numbers)
 
 
-def _rolled_back(version, known: list[Entry]) -> str:
-    """Who took this very model back, in words; "" where nobody has, or a person made it champion again."""
-    by_people = [e.facts for e in known if e.facts["decision"] in (BY_PERSON, ROLLED_BACK)]
-    about_it = [f for f in by_people if f["lineage"].get("weights_sha256") == version.tags.get("weights_sha256")]
-    if about_it and about_it[-1]["decision"] == ROLLED_BACK:
-        return f"{about_it[-1]['who']} rolled this one back; only a person makes it champion again"
+def _rollback_reason(version, entries: list[Entry]) -> str:
+    """Return who rolled this model back; "" without a rollback, or if a person promoted it again later."""
+    by_people = [e.facts for e in entries if e.facts["decision"] in (BY_PERSON, ROLLED_BACK)]
+    weights = version.tags.get("weights_sha256")
+    same_model = [facts for facts in by_people if facts["lineage"].get("weights_sha256") == weights]
+    if same_model and same_model[-1]["decision"] == ROLLED_BACK:
+        return f"{same_model[-1]['who']} rolled this version back; only a person can make it champion again"
     return ""
+
+
+def _digest(content: list) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

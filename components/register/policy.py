@@ -1,31 +1,25 @@
-"""The promotion policy, `policy.yaml`, and what it says to a version's own numbers and to its comparison."""
+"""The promotion policy in `policy.yaml`: judge a version's own numbers and its comparison with the champion."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from components.artifacts.evaluation import Comparison
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.core.intervals import paired_interval
 from components.core.yaml_models import Strict, read
 
 POLICY = Path(__file__).with_name("policy.yaml")
-MEASURES = {
-    "dice": ("Dice", "", 1),
-    "iou": ("IoU", "", 1),
-    "lesion_f1": ("lesion-wise F1", "", 1),
-    "absolute_volume_difference_ml": ("volume difference", " mL", -1),
-    "relative_volume_difference": ("relative volume difference", "", -1),
-    "lesion_count_difference": ("lesion count difference", "", -1),
-}
-"""Metric to its name, its unit, and whether more (1) or less (-1) of it is better."""
 Metric = Literal[
     "dice", "iou", "lesion_f1", "absolute_volume_difference_ml", "relative_volume_difference", "lesion_count_difference"
 ]
 
 
 class Test(Strict):
-    """How a metric's interval is judged; the margin is in the metric's own unit."""
+    """The test of a metric's interval; the margin is in the metric's unit."""
 
     test: Literal["superiority", "non-inferiority", "not-worse"]
     margin: float = Field(ge=0)
@@ -38,18 +32,18 @@ class Test(Strict):
 
 
 class Floors(Strict):
-    """What a version must reach on its own test patients, whoever is champion."""
+    """Requirements on a version's own numbers, with or without a champion."""
 
     minimum_patients: int = Field(ge=1)
-    """Test patients."""
+    """Least number of test patients."""
     better_than_rule: bool
-    """Its mean Dice is above that of the rule without a network on the same patients."""
+    """Whether its mean Dice must be above that of the rule without a network on the same patients."""
     false_volume_ml: float = Field(ge=0)
-    """Most mL predicted on a test scan without a lesion, on average."""
+    """Largest mean volume predicted on test scans without a lesion, mL."""
 
 
 class Policy(Strict):
-    """What a challenger must show: the floors, and every test on so many patients, at this confidence."""
+    """Requirements for a promotion: the floors, and all tests with this number of patients and this confidence."""
 
     floors: Floors
     minimum_patients: int = Field(ge=2)
@@ -59,62 +53,69 @@ class Policy(Strict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the policy lets a challenger pass, why in words, and each metric's numbers."""
+    """Whether a challenger passes, the explanation as a sentence, and each metric's numbers."""
 
     passed: bool
-    words: str
-    numbers: dict[str, dict]
+    explanation: str
+    numbers: Mapping[str, dict[str, Any]]
 
 
 def load(path: Path = POLICY) -> Policy:
-    """The policy of a file.
+    """Read the policy from a file.
 
     Raises:
-        StepError: it is not there, not YAML, or says something else than a policy.
+        StepError: the file is missing, is not YAML, or is not a valid policy.
     """
-    return read(path, Policy, f"no metric. Metrics: {', '.join(MEASURES)}")
+    return read(path, Policy, f"no metric. Metrics: {', '.join(get_args(Metric))}")
 
 
 def judge_floors(floors: Floors, summary: dict[str, float]) -> Verdict:
-    """Judge a version by its own numbers, the `summary` of `test_metrics.json`.
+    """Judge a version by its own numbers, the `summary` of `TestMetrics`.
 
-    A false volume that no test scan without a lesion can show is said to be not tested, and does not fail.
+    Without a lesion-free test scan the false volume is reported as not tested, and does not fail.
     """
-    numbers, met, failed = {}, [], []
+    numbers: dict[str, dict[str, Any]] = {}
+    met: list[str] = []
+    failed: list[str] = []
 
-    def judge(name: str, passed: bool, said: str, **found: float | None) -> None:
-        numbers[name] = {**found, "passed": passed}
-        (met if passed else failed).append(said)
+    def judge(name: str, passed: bool, reason: str, **values: float | None) -> None:
+        numbers[name] = {**values, "passed": passed}
+        (met if passed else failed).append(reason)
 
     count, least = int(summary["test_patients"]), floors.minimum_patients
     judge("minimum_patients", count >= least, f"{_patients(count)} of at least {least}", patients=count)
     if floors.better_than_rule:
         dice, rule = summary["test_dice_mean"], summary.get("test_rule_dice_mean")
         better = bool(summary.get("test_better_than_rule"))
-        said = "the rule without a network was not evaluated beside it: run again"
+        reason = "the rule without a network was not evaluated: run again"
         if rule is not None:
-            said = f"Dice {dice:.3f}, {'' if better else 'not '}better than the rule without a network ({rule:.3f})"
-        judge("better_than_rule", better, said, dice=dice, rule=rule)
+            reason = f"Dice {dice:.3f}, {'' if better else 'not '}better than the rule without a network ({rule:.3f})"
+        judge("better_than_rule", better, reason, dice=dice, rule=rule)
     false, most = summary.get("test_false_positive_ml_lesion_free_mean"), floors.false_volume_ml
-    said = "false volume not tested, without a lesion-free test scan with a voxel size"
+    reason = "false volume not tested, without a lesion-free test scan with a voxel size"
     if false is not None:
         limit = "at most" if false <= most else "more than"
-        said = f"{false:.2f} mL predicted on a lesion-free scan on average, {limit} {most:g} mL"
-    judge("false_volume_ml", false is None or false <= most, said, mean=false)
+        reason = f"{false:.2f} mL predicted on a lesion-free scan on average, {limit} {most:g} mL"
+    judge("false_volume_ml", false is None or false <= most, reason, mean=false)
     return Verdict(not failed, "; ".join(failed or met), numbers)
 
 
-def verdict(policy: Policy, comparison: dict) -> Verdict:
-    """Judge `comparison.json` (from evaluate)."""
-    if comparison["reason"]:
-        return Verdict(False, comparison["reason"], comparison.get("differences", {}))
-    numbers, met, failed = {}, [], []
-    count = max(map(len, comparison["pairs"].values()))
+def judge_comparison(policy: Policy, comparison: Comparison) -> Verdict:
+    """Judge the comparison of a challenger with the champion."""
+    pairs = comparison.pairs or {}
+    if comparison.reason or not pairs:
+        measured = {metric: difference.model_dump() for metric, difference in comparison.differences.items()}
+        return Verdict(False, comparison.reason or "there are no pairs to compare", measured)
+    numbers: dict[str, dict[str, Any]] = {}
+    met: list[str] = []
+    failed: list[str] = []
+    count = max(map(len, pairs.values()))
     if count < policy.minimum_patients:
-        failed.append(f"{_patients(count)} can decide nothing, the policy asks for {policy.minimum_patients}")
+        failed.append(f"{_patients(count)} are too few, the policy requires {policy.minimum_patients}")
     for metric, test in policy.metrics.items():
-        label, unit, better = MEASURES[metric]
-        differences = [new - old for new, old in comparison["pairs"].get(metric, {}).values()]
+        label, _, unit, better = METRIC_LABELS[metric]
+        unit = unit and f" {unit}"
+        differences = [new - old for new, old in pairs.get(metric, {}).values()]
         if not differences or len(differences) < policy.minimum_patients <= count:
             failed.append(f"{label} is known for {_patients(len(differences))} only")
             numbers[metric] = {"patients": len(differences), "passed": False}
@@ -130,20 +131,20 @@ def verdict(policy: Policy, comparison: dict) -> Verdict:
         numbers[metric] = {
             "patients": len(differences), "mean": mean, "ci_low": low, "ci_high": high, "passed": passed,
         }  # fmt: skip
-        said = f"{label} {mean:+.3f}{unit} ({100 * policy.confidence:g} % {low:.3f} to {high:.3f})"
+        reason = f"{label} {mean:+.3f}{unit} ({100 * policy.confidence:g} % {low:.3f} to {high:.3f})"
         by = f" by more than {test.margin:g}{unit}" if test.margin else ""
         if test.test == "superiority":
-            said += f", {'' if passed else 'not shown to be '}better{by}"
+            reason += f", {'' if passed else 'not shown to be '}better{by}"
         elif test.test == "not-worse":
-            said += f", {'not ' if passed else ''}shown to be worse{by}"
+            reason += f", {'not ' if passed else ''}shown to be worse{by}"
         else:
-            said += f", margin {test.margin:g}{unit}{'' if passed else ' not'} met"
-        (met if passed else failed).append(said)
+            reason += f", margin {test.margin:g}{unit}{'' if passed else ' not'} met"
+        (met if passed else failed).append(reason)
     return Verdict(not failed, "; ".join(failed or met), numbers)
 
 
 def _passes(test: Test, low: float, high: float) -> bool:
-    """Judge the interval of a difference of which more is better; policy.yaml says what the tests mean."""
+    """Apply a test to the interval of a difference whose larger values are better. See policy.yaml for the tests."""
     if test.test == "superiority":
         return low > test.margin
     return low > -test.margin if test.test == "non-inferiority" else high >= -test.margin

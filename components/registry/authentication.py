@@ -1,6 +1,6 @@
-"""Authentication codes (HMAC-SHA256), whose keys are tags in MLflow: who can write the bucket alone has no key.
+"""Authentication codes (HMAC-SHA256). Their keys are tags in MLflow, so write access to the bucket is not enough.
 
-Two processes that start at once may each make a key. All keys count, and a code names its own.
+Two processes that start together may each create a key. All keys are valid, and each code names its key.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import json
 import secrets
 
 KEY_TAG = "authentication_key."
-"""What the tags of keys begin with; a key's name follows."""
+"""Prefix of the tags that hold keys; the name of the key follows."""
 Keys = dict[str, bytes]
 
 
@@ -28,13 +28,13 @@ def new_key_tag() -> tuple[str, str]:
 
 
 def code(content: dict, keys: Keys) -> dict[str, str]:
-    """Return the code of a content that JSON can hold: `key` (the key's name) and `hmac` (64 hexadecimal digits)."""
+    """Return the code of a JSON-compatible content: `key` (name of the key) and `hmac` (64 hexadecimal digits)."""
     name = min(keys)
     return {"key": name, "hmac": _hmac(content, keys[name])}
 
 
 def is_authentic(content: dict, code: object, keys: Keys) -> bool:
-    """Return whether `code` is the code of the content by one of the keys. A malformed code is not."""
+    """Return whether `code` is valid for the content with one of the keys. A malformed code is invalid."""
     if not isinstance(code, dict) or not isinstance(code.get("hmac"), str) or not isinstance(code.get("key"), str):
         return False
     key = keys.get(code["key"])

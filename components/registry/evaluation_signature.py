@@ -1,7 +1,7 @@
-"""What evaluate hands over to register lies in the bucket meanwhile: altered there, it must decide on nothing.
+"""Detect changes of the model or the evaluation in object storage between the evaluate and the register step.
 
-Evaluate leaves an authentication code of the model's and the evaluation's files. Its key is a tag of the MLflow
-experiment, which outlives the experiment's runs and the registered model.
+Evaluate writes an authentication code of their files. Its key is a tag of the MLflow experiment, because the experiment
+outlives its runs and the registered model.
 """
 
 import json
@@ -10,17 +10,18 @@ from pathlib import Path
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.registry import authentication
-from components.registry.tracking import Run, answering
+from components.registry.mlflow_requests import explain_mlflow_errors
+from components.registry.tracking import Run
 
 FILE = "authentication.json"
-OF_MODEL = ("best_model.pth", "model.json", "history.json")
-NOT_READ = "masks"
+MODEL_FILES = ("best_model.pth", "model.json", "history.json")
+UNUSED_FOLDER = "masks"
 """The folder of the evaluation that register does not read."""
 
 
-@answering()
+@explain_mlflow_errors()
 def authenticate(run: Run, model: Path, evaluation: Path) -> None:
-    """Leave the code in the evaluation's folder, once all else is there."""
+    """Write the code into the evaluation's folder, after all other files."""
     number = run.client.get_run(run.id).info.experiment_id
     keys = authentication.keys_of(run.client.get_experiment(number).tags)
     if not keys:
@@ -30,12 +31,12 @@ def authenticate(run: Run, model: Path, evaluation: Path) -> None:
     (evaluation / FILE).write_text(json.dumps(authentication.code(_digests(model, evaluation), keys)))
 
 
-@answering()
+@explain_mlflow_errors()
 def require_authentic(client, model: Path, evaluation: Path) -> None:
-    """Return where model and evaluation are as evaluate left them, by a key of any of this MLflow's experiments.
+    """Check model and evaluation with the keys of all experiments of this MLflow.
 
     Raises:
-        StepError: they are not, or MLflow does not answer.
+        StepError: a file changed after evaluate, the code is missing or invalid, or MLflow does not answer.
     """
     from mlflow.entities import ViewType
 
@@ -48,16 +49,16 @@ def require_authentic(client, model: Path, evaluation: Path) -> None:
         code = None
     if not authentication.is_authentic(_digests(model, evaluation), code, keys):
         raise StepError(
-            "the model or its evaluation is not what evaluate left: a file was altered in storage since, or evaluate "
-            "knew another MLflow. Nothing was registered. Evaluate again: remove .local/cache, and on a cluster start "
-            "the run without KFP's cache."
+            "the model or its evaluation does not match its authentication code: a file was altered in storage after "
+            "the evaluate step, or evaluate used another MLflow. Nothing was registered. Evaluate again: remove "
+            ".local/cache, and on a cluster start the run without KFP's cache."
         )
 
 
 def _digests(model: Path, evaluation: Path) -> dict[str, str]:
-    """SHA-256 of each file that register reads."""
+    """Return the SHA-256 of each file that register reads."""
     found = sorted(path for path in evaluation.rglob("*") if path.is_file())
     names = {path.relative_to(evaluation).as_posix(): path for path in found if path != evaluation / FILE}
-    mine = {f"evaluation/{name}": path for name, path in names.items() if not name.startswith(f"{NOT_READ}/")}
-    mine |= {f"model/{name}": model / name for name in OF_MODEL}
-    return {name: file_sha256(path) for name, path in mine.items()}
+    files = {f"evaluation/{name}": path for name, path in names.items() if not name.startswith(f"{UNUSED_FOLDER}/")}
+    files |= {f"model/{name}": model / name for name in MODEL_FILES}
+    return {name: file_sha256(path) for name, path in files.items()}

@@ -1,9 +1,9 @@
-"""Who became champion, when and why: every decision an object of its own in S3 that is never written again.
+"""The ledger of champions: each decision is an object in S3 that is written once and never changed.
 
-The registry follows the ledger: a decision is written down first, then the alias moves. Who can write the bucket alone
-decides nothing: an entry counts where its authentication code is by a key that the registry holds, or where the
-registry names it, or an entry after it does. The registry names the last entries and how many there are (see `Head`):
-one that was removed, altered or renamed is missed.
+The registry follows the ledger: a decision is written first, then the alias moves. Write access to the bucket is not
+enough to decide: an entry is valid if its authentication code is by a key of the registry, or if the registry or a
+later valid entry names it. The registry names the last entries and their count (see `Head`), so an entry that was
+removed, altered or renamed is detected.
 """
 
 import datetime
@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from components.core.step import StepError
 from components.core.storage import PARALLEL_TRANSFERS, Storage, work_bucket
 from components.registry import authentication
-from components.registry.ledger_entry import CODE, KEY, Entry, read, written
-from components.registry.tracking import MODEL_NAME, answering
+from components.registry.ledger_entry import CODE, Entry, digest_prefix, is_entry_key, new_entry, parse_entry
+from components.registry.mlflow_requests import explain_mlflow_errors
+from components.registry.tracking import MODEL_NAME
 
 MARK = "id"
 HEAD, NAMES_ENTRY = "ledger_head", "ledger_entry"
-"""Tag of the registered model; tag of a version: the key of the last decision about it."""
+"""Tag of the registered model with the `Head`; tag of a version with the key of the last decision about it."""
 FIRST, BY_POLICY, BY_PERSON, ROLLED_BACK, REFUSED = (
     "first",
     "promoted",
@@ -29,18 +30,18 @@ FIRST, BY_POLICY, BY_PERSON, ROLLED_BACK, REFUSED = (
     "rolled back",
     "refused",
 )
-PUT_BACK = (
-    "Put back what is missing from a copy of the bucket. If it is lost for good, set the tag ledger_id of the "
-    f'registered model {MODEL_NAME} to "renew" in MLflow, and run again: the next run goes on with the rest.'
+RESTORE = (
+    "Restore the missing entries from a copy of the bucket. If they are lost for good, set the tag ledger_id of the "
+    f'registered model {MODEL_NAME} to "renew" in MLflow, and run again: the next run continues with the rest.'
 )
 
 
 @dataclass(frozen=True)
 class Head:
-    """What the registry says of its ledger, as JSON in the registered model's tag `ledger_head`.
+    """The registry's record of its ledger, as JSON in the tag `ledger_head` of the registered model.
 
-    count: entries. last: SHA-256 of those that no other names. lost: SHA-256 of entries that are missing, and that a
-    person gave up. set_aside: SHA-256 over the keys of what was there before, and is not this registry's; or "".
+    count: number of entries. last: SHA-256 of the entries that no other entry names. lost: SHA-256 of missing entries
+    that a person gave up. set_aside: SHA-256 over the keys of objects that an earlier registry left there; "" without.
     """
 
     count: int = 0
@@ -50,7 +51,7 @@ class Head:
 
     @classmethod
     def of(cls, tags: dict[str, str]) -> "Head | None":
-        """Return the head among the tags of the registered model; None before there is one.
+        """Return the head from the tags of the registered model, None before the first decision.
 
         Raises:
             StepError: the tag was altered.
@@ -58,12 +59,12 @@ class Head:
         if HEAD not in tags:
             return None
         try:
-            said = json.loads(tags[HEAD])
-            return cls(int(said["count"]), tuple(said["last"]), tuple(said["lost"]), str(said["set_aside"]))
+            head = json.loads(tags[HEAD])
+            return cls(int(head["count"]), tuple(head["last"]), tuple(head["lost"]), str(head["set_aside"]))
         except (ValueError, KeyError, TypeError):
             raise StepError(
                 f"the tag {HEAD} of the registered model {MODEL_NAME} cannot be read: it was altered in MLflow. "
-                'Delete it there and set the tag ledger_id to "renew": the next run takes the ledger over.'
+                'Delete it there and set the tag ledger_id to "renew": the next run adopts the ledger.'
             ) from None
 
     @property
@@ -72,12 +73,12 @@ class Head:
 
 
 class Ledger:
-    """`s3://<S3_BUCKET>/ledger/<UTC time>-<digest>.json`, one object a decision; beside them the mark, `id`.
+    """`s3://<S3_BUCKET>/ledger/<UTC time>-<digest>.json`, one object per decision; and the object `id`, the mark.
 
-    `client` is of the registry whose ledger it is. After `entries` there is in words:
-        faults: all that is wrong.
-        gaps: the faults that leave entries missing. No decision is taken then.
-        unchecked: what is not wrong, and cannot be compared with the registry.
+    `client` is the MLflow client of its registry. `entries` sets three lists of sentences:
+        faults: everything that is wrong.
+        gaps: the faults that mean missing entries. No decision is made then.
+        unchecked: facts that cannot be compared with the registry, without being wrong.
     """
 
     def __init__(self, storage: Storage | None = None, client=None):
@@ -96,68 +97,72 @@ class Ledger:
         return self.storage.uri
 
     def mark(self) -> str | None:
-        """Return the id by which a registry knows its ledger; None before there is one."""
+        """Return the id that a registry and its ledger share, None before the first decision."""
         return self.storage.get(MARK).decode(errors="replace").strip() if self.storage.find(MARK) else None
 
     def set_mark(self, mark: str) -> None:
         self.storage.put(MARK, mark.encode())
 
     def entries(self) -> list[Entry]:
-        """Return the registry's own entries, in order; nothing else that lies beside them.
+        """Return the registry's own entries in order, without other objects in the folder.
 
         Raises:
-            StepError: MLflow or the storage does not answer, or the registry's head cannot be read.
+            StepError: MLflow or the storage does not answer, or the registry's head is invalid.
         """
         return sorted(self._read()[0], key=lambda e: (e.facts["number"], e.key))
 
-    def gave_up(self, key: str) -> bool:
-        """Return whether the entry of this key is missing, and a person gave it up; after `entries`."""
-        return bool(KEY.match(key)) and any(digest.startswith(KEY.match(key)[1]) for digest in self._lost)
+    def is_given_up(self, key: str) -> bool:
+        """Return whether the entry with this key is missing and a person gave it up. Call `entries` first."""
+        return is_entry_key(key) and any(digest.startswith(digest_prefix(key)) for digest in self._lost)
 
     def append(self, facts: dict) -> Entry:
-        """Write a decision down, and name it in the registry.
+        """Write a decision, and name it in the registry.
 
-        facts: decision (one of FIRST, ... REFUSED), who, version (which it is about), model (that version's
-        source), from and to (the champion before and after), words, reason, evidence, lineage, subject.
-        Added to them: number, when (UTC), previous (digests of the entries that none names yet; mostly one),
-        authentication (the code of all this).
+        facts: decision (one of FIRST, ... REFUSED), who, version (its number), model (the version's source), from and
+        to (champion before and after), words (the decision as a sentence), reason, evidence, lineage, subject.
+        This method adds: number, when (UTC), previous (digests of the last entries; mostly one), authentication (the
+        code over all fields).
 
         Raises:
             StepError: entries are missing, or MLflow or the storage does not answer.
         """
-        known = self.entries()
-        self.require_whole()
+        entries = self.entries()
+        self.require_complete()
         facts = {
-            "number": 1 + max((e.facts["number"] for e in known), default=0),
+            "number": 1 + max((e.facts["number"] for e in entries), default=0),
             "when": datetime.datetime.now(datetime.UTC).isoformat(),
             **facts,
-            "previous": list(_last(known)),
+            "previous": list(_last(entries)),
         }
-        entry, blob = written(facts | {CODE: authentication.code(facts, self._keys())})
+        entry, blob = new_entry(facts | {CODE: authentication.code(facts, self._keys())})
         self.storage.put(entry.key, blob)
-        self.name_last()
+        self.update_head()
         return entry
 
-    def require_whole(self) -> None:
-        """Raises StepError where the last reading found that entries are missing."""
-        if self.gaps:
-            raise StepError(f"{'; '.join(self.gaps)}. Nothing was decided. {PUT_BACK}")
-
-    @answering()
-    def name_last(self, give_up: bool = False) -> None:
-        """Name the last entries, and how many there are, in the registry.
-
-        Where it has named none yet, the ledger is taken over: see `_read`. `give_up` what is missing, and go on.
-
-        What is named is read again until it stays: of two that write at once, the later one sees both entries.
+    def require_complete(self) -> None:
+        """Check that no entry is missing. Call `entries` first.
 
         Raises:
-            StepError: entries are missing that the registry names, or MLflow or the storage does not answer.
+            StepError: entries are missing.
+        """
+        if self.gaps:
+            raise StepError(f"{'; '.join(self.gaps)}. No decision was made. {RESTORE}")
+
+    @explain_mlflow_errors()
+    def update_head(self, give_up: bool = False) -> None:
+        """Write the last entries and their count to the registry.
+
+        A registry without a head adopts the ledger: see `_read`. With `give_up`, continue without missing entries.
+
+        The loop reads again until nothing changes: of two processes that write together, the later sees both entries.
+
+        Raises:
+            StepError: entries that the registry names are missing, or MLflow or the storage does not answer.
         """
         while True:
             entries, head, others, missing = self._read()
             if head and not give_up:
-                self.require_whole()
+                self.require_complete()
                 new = replace(head, count=len(entries), last=_last(entries))
             else:
                 lost = sorted({*missing, *(head.lost if head else ())})
@@ -166,82 +171,82 @@ class Ledger:
                 return
             if head is None and (new.lost or new.set_aside or any(CODE not in e.facts for e in entries)):
                 logging.warning(
-                    "the ledger %s is taken over: %d decisions are the registry's, which names them. %d objects beside "
-                    "them are not, and are not used%s. %d entries are missing%s",
-                    self.uri, len(entries), len(others), _few(others), len(missing), _few(missing),
+                    "the registry adopts the ledger %s: it names %d decisions there. %d other objects are not used%s. "
+                    "%d entries are missing%s",
+                    self.uri, len(entries), len(others), _shorten(others), len(missing), _shorten(missing),
                 )  # fmt: skip
             self.client.set_registered_model_tag(MODEL_NAME, HEAD, new.text)
 
-    @answering()
+    @explain_mlflow_errors()
     def _read(self) -> tuple[list[Entry], Head | None, list[str], list[str]]:
-        """The registry's own entries, its head, the keys of all else, the digests of entries that are missing.
+        """Return the registry's own entries, its head, the keys of other objects, the digests of missing entries.
 
-        Its own are those whose code is by its key, those that its head names, and all that they name in turn. A
-        registry from before there were codes names entries by its versions: their keys hold digests.
+        Its own entries are those with a code by its key, those that its head names, and all that these name in turn.
+        An old registry without codes names entries in the tags of its versions: the keys contain digests.
         """
         self.faults, self.gaps, self.unchecked = [], [], []
         model = registered_model(self.client)
         if model is None:
             return [], None, [], []
-        head, keys, (stored, odd) = Head.of(model.tags), authentication.keys_of(model.tags), self._stored()
-        coded = [e.sha256 for e in stored.values() if authentication.is_authentic(e.content, e.facts.get(CODE), keys)]
+        head, keys, (stored, invalid) = Head.of(model.tags), authentication.keys_of(model.tags), self._stored()
+        valid = (e for e in stored.values() if authentication.is_authentic(e.content, e.facts.get(CODE), keys))
         named = head.last if head else self._named_by_versions(stored)
-        own, missing = _with_all_before([*named, *coded], stored)
+        own, missing = _with_predecessors([*named, *(e.sha256 for e in valid)], stored)
         self._lost = lost = head.lost if head else ()
-        gone = (self._gone(digest, by, odd) for digest, by in missing.items() if digest not in lost)
+        gone = (self._describe_gap(digest, by, invalid) for digest, by in missing.items() if digest not in lost)
         self.gaps = list(dict.fromkeys(gone))
         if head and not missing and len(own) < head.count:
-            self.gaps.append(f"{self.uri} holds {len(own)} decisions, and the registry knows of {head.count}")
-        ours = {entry.key for entry in own}
-        others = sorted({e.key for e in stored.values()} - ours | odd.keys())
-        self._judge(others, head, odd, {digest[:16] for digest in missing})
+            self.gaps.append(f"{self.uri} holds {len(own)} decisions, and the registry has counted {head.count}")
+        own_keys = {entry.key for entry in own}
+        others = sorted({e.key for e in stored.values()} - own_keys | invalid.keys())
+        self._report_others(others, head, invalid, {digest[:16] for digest in missing})
         if lost:
-            self.unchecked.append(f"{len(lost)} decisions of {self.uri} are lost, and a person gave them up")
+            self.unchecked.append(f"{len(lost)} decisions of {self.uri} are lost; a person gave them up")
         return own, head, others, sorted(missing)
 
     def _stored(self) -> tuple[dict[str, Entry], dict[str, str]]:
-        """Return entries by digest, whoever wrote them; and by key, what is wrong with objects that are not entries."""
-        objects = [o for o in self.storage.list() if KEY.match(o.key)]
+        """Return all entries by digest, whoever wrote them; and the fault of each invalid object by key."""
+        objects = [o for o in self.storage.list() if is_entry_key(o.key)]
         new = [o for o in objects if (o.key, o.etag) not in self._fetched]
         with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
             for o, blob in zip(new, pool.map(self.storage.get, [o.key for o in new]), strict=True):
                 self._fetched[o.key, o.etag] = blob
-        found = {o.key: read(o.key, self._fetched[o.key, o.etag]) for o in objects}
+        found = {o.key: parse_entry(o.key, self._fetched[o.key, o.etag]) for o in objects}
         entries = {entry.sha256: entry for entry in found.values() if isinstance(entry, Entry)}
-        return entries, {key: wrong for key, wrong in found.items() if isinstance(wrong, str)}
+        return entries, {key: fault for key, fault in found.items() if isinstance(fault, str)}
 
     def _named_by_versions(self, stored: dict[str, Entry]) -> list[str]:
-        """The digests of the entries that the versions' tags name; the first 16 digits of one that is not there."""
+        """Return the digests of the entries in the tags of versions; the first 16 digits if an entry is missing."""
         digests = {entry.key: digest for digest, entry in stored.items()}
         versions = self.client.search_model_versions(f"name = '{MODEL_NAME}'")
-        keys = {key for v in versions if KEY.match(key := v.tags.get(NAMES_ENTRY, ""))}
-        return [digests.get(key, KEY.match(key)[1]) for key in sorted(keys)]
+        keys = {key for v in versions if is_entry_key(key := v.tags.get(NAMES_ENTRY, ""))}
+        return [digests.get(key, digest_prefix(key)) for key in sorted(keys)]
 
-    def _gone(self, digest: str, by: Entry | None, odd: dict[str, str]) -> str:
-        for key, wrong in odd.items():
-            if KEY.match(key)[1] == digest[:16]:
-                return f"{self.uri}/{key} {wrong}"
-        if by is None:
+    def _describe_gap(self, digest: str, named_by: Entry | None, invalid: dict[str, str]) -> str:
+        for key, fault in invalid.items():
+            if digest_prefix(key) == digest[:16]:
+                return f"{self.uri}/{key} {fault}"
+        if named_by is None:
             return f"the decision {digest[:16]}, which the registry names, was removed from {self.uri}"
-        return f"an entry before decision {by.facts['number']} ({by.key}) was removed"
+        return f"an entry before decision {named_by.facts['number']} ({named_by.key}) was removed"
 
-    def _judge(self, others: list[str], head: Head | None, odd: dict[str, str], missing: set[str]) -> None:
-        """Add to `faults` and `unchecked` what is there and is not the registry's."""
+    def _report_others(self, others: list[str], head: Head | None, invalid: dict[str, str], missing: set[str]) -> None:
+        """Add objects that do not belong to the registry to `faults` and `unchecked`."""
         self.faults += self.gaps
         if head and others and head.set_aside == _digest(others):
-            self.unchecked.append(f"{len(others)} objects of {self.uri} are of an earlier registry: not used")
+            self.unchecked.append(f"{len(others)} objects of {self.uri} belong to an earlier registry: not used")
             return
         for key in others:
-            if KEY.match(key)[1] in missing:
+            if digest_prefix(key) in missing:
                 continue
-            if head or key in odd:
-                wrong = odd.get(key, "is not this registry's: its authentication code is missing or wrong. Not used")
-                self.faults.append(f"{self.uri}/{key} {wrong}")
+            if head or key in invalid:
+                foreign = "does not belong to this registry: its authentication code is missing or invalid. Not used"
+                self.faults.append(f"{self.uri}/{key} {invalid.get(key, foreign)}")
             else:
-                self.unchecked.append(f"{self.uri}/{key} is named by no version: not used")
+                self.unchecked.append(f"no version names {self.uri}/{key}: not used")
 
     def _keys(self) -> authentication.Keys:
-        """Return the registry's keys. Make one if there are none."""
+        """Return the registry's keys. Create the first one if needed."""
         keys = authentication.keys_of(registered_model(self.client).tags)
         if not keys:
             name, value = authentication.new_key_tag()
@@ -251,28 +256,29 @@ class Ledger:
 
 
 def registered_model(client):
-    """Return the registered model, with its tags and aliases; None before there is one."""
+    """Return the registered model with its tags and aliases, None before the first registration."""
     return next(iter(client.search_registered_models(f"name = '{MODEL_NAME}'")), None)
 
 
-def _with_all_before(named: list[str], stored: dict[str, Entry]) -> tuple[list[Entry], dict[str, Entry | None]]:
-    """The entries of these digests and all that they name in turn; of what is missing, which entry names it."""
-    found, missing = {}, {}
-    ahead: list[tuple[str, Entry | None]] = [(digest, None) for digest in named]
-    while ahead:
-        digest, by = ahead.pop()
+def _with_predecessors(named: list[str], stored: dict[str, Entry]) -> tuple[list[Entry], dict[str, Entry | None]]:
+    """Return the entries of these digests and all that they name in turn; and missing digest to the entry naming it."""
+    found: dict[str, Entry] = {}
+    missing: dict[str, Entry | None] = {}
+    queue: list[tuple[str, Entry | None]] = [(digest, None) for digest in named]
+    while queue:
+        digest, named_by = queue.pop()
         if digest in found:
             continue
         if digest not in stored:
-            missing[digest] = by
+            missing[digest] = named_by
             continue
         found[digest] = entry = stored[digest]
-        ahead += [(before, entry) for before in entry.facts["previous"]]
+        queue += [(previous, entry) for previous in entry.facts["previous"]]
     return list(found.values()), missing
 
 
 def _last(entries: list[Entry]) -> tuple[str, ...]:
-    """The digests of the entries that no other names."""
+    """Return the digests of the entries that no other entry names."""
     named = {digest for entry in entries for digest in entry.facts["previous"]}
     return tuple(sorted(e.sha256 for e in entries if e.sha256 not in named))
 
@@ -281,16 +287,16 @@ def _digest(keys: list[str]) -> str:
     return hashlib.sha256("\n".join(keys).encode()).hexdigest() if keys else ""
 
 
-def _few(names: list[str], shown: int = 5) -> str:
+def _shorten(names: list[str], shown: int = 5) -> str:
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return f" ({', '.join(names[:shown])}{more})" if names else ""
 
 
-def champions(entries: list[Entry]) -> list[str]:
-    """The ledger replayed: the champions' versions one upon the other, the present one last."""
+def champion_stack(entries: list[Entry]) -> list[str]:
+    """Replay the ledger: return the versions of the champions, the present one last. A rollback removes versions."""
     stack: list[str] = []
     for facts in (e.facts for e in entries):
-        if facts["decision"] == FIRST:  # of a new registry; no champion where it missed the policy's floors
+        if facts["decision"] == FIRST:  # a new registry; without a champion if the version failed the policy's floors
             stack = [facts["to"]] if facts["to"] else []
         elif facts["decision"] == ROLLED_BACK:
             while stack and stack.pop() != facts["from"]:
@@ -300,8 +306,8 @@ def champions(entries: list[Entry]) -> list[str]:
     return stack
 
 
-def enact(client, entry: Entry) -> None:
-    """Make the registry what the entry says; again and again if need be."""
+def apply_to_registry(client, entry: Entry) -> None:
+    """Move the alias and set the tags as the entry says. Repeating it changes nothing."""
     facts = entry.facts
     if facts["to"] != facts["from"]:
         client.set_registered_model_alias(MODEL_NAME, "champion", facts["to"])

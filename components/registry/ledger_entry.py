@@ -1,4 +1,4 @@
-"""One decision as the ledger keeps it: JSON, under a name that its time and its digest make."""
+"""One decision of the ledger: a JSON object in S3, named after its time and its digest."""
 
 import datetime
 import hashlib
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 KEY = re.compile(r"^\d{8}T\d{6}\.\d{6}Z-([0-9a-f]{16})\.json$")
 CODE = "authentication"
-"""The field that holds an entry's authentication code; entries of the first version have none."""
-TEXTS = ("decision", "who", "when", "version", "model", "words", "subject")
-LINEAGE = (
+"""The field with the authentication code. Entries of the first ledger format do not have it."""
+TEXT_FIELDS = ("decision", "who", "when", "version", "model", "words", "subject")
+COPIED_TAGS = (
     "git_commit", "image_tag", "data_version", "cases_sha256", "split_digest", "split_lineage", "training_digest",
     "weights_sha256", "facts_sha256", "model_sha256", "code_sha256", "threshold", "evaluation_digest", "metrics_sha256",
     "card_sha256", "description_sha256", "data",
 )  # fmt: skip
-"""Tags of a version that an entry repeats, where there are such; entries without a code repeat fewer."""
+"""Tags of a version that an entry copies if they exist. Entries without a code have fewer of them."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A decision: its key, the SHA-256 of its bytes, and what it says (see `Ledger.append`)."""
+    """A decision: its key, the SHA-256 of its bytes, and its fields (see `Ledger.append`)."""
 
     key: str
     sha256: str
@@ -28,28 +28,45 @@ class Entry:
 
     @property
     def content(self) -> dict:
-        """What its authentication code is of."""
+        """Return the fields that the authentication code covers."""
         return {name: value for name, value in self.facts.items() if name != CODE}
 
 
-def written(facts: dict) -> tuple[Entry, bytes]:
-    """Return the entry that says this, and its bytes."""
+def new_entry(facts: dict) -> tuple[Entry, bytes]:
+    """Return the entry with these fields, and its bytes."""
     blob = json.dumps(facts, indent=1, ensure_ascii=False).encode()
     digest = hashlib.sha256(blob).hexdigest()
     return Entry(_key(facts["when"], digest), digest, facts), blob
 
 
-def read(key: str, blob: bytes) -> Entry | str:
-    """Return the entry of an object; of one that is no entry, or another's copy, what is wrong with it, in words."""
+def parse_entry(key: str, blob: bytes) -> Entry | str:
+    """Return the entry in an object, or the reason why the object is invalid or a copy of another entry."""
     digest = hashlib.sha256(blob).hexdigest()
-    if not digest.startswith(KEY.match(key)[1]):
+    if not digest.startswith(digest_prefix(key)):
         return "was altered"
-    facts = _decision(blob)
+    facts = _parse_fields(blob)
     if facts is None:
-        return "is no whole decision, whoever wrote it"
+        return "is not a complete decision"
     if key != _key(facts["when"], digest):
-        return "is a copy, or forged: its name has another time than its content"
+        return "is a copy or forged: the time in its name differs from the time in its content"
     return Entry(key, digest, facts)
+
+
+def is_entry_key(key: str) -> bool:
+    """Return whether an object with this key is an entry of a ledger."""
+    return KEY.match(key) is not None
+
+
+def digest_prefix(key: str) -> str:
+    """Return the first 16 digits of the SHA-256 of an entry, from its key.
+
+    Raises:
+        ValueError: this is not the key of an entry.
+    """
+    match = KEY.match(key)
+    if match is None:
+        raise ValueError(f"{key} is not the key of a decision")
+    return match[1]
 
 
 def _key(when: str, digest: str) -> str:
@@ -57,35 +74,36 @@ def _key(when: str, digest: str) -> str:
     return f"{utc:%Y%m%dT%H%M%S.%f}Z-{digest[:16]}.json"
 
 
-def _decision(blob: bytes) -> dict | None:
-    """What an entry says; None where it is not of the form that `Ledger.append` writes."""
+def _parse_fields(blob: bytes) -> dict | None:
+    """Return the fields of an entry, None if they are not in the form that `Ledger.append` writes."""
     try:
         facts = json.loads(blob)
         _key(facts["when"], "")
-        whole = isinstance(facts["number"], int) and isinstance(facts["previous"], list)
-        whole &= all(isinstance(text, str) for text in [*(facts[name] for name in TEXTS), *facts["previous"]])
-        whole &= all(isinstance(facts[name], str | None) for name in ("from", "to"))
+        complete = isinstance(facts["number"], int) and isinstance(facts["previous"], list)
+        complete &= all(isinstance(text, str) for text in [*(facts[name] for name in TEXT_FIELDS), *facts["previous"]])
+        complete &= all(isinstance(facts[name], str | None) for name in ("from", "to"))
         tags = {**facts["lineage"], **facts.get("metrics", {})}
-        whole &= all(isinstance(text, str) for name, text in tags.items() if name != "run_id")
+        complete &= all(isinstance(text, str) for name, text in tags.items() if name != "run_id")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return facts if whole else None
+    return facts if complete else None
 
 
-def about(version) -> dict:
-    """What an entry says of a model version: which one, what it was made of, what it was measured to be worth."""
+def version_facts(version) -> dict:
+    """Return the fields of an entry that describe a model version: its number, source, lineage and test metrics."""
+    lineage = {name: version.tags[name] for name in COPIED_TAGS if name in version.tags}
     return {
         "version": str(version.version),
         "model": version.source,
-        "lineage": {name: version.tags[name] for name in LINEAGE if name in version.tags} | {"run_id": version.run_id},
+        "lineage": lineage | {"run_id": version.run_id},
         "metrics": {name: value for name, value in version.tags.items() if name.startswith("test_")},
     }
 
 
-def differences(entry: Entry, version) -> list[str]:
-    """Return what of a version is not as the entry about it says: names of tags, `model`, `run_id`, `decision`."""
-    now, then = about(version), entry.facts
-    names = (*LINEAGE, "run_id") if CODE in then else then["lineage"]
+def changes_since(entry: Entry, version) -> list[str]:
+    """Return what changed in a version since its entry: names of tags, `model`, `run_id`, `decision`."""
+    now, then = version_facts(version), entry.facts
+    names = (*COPIED_TAGS, "run_id") if CODE in then else then["lineage"]
     found = [name for name in names if now["lineage"].get(name) != then["lineage"].get(name)]
     measured = then.get("metrics", now["metrics"])
     found += [name for name in sorted(now["metrics"] | measured) if now["metrics"].get(name) != measured.get(name)]

@@ -1,7 +1,7 @@
-"""Do this registry and this ledger belong together? Whoever writes a decision asks first.
+"""Check that a registry and a ledger belong together, before a decision is written.
 
-Both carry one mark, written once: `ledger/id` in the bucket, and the tag `ledger_id` of the registered model. A pair
-from before there were marks is known by its decisions.
+Both hold the same mark, written once: `ledger/id` in the bucket, and the tag `ledger_id` of the registered model. An
+older pair without marks is recognised by its decisions.
 """
 
 import hashlib
@@ -10,58 +10,61 @@ import os
 
 from components.core.step import StepError, without_logins
 from components.registry.ledger import FIRST, NAMES_ENTRY, Ledger, registered_model
-from components.registry.tracking import MODEL_NAME, answering
+from components.registry.mlflow_requests import explain_mlflow_errors
+from components.registry.tracking import MODEL_NAME
 
 TAG, RENEW = "ledger_id", "renew"
-"""The registered model's tag, and its value by which a person says that the ledger is lost or another is meant."""
+"""The registered model's tag, and the value that a person sets if the ledger is lost or another one is to be used."""
 
 
-@answering()
+@explain_mlflow_errors()
 def require_pair(ledger: Ledger) -> None:
-    """Return where the ledger and its registry may be used together; nothing is written.
+    """Check that the ledger and its registry belong together, without writing.
 
     Raises:
-        StepError: they belong to different places, decisions are missing, or MLflow does not answer.
+        StepError: they do not belong together, decisions are missing, or MLflow does not answer.
     """
-    if why := strangers(ledger):
+    if why := pairing_problem(ledger):
         raise StepError(f"{why}. Nothing was written. {_advice()}")
     model = registered_model(ledger.client)
     if model is not None and model.tags.get(TAG, RENEW) != RENEW:
         ledger.entries()
-        ledger.require_whole()
+        ledger.require_complete()
 
 
-@answering()
-def pair(ledger: Ledger) -> None:
-    """`require_pair`, and mark both where they do not carry the same mark yet. The registered model must be there.
+@explain_mlflow_errors()
+def ensure_pair(ledger: Ledger) -> None:
+    """Call `require_pair`, then write the same mark to both if needed. The registered model must exist.
 
-    The registry then names the ledger's last decisions, after a kill too. It takes over a ledger that it has named
-    nothing of yet (see `Ledger.name_last`).
+    Then bring the registry's head up to date, which a kill may have left old (see `Ledger.update_head`).
+
+    Raises:
+        StepError: as `require_pair`.
     """
     require_pair(ledger)
-    client, model, theirs = ledger.client, registered_model(ledger.client), ledger.mark()
-    own, given_up = _own(model), model.tags.get(TAG) == RENEW
-    ledger.name_last(given_up)
-    if theirs and model.tags.get(TAG) == theirs:
+    client, model, ledger_mark = ledger.client, registered_model(ledger.client), ledger.mark()
+    new_mark, give_up = _new_mark(model), model.tags.get(TAG) == RENEW
+    ledger.update_head(give_up)
+    if ledger_mark and model.tags.get(TAG) == ledger_mark:
         return
-    if theirs not in (None, own):
-        logging.info("the ledger %s holds decisions of an earlier registry, and goes on with this one", ledger.uri)
+    if ledger_mark not in (None, new_mark):
+        logging.info("the ledger %s holds decisions of an earlier registry, and continues with this one", ledger.uri)
     elif _has_decisions(ledger, model):
-        logging.info("registry and ledger %s agree on their decisions: both get one mark, %s", ledger.uri, own)
-    ledger.set_mark(own)
-    client.set_registered_model_tag(MODEL_NAME, TAG, own)
+        logging.info("registry and ledger %s agree on their decisions: both get the mark %s", ledger.uri, new_mark)
+    ledger.set_mark(new_mark)
+    client.set_registered_model_tag(MODEL_NAME, TAG, new_mark)
 
 
-def strangers(ledger: Ledger) -> str:
-    """Say why the registry and the ledger do not belong together; "" where they do, or the registry is a new one."""
+def pairing_problem(ledger: Ledger) -> str:
+    """Return why the registry and the ledger do not belong together; "" if they do, or if the registry is new."""
     model = registered_model(ledger.client)
     if model is None:
         return ""
-    ours, theirs = model.tags.get(TAG), ledger.mark()
-    if ours == RENEW or (theirs and theirs == (ours or _own(model))):
+    registry_mark, ledger_mark = model.tags.get(TAG), ledger.mark()
+    if registry_mark == RENEW or (ledger_mark and ledger_mark == (registry_mark or _new_mark(model))):
         return ""
-    if ours:
-        why = "its decisions are in another ledger" if theirs is None else "each is marked as another's"
+    if registry_mark:
+        why = "the registry's decisions are in another ledger" if ledger_mark is None else "their marks differ"
     elif _agree(ledger, model):
         return ""
     else:
@@ -70,17 +73,17 @@ def strangers(ledger: Ledger) -> str:
 
 
 def _agree(ledger: Ledger, model) -> bool:
-    """Whether a registry without a mark is new, or most decisions of the ledger are about its very versions."""
+    """Return whether a registry without a mark is new, or most decisions of the ledger are about its versions."""
     if not _has_decisions(ledger, model):
         return True
     versions = _versions(ledger)
     entries = ledger.entries()
     if not entries:
         return not any(NAMES_ENTRY in v.tags for v in versions)
-    begun = max((i for i, e in enumerate(entries) if e.facts["decision"] == FIRST), default=0)
+    start = max((i for i, e in enumerate(entries) if e.facts["decision"] == FIRST), default=0)
     sources = {str(v.version): v.source for v in versions}
-    about = [(e.facts["version"], e.facts["model"]) for e in entries[begun:]]
-    same = [sources[version] == source for version, source in about if version in sources]
+    decided = [(e.facts["version"], e.facts["model"]) for e in entries[start:]]
+    same = [sources[version] == source for version, source in decided if version in sources]
     return 2 * sum(same) > len(same)
 
 
@@ -92,8 +95,8 @@ def _versions(ledger: Ledger) -> list:
     return ledger.client.search_model_versions(f"name = '{MODEL_NAME}'")
 
 
-def _own(model) -> str:
-    """The registry's own mark: the same for all who compute it, so that two runs at once write one."""
+def _new_mark(model) -> str:
+    """Return the mark of a registry. It is always the same, so two runs that start together write one mark."""
     return hashlib.sha256(f"{model.name} {model.creation_timestamp}".encode()).hexdigest()[:16]
 
 
@@ -106,8 +109,8 @@ def _registry_uri() -> str:
 def _advice() -> str:
     given = [name for name in ("MLFLOW_TRACKING_URI", "S3_ENDPOINT_URL", "S3_BUCKET") if os.environ.get(name)]
     return (
-        "Take both from one place: leave MLFLOW_TRACKING_URI, S3_ENDPOINT_URL, S3_BUCKET and AWS_* out and give "
-        f"TARGET=local, kind or cluster, or set them all to the same place ({', '.join(given) or 'none'} set now). "
+        "Use MLflow and S3 of one place: leave out MLFLOW_TRACKING_URI, S3_ENDPOINT_URL, S3_BUCKET and AWS_* and set "
+        f"TARGET=local, kind or cluster, or set them all to the same place (set now: {', '.join(given) or 'none'}). "
         f"If the registry's own ledger is lost for good, set the tag {TAG} of the registered model {MODEL_NAME} to "
         f'"{RENEW}" in MLflow, and run again.'
     )

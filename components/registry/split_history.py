@@ -17,7 +17,8 @@ from components.artifacts.synthetic import is_synthetic
 from components.core.code_closure import SPLIT_STEPS, steps_digest
 from components.core.step import StepError
 from components.core.storage import Storage
-from components.registry.tracking import MODEL_NAME, answering
+from components.registry.mlflow_requests import explain_mlflow_errors
+from components.registry.tracking import MODEL_NAME
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -103,7 +104,7 @@ def _earlier_splits(history_digest: str = "", synthetic: bool | None = None) -> 
     import mlflow  # slow to import
 
     client = mlflow.MlflowClient()
-    with answering(" The patients of earlier splits are kept there."):
+    with explain_mlflow_errors(" The patients of earlier splits are kept there."):
         versions = client.search_model_versions(f"name = '{MODEL_NAME}'")
         for version in sorted(versions, key=lambda v: int(v.version), reverse=True):
             if synthetic not in (None, is_synthetic(version.tags)):

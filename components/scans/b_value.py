@@ -101,7 +101,7 @@ def _largest(text: str) -> float:
     try:
         largest = max(float(word) for word in text.replace(",", " ").split())
     except ValueError:
-        raise ValueError("it does not hold numbers") from None
+        raise ValueError("it holds no b-values (numbers)") from None
     if not math.isfinite(largest) or not 0 < largest <= LARGEST:
         raise ValueError(f"its largest b-value is {largest:g} s/mm², not above 0 and at most {LARGEST}")
     return largest

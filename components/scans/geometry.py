@@ -1,4 +1,4 @@
-"""How a scan lies in space: its axes, its voxel size, and the NIfTI header fields that say so."""
+"""The placement of a scan in space: its axes, its voxel size, and the NIfTI header fields that hold them."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class BadVolume(Exception):
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a stored array lies in space.
+    """The placement of a stored array in space.
 
     shape: as stored, with a trailing axis of length one. affine: voxel to RAS+ millimetres, None if the file has no
     geometry. repairs: what reading assumed or dropped, as text. space: a header with the file's placement alone (qform,

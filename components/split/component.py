@@ -27,9 +27,9 @@ def split(
         inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
         carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
             fair comparison with the champion is impossible.
-        lineage: Digest of the registered lineage to carry on from, from fingerprint; empty for none.
-        split: Patients per subset, ratios asked and reached, digest (JSON).
-        table: The same as a page.
+        lineage: Digest of the split history that this split extends, from fingerprint; empty for none.
+        split: Patients and cases per subset, ratios asked and reached, split history (JSON).
+        table: Page about the split.
     """
     from pathlib import Path
 

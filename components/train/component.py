@@ -77,8 +77,16 @@ def train(
     from components.core.settings import settings_among
     from components.core.step import step
     from components.train.launch import launch
+    from components.train.training_inputs import TrainingPaths
 
     with step("train"):
         settings = settings_among(locals())
-        report = Path(cases.path) / REPORT
-        launch([*(Path(a.path) for a in (cases, slices, split)), report, Path(model.path), Path(curves.path)], settings)
+        paths = TrainingPaths(
+            cases=Path(cases.path),
+            slices=Path(slices.path),
+            split=Path(split.path),
+            data_report=Path(cases.path) / REPORT,
+            model=Path(model.path),
+            curves=Path(curves.path),
+        )
+        launch(paths, settings)

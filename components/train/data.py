@@ -1,6 +1,5 @@
-"""Training slices: read from memory maps, stacked in 2.5D, augmented, in an order that a seed decides."""
+"""Training slices: read from memory maps, stacked in 2.5D, augmented, in an order that depends on the seed."""
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from components.core.step import StepError
+from components.artifacts.slices import Slices
+from components.core.errors import StepError
 from components.model.placement import Placement
 from components.train import data_workers
 from components.train.augment import Augmentation
@@ -20,15 +20,20 @@ MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
-class CaseSlices:
-    """One case on the model grid: paths of its arrays and what `index.json` says of it. native_ml: of a voxel, mL."""
+class GridCase:
+    """One case on the model grid."""
 
     image: Path
+    """Array (slices, size, size), float16; the slices of the ADC follow those of the DWI."""
     mask: Path
+    """Array (slices, size, size), uint8."""
     order: np.ndarray
+    """Rows of `image` that the network sees for each slice, int (slices, 3 or 6)."""
     lesion_pixels: np.ndarray
+    """Number for each slice."""
     placement: Placement
     native_ml: float
+    """Volume of a voxel of the scan, mL."""
     patient: str
     case: str
 
@@ -38,28 +43,35 @@ class CaseSlices:
         return self.native_ml * self.placement.voxels_per_pixel
 
 
-def read_index(slices: Path, names: list[str]) -> list[CaseSlices]:
-    """The named cases of a `slices` artifact, in the given order."""
-    entries = {c["case"]: c for c in json.loads((slices / "index.json").read_text())["cases"]}
+def grid_cases(folder: Path, slices: Slices, names: list[str]) -> list[GridCase]:
+    """Return the named cases of a folder that preprocess wrote, in the given order.
+
+    Raises:
+        StepError: preprocess wrote no case of this name.
+    """
+    by_name = {case.case: case for case in slices.cases}
+    if missing := [name for name in names if name not in by_name]:
+        raise StepError(f"the split names the case {missing[0]}, and {folder / Slices.FILE} does not have it. "
+                        "Run preprocess and split again on the same cases.")  # fmt: skip
     return [
-        CaseSlices(
-            slices / e["image"],
-            slices / e["mask"],
-            np.asarray(e["neighbours"]),
-            np.asarray(e["lesion_pixels"]),
-            Placement.from_dict(e["placement"]),
-            e["voxel_ml"],
-            e["patient"],
-            e["case"],
+        GridCase(
+            folder / case.image,
+            folder / case.mask,
+            np.asarray(case.neighbours),
+            np.asarray(case.lesion_pixels),
+            Placement(**case.placement.model_dump()),
+            case.voxel_ml,
+            case.patient,
+            case.case,
         )
-        for e in (entries[name] for name in names)
+        for case in (by_name[name] for name in names)
     ]
 
 
 class StackDataset(Dataset):
     """Item (row, seed) is one augmented slice: stack (H, W, 3 or 6) float32 and lesion (H, W) uint8."""
 
-    def __init__(self, cases: list[CaseSlices], augment: Augmentation):
+    def __init__(self, cases: list[GridCase], augment: Augmentation):
         self.cases, self.augment = cases, augment
         self.rows = [(c, s) for c, case in enumerate(cases) for s in range(len(case.order))]
         self.lesion_pixels = np.array([cases[c].lesion_pixels[s] for c, s in self.rows])
@@ -68,12 +80,12 @@ class StackDataset(Dataset):
 
     @property
     def side(self) -> int:
-        """Pixels along a side of the model's grid."""
+        """Pixels along a side of the model grid."""
         return np.load(self.cases[0].mask, mmap_mode="r").shape[-1]
 
     @property
     def channels(self) -> int:
-        """Slices that the network sees at a time."""
+        """Channels of the network's input."""
         return self.cases[0].order.shape[1]
 
     def __len__(self) -> int:
@@ -87,21 +99,20 @@ class StackDataset(Dataset):
         stack_CHW = torch.from_numpy(np.asarray(image[case.order[s]])).float()
         stack_HWC = stack_CHW.permute(1, 2, 0).contiguous().numpy()
         lesion_HW = np.array(np.load(case.mask, mmap_mode="r")[s])
-        # Not set_random_seed: that gives every transform the same draws, so what is flipped would be rotated too.
+        # Not set_random_seed: it gives all transforms the same draws, so each flipped slice would be rotated too.
         self.augment.set_random_state(np.random.default_rng(seed), random.Random(seed))  # noqa: S311 - no secret
         out = self.augment(image=stack_HWC, mask=lesion_HW)
         return out["image"], out["mask"]
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (row, seed) for one epoch: as many slices with lesion as there are, `lesion_free_ratio` times without.
+    """Batches of (row, seed) for one epoch: all slices with lesion, and `lesion_free_ratio` times as many without.
 
-    Every slice with lesion is among them once. With `patients`, whose slice each row is, patients are drawn before
-    slices: each gives as many, but for one, however many slices a scan is cut into, and so some slices come more often.
+    With `patients` (the patient of each row), patients are drawn before slices: each patient gives the same number of
+    slices (or one more), so some slices are drawn more often than others.
 
-    Depends on the seed and the epoch alone, so a resumed run sees what the killed one would have seen: it passes over
-    the `done` first batches. Of each batch it yields the share of one of `ranks` processes, which may be empty in the
-    last one.
+    The batches depend on the seed and the epoch only, so a resumed training gets the same ones. It skips the first
+    `done` batches. Of each batch, process `rank` of `ranks` gets its share, which may be empty in the last batch.
 
     Raises:
         StepError: no slice has a lesion.
@@ -114,8 +125,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.rank, self.ranks, self.patients = rank, ranks, patients
         self.with_lesion, self.without = np.flatnonzero(has_lesion), np.flatnonzero(~has_lesion)
         if not len(self.with_lesion):
-            raise StepError("no training slice has a lesion left on the model's grid: it is too coarse for these. "
-                            "Raise image_size.")  # fmt: skip
+            raise StepError("no training slice has a lesion on the model grid: the grid is too coarse for these "
+                            "lesions. Raise image_size.")  # fmt: skip
         self.free = min(len(self.without), round(len(self.with_lesion) * lesion_free_ratio))
         self.batch_size, self.seed, self.epoch, self.done = batch_size, seed, 0, 0
 
@@ -126,7 +137,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def per_epoch(self) -> int:
-        """Batches in an epoch, with those that are passed over."""
+        """Batches in an epoch, including skipped ones."""
         return -(-self.slices // self.batch_size)
 
     def __len__(self) -> int:
@@ -146,7 +157,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield items[start : start + self.batch_size][self.rank :: self.ranks]
 
     def lesion_share(self, lesion_pixels: np.ndarray, side: int) -> float:
-        """Expected share of lesion in the pixels of an epoch; `lesion_pixels` are those of each row."""
+        """Return the expected share of lesion in the pixels of an epoch; `lesion_pixels` counts those of each row."""
         pixels = lesion_pixels[self.with_lesion]
         if self.patients is None:
             mean = pixels.mean()
@@ -157,7 +168,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def _evenly(rows: np.ndarray, patients: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """So many of the rows, the same number of each patient but for one; none again before all of the patient's came."""
+    """Draw `count` rows, the same number (or one more) per patient; a row again only after all rows of its patient."""
     groups = [rows[patients == patient] for patient in np.unique(patients)]
     if not groups:
         return rows
@@ -171,7 +182,7 @@ def _evenly(rows: np.ndarray, patients: np.ndarray, count: int, rng: np.random.G
 
 
 def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, cpus: int) -> DataLoader:
-    """Batches (B, H, W, 3) and (B, H, W); worker processes where the CPU does not train as well."""
+    """Return a loader of batches (B, H, W, 3 or 6) and (B, H, W); it uses worker processes when a GPU trains."""
     on_gpu = device.type == "cuda"
     batch_bytes = batches.batch_size * dataset.side**2 * (4 * dataset.channels + 1)
     number = data_workers.with_room(min(MOST_WORKERS, cpus - 1), batch_bytes) if on_gpu else 0
@@ -184,8 +195,8 @@ def loader(dataset: StackDataset, batches: EpochBatches, device: torch.device, c
         prefetch_factor=data_workers.PREFETCHED if number else None,
         timeout=data_workers.LOOK_AFTER if number else 0,
         worker_init_fn=data_workers.begin,
-        # Of a fork that ends torch tells at once; of another process only after `timeout`. From Python 3.14 on the
-        # default is another.
+        # torch reports the end of a forked worker at once, of others only after `timeout`. Python 3.14 has another
+        # default.
         multiprocessing_context="fork" if number else None,
         collate_fn=partial(_collate, dataset.side, dataset.channels),
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 PREFETCHED = 4
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (how large it is: nothing is written there)

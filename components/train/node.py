@@ -1,7 +1,7 @@
-"""One node of a training on several, as a TrainJob of Kubeflow Trainer starts it: python -m components.train.node ARGS.
+"""One node of a training on several nodes. A TrainJob starts it: python -m components.train.node ARGUMENTS.
 
-It gets the step's inputs, runs torchrun, which Trainer tells by PET_* variables where the other nodes are, and
-the first node sends the results back.
+The node downloads the step's inputs and runs torchrun. Kubeflow Trainer sets PET_* variables, by which torchrun finds
+the other nodes. The first node uploads the results.
 """
 
 import json
@@ -11,49 +11,50 @@ import sys
 import threading
 import time
 
+from components.core.errors import StepError
 from components.core.settings import Settings, checked
-from components.core.step import StepError, step
+from components.core.step import step
 from components.core.storage import scratch
-from components.train.launch import MARK, torchrun
-from components.train.node_storage import Exchange
+from components.train.failure_cause import MARK
+from components.train.node_storage import NodeStorage
+from components.train.torchrun import torchrun
 
-NODES_MEET_WITHIN = 2 * 3600
-"""Seconds that the first node waits for the last: one may have to be bought first, and pull a large image."""
-STEP_IS_GONE_AFTER = 30 * 60
-"""Seconds without a sign of life from the step; a step that is retried is back by then."""
+START_TIMEOUT = 2 * 3600
+"""Seconds that the first node waits for the last one: the cluster may have to add a machine and pull a large image."""
+STEP_TIMEOUT = 30 * 60
+"""Seconds without a heartbeat of the train step until a node ends. A step that is retried is back by then."""
 
 
-def arguments(exchange: str, processes: int, settings: Settings) -> str:
-    """What `main` understands, as JSON: where the inputs are, processes on each node, the settings."""
-    return json.dumps([exchange, processes, settings.model_dump(include=settings.model_fields_set)])
+def arguments(storage: str, processes: int, settings: Settings) -> str:
+    """Return the command-line argument of `main` as JSON: name of the node storage, processes per node, settings."""
+    return json.dumps([storage, processes, settings.model_dump(include=settings.model_fields_set)])
 
 
 def main() -> None:
+    """Train as one node, with the command line of `arguments`."""
     name, processes, settings = json.loads(sys.argv[1])
     with step("train"):
-        exchange = Exchange(name)
-        threading.Thread(target=_end_with_the_step, args=[exchange], daemon=True).start()
-        folder = scratch() / f"{name}-{os.environ['PET_NODE_RANK']}"
-        results = [folder / "model", folder / "curves"]
-        paths = [*exchange.fetch(folder / "in"), *results]
-        logging.info("the inputs are here; the nodes meet at %s", os.environ.get("PET_MASTER_ADDR"))
-        torchrun(processes, paths, checked(settings), [f"--rdzv-conf=timeout={NODES_MEET_WITHIN}"])
-        if os.environ["PET_NODE_RANK"] == "0":
-            exchange.give(*results)
+        storage, rank = NodeStorage(name), os.environ["PET_NODE_RANK"]
+        threading.Thread(target=_end_without_step, args=[storage], daemon=True).start()
+        paths = storage.download_inputs(scratch() / f"{name}-{rank}")
+        logging.info("the inputs are downloaded; waiting for the nodes at %s", os.environ.get("PET_MASTER_ADDR"))
+        torchrun(processes, paths, checked(settings), [f"--rdzv-conf=timeout={START_TIMEOUT}"])
+        if rank == "0":
+            storage.upload_results(paths)
 
 
-def _end_with_the_step(exchange: Exchange) -> None:
-    """End this node where nobody watches any more: a step that is stopped may have no time to clean up."""
+def _end_without_step(storage: NodeStorage) -> None:
+    """End this process if the train step is gone: a step that is stopped may have no time to remove its TrainJob."""
     last, since = b"", time.monotonic()
-    while time.monotonic() - since < STEP_IS_GONE_AFTER:
-        time.sleep(STEP_IS_GONE_AFTER / 30)
+    while time.monotonic() - since < STEP_TIMEOUT:
+        time.sleep(STEP_TIMEOUT / 30)
         try:
-            sign = exchange.sign_of_life()
-        except StepError:  # object storage may be away for a while
+            heartbeat = storage.heartbeat()
+        except StepError:  # object storage may be unavailable for a while
             continue
-        if sign != last:
-            last, since = sign, time.monotonic()
-    print(f"{MARK}the train step is gone: nobody would take the model", flush=True)
+        if heartbeat != last:
+            last, since = heartbeat, time.monotonic()
+    print(f"{MARK}the train step has ended: nothing would read the model", flush=True)
     os._exit(1)
 
 

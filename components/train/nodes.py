@@ -1,51 +1,55 @@
-"""Train on several nodes: a TrainJob of Kubeflow Trainer v2 is submitted, watched to its end and taken away again.
+"""Train on several nodes: submit a TrainJob of Kubeflow Trainer v2, watch it to its end, and remove it.
 
-The TrainJob has this pipeline run's name, so that a step that is tried again finds what its killed predecessor
-started. What its pods need besides image, command and resources is in the TrainingRuntime `dwi-stroke-train`
-(manifests/overlays/gpu-cluster/training-runtime.yaml); nothing else of Trainer's API is used, since the rest of it
-differs between Trainer 2.1 and 2.2.
+The TrainJob is named after the pipeline run, so a retried step finds the TrainJob of its first try. The image, command
+and resources of its pods come from here; everything else is in the TrainingRuntime `dwi-stroke-train`
+(manifests/overlays/gpu-cluster/training-runtime.yaml). No other part of Trainer's API is used, because it differs
+between Trainer 2.1 and 2.2.
 """
 
 import contextlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError, ended_by_sigterm
+from components.core.step import ended_by_sigterm
 from components.train import node
-from components.train.node_storage import Exchange
+from components.train.node_storage import NodeStorage
+from components.train.training_inputs import TrainingPaths
 from components.train.trainjob import API_VERSION, GROUP, RUNTIME, TrainJob
 
-PASSED_ON = ("KFP_RUN_ID", "KFP_HOST", "MLFLOW_RUN_ID")
+COPIED_VARIABLES = ("KFP_RUN_ID", "KFP_HOST", "MLFLOW_RUN_ID")
+"""Environment variables of the step that its nodes get too."""
 
 
-def train_on_nodes(paths: list[Path], settings: Settings) -> None:
-    """`train(*paths, settings)` on TRAIN_NODES nodes with TRAIN_GPUS processes each.
+def train_on_nodes(paths: TrainingPaths, settings: Settings) -> None:
+    """Run `train` on TRAIN_NODES nodes with TRAIN_GPUS processes each.
 
     Raises:
-        StepError: as `train` on any of them; or there is no Trainer, no right to use it, or no node that can start.
+        StepError: a node failed or cannot start, or Kubeflow Trainer is not installed or not permitted.
     """
-    plan = Plan.from_environment()
+    plan = NodePlan.from_environment()
     if settings.batch_size < plan.nodes * plan.gpus:
-        raise StepError(f"batch_size={settings.batch_size} gives {plan.nodes} x {plan.gpus} GPUs nothing to share. "
-                        f"Raise it to {plan.nodes * plan.gpus} or more, or take fewer.")  # fmt: skip
-    exchange, job = Exchange(plan.name), TrainJob(plan.name, plan.namespace, plan.nodes)
-    with ended_by_sigterm(), contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(_whatever_happened, exchange.remove)
-        going_on = job.adopt(plan.owners())
-        at_the_end.callback(_whatever_happened, job.remove)
-        exchange.live()
-        if not going_on:
-            exchange.offer(paths[:4])
+        raise StepError(f"batch_size={settings.batch_size} is too small for {plan.nodes} x {plan.gpus} GPUs. "
+                        f"Raise it to {plan.nodes * plan.gpus} or more, or use fewer.")  # fmt: skip
+    storage, job = NodeStorage(plan.name), TrainJob(plan.name, plan.namespace, plan.nodes)
+    with ended_by_sigterm(), contextlib.ExitStack() as cleanup:
+        cleanup.callback(_try_to_remove, storage.remove)
+        adopted = job.adopt(plan.owners())
+        cleanup.callback(_try_to_remove, job.remove)
+        storage.beat()
+        if not adopted:
+            storage.upload_inputs(paths)
             job.submit(plan.train_job(node.arguments(plan.name, plan.gpus, settings)))
-        job.watch(exchange.live)
-        exchange.take(*paths[4:])
+        job.watch(storage.beat)
+        storage.download_results(paths)
 
 
-def _whatever_happened(remove) -> None:
+def _try_to_remove(remove: Callable[[], None]) -> None:
+    """Call `remove`; a failed clean-up must not hide how the training ended."""
     try:
         remove()
     except StepError as error:
@@ -53,8 +57,8 @@ def _whatever_happened(remove) -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Nodes, GPUs (and processes) of each, their image and resources; the pipeline run, and the pod that this is."""
+class NodePlan:
+    """Number of nodes, GPUs (and processes) per node, image, resources, pipeline run, and the pod of this step."""
 
     nodes: int
     gpus: int
@@ -66,7 +70,8 @@ class Plan:
     pod_uid: str
 
     @classmethod
-    def from_environment(cls) -> "Plan":
+    def from_environment(cls) -> "NodePlan":
+        """Read the plan from the variables that the pipeline sets in the step's pod."""
         e = os.environ
         return cls(
             int(e["TRAIN_NODES"]), int(e["TRAIN_GPUS"]), e["TRAIN_IMAGE"], json.loads(e["TRAIN_RESOURCES"]),
@@ -75,16 +80,17 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """Of the TrainJob; with the 36 characters of a run's id the names of its pods stay below 63."""
+        """Name of the TrainJob. A run's id has 36 characters, so the names of its pods stay below 63."""
         return f"dwi-train-{self.run}"
 
     def owners(self) -> list[dict]:
-        """When the step's pod is deleted, Kubernetes deletes its TrainJob."""
+        """Return the owner references: Kubernetes deletes the TrainJob with the step's pod."""
         return [{"apiVersion": "v1", "kind": "Pod", "name": self.pod, "uid": self.pod_uid}]
 
     def train_job(self, arguments: str) -> dict:
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"IMAGE_TAG": self.image}
-        environment["TRAIN_GPUS"] = str(self.gpus)
+        """Return the TrainJob as Kubernetes reads it; `arguments` are those of `node`."""
+        environment = {name: os.environ[name] for name in COPIED_VARIABLES if name in os.environ}
+        environment |= {"IMAGE_TAG": self.image, "TRAIN_GPUS": str(self.gpus)}
         labels = {"app.kubernetes.io/part-of": "dwi-stroke", "app.kubernetes.io/component": "train"}
         return {
             "apiVersion": API_VERSION,

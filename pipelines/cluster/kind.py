@@ -23,10 +23,9 @@ from components.registry.tracking import TRAINING_VIEW
 from pipelines.cluster import argo_retries, prerequisites
 from pipelines.cluster.connect import NO_LOGIN
 from pipelines.cluster.free_resources import room_for_steps
-from pipelines.cluster.kubernetes import sources_tag
 from pipelines.cluster.programs import kubectl, output_of, run_shown, succeeds
 from pipelines.cluster.ready import wait_until_ready
-from pipelines.image_tags import ROOT
+from pipelines.image_tags import ROOT, sources_tag
 from pipelines.ports import HOST, is_free
 
 NAME, CONTEXT, NODE = "dwi-stroke", "kind-dwi-stroke", "dwi-stroke-control-plane"

@@ -13,13 +13,13 @@ from pipelines import mlflow_link
 from pipelines.cluster import argo_retries, kind
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection, connect
-from pipelines.cluster.kubernetes import compile_pipeline, sources_tag
+from pipelines.cluster.kubernetes import compile_pipeline
 from pipelines.cluster.results import close, epochs_done, results
 from pipelines.cluster.run_pods import report, step_of
 from pipelines.cluster.steps import outcome
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.watch import Watch
-from pipelines.image_tags import ROOT, code, commit
+from pipelines.image_tags import ROOT, code, commit, sources_tag
 from pipelines.pipeline import DESCRIPTION, NAME, READ_ON
 from pipelines.summary import save, show
 

@@ -3,14 +3,14 @@
 import os
 
 from components.core.step import StepError, without_logins
-from components.registry import tracking
+from components.registry import mlflow_requests, tracking
 from components.registry.ledger import Ledger
-from components.registry.ledger_pairing import strangers
+from components.registry.ledger_pairing import pairing_problem
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.cluster.api import Api
 from pipelines.cluster.connect import NO_LOGIN, Connection, connect
 from pipelines.cluster.storage import use_storage
-from pipelines.target import environment_as_before
+from pipelines.environment import environment_as_before
 
 PATIENCE_SECONDS = 10
 """For object storage: a status shall not take two minutes."""
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 10
 def status(target: str) -> bool:
     """Print the status; return whether all services answer, and registry and ledger belong together."""
     with environment_as_before(), connect(target) as cluster:
-        os.environ[tracking.RETRIES] = "1"
+        os.environ[mlflow_requests.RETRIES] = "1"
         return all([_pipelines(cluster), _registry(cluster)])
 
 
@@ -65,7 +65,7 @@ def _registry(cluster: Connection) -> bool:
         use_storage(cluster)
         ledger = Ledger()
         ledger.storage.patience = PATIENCE_SECONDS
-        mismatch = strangers(ledger)
+        mismatch = pairing_problem(ledger)
     except StepError as error:
         _print("S3", f"NO ANSWER: {error}")
         return False

@@ -7,7 +7,7 @@ import numpy as np
 
 from components.artifacts.metric_labels import METRIC_LABELS
 from components.core.intervals import paired_interval
-from components.evaluate.metrics import patient_means
+from components.evaluate.metrics import means_by_patient
 from pipelines.experiments.run_results import RunResult
 
 METRICS = ("dice", "lesion_f1", "absolute_volume_difference_ml")
@@ -169,7 +169,7 @@ def notes(comparison: dict) -> list[str]:
 def _by_seed(runs: dict[int, RunResult], metric: str, scans: set[str] | None = None) -> dict[int, Means]:
     """Return each seed's means per patient, over all scans or over `scans` alone."""
     found = {
-        seed: patient_means([case for case in run.cases if scans is None or case["case"] in scans], metric)
+        seed: means_by_patient((c["patient"], c[metric]) for c in run.cases if scans is None or c["case"] in scans)
         for seed, run in sorted(runs.items())
     }
     return {seed: means for seed, means in found.items() if means}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.registry.tracking import COST
+from components.registry.run_records import TRAINING_COST
 from pipelines.atomic_write import read_json
 from pipelines.image_tags import code
 from pipelines.pipeline import settings_that_decide
@@ -101,7 +101,7 @@ def read_result(client, preset: str, seed: int, summary: dict, runs: list[dict])
             f"MLflow at {client.tracking_uri} does not have the results of run {run_id}: {reason}. "
             f"To run it again, remove .local/runs/{summary['run_id']}."
         ) from error
-    training, taken_over = (run.data.metrics.get(name) for name in COST)
+    training, taken_over = (run.data.metrics.get(name) for name in TRAINING_COST)
     seconds = step_seconds(summary, runs)
     return RunResult(
         preset, seed, run_id, run.data.tags.get("data_version", ""), split["digest"], split["patients"],

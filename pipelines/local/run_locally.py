@@ -163,7 +163,7 @@ def _outdated_step(run: LocalRun) -> str:
     champion, comparison = tracking.champion(client), _evaluation(run, "comparison.json")
     if champion is None or str(champion.version) == registered["version"] or not run.steps["evaluate"].cached:
         return ""
-    if champion.source == comparison["model"] and "pairs" in comparison:
+    if champion.source == comparison["model"] and comparison.get("pairs") is not None:
         return ""
     print(f"version {champion.version} is champion now: evaluating it on the same test patients", flush=True)
     return "evaluate"

@@ -17,18 +17,19 @@ from components.core.settings import Settings
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.register.register import CARD
-from components.registry.ledger import NAMES_ENTRY, Ledger, champions
-from components.registry.ledger_entry import differences
-from components.registry.ledger_pairing import strangers
+from components.registry.ledger import NAMES_ENTRY, Ledger, champion_stack
+from components.registry.ledger_entry import changes_since
+from components.registry.ledger_pairing import pairing_problem
 from components.registry.model_digest import model_digest
-from components.registry.tracking import MODEL_NAME, evaluation_digest
+from components.registry.run_records import evaluation_digest
+from components.registry.tracking import MODEL_NAME
 from pipelines.image_tags import commit, image, sources_tag
 from pipelines.models import registry
 from pipelines.models.link_report import CHANGED, NOT_REACHED, NOT_REGISTERED, OK, LinkReport, NotReached
 from pipelines.models.registry_check import UNREADABLE, description_digest, other_measures, other_numbers
 from pipelines.models.scan_lineage import check_scans
 from pipelines.models.version_files import VersionFiles
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 TAG = re.compile(r":([0-9a-f]{16})(?:@|$)")
 
@@ -66,7 +67,7 @@ def _version(report: LinkReport, client: Any, version: Any) -> None:
         return report.link(NOT_REACHED, "ledger entry", "the ledger has no decision about this version")
     ledger = Ledger()
     try:
-        other, entries = strangers(ledger), ledger.entries()
+        other, entries = pairing_problem(ledger), ledger.entries()
     except StepError as why:
         return report.link(NOT_REACHED, "ledger entry", str(why))
     if other:
@@ -75,14 +76,14 @@ def _version(report: LinkReport, client: Any, version: Any) -> None:
         report.link(CHANGED, "ledger", fault)
     for what in ledger.unchecked:
         report.link(NOT_REACHED, "ledger", what)
-    if "champion" in version.aliases and champions(entries)[-1:] != [str(version.version)]:
-        report.link(CHANGED, "champion", f"the ledger says version {(champions(entries) or ['none'])[-1]}")
+    if "champion" in version.aliases and champion_stack(entries)[-1:] != [str(version.version)]:
+        report.link(CHANGED, "champion", f"the ledger says version {(champion_stack(entries) or ['none'])[-1]}")
     entry = next((e for e in entries if e.key == key), None)
-    if entry is None and ledger.gave_up(key):
+    if entry is None and ledger.is_given_up(key):
         return report.link(NOT_REACHED, "ledger entry", f"{ledger.uri}/{key} is lost, and a person declared it lost")
     if entry is None:
         return report.link(CHANGED, "ledger entry", f"{ledger.uri}/{key} is missing, or belongs to another registry")
-    if other := ", ".join(differences(entry, version)):
+    if other := ", ".join(changes_since(entry, version)):
         return report.link(CHANGED, "ledger entry", f"decision {entry.facts['number']} is for another {other}")
     report.link(OK, "ledger entry", f"decision {entry.facts['number']}, {entry.facts['when'][:10]}, {key}")
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
+from components.artifacts.artifact import InvalidArtifact
 from components.core.step import StepError
 from pipelines.models.registry_check import UNREADABLE
 
@@ -40,6 +41,8 @@ class LinkReport:
         try:
             found = find()
         except (NotReached, StepError, OSError) as why:
+            if isinstance(why, InvalidArtifact):
+                return self.link(CHANGED, what, f"cannot be read now ({why!r}), was {expected}")
             return self.link(NOT_REACHED, what, f"{expected}: {why}")
         except UNREADABLE as error:
             return self.link(CHANGED, what, f"cannot be read now ({error!r}), was {expected}")

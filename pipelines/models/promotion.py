@@ -8,12 +8,12 @@ from components.artifacts.headline import against_rule, in_words
 from components.artifacts.synthetic import WARNING, is_synthetic
 from components.core.step import StepError
 from components.registry import tracking
-from components.registry.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Ledger, champions, enact
-from components.registry.ledger_entry import Entry, about
-from components.registry.ledger_pairing import pair, require_pair, strangers
+from components.registry.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Ledger, apply_to_registry, champion_stack
+from components.registry.ledger_entry import Entry, version_facts
+from components.registry.ledger_pairing import ensure_pair, pairing_problem, require_pair
 from components.registry.tracking import MODEL_NAME
 from pipelines.models import registry, registry_check
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 SHOWN = 5
 
@@ -34,13 +34,13 @@ def promote(model: str, reason: str, state: Path, place: str = "local") -> None:
         version, present, ledger = registry.version(client, model, example), tracking.champion(client), Ledger()
         require_pair(ledger)
         number, before = str(version.version), present and str(present.version)
-        if number == before and champions(ledger.entries())[-1:] == [number]:
+        if number == before and champion_stack(ledger.entries())[-1:] == [number]:
             raise StepError(f"version {number} is champion already. Name another: {example}")
         who = _person()
         over = f" over version {before}" if before not in (None, number) else ""
-        pair(ledger)
-        enact(client, ledger.append({
-            "decision": BY_PERSON, "who": who, **about(version), "from": before, "to": number,
+        ensure_pair(ledger)
+        apply_to_registry(client, ledger.append({
+            "decision": BY_PERSON, "who": who, **version_facts(version), "from": before, "to": number,
             "words": f"promoted{over} by {who}: {reason.strip()}", "reason": reason.strip(),
             "evidence": {"policy": version.tags.get("decision", "")}, "subject": "",
         }))  # fmt: skip
@@ -58,7 +58,7 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
     with registry.connect(place, state) as client:
         present, ledger = tracking.champion(client), Ledger()
         require_pair(ledger)
-        stack = champions(ledger.entries())
+        stack = champion_stack(ledger.entries())
         if present is None or stack[-1:] != [str(present.version)]:
             raise StepError(f"{_disagreement(present, stack, place)} Only then is it clear what was before.")
         if len(stack) < 2:
@@ -66,9 +66,9 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
         number, back, who = str(present.version), stack[-2], _person()
         registry.version(client, f"models:/{MODEL_NAME}/{back}", example)
         why = f": {reason.strip()}" if reason.strip() else ""
-        pair(ledger)
-        enact(client, ledger.append({
-            "decision": ROLLED_BACK, "who": who, **about(present), "from": number, "to": back,
+        ensure_pair(ledger)
+        apply_to_registry(client, ledger.append({
+            "decision": ROLLED_BACK, "who": who, **version_facts(present), "from": number, "to": back,
             "words": f"rolled back to version {back} by {who}{why}", "reason": reason.strip(),
             "evidence": {}, "subject": "",
         }))  # fmt: skip
@@ -83,12 +83,12 @@ def champion(state: Path, place: str = "local") -> int:
 
 def _show(client, ledger: Ledger, place: str) -> int:
     present = tracking.champion(client)
-    if why := strangers(ledger):
+    if why := pairing_problem(ledger):
         print(f"{MODEL_NAME}: {f'version {present.version}' if present else 'no version'} is champion in the registry")
         print(f"WRONG: {why}")
         return 1
     entries = ledger.entries()
-    stack, faults, unchecked = champions(entries), list(ledger.faults), list(ledger.unchecked)
+    stack, faults, unchecked = champion_stack(entries), list(ledger.faults), list(ledger.unchecked)
     whole = not unchecked
     if present is None:
         print(registry.no_champion(client, place))
@@ -104,10 +104,10 @@ def _show(client, ledger: Ledger, place: str) -> int:
             print(f"  why      {_sentence(made[-1])}")
             print(f"  who      {_who_and_when(made[-1])}")
         try:
-            print(f"  numbers  {_numbers({k: float(v) for k, v in about(present)['metrics'].items()})}")
+            print(f"  numbers  {_numbers({k: float(v) for k, v in version_facts(present)['metrics'].items()})}")
         except (KeyError, ValueError):
             print("  numbers  its registry entry does not hold them")
-        for name, value in about(present)["lineage"].items():
+        for name, value in version_facts(present)["lineage"].items():
             print(f"  {name:<16} {value}")
         wrong, not_compared = registry_check.against_card(present)
         faults += wrong

@@ -9,7 +9,8 @@ from components.core.step import StepError
 from components.core.text import shown
 from components.registry import tracking
 from components.registry.tracking import MODEL_NAME
-from pipelines.target import as_argument, target
+from pipelines.target import target
+from pipelines.target_name import as_argument
 
 CHAMPION = f"models:/{MODEL_NAME}@champion"
 MODEL = re.compile(rf"models:/{MODEL_NAME}(?:/(?P<version>\d+)|@(?P<alias>[\w-]+))/*")

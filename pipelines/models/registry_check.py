@@ -8,7 +8,7 @@ from pathlib import Path
 from components.core.storage import file_sha256
 from components.register.register import CARD
 from components.registry.ledger import NAMES_ENTRY, Ledger
-from components.registry.ledger_entry import Entry, differences
+from components.registry.ledger_entry import Entry, changes_since
 
 ENDS = ("mean", "ci_low", "ci_high")
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
@@ -47,7 +47,7 @@ def against_ledger(version, entries: list[Entry], ledger: Ledger) -> tuple[list[
     of_it = (str(version.version), version.source)
     last = next((e for e in reversed(entries) if (e.facts["version"], e.facts["model"]) == of_it), None)
     named = next((e for e in entries if e.key == key), None)
-    if key and named is None and ledger.gave_up(key):
+    if key and named is None and ledger.is_given_up(key):
         return [], [f"the tags of {name}: the decision that they name, {key}, is lost"]
     if key and named is None:
         return [f"the decision about {name}, {ledger.uri}/{key}, is not there, or not this registry's"], []
@@ -55,7 +55,7 @@ def against_ledger(version, entries: list[Entry], ledger: Ledger) -> tuple[list[
         return [f"the tags of {name} name {key or 'no decision'}, and the last decision about it is {last.key}"], []
     if named is None:
         return [], [f"the tags of {name}: no decision about it is on record"]
-    other = ", ".join(differences(named, version))
+    other = ", ".join(changes_since(named, version))
     return [f"{name} in the registry is not as decision {named.facts['number']} says: {other}"] if other else [], []
 
 

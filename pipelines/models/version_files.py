@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.registry.tracking import waiting_for
+from components.registry.mlflow_requests import log_while_waiting
 from pipelines.models.link_report import NotReached
 
 
@@ -46,7 +46,7 @@ class VersionFiles:
         if key not in self.downloaded:
             try:
                 folder = tempfile.mkdtemp(dir=self.folder)
-                with waiting_for(" ".join(what.values())):
+                with log_while_waiting(" ".join(what.values())):
                     self.downloaded[key] = Path(mlflow.artifacts.download_artifacts(**what, dst_path=folder))
             except Exception as error:  # from MLflow, HTTP or the storage behind it
                 reason = " ".join(str(error).split())[:160]

@@ -23,7 +23,8 @@ from components.scans.prediction_mark import mark_of_mask, stamped
 from components.scans.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
 from pipelines.models.registry import CHAMPION, no_champion
 from pipelines.predict.verified_model import fetch
-from pipelines.target import as_argument, target
+from pipelines.target import target
+from pipelines.target_name import as_argument
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,8 @@ def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
 
 def _b_value_in_training(model) -> float:
     """Return the setting b_value of the model's training, s/mm²; 0 if unknown."""
-    facts = getattr(model.unwrap_python_model(), "facts", {})
-    return float(facts.get("params", {}).get("b_value", 0))
+    trained = getattr(model.unwrap_python_model(), "trained", None)
+    return float(trained.params.get("b_value", 0)) if trained else 0.0
 
 
 def _number(value) -> float | None:

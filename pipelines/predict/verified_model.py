@@ -5,10 +5,10 @@ from pathlib import Path
 
 from components.core.step import StepError, without_logins
 from components.core.text import shown
+from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import altered_file, model_digest
-from components.registry.tracking import waiting_for
 from pipelines.models.registry import versions_at
-from pipelines.target import as_argument
+from pipelines.target_name import as_argument
 
 
 def fetch(client, address: str, folder: Path, place: str = "local", digest: str = "") -> tuple[Path, str, dict]:
@@ -30,7 +30,7 @@ def fetch(client, address: str, folder: Path, place: str = "local", digest: str 
     address = address.strip().rstrip("/") or address
     versions = versions_at(client, address)
     uri = _numbered(versions[0]) if len(versions) == 1 else address
-    with waiting_for(f"the files of {without_logins(shown(uri))}"):
+    with log_while_waiting(f"the files of {without_logins(shown(uri))}"):
         stored = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
     if not (stored / "MLmodel").is_file():
         raise FileNotFoundError("there is no MLmodel")

@@ -31,8 +31,10 @@ preprocess(cases, slices, 96, 'slice')""",
 split(cases, parts, out, (0.6, 0.2, 0.2), 42)""",
     "train": """from components.core.settings import Settings
 from components.train.train import train
-train(cases, slices, parts, page, model, out, Settings(base_channels=8, epochs=1, batch_size=8, precision='float32',
-      memory_format='channels_last', random_seed=42))""",
+from components.train.training_inputs import TrainingPaths
+settings = Settings(base_channels=8, epochs=1, batch_size=8, precision='float32',
+                    memory_format='channels_last', random_seed=42)
+train(TrainingPaths(cases, slices, parts, page, model, out), settings)""",
     "evaluate": """from components.evaluate.evaluate import evaluate
 evaluate(cases, parts, page, model, evaluation, out)""",
 }

@@ -25,6 +25,7 @@ from components.preprocess.preprocess import preprocess
 from components.register.register import register
 from components.split.split import split
 from components.train.train import train
+from components.train.training_inputs import TrainingPaths
 from pipelines import presets
 
 settings = presets.load("demo", "aug_hflip_prob=0.31")
@@ -35,7 +36,7 @@ with tempfile.TemporaryDirectory() as folder:
     ingest(sys.argv[1], fingerprint(sys.argv[1]), cases, page)
     preprocess(cases, slices, settings.image_size, settings.normalization)
     split(cases, parts, out, (settings.train_ratio, settings.val_ratio, settings.test_ratio), settings.random_seed)
-    train(cases, slices, parts, page, model, out, settings)
+    train(TrainingPaths(cases, slices, parts, page, model, out), settings)
     evaluate(cases, parts, page, model, evaluation, out)
     register(model, evaluation)
 """

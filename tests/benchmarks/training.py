@@ -4,7 +4,6 @@ The plain loop: float32, contiguous tensors, all slices in RAM, Adam as it comes
 same augmentation, the same batches. Both see 384 x 384 slices; the width is small so that it runs here.
 """
 
-import json
 import statistics
 import tempfile
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from components.artifacts.slices import CaseSlices, GridPlacement, Slices
 from components.core.machine import cpus
 from components.core.settings import Settings, checked
 from components.model.device import device
@@ -23,9 +23,10 @@ from components.model.network import AttentionUNet
 from components.model.placement import Placement
 from components.train.augment import light
 from components.train.autotune import choose
-from components.train.data import EpochBatches, StackDataset, loader, read_index
+from components.train.data import EpochBatches, StackDataset, grid_cases, loader
+from components.train.learn import _epoch
 from components.train.learner import Learner
-from components.train.train import _epoch, _nothing_yet
+from components.train.progress import Progress
 
 SIDE, WIDTH, BATCH, SLICES, ROUNDS = 384, 8, 8, 32, 3
 SETTINGS = Settings()
@@ -63,9 +64,9 @@ def measure() -> Iterator[dict]:
         seconds = {"ours": [], "plain": []}
         for epoch in range(ROUNDS + 1):
             batches.epoch = epoch
-            losses, counts, _ = _nothing_yet(where)
+            progress = Progress(where, {})
             start = time.perf_counter()
-            _epoch(ours, data, epoch + 1, losses, counts)
+            _epoch(ours, data, progress)
             middle = time.perf_counter()
             _plain_epoch(plain, plain_data, adam, where)
             if epoch:
@@ -100,11 +101,10 @@ def _dataset(folder: Path) -> StackDataset:
     np.save(folder / "a.mask.npy", mask)
     order = np.arange(SLICES)
     neighbours = np.stack([np.maximum(order - 1, 0), order, np.minimum(order + 1, SLICES - 1)], 1)
-    entry = {
-        "case": "a", "patient": "a", "image": "a.image.npy", "mask": "a.mask.npy",
-        "neighbours": neighbours.tolist(), "lesion_pixels": mask.sum((1, 2)).tolist(), "voxel_ml": 0.001,
-        "placement": Placement((SIDE, SIDE, SLICES), SIDE).as_dict(),
-    }  # fmt: skip
-    (folder / "index.json").write_text(json.dumps({"cases": [entry]}))
+    case = CaseSlices(
+        case="a", patient="a", image="a.image.npy", mask="a.mask.npy", neighbours=neighbours.tolist(),
+        lesion_pixels=mask.sum((1, 2)).tolist(), voxel_ml=0.001,
+        placement=GridPlacement(**Placement((SIDE, SIDE, SLICES), SIDE).as_dict()),
+    )  # fmt: skip
     augment = light(SETTINGS.aug_hflip_prob, SETTINGS.aug_rotate_prob, SETTINGS.aug_brightness_prob)
-    return StackDataset(read_index(folder, ["a"]), augment)
+    return StackDataset(grid_cases(folder, Slices.model_construct(cases=[case]), ["a"]), augment)

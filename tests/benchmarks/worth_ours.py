@@ -12,7 +12,9 @@ from components.core.settings import Settings, checked
 from components.evaluate.evaluate import measure as evaluated
 from components.evaluate.threshold_rule_score import measure_rule
 from components.model.inference import load_model
+from components.train import data_workers
 from components.train import train as step
+from components.train.training_inputs import TrainingPaths
 from tests.benchmarks.worth_cost import Cost
 from tests.benchmarks.worth_scans import labelled, slices_for
 
@@ -63,13 +65,13 @@ def _epochs_within(seconds: float, data: Path, trial: Path, settings: Settings) 
 def _trained(data: Path, model: Path, settings: Settings, epochs: int, seed: int) -> dict:
     page, sized = data / "split.html", checked(settings.model_dump() | {"epochs": epochs, "random_seed": seed})
     with _alone(), Cost() as cost:
-        read = step.data_workers.read
-        with mock.patch.object(step.data_workers, "read", lambda loader: cost.batches(read(loader), _size)):
+        read = data_workers.read
+        with mock.patch.object(data_workers, "read", lambda loader: cost.batches(read(loader), _size)):
             start = time.perf_counter()
-            step.train(
-                data / "cases", slices_for(data, settings), data / "split.json", page, model,
-                model.with_suffix(".html"), sized,
-            )  # fmt: skip
+            paths = TrainingPaths(
+                data / "cases", slices_for(data, settings), data / "split.json", page, model, model.with_suffix(".html")
+            )
+            step.train(paths, sized)
             seconds = time.perf_counter() - start
     history = json.loads((model / "history.json").read_text())
     epoch_seconds = [row["seconds"] for row in history]

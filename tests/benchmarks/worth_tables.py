@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from components.core.intervals import FEWEST, bounded_mean_interval, mean_interval, paired_interval
-from components.evaluate.metrics import patient_means
+from components.evaluate.metrics import means_by_patient
 from tests.evidence.page import machine, table
 
 METRICS = {"dice": "Dice", "lesion_f1": "lesion-wise F1", "absolute_volume_difference_ml": "volume error, mL"}
@@ -27,7 +27,10 @@ def figures(found: Found) -> Iterator[dict]:
             for metric, words in METRICS.items():
                 values = list(_patients(runs, metric).values())
                 interval = (bounded_mean_interval if metric in BOUNDED else mean_interval)(values)
-                seeds = [float(np.mean(list(patient_means(run, metric).values()))) for run in runs]
+                seeds = [
+                    float(np.mean(list(means_by_patient((c["patient"], c[metric]) for c in run).values())))
+                    for run in runs
+                ]
                 yield {"what": words, "on": name, "of": side, **_mean(values, interval), "seeds": _rounded(seeds)}
 
 
@@ -87,7 +90,7 @@ def tables(rows: list[dict], costs: dict[str, list[dict]], seconds: float) -> st
 
 def _patients(runs: list[list[dict]], metric: str) -> dict[str, float]:
     """Patient to the mean of a metric over their scans and the seeds."""
-    of_seeds = [patient_means(run, metric) for run in runs]
+    of_seeds = [means_by_patient((c["patient"], c[metric]) for c in run) for run in runs]
     return {patient: float(np.mean([of[patient] for of in of_seeds])) for patient in of_seeds[0]}
 
 

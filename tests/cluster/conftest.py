@@ -1,4 +1,4 @@
-"""A cluster to try things on: kind's, or the one of KUBE_CONTEXT. Every test starts from scans of its own.
+"""A cluster for tests: kind, or the cluster of KUBE_CONTEXT. Every test starts from its own scans.
 
 None is timed: what a cluster comes to counts, not how fast.
 """
@@ -47,7 +47,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def until(what: Callable, seconds: float = RUN_SECONDS):
-    """What `what` returns, once that is something."""
+    """Return the result of `what` once it is true."""
     deadline = time.monotonic() + seconds
     while not (result := what()):
         assert time.monotonic() < deadline, f"{what} came to nothing in {seconds} s"
@@ -56,7 +56,7 @@ def until(what: Callable, seconds: float = RUN_SECONDS):
 
 
 class PipelineRun:
-    """`make pipeline-run` in a process of its own, and what is known of it while it goes on."""
+    """`make pipeline-run` in a process of its own, and its state while it runs."""
 
     def __init__(self, scans: Path, *more: str):
         settings = " ".join([SMALL, *more])
@@ -72,18 +72,18 @@ class PipelineRun:
         return json.loads(LAST_RUN.read_text())
 
     def running(self, step: str) -> str | None:
-        """The name of the step's pod, while its container runs."""
+        """Return the name of the step's pod, while its container runs."""
         pods = found("pods", "-l", f"pipeline/runid={self.id},app.kubernetes.io/component={step}")
         states = [(p["metadata"]["name"], s) for p in pods for s in p["status"].get("containerStatuses", [])]
         return next((name for name, s in states if s["name"] == "main" and "running" in s["state"]), None)
 
     def ended(self) -> tuple[int, str]:
-        """Its exit code and all that it said, once it is over."""
+        """Wait until the run is over; return its exit code and its output."""
         code = self.process.wait(RUN_SECONDS)
         return code, self.log.read_text()
 
     def succeeded(self) -> dict:
-        """Its summary; it must have succeeded."""
+        """Return the summary of a run that succeeded."""
         code, said = self.ended()
         assert code == 0, said[-5000:]
         return self.summary()
@@ -123,13 +123,13 @@ def demo_scans(cluster, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_scans(demo_scans, tmp_path_factory) -> Callable[[], Path]:
-    """new_scans(): the demo scans in a folder, and so in the bucket at an address, that no run has seen."""
+    """new_scans(): the demo scans in a new folder, so that no run has their address in its cache."""
     return lambda: shutil.copytree(demo_scans, tmp_path_factory.mktemp("new") / f"scans-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture(scope="module")
 def start(new_scans) -> Iterator[Callable[..., PipelineRun]]:
-    """start("epochs=2"): a pipeline run of new scans, or of `scans`; it does not outlive the tests of a file."""
+    """start("epochs=2"): a pipeline run of new scans, or of `scans`; it ends with the tests of its file."""
     begun: list[PipelineRun] = []
 
     def start(*settings: str, scans: Path | None = None) -> PipelineRun:
@@ -143,7 +143,7 @@ def start(new_scans) -> Iterator[Callable[..., PipelineRun]]:
 
 @pytest.fixture
 def kfp_run() -> Callable[[str], object]:
-    """kfp_run(id): what the KFP API says of a run."""
+    """kfp_run(id): a run as the KFP API returns it."""
 
     def look(run_id: str):
         with at_the_cluster() as (api, _):

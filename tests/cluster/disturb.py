@@ -1,4 +1,4 @@
-"""What happens to pods: a process is killed, a pod deleted or evicted, a service's pods are gone all at once."""
+"""Disturb pods: kill a process, delete or evict a pod, delete the pods of all services at once."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ SERVICES = (
     (NAMESPACE, "app=ml-pipeline-ui"),
     (NAMESPACE, "app=workflow-controller"),
 )
-"""Namespace and label of what a run talks to; on another cluster some of them may be elsewhere, and no pod is found."""
+"""Namespace and label of the services of a run; on another cluster some may be elsewhere, then no pod is found."""
 KILL = """
 import os, signal
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -29,7 +29,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 
 
 def kill(pod: str) -> None:
-    """SIGKILL to the step's own process, as from the kernel that is out of memory."""
+    """Send SIGKILL to the step's own process, as a kernel without free memory does."""
     command = ["kubectl", "--context", CONTEXT, "-n", NAMESPACE, "exec", pod, "-c", "main", "--"]
     subprocess.run([*command, "python", "-c", KILL], capture_output=True, timeout=60)
 
@@ -46,7 +46,7 @@ def evict(pod: str) -> None:
 
 
 def kill_services() -> list[str]:
-    """Delete the pods of all services at once, without a grace; the labels of those that were there."""
+    """Delete the pods of all services at once, without a grace period; return the labels of those that existed."""
     there = []
     for namespace, label in SERVICES:
         if kubectl("-n", namespace, "get", "pods", "-l", label, "-o", "name").strip():
@@ -56,7 +56,7 @@ def kill_services() -> list[str]:
 
 
 def measured(kfp_run_id: str) -> dict[str, float]:
-    """The test metrics of a run once it has succeeded, from MLflow: also where the command that started it gave up."""
+    """Return the test metrics of a run from MLflow once it has succeeded, also if the command that started it ended."""
 
     def over():
         with contextlib.suppress(StepError), at_the_cluster() as (api, _):

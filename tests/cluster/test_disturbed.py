@@ -12,7 +12,7 @@ from tests.cluster.disturb import delete, evict, kill
 
 pytestmark = pytest.mark.cluster
 
-# early_stop_patience counts for nothing in so few epochs, and yet makes it another training: no cache, no checkpoint
+# early_stop_patience has no effect in so few epochs, but makes it another training: no cache, no checkpoint
 EPOCHS = "epochs=8 early_stop_patience={}"
 LONG = "epochs=200 early_stop_patience=200"
 
@@ -30,9 +30,7 @@ def tries_again():
 
 
 @pytest.mark.parametrize(("number", "how"), enumerate((kill, delete, evict), start=21))
-def test_a_run_of_which_each_steps_pod_is_lost_once_ends_with_the_same_digits(
-    tries_again, undisturbed, start, number, how
-):
+def test_a_run_that_loses_each_steps_pod_once_has_the_same_result(tries_again, undisturbed, start, number, how):
     run = start(EPOCHS.format(number))
     hit = []
     for step in STEPS:
@@ -46,11 +44,11 @@ def test_a_run_of_which_each_steps_pod_is_lost_once_ends_with_the_same_digits(
     assert summary["metrics"] == undisturbed["metrics"]
 
 
-def test_a_failed_training_says_where_the_same_command_goes_on_and_no_later_step_is_shown(start):
+def test_a_failed_training_prints_where_the_same_command_continues_and_shows_no_later_step(start):
     run = start(LONG)
     until(lambda: run.running("train"))
     until(lambda: "epoch 3/200" in make("pipeline-logs", f"RUN={run.name}", "STEP=train").stdout)
-    while run.process.poll() is None:  # until no try is left
+    while run.process.poll() is None:  # until the last try
         if pod := run.running("train"):
             kill(pod)
         time.sleep(1)
@@ -72,13 +70,13 @@ def test_a_terminated_run_is_stopped_here_and_killed_in_mlflow(start, kfp_run, m
     assert code != 0 and summary["status"] == "stopped" and "the run was stopped on the cluster" in log
     assert summary["steps"]["train"]["state"] == "stopped" and "evaluate" not in summary["steps"]
     assert "failed" not in log and "SIGTERM" not in log
-    assert kfp_run(run.id).state == "FAILED"  # as KFP has it: our word for it is from its history
+    assert kfp_run(run.id).state == "FAILED"  # KFP's own state; ours comes from its history
     assert [run.info.status for run in mlflow_runs(run.id)] == ["KILLED"]
 
 
 @pytest.fixture
 def schedule(new_scans):
-    """The name of a schedule whose run begins within a minute and trains for long."""
+    """The name of a schedule; its run begins within a minute and trains for a long time."""
     settings = f"SET={SMALL} {LONG}"
     done = make("pipeline-schedule", f"TARGET={TARGET}", f"DATA={new_scans()}", settings, "CRON=* * * * *")
     assert done.returncode == 0, done.stderr
@@ -87,7 +85,7 @@ def schedule(new_scans):
     make("pipeline-schedules", f"TARGET={TARGET}", f"REMOVE={name}", "FORCE=1")
 
 
-def test_a_schedule_is_paused_and_not_removed_while_its_run_goes_on(schedule, kfp_run, mlflow_runs):
+def test_a_schedule_is_paused_and_not_removed_while_its_run_is_open(schedule, kfp_run, mlflow_runs):
     def runs() -> list:
         with at_the_cluster() as (api, _):
             experiment = api.experiment("dwi-stroke-segmentation")

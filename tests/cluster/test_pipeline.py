@@ -31,7 +31,7 @@ def test_a_run_ends_with_a_registered_model_and_its_metrics(first):
     assert first["metrics"]["test_patients"] > 0
 
 
-def test_mlflow_calls_the_run_what_the_terminal_and_kfp_call_it(first, mlflow_runs, kfp_run):
+def test_the_run_has_the_same_name_in_mlflow_the_terminal_and_kfp(first, mlflow_runs, kfp_run):
     (run,) = mlflow_runs(first["kfp_run_id"])
     assert run.info.run_name == first["run_id"] == kfp_run(first["kfp_run_id"]).display_name
     assert run.data.tags["kfp_page"].endswith(f"/#/runs/details/{first['kfp_run_id']}")
@@ -41,9 +41,7 @@ def test_no_plugin_of_kfp_fails(first, kfp_run):
     assert not kfp_run(first["kfp_run_id"]).plugins_output
 
 
-def test_with_nothing_changed_all_comes_from_cache_and_nothing_finished_is_touched(
-    first, start, scans, mlflow_runs, kfp_run
-):
+def test_an_unchanged_run_comes_from_cache_and_changes_no_finished_run(first, start, scans, mlflow_runs, kfp_run):
     (before,) = mlflow_runs(first["kfp_run_id"])
     second = start("epochs=1", scans=scans).succeeded()
     assert {name for name, step in second["steps"].items() if not step["cached"]} <= NEVER_CACHED
@@ -82,7 +80,7 @@ def test_no_container_of_ours_restarts_during_a_run(start):
     assert restarts() == before
 
 
-def test_after_the_pods_are_gone_the_kept_log_is_read_and_that_is_said(start):
+def test_after_the_pods_are_gone_the_archived_log_is_printed(start):
     run = start("epochs=1")
     run.succeeded()
     (workflow,) = {pod["metadata"]["labels"]["workflows.argoproj.io/workflow"]

@@ -18,7 +18,7 @@ CONTEXT = os.environ.get("KUBE_CONTEXT") or "kind-dwi-stroke"
 TARGET = "kind" if CONTEXT == "kind-dwi-stroke" else "cluster"
 RUN_SECONDS = 45 * 60
 MINUTES = 5 * 60
-"""For a command that needs no pod; a hang is what it is to find."""
+"""For a command that needs no pod: it finds a command that hangs."""
 
 
 def make(command: str, *arguments: str, wanted: int | None = 0, seconds: int = MINUTES, **environment: str):
@@ -33,7 +33,7 @@ def make(command: str, *arguments: str, wanted: int | None = 0, seconds: int = M
 
 @pytest.fixture(scope="module")
 def run():
-    """A run of this module's own: its name is in the seed, so that none of it comes from another's cache."""
+    """A run of this module alone: its seed is new, so that no step comes from the cache of another run."""
     if not shutil.which("kubectl"):
         pytest.skip("needs kubectl and a cluster: make kind-up, or KUBE_CONTEXT")
     asked = [
@@ -96,7 +96,7 @@ def test_a_promotion_and_a_rollback_leave_registry_and_ledger_in_agreement(versi
 
 
 def test_the_clusters_registry_beside_this_machines_ledger_is_refused(run, version):
-    """`make promote` with the address of the cluster's MLflow alone: as if the two were one place."""
+    """`make promote` with the address of the cluster's MLflow, but not of its S3."""
     forward = subprocess.Popen(
         ["kubectl", "--context", CONTEXT, "-n", "dwi-stroke", "port-forward", "svc/mlflow", ":5000"],
         stdout=subprocess.PIPE, text=True,
@@ -134,7 +134,7 @@ def test_experiments_end_with_their_table(run):
 
 
 def test_the_serving_pod_gets_its_model_through_mlflow_alone():
-    """The Deployment that KServe would make, behind the policy that keeps it from object storage."""
+    """The Deployment that KServe would make, with the policy that denies it object storage."""
     import yaml
 
     (service,) = [

@@ -1,4 +1,4 @@
-"""Who reaches MLflow, PostgreSQL, SeaweedFS and Kubeflow's page, and who must not: tried from pods, not computed."""
+"""Which pods reach MLflow, PostgreSQL, SeaweedFS and Kubeflow's page, and which must not: tried from pods."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ PAGE = f"ml-pipeline-ui.{NAMESPACE}.svc.cluster.local", 80
 ON_KIND = pytest.mark.skipif(TARGET != "kind", reason="overlays/kind has this policy, other clusters their own")
 TRY = """
 import socket, sys, time
-deadline = time.monotonic() + 20  # a policy takes a moment to know a new pod, and names to be known to it
+deadline = time.monotonic() + 20  # policies and DNS take a moment to work for a new pod
 while True:
     try:
         socket.create_connection((sys.argv[1], int(sys.argv[2])), 4).close()
@@ -35,14 +35,14 @@ while True:
 
 @pytest.fixture(scope="module")
 def image():
-    """An image that is there already, with a Python: that of MLflow."""
+    """An image with Python that the cluster has already: that of MLflow."""
     pods = json.loads(kubectl("-n", "dwi-stroke", "get", "pods", "-l", "app.kubernetes.io/name=mlflow", "-o", "json"))
     return pods["items"][0]["spec"]["containers"][0]["image"]
 
 
 @pytest.fixture(scope="module")
 def stranger():
-    """A namespace that is nobody's."""
+    """A namespace that has no rights."""
     name = f"stranger-{uuid.uuid4().hex[:6]}"
     kubectl("create", "namespace", name)
     yield name
@@ -51,7 +51,7 @@ def stranger():
 
 @pytest.fixture
 def probe(image):
-    """probe(namespace, labels, address, port): whether such a pod of an image that is there connects."""
+    """probe(namespace, labels, address, port): whether a pod with these labels connects."""
     made = []
 
     def probe(namespace: str, labels: dict[str, str], address: str, port: int) -> bool:
@@ -85,7 +85,7 @@ def probe(image):
 
 
 def test_the_cluster_enforces_policies_at_all(probe, stranger):
-    """Else every refusal below would be a pass of ours: kindnet does not, on a kernel without nft queues."""
+    """Otherwise the tests below would pass without a policy: kindnet needs a kernel with nft queues."""
     deny = {
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"},
         "spec": {"podSelector": {"matchLabels": {"kept": "in"}}, "policyTypes": ["Egress"]},
@@ -115,7 +115,7 @@ def test_these_reach_what_they_need(probe, labels, there):
         pytest.param({}, POSTGRES, id="no pod of kubeflow reaches PostgreSQL"),
     ],
 )
-def test_these_must_not_from_kubeflow(probe, labels, there):
+def test_these_pods_of_kubeflow_must_not_connect(probe, labels, there):
     assert not probe(NAMESPACE, labels, *there)
 
 
@@ -140,7 +140,7 @@ def test_a_stranger_reaches_nothing_even_with_a_steps_labels(probe, stranger, th
         pytest.param(OURS, SEAWEEDFS, id="SeaweedFS"),
     ],
 )
-def test_a_pod_of_our_own_namespace_that_has_no_business_there_reaches_nothing(probe, labels, there):
+def test_another_pod_of_our_own_namespace_reaches_nothing(probe, labels, there):
     assert not probe("dwi-stroke", labels, *there)
 
 

@@ -1,4 +1,4 @@
-"""All services gone at once, a step that finds no place, a folder that no run can use, and what a run asks for."""
+"""All services deleted at once, a step that cannot be scheduled, an unusable folder, and the pods of a run."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.cluster.disturb import kill_services, measured
 
 pytestmark = pytest.mark.cluster
 
-# early_stop_patience counts for nothing in so few epochs, and yet makes it another training: no cache, no checkpoint
+# early_stop_patience has no effect in so few epochs, but makes it another training: no cache, no checkpoint
 EPOCHS = "epochs=8 early_stop_patience={}"
 
 
@@ -24,7 +24,7 @@ def undisturbed(start):
     return start(EPOCHS.format(30)).succeeded()
 
 
-def test_all_services_killed_at_once_in_training_and_the_run_ends_with_the_same_digits(undisturbed, start):
+def test_a_run_whose_services_are_all_killed_in_training_has_the_same_result(undisturbed, start):
     run = start(EPOCHS.format(31))
     until(lambda: run.running("train"))
     until(lambda: "epoch 2/8" in make("pipeline-logs", f"RUN={run.name}", "STEP=train").stdout)
@@ -32,8 +32,8 @@ def test_all_services_killed_at_once_in_training_and_the_run_ends_with_the_same_
     assert measured(run.id) == undisturbed["metrics"]
 
 
-def test_with_nothing_changed_a_run_is_eleven_pods(start, new_scans):
-    """A driver of the run, one of each step, and what no cache has; each costs seconds of its own."""
+def test_an_unchanged_run_has_eleven_pods(start, new_scans):
+    """A driver of the run, one of each step, and the steps without cache; each pod takes seconds."""
     scans = new_scans()
     start("epochs=1", scans=scans).succeeded()
     again = start("epochs=1", scans=scans)
@@ -66,14 +66,14 @@ def test_on_kind_every_step_asks_for_a_tenth_of_a_cpu(start):
 
 
 @pytest.mark.skipif(TARGET != "kind", reason="this is a patch of kind's controller")
-def test_argo_looks_again_after_a_second():
+def test_argo_checks_again_after_a_second():
     (controller,) = found("deployments", "-l", "app=workflow-controller") or [None]
     variables = {e["name"]: e.get("value") for e in controller["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert variables["DEFAULT_REQUEUE_TIME"] == "1s"
 
 
 def test_a_step_counts_the_cpus_of_its_limit_and_not_of_its_node(start):
-    """With cgroup v2 and v1 alike; a limit above what the node has counts for nothing."""
+    """With cgroup v2 and v1; a limit above the CPUs of the node has no effect."""
     run = start("epochs=200", "early_stop_patience=200")
     pod = until(lambda: run.running("train"))
     program = "from components.core.machine import cpus; print(cpus())"
@@ -102,8 +102,8 @@ def has_gpus() -> bool:
     return any("nvidia.com/gpu" in node["status"]["allocatable"] for node in nodes)
 
 
-def test_a_step_that_waits_for_a_gpu_says_why_in_words(new_scans):
-    """The run waits for as long as it takes; here it is watched until it says so, and stopped."""
+def test_a_step_that_waits_for_a_gpu_prints_the_reason(new_scans):
+    """A run waits without a limit; this test watches it until it prints the reason, and stops it."""
     if has_gpus():
         pytest.skip("this cluster has GPUs: nothing would wait")
     command = [
@@ -120,7 +120,7 @@ def test_a_step_that_waits_for_a_gpu_says_why_in_words(new_scans):
         timer = threading.Timer(RUN_SECONDS, watched.terminate)
         timer.start()
         try:
-            said = next((line for line in watched.stdout if "train waits:" in line), "it never said why")
+            said = next((line for line in watched.stdout if "train waits:" in line), "it never printed the reason")
             assert "nvidia.com/gpu" in said and "nodes are available" in said
         finally:
             timer.cancel()

@@ -1,4 +1,4 @@
-"""A training on two nodes through Kubeflow Trainer: where it is installed, and skipped in words elsewhere."""
+"""A training on two nodes through Kubeflow Trainer; skipped with the reason where that is not installed."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def trainer():
 
 @pytest.fixture
 def run(new_scans):
-    """A run of which two nodes train; its log, as long as it goes on."""
+    """A run that trains on two nodes; its log while it runs."""
     command = ["make", "pipeline-run", f"TARGET={TARGET}", "NODES=2", "GPUS=1", f"DATA={new_scans()}"]
     log = ROOT / ".local" / "two-nodes.log"
     with log.open("w") as file:

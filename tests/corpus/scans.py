@@ -113,7 +113,7 @@ IMAGES = [
     File("voxels of a micrometre", lambda: nifti(affine=np.diag([0.001, 0.001, 0.001, 1])), NOT_BRAIN),
     File("voxels of a metre", lambda: nifti(affine=np.diag([1000, 1000, 1000, 1])), NOT_BRAIN),
     File("voxels of no finite size", lambda: nifti(sform_code=0, qform_code=0, pixdim=[1, np.inf, 2, 5, 0, 0, 0, 0]), "not finite"),
-    File("a quaternion that is none", lambda: nifti(sform_code=0, qform_code=1, quatern_b=9), "no rotation"),
+    File("a quaternion that is none", lambda: nifti(sform_code=0, qform_code=1, quatern_b=9), "not a rotation"),
     File("a head a kilometre away", lambda: nifti(affine=moved(1e6, 0, 0)), "from the scanner"),
     # what it shows
     File("one slice", lambda: nifti(DWI[:, :, :1]), "at least 3"),

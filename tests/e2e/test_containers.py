@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from components.registry.tracking import MODEL_NAME
-from pipelines.cluster.kubernetes import sources_tag
+from pipelines.image_tags import sources_tag
 from pipelines.pipeline import STEPS
 from tests.support.checkout import ROOT, Checkout
 from tests.support.sandbox import LOCKED, user

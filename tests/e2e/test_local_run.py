@@ -56,8 +56,8 @@ def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
     assert all(step["state"] == "succeeded" and not step["cached"] for step in first["steps"].values())
     assert first["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger,champion"}
     assert first["decision"] == (
-        "the first champion, without a comparison; it learnt from synthetic scans alone, and gives way to the first "
-        "from patients that passes the policy's floors"
+        "the first champion, without a comparison; it learnt from synthetic scans alone, and the first version from "
+        "patients that passes the policy's floors replaces it"
     )
     assert decisions(checkout) == ["first"]
     assert 0 <= first["metrics"]["test_dice_mean"] <= 1

@@ -76,9 +76,9 @@ def test_an_overlay_can_be_looked_at(page, run_url, checkout, first):
 def test_the_versions_page_shows_its_card_and_leads_to_the_whole_of_it(page, checkout, first):
     uri = checkout.services()["MLFLOW_TRACKING_URI"]
     page.goto(first["links"]["model"])
-    for title in ("Use", "Not for", "Metrics", "Limits", "Strata"):
+    for title in ("Use", "Out of scope", "Metrics", "Limits", "Subgroups"):
         page.get_by_role("heading", name=title, exact=True).wait_for()
-    assert page.get_by_role("cell", name="Lesion-wise F1").count()
+    assert page.get_by_role("cell", name="Lesion F1").count()
     page.goto(f"{uri}/" + page.get_by_role("link", name="model_card/model_card.md").get_attribute("href"))
     page.get_by_role("heading", name="Failures", exact=True).wait_for()
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import get_args
 
 import numpy as np
 
-from components.register.policy import MEASURES, Policy, load, verdict
+from components.artifacts.evaluation import Comparison
+from components.register.policy import Metric, Policy, judge_comparison, load
 from tests.evidence.page import table
 
 REPEATS = 1000
@@ -60,7 +62,7 @@ def off(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
 def passes(rng, line: tuple[str, str, float], patients: int, factor: float) -> bool:
     """Judge one simulated challenger by a line."""
     metric, test, margin = line
-    known = metric if metric in MEASURES else "absolute_volume_difference_ml"  # less of it is better, too
+    known = metric if metric in get_args(Metric) else "absolute_volume_difference_ml"  # less of it is better, too
     truth, champion, challenger = volumes(rng, patients, factor)
     return judged(known, test, margin, off(truth, challenger)[metric], off(truth, champion)[metric])
 
@@ -68,7 +70,8 @@ def passes(rng, line: tuple[str, str, float], patients: int, factor: float) -> b
 def judged(metric: str, test: str, margin: float, challenger: np.ndarray, champion: np.ndarray) -> bool:
     """Let a policy of one line judge two models on the same patients."""
     pairs = {str(i): pair for i, pair in enumerate(zip(challenger, champion, strict=True))}
-    return verdict(_policy_of(metric, test, margin), {"reason": "", "pairs": {metric: pairs}}).passed
+    compared = Comparison(champion=None, model=None, reason="", pairs={metric: pairs})
+    return judge_comparison(_policy_of(metric, test, margin), compared).passed
 
 
 @cache

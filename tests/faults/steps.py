@@ -18,6 +18,7 @@ from components.register.register import register
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from components.split.split import split
 from components.train.train import train
+from components.train.training_inputs import TrainingPaths
 from pipelines.upload import upload
 
 SETTINGS = {
@@ -46,7 +47,9 @@ def steps(scans: Path, out: Path) -> dict[str, Callable[[], object]]:
         "ingest": lambda: ingest(known["uri"], known["version"], cases, page),
         "preprocess": lambda: preprocess(cases, slices, 32, "volume"),
         "split": lambda: split(cases, parts, out / "split.html", (0.5, 0.25, 0.25), 0),
-        "train": lambda: train(cases, slices, parts, page, model, out / "curves.html", checked(SETTINGS)),
+        "train": lambda: train(
+            TrainingPaths(cases, slices, parts, page, model, out / "curves.html"), checked(SETTINGS)
+        ),
         "evaluate": lambda: evaluate(cases, parts, page, model, evaluation, out / "evaluation.html"),
         "register": lambda: register(model, evaluation),
     }

@@ -1,5 +1,4 @@
 import json
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from components.core.storage import file_sha256
 from components.model.network import AttentionUNet
-from components.register.register import _log
+from components.register.mlflow_logging import log_model
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
 from pipelines.local import services
@@ -42,11 +41,9 @@ SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_", "KFP_RUN_ID")
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory, empty_database):
+def servers(tmp_path_factory):
     """The environment of a real S3 and a real MLflow server, for this session's tests."""
     state = tmp_path_factory.mktemp("servers")
-    (state / "mlflow").mkdir(mode=0o700)
-    shutil.copy(empty_database, state / "mlflow" / services.DATABASE)
     with pytest.MonkeyPatch.context() as patch:
         _forget_services(patch)
         for name in ("S3_PORT", "MLFLOW_PORT"):
@@ -125,7 +122,7 @@ def _logged_network(client, bias: float, facts: dict) -> tuple:
         torch.save(network.state_dict(), folder / "best_model.pth")
         (folder / "model.json").write_text(json.dumps(usual | facts))
         run = client.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
-        info = _log(SimpleNamespace(id=run), folder)
+        info = log_model(SimpleNamespace(id=run), folder)
     return info, run, _digests(info.model_uri)
 
 

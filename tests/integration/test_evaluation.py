@@ -14,6 +14,7 @@ from components.model.inference import load_model
 from components.preprocess.preprocess import preprocess
 from components.split.split import split
 from components.train.train import train
+from components.train.training_inputs import TrainingPaths
 
 SETTINGS = {
     "base_channels": 4, "epochs": 8, "batch_size": 4, "learning_rate": 1e-2, "weight_decay": 1e-5, "loss": "dice+bce",
@@ -49,7 +50,7 @@ def evaluated(inputs, tmp_path, servers_here, monkeypatch):
     monkeypatch.setenv("KFP_RUN_ID", "evaluation")
     cases, slices, parts, page = inputs
     model, evaluation, out = (tmp_path / name for name in ("model", "evaluation", "evaluation.html"))
-    train(cases, slices, parts, page, model, tmp_path / "curves.html", checked(SETTINGS))
+    train(TrainingPaths(cases, slices, parts, page, model, tmp_path / "curves.html"), checked(SETTINGS))
     evaluate(cases, parts, page, model, evaluation, out)
     mine = "tags.kfp_run_id = 'evaluation'"
     [run] = mlflow.search_runs(filter_string=mine, search_all_experiments=True, output_format="list")
@@ -57,7 +58,7 @@ def evaluated(inputs, tmp_path, servers_here, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_the_model_says_of_itself_is_measured_and_shown(evaluated):
+def test_the_models_statements_are_measured_and_shown(evaluated):
     model, evaluation, page, run = evaluated
     facts, measured = load_model(model)[1], json.loads((evaluation / "test_metrics.json").read_text())
     patients = measured["summary"]["test_patients"]

@@ -11,7 +11,8 @@ from components.core.step import StepError
 from components.core.storage import Storage, work_bucket
 from components.fingerprint.fingerprint import history_to_extend
 from components.registry import split_history
-from components.registry.tracking import MODEL_NAME, Run, data_lineage, record_inputs
+from components.registry.run_records import data_tags, record_inputs
+from components.registry.tracking import MODEL_NAME, Run
 from components.split.split import split
 from tests.support.artifacts import make_case, make_cases
 
@@ -51,7 +52,7 @@ class Pipeline:
         run = Run.open(f"training of {parts.read_text()}")
         record_inputs(run, self.folder, parts, self.folder / "split.html")
         run.finish()
-        tags = data_lineage(self.folder, parts)
+        tags = data_tags(self.folder, parts)
         return self.client.create_model_version(MODEL_NAME, f"runs:/{run.id}/model", run.id, tags)
 
     def run(self, patients: int, seed: int = 42) -> Split:

@@ -22,6 +22,7 @@ from components.registry.ledger import Ledger
 from components.registry.tracking import MODEL_NAME, Run
 from components.split.split import split
 from components.train.launch import launch
+from components.train.training_inputs import TrainingPaths
 from pipelines.image_tags import commit, image
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
@@ -64,7 +65,8 @@ def artifacts(servers, scans, tmp_path_factory) -> tuple[Path, Path]:
         ingest(SCANS, fingerprint(SCANS), cases, report)
         preprocess(cases, slices, 32, "volume")
         split(cases, parts, folder / "split.html", (0.5, 0.25, 0.25), 0)
-        launch([cases, slices, parts, report, model, folder / "curves.html"], checked(SETTINGS))
+        paths = TrainingPaths(cases, slices, parts, report, model, folder / "curves.html")
+        launch(paths, checked(SETTINGS))
         evaluate(cases, parts, report, model, evaluation, folder / "evaluation.html")
     return model, evaluation
 
@@ -172,6 +174,21 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
     assert code == 1
     changed = re.search(r"^CHANGED since registration: (.*)$", out, re.MULTILINE)[1]
     assert changed.split(", ") == names, out
+
+
+@pytest.mark.parametrize("name", ["scans/volumes/__init__.py", "model/sitecustomize.py"])
+def test_a_file_that_was_added_to_the_code_is_named(trace, here, name):
+    """A package of a module's name is imported in the place of that module."""
+    storage = Storage(f"s3://{work_bucket()}")
+    (packed,) = (o.key for o in storage.list() if o.key.endswith("code/components/model/network.py"))
+    added = packed.replace("model/network.py", name)
+    storage.put(added, b"print('here')\n")
+    try:
+        code, out = trace()
+    finally:
+        storage.delete([added])
+    assert code == 1
+    assert re.search(rf"its code .*components/{name}, which it does not import", out), out
 
 
 @pytest.mark.slow
@@ -336,7 +353,7 @@ def test_the_card_is_in_the_registry_entry_and_whole_in_the_run(here, version, a
     run = Run(mlflow.MlflowClient(), version.run_id)
     first = version.description.splitlines()[0]
     assert re.match(r"(Not better .*\. )?Dice \d\.\d{3} \(.*\) on (the )?\d held-out .*\. Research use only\.$", first)
-    assert "## Not for" in version.description and len(version.description) <= card_text.DESCRIPTION_LIMIT
+    assert "## Out of scope" in version.description and len(version.description) <= card_text.DESCRIPTION_LIMIT
     text = mlflow.artifacts.load_text(f"runs:/{run.id}/model_card/model_card.md")
     card = Card.model_validate_json(mlflow.artifacts.load_text(f"runs:/{run.id}/model_card/model_card.json"))
     assert text == card_text.markdown(card, first)
@@ -388,7 +405,7 @@ def test_what_was_altered_between_evaluate_and_register_is_not_registered(
     path = altered[folder] / name
     path.write_text(json.dumps(alter(json.loads(path.read_text()))))
     before = Ledger().storage.list()
-    with pytest.raises(StepError, match=r"is not what evaluate left: .* Nothing was registered"):
+    with pytest.raises(StepError, match=r"does not match its authentication code: .* Nothing was registered"):
         register(*altered)
     assert Ledger().storage.list() == before
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1

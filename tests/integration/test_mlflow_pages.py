@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import mlflow
 import pytest
 
-from components.register.register import CARD, _address
+from components.register.register import CARD, _card_link
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.summary import links
 from tests.support.browser import launch
@@ -23,9 +23,9 @@ def printed(versionless, tmp_path, monkeypatch) -> dict[str, tuple[str, str]]:
     monkeypatch.setenv("KFP_RUN_ID", "20261125-222254-demo")
     run = Run.open("digest")
     (tmp_path / f"{CARD}.md").write_text("# A whole card\n")
-    run.artifact(tmp_path / f"{CARD}.md", CARD)
-    run.metrics({"test_dice_mean": 0.472})
-    address = _address(run)
+    run.log_artifact(tmp_path / f"{CARD}.md", CARD)
+    run.log_metrics({"test_dice_mean": 0.472})
+    address = _card_link(run)
     version = versionless.create_model_version(
         MODEL_NAME, "s3://dwi-stroke/mlflow/m", run.id, description=address
     ).version

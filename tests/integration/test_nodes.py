@@ -14,17 +14,22 @@ from components.core.settings import checked
 from components.core.step import StepError
 from components.train import node
 from components.train.launch import launch
-from components.train.node_storage import Exchange
+from components.train.node_storage import NodeStorage
+from components.train.training_inputs import TrainingPaths
 from pipelines.image_tags import ROOT
 from tests.integration.test_training import SETTINGS, checkpoints, history, inputs, train  # noqa: F401 - fixtures
 
 
 @pytest.fixture
-def exchange(servers_here):
-    exchange = Exchange("run-1")
-    yield exchange
-    exchange.remove()
-    assert exchange.storage.list() == []
+def storage(servers_here):
+    storage = NodeStorage("run-1")
+    yield storage
+    storage.remove()
+    assert storage.storage.list() == []
+
+
+def paths(inputs: list[Path], folder: Path) -> TrainingPaths:  # noqa: F811
+    return TrainingPaths(*inputs, folder / "model", folder / "curves.html")
 
 
 def start_nodes(port: str, folder: Path) -> list[subprocess.Popen]:
@@ -44,16 +49,16 @@ def start_nodes(port: str, folder: Path) -> list[subprocess.Popen]:
 
 
 @pytest.mark.slow
-def test_two_nodes_learn_what_one_process_learns(exchange, inputs, train, checkpoints, free_port, tmp_path):  # noqa: F811
+def test_two_nodes_learn_what_one_process_learns(storage, inputs, train, checkpoints, free_port, tmp_path):  # noqa: F811
     alone = train("alone", launch)
     checkpoints.delete([o.key for o in checkpoints.list()])
 
-    exchange.offer(inputs)
+    storage.upload_inputs(paths(inputs, tmp_path))
     first, second = start_nodes(free_port(), tmp_path)
     said, _ = first.communicate(timeout=300)
     also_said, _ = second.communicate(timeout=60)
     assert (first.returncode, second.returncode) == (0, 0), said + also_said
-    exchange.take(tmp_path / "model", tmp_path / "curves.html")
+    storage.download_results(paths(inputs, tmp_path))
 
     for one, both in zip(history(alone), history(tmp_path / "model"), strict=True):
         for what in ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate"):
@@ -63,38 +68,38 @@ def test_two_nodes_learn_what_one_process_learns(exchange, inputs, train, checkp
     assert "epoch 3/3" in said and "epoch 3/3" not in also_said
 
 
-def test_what_was_sent_is_not_sent_again_and_what_came_of_it_is_forgotten(exchange, inputs, tmp_path, caplog):  # noqa: F811
+def test_what_was_sent_is_not_sent_again_and_what_came_of_it_is_forgotten(storage, inputs, tmp_path, caplog):  # noqa: F811
     caplog.set_level("INFO")
-    exchange.offer(inputs)
+    storage.upload_inputs(paths(inputs, tmp_path))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "best_model.pth").write_bytes(b"weights")
-    (tmp_path / "curves").write_text("<html></html>")
-    exchange.give(tmp_path / "model", tmp_path / "curves")
+    (tmp_path / "curves.html").write_text("<html></html>")
+    storage.upload_results(paths(inputs, tmp_path))
     caplog.clear()
 
-    exchange.offer(inputs)
-    assert [m for m in caplog.messages if "to send" in m] == [
-        "in/cases: 0 files to send, 0.0 MB", "in/slices: 0 files to send, 0.0 MB",
+    storage.upload_inputs(paths(inputs, tmp_path))
+    assert [m for m in caplog.messages if "to upload" in m] == [
+        "in/cases: 0 files to upload, 0.0 MB", "in/slices: 0 files to upload, 0.0 MB",
     ]  # fmt: skip
-    with pytest.raises(StepError, match=r"nothing in s3://.*/out/model"):
-        exchange.take(tmp_path / "taken", tmp_path / "taken.html")
+    with pytest.raises(StepError, match=r"s3://.*/out/model is empty"):
+        storage.download_results(paths(inputs, tmp_path))
 
 
 ENDS_SOON = """
 import time
 from components.train import node
-node.STEP_IS_GONE_AFTER = 1
+node.STEP_TIMEOUT = 1
 node.torchrun = lambda *_: time.sleep(60)
 node.main()
 """
 
 
-def test_a_node_ends_when_its_step_is_gone(exchange, tmp_path):
-    exchange.storage.put("in/cases/big", b"1")
+def test_a_node_ends_when_its_step_is_gone(storage, tmp_path):
+    storage.storage.put("in/cases/big", b"1")
     ended = subprocess.run(
         [sys.executable, "-c", ENDS_SOON, node.arguments("run-1", 1, checked(SETTINGS))],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PET_NODE_RANK": "1", "SCRATCH_DIR": str(tmp_path)},
         capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert ended.returncode == 1
-    assert ended.stdout.endswith("ERROR train: the train step is gone: nobody would take the model\n")
+    assert ended.stdout.endswith("ERROR train: the train step has ended: nothing would read the model\n")

@@ -3,16 +3,18 @@
 import json
 import os
 from types import SimpleNamespace
+from unittest import mock
 
 import mlflow
 import pytest
 import torch
 
+from components.artifacts.evaluation import Comparison, ScanResult
 from components.artifacts.split_file import split_digest
 from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
-from components.evaluate.champion_comparison import against_champion
+from components.evaluate.champion_comparison import compare_with_champion
 from components.model.network import AttentionUNet
 from components.register import register as step
 from components.register.decision import decide
@@ -27,14 +29,15 @@ from components.registry.ledger import (
     REFUSED,
     ROLLED_BACK,
     Ledger,
-    champions,
+    champion_stack,
 )
-from components.registry.ledger_entry import CODE, written
+from components.registry.ledger_entry import CODE, new_entry
 from components.registry.ledger_pairing import RENEW
 from components.registry.ledger_pairing import TAG as TAG_OF_MARK
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.models import promotion
 from pipelines.predict.segmenter import Segmenter
+from tests.support.scan_results import scan_result
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -72,7 +75,10 @@ def register(client, tmp_path):
         weights = tmp_path / f"weights-{seed}"
         weights.mkdir(exist_ok=True)
         torch.save(AttentionUNet(4).state_dict(), weights / "best_model.pth")
-        (weights / "model.json").write_text(json.dumps({"base_channels": 4, "threshold": 0.5, "seed": seed} | facts))
+        known = {
+            "image_size": 32, "normalization": "slice", "base_channels": 4, "threshold": 0.5, "best_epoch": seed,
+        }  # fmt: skip
+        (weights / "model.json").write_text(json.dumps(known | facts))
         run = client.create_run("0")
         client.log_artifacts(run.info.run_id, str(weights), "model/artifacts/weights")
         client.log_text(run.info.run_id, json.dumps({"patients": patients}), "split.json")
@@ -88,19 +94,21 @@ def register(client, tmp_path):
     return make
 
 
-def measured(dice: float) -> list[dict]:
-    """What evaluate finds on the test patients; no two of them are alike."""
-    known = {"absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.2, "lesion_count_difference": 0,
-             "lesion_f1": 0.8, "lesion_f1_matched": 0.7, "surface_distance_95_mm": 3.0}  # fmt: skip
-    return [{"patient": p, "dice": dice + i / 100, "iou": dice / 2, **known} for i, p in enumerate(TEST)]
+def measured(dice: float) -> list[ScanResult]:
+    """The results of the test patients; no two are equal."""
+    known = {
+        "absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.2, "lesion_f1": 0.8,
+        "lesion_f1_matched": 0.7, "surface_distance_95_mm": 3.0,
+    }  # fmt: skip
+    return [scan_result(p, dice=dice + i / 100, iou=dice / 2, **known) for i, p in enumerate(TEST)]
 
 
-def compared(ours: float, theirs: float, patients: dict = PATIENTS, synthetic: bool = False) -> dict:
-    """`comparison.json` of a model with the Dice `ours`, where the champion gets `theirs`."""
-    return against_champion(measured(ours), {"patients": patients}, lambda network, facts: measured(theirs), synthetic)
+def compared(ours: float, theirs: float, patients: dict = PATIENTS, synthetic: bool = False) -> Comparison:
+    """The comparison of a model with the Dice `ours`, where the champion gets `theirs`."""
+    return compare_with_champion(measured(ours), patients, lambda network, facts: measured(theirs), synthetic)
 
 
-def settle(client, version, comparison: dict, policy: Policy | None = None, summary: dict = SUMMARY) -> str:
+def settle(client, version, comparison: Comparison, policy: Policy | None = None, summary: dict = SUMMARY) -> str:
     """The register step's decision about a version, looked up again as the step does."""
     version = client.get_model_version(MODEL_NAME, version.version)
     return decide(client, version, comparison, summary, policy or load(), Ledger())
@@ -124,7 +132,7 @@ def two(client, register):
 
 def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record(client, register):
     comparison = compared(0.5, 0.0)
-    assert (comparison["champion"], comparison["reason"]) == (None, "there was no champion to compare with")
+    assert (comparison.champion, comparison.reason) == (None, "there was no champion to compare with")
     assert settle(client, register(1), comparison) == FIRST_WORDS
     assert (champion(client), decisions()) == ("1", [FIRST])
     assert Ledger().entries()[0].facts["evidence"]["floors"] == {
@@ -136,7 +144,7 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
-    ("short", "said"),
+    ("short", "text"),
     [
         ({"test_patients": 5}, "5 test patients of at least 10"),
         (WORSE_THAN_RULE, "Dice 0.240, not better than the rule without a network (0.370)"),
@@ -146,10 +154,10 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
     ids=["patients", "rule", "false volume"],
 )  # fmt: skip
 def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_to_name_one(
-    client, register, tmp_path, capsys, short, said
+    client, register, tmp_path, capsys, short, text
 ):
     words = settle(client, register(1), compared(0.5, 0.0), summary=SUMMARY | short)
-    assert words == f"there is no champion: {said}"
+    assert words == f"there is no champion: {text}"
     assert (champion(client), decisions()) == (None, [FIRST])
     assert promotion.champion(tmp_path) == 0
     shown = capsys.readouterr().out
@@ -166,13 +174,13 @@ def test_after_a_first_version_below_the_floors_the_next_is_judged_by_them_too(c
         settle(client, register(seed), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
     assert champion(client) is None
     assert settle(client, register(3), compared(0.5, 0.0)) == FIRST_WORDS
-    assert champion(client) == "3" == champions(Ledger().entries())[-1]
+    assert champion(client) == "3" == champion_stack(Ledger().entries())[-1]
     assert decisions() == [FIRST, REFUSED, BY_POLICY]
 
 
 def test_a_better_challenger_below_a_floor_is_refused(client, two):
-    said = settle(client, two[1], compared(0.56, 0.5), summary=WORSE_THAN_RULE)
-    assert said == "champion stays version 1: Dice 0.240, not better than the rule without a network (0.370)"
+    text = settle(client, two[1], compared(0.56, 0.5), summary=WORSE_THAN_RULE)
+    assert text == "champion stays version 1: Dice 0.240, not better than the rule without a network (0.370)"
     assert champion(client) == "1"
 
 
@@ -186,11 +194,9 @@ class TestSyntheticVersions:
         settle(client, version, compared(0.2, 0.0, synthetic=True), summary=WORSE_THAN_RULE)
         return version
 
-    def test_the_first_is_champion_whatever_its_numbers_and_every_command_says_what_it_is(
-        self, client, demo, tmp_path, capsys
-    ):
+    def test_the_first_synthetic_version_is_champion_and_every_command_marks_it(self, client, demo, tmp_path, capsys):
         assert champion(client) == "1"
-        assert "gives way to the first from patients" in Ledger().entries()[0].facts["words"]
+        assert "the first version from patients that passes" in Ledger().entries()[0].facts["words"]
         assert promotion.champion(tmp_path) == 0
         assert "WARNING  it learnt from SYNTHETIC scans alone" in capsys.readouterr().out
 
@@ -198,40 +204,40 @@ class TestSyntheticVersions:
         self, client, demo, register
     ):
         comparison = compared(0.2, 0.9)
-        assert comparison["reason"] == "version 1 learnt from synthetic scans alone" and comparison["pairs"] == {}
-        said = settle(client, register(2), comparison)
-        assert said.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
+        assert comparison.reason == "version 1 learnt from synthetic scans alone" and comparison.pairs == {}
+        text = settle(client, register(2), comparison)
+        assert text.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
         assert champion(client) == "2" and decisions() == [FIRST, BY_POLICY]
 
     def test_one_from_patients_below_the_floors_does_not(self, client, demo, register):
-        said = settle(client, register(2), compared(0.2, 0.9), summary=WORSE_THAN_RULE)
-        assert said.startswith("champion stays version 1: Dice 0.240, not better") and champion(client) == "1"
+        text = settle(client, register(2), compared(0.2, 0.9), summary=WORSE_THAN_RULE)
+        assert text.startswith("champion stays version 1: Dice 0.240, not better") and champion(client) == "1"
         settle(client, register(3), compared(0.2, 0.9))
         assert champion(client) == "3"
 
     def test_it_never_replaces_one_that_learnt_from_patients(self, client, two, register):
         comparison = compared(0.99, 0.5, synthetic=True)
-        assert comparison["reason"] == "version 1 learnt from patients, and these are synthetic scans"
-        said = settle(client, register(3, synthetic=True), comparison)
-        assert said == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
+        assert comparison.reason == "version 1 learnt from patients, and these are synthetic scans"
+        text = settle(client, register(3, synthetic=True), comparison)
+        assert text == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
         assert champion(client) == "1"
 
-    def test_it_does_not_become_champion_where_one_from_patients_is_none(self, client, register):
+    def test_it_does_not_become_champion_if_a_version_from_patients_failed(self, client, register):
         settle(client, register(1), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
-        said = settle(client, register(2, synthetic=True), compared(0.9, 0.0, synthetic=True))
-        assert said.startswith("there is no champion: it learnt from synthetic scans alone, and there are versions")
+        text = settle(client, register(2, synthetic=True), compared(0.9, 0.0, synthetic=True))
+        assert text.startswith("there is no champion: it learnt from synthetic scans alone, and there are versions")
         assert champion(client) is None
 
     def test_two_of_them_are_compared_by_the_policy_and_not_by_the_floors(self, client, demo, register):
         settle(client, register(2, synthetic=True), compared(0.56, 0.5, synthetic=True), summary=WORSE_THAN_RULE)
         assert champion(client) == "2"
 
-    def test_what_a_person_rolled_back_to_it_only_a_person_makes_champion_again(self, client, demo, register, tmp_path):
+    def test_only_a_person_makes_a_rolled_back_version_champion_again_over_it(self, client, demo, register, tmp_path):
         second = register(2)
         settle(client, second, compared(0.5, 0.0))
         promotion.rollback("wrong scanner", tmp_path)
         assert champion(client) == "1"
-        assert "rolled this one back" in settle(client, second, compared(0.5, 0.0), NON_INFERIOR)
+        assert "rolled this version back" in settle(client, second, compared(0.5, 0.0), NON_INFERIOR)
         assert champion(client) == "1"
 
     def test_where_it_lost_its_alias_the_floors_decide(self, client, demo, register):
@@ -252,24 +258,27 @@ class Overtaken(mlflow.MlflowClient):
 
 def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(client, monkeypatch):
     monkeypatch.setattr(
-        step, "_log", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
+        step, "log_model", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
     )
-    monkeypatch.setattr(step, "_kept_digest", lambda *_: "0" * 64)
+    monkeypatch.setattr(step, "stored_model_digest", lambda *_: "0" * 64)
     run = Run(Overtaken(), client.create_run("0").info.run_id)
-    assert step._make_version(run, None, "e", {"evaluation_digest": "e"}, str) == "1"
+    assert step._create_version(run, None, {"evaluation_digest": "e"}, "") == "1"
     assert [v.version for v in client.search_model_versions(f"name = '{MODEL_NAME}'")] == ["1"]
 
 
 def test_a_better_challenger_is_promoted(client, two):
-    said = settle(client, two[1], compared(0.56, 0.5))
-    assert said.startswith("promoted over version 1: Dice +0.060 (95 % 0.060 to 0.060), better; lesion-wise F1")
+    text = settle(client, two[1], compared(0.56, 0.5))
+    start = "promoted over version 1: Dice, all patients +0.060 (95 % 0.060 to 0.060), better; lesion F1, touched"
+    assert text.startswith(start)
     assert champion(client) == "2"
-    assert client.get_model_version(MODEL_NAME, "2").tags["decision"] == said
+    assert client.get_model_version(MODEL_NAME, "2").tags["decision"] == text
 
 
 def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two):
-    said = settle(client, two[1], compared(0.45, 0.5))
-    assert said.startswith("champion stays version 1: Dice -0.050 (95 % -0.050 to -0.050), not shown to be better")
+    text = settle(client, two[1], compared(0.45, 0.5))
+    assert text.startswith(
+        "champion stays version 1: Dice, all patients -0.050 (95 % -0.050 to -0.050), not shown to be better"
+    )
     assert champion(client) == "1"
     entry = Ledger().entries()[-1].facts
     assert (entry["decision"], entry["from"], entry["to"], entry["version"]) == (REFUSED, "1", "1", "2")
@@ -285,15 +294,15 @@ def test_an_equal_challenger_is_handled_as_the_policy_says(client, two, policy, 
 
 def test_a_champion_that_learnt_from_the_test_patients_refuses_every_challenger(client, two):
     others = {"train": ["A"], "val": ["B"], "test": ["C", *TEST[1:]]}
-    said = settle(client, two[1], compared(0.9, 0.5, others))
-    assert said == "champion stays version 1: version 1 was trained or tuned on 1 of these 12 test patients"
+    text = settle(client, two[1], compared(0.9, 0.5, others))
+    assert text == "champion stays version 1: version 1 was trained or tuned on 1 of these 12 test patients"
     assert Ledger().entries()[-1].facts["evidence"]["differences"]["dice"]["mean"] == pytest.approx(0.4)
     assert champion(client) == "1"
 
 
 def test_a_champion_of_another_frozen_test_refuses_every_challenger(client, two):
-    said = settle(client, two[1], compared(0.9, 0.5, PATIENTS | {"test": TEST[1:]}))
-    assert "these are not the frozen test patients: 1 of version 1's are not among them" in said
+    text = settle(client, two[1], compared(0.9, 0.5, PATIENTS | {"test": TEST[1:]}))
+    assert "these are not the frozen test patients: 1 of version 1's are not among them" in text
     assert champion(client) == "1"
 
 
@@ -301,12 +310,12 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     seen = {}
 
     def measure(network, facts):
-        seen.update(facts, first=next(network.parameters()).flatten()[0].item())
+        seen.update(dict(facts), first=next(network.parameters()).flatten()[0].item())
         return measured(0.5)
 
-    against_champion(measured(0.5), {"patients": PATIENTS}, measure, False)
+    compare_with_champion(measured(0.5), PATIENTS, measure, False)
     torch.manual_seed(1)
-    assert seen["seed"] == 1
+    assert seen["best_epoch"] == 1
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
@@ -317,13 +326,17 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
         ({"weights_sha256": "0" * 64}, {}, "best_model.pth is not what was registered (tag weights_sha256)"),
         ({"facts_sha256": "0" * 64}, {}, "model.json is not what was registered (tag facts_sha256)"),
         ({"facts_sha256": None, "model_sha256": "0" * 64}, {}, "a file of its model is not what was registered"),
-        ({"facts_sha256": None}, {}, "registered without the tag model_sha256: nothing says whether a file"),
+        (
+            {"facts_sha256": None},
+            {},
+            "registered without the tag model_sha256: changes of a file of its model cannot be detected",
+        ),
         ({}, {"base_channels": 8}, "best_model.pth does not load"),
-        ({"split_digest": "another"}, {}, "is not known: its MLflow run holds no split.json of its own"),
+        ({"split_digest": "another"}, {}, "are unknown: its MLflow run has no split.json of its own"),
     ],
     ids=["other weights", "other facts", "another file", "no digest of its facts", "another network", "other patients"],
 )
-def test_a_champion_that_cannot_be_compared_is_said_in_words_and_stays(client, register, tags, facts, why):
+def test_a_champion_that_cannot_be_compared_stays_and_the_reason_is_given(client, register, tags, facts, why):
     first = register(1, **facts)
     settle(client, first, compared(0.5, 0.0))
     for name, value in tags.items():
@@ -331,42 +344,43 @@ def test_a_champion_that_cannot_be_compared_is_said_in_words_and_stays(client, r
             client.delete_model_version_tag(MODEL_NAME, "1", name)
         else:
             client.set_model_version_tag(MODEL_NAME, "1", name, value)
-    said = settle(client, register(2), compared(0.9, 0.5))
-    assert said.startswith("champion stays version 1: ") and why in said
+    text = settle(client, register(2), compared(0.9, 0.5))
+    assert text.startswith("champion stays version 1: ") and why in text
     assert champion(client) == "1"
 
 
 def test_a_comparison_with_another_champion_than_the_present_one_decides_nothing(client, two, register):
     old = compared(0.56, 0.5)
     settle(client, register(3), compared(0.6, 0.5))
-    said = settle(client, two[1], old)
-    assert "compared with version 1, and the champion has changed since" in said
+    text = settle(client, two[1], old)
+    assert "compared with version 1, and the champion has changed since" in text
     assert champion(client) == "3"
 
 
 def test_a_retry_takes_no_decision_twice(client, two):
     for dice in (0.45, 0.56):
         comparison = compared(dice, 0.5)
-        said = [settle(client, two[1], comparison) for _ in range(3)]
-        assert len(set(said)) == 1
+        text = [settle(client, two[1], comparison) for _ in range(3)]
+        assert len(set(text)) == 1
     assert len(decisions()) == 3 and champion(client) == "2"
 
 
 def test_a_decision_that_a_kill_cut_short_is_carried_out_by_the_retry(client, two, monkeypatch):
     comparison = compared(0.56, 0.5)
     with monkeypatch.context() as killed:
-        killed.setattr("components.register.decision.enact", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        interrupt = mock.Mock(side_effect=KeyboardInterrupt)
+        killed.setattr("components.register.decision.apply_to_registry", interrupt)
         with pytest.raises(KeyboardInterrupt):
             settle(client, two[1], comparison)
-    assert champion(client) == "1" and champions(Ledger().entries()) == ["1", "2"]
+    assert champion(client) == "1" and champion_stack(Ledger().entries()) == ["1", "2"]
     settle(client, two[1], comparison)
     assert champion(client) == "2" and len(decisions()) == 2
 
 
 def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(client, two, tmp_path):
     client.delete_registered_model_alias(MODEL_NAME, "champion")
-    said = settle(client, two[1], compared(0.9, 0.5))
-    assert said == "there is no champion: version 1 is no longer champion, and no other was named"
+    text = settle(client, two[1], compared(0.9, 0.5))
+    assert text == "there is no champion: version 1 is no longer champion, and no other was named"
     assert champion(client) is None
     settle(client, two[1], compared(0.91, 0.5))
     assert champion(client) is None
@@ -374,12 +388,12 @@ def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(clien
         Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
 
 
-def test_a_new_registry_beside_an_old_ledger_begins_anew(client, two, register):
+def test_a_new_registry_with_an_old_ledger_starts_again(client, two, register):
     settle(client, two[1], compared(0.56, 0.5))
     client.delete_registered_model(MODEL_NAME)
     client.create_registered_model(MODEL_NAME)
     settle(client, register(1), compared(0.5, 0.0))
-    assert champion(client) == "1" == champions(Ledger().entries())[-1]
+    assert champion(client) == "1" == champion_stack(Ledger().entries())[-1]
 
 
 def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, capsys, monkeypatch):
@@ -399,13 +413,13 @@ def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, c
     assert "The ledger is whole, and replays to what the registry says." in out
 
 
-def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two, tmp_path, register):
+def test_only_a_person_makes_a_rolled_back_version_champion_again(client, two, tmp_path, register):
     better = compared(0.56, 0.5)
     settle(client, two[1], better)
     promotion.rollback("", tmp_path)
     settle(client, two[1], better)
     assert champion(client) == "1"
-    assert "rolled this one back" in settle(client, two[1], compared(0.6, 0.5))
+    assert "rolled this version back" in settle(client, two[1], compared(0.6, 0.5))
     assert champion(client) == "1"
     promotion.promote(f"models:/{MODEL_NAME}/2", "mended the scanner", tmp_path)
     settle(client, register(3), compared(0.6, 0.5))
@@ -415,7 +429,7 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
-    ("model", "reason", "said"),
+    ("model", "reason", "text"),
     [
         (f"models:/{MODEL_NAME}/2", " ", "needs a reason"),
         (f"models:/{MODEL_NAME}/7", "why", "there is no models:/dwi-attention-unet/7 in the registry"),
@@ -424,8 +438,8 @@ def test_what_a_person_took_back_only_a_person_makes_champion_again(client, two,
         ("2", "why", "is no version of dwi-attention-unet"),
     ],
 )
-def test_a_mistake_of_a_person_is_answered_in_words_and_changes_nothing(client, two, tmp_path, model, reason, said):
-    with pytest.raises(StepError, match=said):
+def test_a_persons_mistake_gives_a_clear_error_and_changes_nothing(client, two, tmp_path, model, reason, text):
+    with pytest.raises(StepError, match=text):
         promotion.promote(model, reason, tmp_path)
     assert (champion(client), decisions()) == ("1", [FIRST])
 
@@ -454,7 +468,7 @@ def test_the_last_decision_is_missed_too_where_it_was_removed(client, two, tmp_p
 
 def put_into_bucket(facts: dict, **other) -> None:
     """As somebody who can write the bucket alone: an entry after the last one, of these facts."""
-    entry, blob = written(facts | {"number": facts["number"] + 1, "previous": [], **other})
+    entry, blob = new_entry(facts | {"number": facts["number"] + 1, "previous": [], **other})
     Ledger().storage.put(entry.key, blob)
 
 
@@ -471,7 +485,7 @@ def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, 
     assert champion(client) == "1" and decisions() == [FIRST, REFUSED, REFUSED]
     assert promotion.champion(tmp_path) == 1
     out = capsys.readouterr().out
-    assert "is not this registry's: its authentication code is missing or wrong. Not used" in out
+    assert "does not belong to this registry: its authentication code is missing or invalid. Not used" in out
     assert "somebody" not in out and "The ledger is whole" not in out
 
 
@@ -486,7 +500,7 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
         lambda: promotion.promote(f"models:/{MODEL_NAME}/2", "why not", tmp_path),
         lambda: promotion.rollback("", tmp_path),
     ):
-        with pytest.raises(StepError, match=r"which the registry names, was removed .* Nothing was decided"):
+        with pytest.raises(StepError, match=r"which the registry names, was removed .* No decision was made"):
             act()
     assert champion(client) == "1" and decisions() == [FIRST, BY_POLICY]
     capsys.readouterr()
@@ -499,15 +513,15 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
     assert "What was checked of the ledger replays to what the registry says." in out
 
 
-def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(client, two, tmp_path, capsys):
+def test_a_ledger_without_codes_is_adopted_and_continued(client, two, tmp_path, capsys):
     settle(client, two[1], compared(0.45, 0.5))
     storage = Ledger().storage
     before: list = []
     for entry in Ledger().entries():
         facts = entry.content | {"previous": [e.sha256 for e in before[-1:]]}
         storage.delete([entry.key])
-        before.append(written(facts)[0])
-        storage.put(before[-1].key, written(facts)[1])
+        before.append(new_entry(facts)[0])
+        storage.put(before[-1].key, new_entry(facts)[1])
         client.set_model_version_tag(MODEL_NAME, facts["version"], NAMES_ENTRY, before[-1].key)
     for name in client.get_registered_model(MODEL_NAME).tags:
         if name == HEAD or name.startswith(KEY_TAG):
@@ -531,7 +545,7 @@ def test_a_ledger_from_before_there_were_codes_is_taken_over_and_gone_on_with(cl
     ],
     ids=["a number", "one more", "one less", "what it learnt from", "why", "by which decision"],
 )
-def test_what_was_altered_in_the_registry_is_named(client, two, tmp_path, capsys, alter):
+def test_changes_in_the_registry_are_named(client, two, tmp_path, capsys, alter):
     settle(client, two[1], compared(0.45, 0.5))
     assert promotion.champion(tmp_path) == 0
     alter(client)
@@ -556,7 +570,7 @@ def test_a_champion_that_was_altered_in_the_bucket_supports_no_promotion(client,
     (key,) = (o.key for o in storage.list() if two[0].run_id in o.key and o.key.endswith(ending))
     storage.put(key, json.dumps(alter(json.loads(storage.get(key)))).encode())
     comparison = compared(0.9, 0.5)
-    assert why in comparison["reason"]
+    assert why in comparison.reason
     assert settle(client, two[1], comparison).startswith("champion stays version 1: ") and champion(client) == "1"
 
 
@@ -564,14 +578,14 @@ def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp
     settle(client, two[1], compared(0.56, 0.5))
     for seed, dice in ((3, 0.5), (4, 0.6), (5, 0.55)):
         settle(client, register(seed), compared(dice, 0.56))
-        assert champions(Ledger().entries())[-1] == champion(client)
+        assert champion_stack(Ledger().entries())[-1] == champion(client)
     promotion.promote(f"models:/{MODEL_NAME}/1", "try", tmp_path)
     promotion.rollback("", tmp_path)
     promotion.rollback("", tmp_path)
-    assert champions(Ledger().entries())[-1] == champion(client) == "2"
+    assert champion_stack(Ledger().entries())[-1] == champion(client) == "2"
     assert Ledger().faults == []
 
 
-def test_without_a_champion_the_command_says_how_one_comes_about(client, tmp_path, capsys):
+def test_without_a_champion_the_command_explains_how_to_get_one(client, tmp_path, capsys):
     assert promotion.champion(tmp_path) == 0
     assert "there is no champion: no model is registered. Make one: make pipeline-run" in capsys.readouterr().out

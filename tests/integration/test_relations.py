@@ -22,8 +22,8 @@ def state(registry, tmp_path, monkeypatch):
 
 def test_it_is_the_champion(state, champion):
     champion(image_size=48)
-    _, facts = load_model(relations.champion_weights(state / "weights"))
-    assert facts["image_size"] == 48
+    _, model = load_model(relations.champion_weights(state / "weights"))
+    assert model.image_size == 48
 
 
 def test_without_a_champion_it_says_what_to_do(state, versionless):

@@ -660,7 +660,7 @@ def orphaned(env, other, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
     up(other)
     before = pids(other)
-    with subprocess.Popen(["sh", "-c", "sleep 60; : mlflow"], cwd=other / "mlflow", start_new_session=True) as shell:
+    with subprocess.Popen(["sh", "-c", "sleep 600; : mlflow"], cwd=other / "mlflow", start_new_session=True) as shell:
         shutil.rmtree(other)
         capsys.readouterr()
         yield before

@@ -28,8 +28,10 @@ from components.preprocess.preprocess import preprocess
 from components.registry.tracking import EXPERIMENT
 from components.split.split import split
 from components.train import learner, torchrun_worker, validation
-from components.train.launch import launch, torchrun
+from components.train.launch import launch
 from components.train.preemption import Preempted
+from components.train.torchrun import torchrun
+from components.train.training_inputs import TrainingPaths
 from pipelines.image_tags import ROOT
 
 SETTINGS = {
@@ -65,7 +67,8 @@ def train(inputs, tmp_path, servers_here, monkeypatch):
 
     def run(name: str, how, seed: int = 3, **more) -> Path:
         monkeypatch.setenv("KFP_RUN_ID", name)
-        how([*inputs, tmp_path / name, tmp_path / f"{name}.html"], checked({**SETTINGS, "random_seed": seed, **more}))
+        paths = TrainingPaths(*inputs, tmp_path / name, tmp_path / f"{name}.html")
+        how(paths, checked({**SETTINGS, "random_seed": seed, **more}))
         return tmp_path / name
 
     return run
@@ -80,7 +83,7 @@ def checkpoints(servers_here):
     storage.delete([o.key for o in storage.list()])
 
 
-def two(paths: list[Path], settings) -> None:
+def two(paths: TrainingPaths, settings) -> None:
     torchrun(2, paths, settings)
 
 
@@ -131,7 +134,7 @@ def test_each_part_of_the_recipe_is_in_mlflow_and_the_model_loads_with_its_norm(
 
 
 def test_a_falling_rate_leaves_early_stopping_as_it_is(train, checkpoints, monkeypatch):
-    monkeypatch.setattr("components.train.train._selected_by", lambda rows, selection: 1 / len(rows))
+    monkeypatch.setattr("components.train.learn.selection_score", lambda rows, selection: 1 / len(rows))
     model = train("early", launch, schedule="poly", epochs=9, early_stop_patience=2)
     assert len(history(model)) == 3 and json.loads((model / "model.json").read_text())["best_epoch"] == 1
 
@@ -141,7 +144,7 @@ def test_a_deeply_supervised_training_goes_on_where_it_was_killed(train, checkpo
     whole = history(train("whole", launch, deep_supervision=True))
     checkpoints.delete([o.key for o in checkpoints.list()])
     with monkeypatch.context() as patch:
-        patch.setattr("components.train.train._log_epochs", _killed_after_two)
+        patch.setattr("components.train.learn._log_epochs", _killed_after_two)
         with pytest.raises(KeyboardInterrupt):
             train("killed", launch, deep_supervision=True)
     again = history(train("again", launch, deep_supervision=True))
@@ -186,11 +189,11 @@ def test_what_only_cuts_otherwise_takes_the_finished_weights_and_is_a_run_of_its
     train, checkpoints, monkeypatch, caplog
 ):
     plain = train("plain", launch, seed=5, tta=False)
-    monkeypatch.setattr("components.train.train._epoch", None)  # any training now would end in an error
+    monkeypatch.setattr("components.train.learn._epoch", None)  # any training now would end in an error
     with caplog.at_level("INFO"):
         cut = train("cut", launch, seed=5, **CUT)
     assert file_sha256(cut / "best_model.pth") == file_sha256(plain / "best_model.pth")
-    assert "going on after epoch 3 of 3, from the checkpoint" in caplog.text
+    assert "continuing after epoch 3 of 3, from the checkpoint" in caplog.text
     assert len(list(checkpoints.list())) == 1
 
     facts = [json.loads((model / "model.json").read_text()) for model in (plain, cut)]
@@ -221,7 +224,7 @@ def test_a_killed_training_is_gone_on_with_under_another_cut(train, checkpoints,
     whole = history(train("whole plain", launch, seed=7))
     checkpoints.delete([o.key for o in checkpoints.list()])
     with monkeypatch.context() as patch:
-        patch.setattr("components.train.train._log_epochs", _killed_after_two)
+        patch.setattr("components.train.learn._log_epochs", _killed_after_two)
         with pytest.raises(KeyboardInterrupt):
             train("killed plain", launch, seed=7)
     assert measured(history(train("cut after it", launch, seed=7, **CUT))) == measured(whole)
@@ -251,14 +254,15 @@ def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(inputs, tmp_p
     wrong = tmp_path / "split.json"
     facts = json.loads(parts.read_text())
     wrong.write_text(json.dumps({**facts, "digest": "gone", "cases": {**facts["cases"], "train": ["nobody"]}}))
-    with pytest.raises(StepError, match=r"^unexpected KeyError: 'nobody'"):
-        torchrun(2, [cases, slices, wrong, page, tmp_path / "model", tmp_path / "curves.html"], checked(SETTINGS))
+    with pytest.raises(StepError, match=r"^the split names the case nobody, and "):
+        paths = TrainingPaths(cases, slices, wrong, page, tmp_path / "model", tmp_path / "curves.html")
+        torchrun(2, paths, checked(SETTINGS))
     assert not (tmp_path / "model").exists()
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused(inputs, tmp_path):
-    with pytest.raises(StepError, match=r"batch_size=6 gives 8 GPUs nothing to share. Raise it to 8 or more"):
-        torchrun(8, [*inputs, tmp_path, tmp_path], checked(SETTINGS))
+    with pytest.raises(StepError, match=r"batch_size=6 is too small for 8 GPUs. Raise it to 8 or more"):
+        torchrun(8, TrainingPaths(*inputs, tmp_path, tmp_path), checked(SETTINGS))
 
 
 @pytest.fixture
@@ -304,13 +308,15 @@ def test_sigterm_keeps_what_is_learnt_to_the_batch_and_going_on_ends_bit_identic
 @pytest.mark.slow
 def test_processes_that_train_together_end_with_the_step_and_keep_the_last_epoch(inputs, tmp_path, checkpoints):
     code = (
-        "import json, sys; from pathlib import Path; from components.core.settings import checked\n"
-        "from components.core.step import step; from components.train.launch import torchrun\n"
+        "import json, sys; from components.core.settings import checked; from components.core.step import step\n"
+        "from components.train.torchrun import torchrun\n"
+        "from components.train.training_inputs import TrainingPaths\n"
         "paths, settings = json.loads(sys.argv[1])\n"
-        "with step('train'): torchrun(2, [Path(p) for p in paths], checked(settings))"
+        "with step('train'): torchrun(2, TrainingPaths.from_list(paths), checked(settings))"
     )
     arguments = torchrun_worker.arguments(
-        [*inputs, tmp_path / "model", tmp_path / "page.html"], checked({**SETTINGS, "epochs": 500, "random_seed": 11})
+        TrainingPaths(*inputs, tmp_path / "model", tmp_path / "page.html"),
+        checked({**SETTINGS, "epochs": 500, "random_seed": 11}),
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KFP_RUN_ID": "together"}
     with subprocess.Popen(

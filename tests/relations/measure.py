@@ -64,7 +64,7 @@ class Model:
     def __init__(self, weights: Path):
         self.weights, self.segmenter = weights, LesionSegmenter()
         self.segmenter.load_context(SimpleNamespace(artifacts={"weights": str(weights)}))
-        self.network, self.facts = self.segmenter.network, self.segmenter.facts
+        self.network, self.trained = self.segmenter.network, self.segmenter.trained
         self.before = cache(self._before)
 
     def predict(self, file: str, content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -86,15 +86,15 @@ class Model:
 
     def _predict_npy(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         volume, geometry = read(path)
-        probability = predict_volume(self.network, self.facts, volume)
-        mask = lesion_mask(probability, self.facts, None)
-        return geometry.native(mask), geometry.native(calibrated(probability, self.facts))
+        probability = predict_volume(self.network, self.trained, volume)
+        mask = lesion_mask(probability, self.trained, None)
+        return geometry.native(mask), geometry.native(calibrated(probability, self.trained))
 
     def mask_of(self, probability: np.ndarray, scan: Scan) -> np.ndarray:
         """What the model makes of calibrated probabilities on the scan's grid."""
-        threshold = float(calibrated(np.array([self.facts["threshold"]], np.float32), self.facts)[0])
+        threshold = float(calibrated(np.array([self.trained.threshold], np.float32), self.trained)[0])
         voxel_mm = None if scan.affine is None else scan.voxel_mm
-        return lesion_mask(probability, self.facts | {"threshold": threshold}, voxel_mm)
+        return lesion_mask(probability, self.trained.model_copy(update={"threshold": threshold}), voxel_mm)
 
     def _before(self, scan: Scan) -> np.ndarray:
         return self.predict(*stored(scan, scan.voxels))[0]

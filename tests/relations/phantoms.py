@@ -14,7 +14,7 @@ from components.ingest.ingest import check
 from components.model.losses import LOSSES
 from components.model.network import AttentionUNet
 from components.preprocess.preprocess import preprocess
-from components.train.data import read_index
+from components.train.data import grid_cases
 from tests.relations.changes import Scan
 
 SHAPE = (96, 112, 12)
@@ -69,7 +69,7 @@ def learnt(slices: Path, names: list[str]) -> AttentionUNet:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     stacks, masks = [], []
-    for case in read_index(slices, names):
+    for case in grid_cases(slices, Slices.read(slices), names):
         stacks.append(torch.from_numpy(np.load(case.image)[case.order]).float())
         masks.append(torch.from_numpy(np.load(case.mask)).float())
     x_NCHW, y_N1HW = torch.cat(stacks), torch.cat(masks)[:, None]

@@ -18,8 +18,9 @@ from kfp.local.status import Status
 from components.core.port_owner import OWN_PORTS
 from components.core.step import StepError
 from pipelines.__main__ import main
-from pipelines.cluster.kubernetes import ClusterSettings, sources_tag
+from pipelines.cluster.kubernetes import ClusterSettings
 from pipelines.environment import settle_python
+from pipelines.image_tags import sources_tag
 from pipelines.local import run_locally
 from pipelines.local.kfp_local import LocalRun
 from pipelines.ports import HOST

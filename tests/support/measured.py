@@ -1,7 +1,9 @@
-"""What evaluate writes, small and by hand: 12 test patients, four of them lesion-free or badly outlined."""
+"""Small artifacts of train and evaluate, made by hand: 12 test patients, four of them lesion-free or with failures."""
 
 import json
 from pathlib import Path
+
+from tests.support.scan_results import scan_result
 
 STRATUM = {
     "patients": 6, "scans": 6, "dice_mean": 0.7, "dice_ci_low": 0.6, "dice_ci_high": 0.8, "lesion_f1_mean": 0.75,
@@ -34,13 +36,13 @@ FOUND = {
 """What evaluate finds beside its summary."""
 
 
-def case(number: int, dice: float = 0.7, **more) -> dict:
-    return {
-        "case": f"sub-{number:02d}", "patient": f"sub-{number:02d}", "dice": dice, "lesion_f1": dice, "truth_ml": 4.0,
-        "predicted_ml": 3.5, "lesions": 2, "lesions_found": 1, "false_lesions": 0, "needs_review": [],
-        "lesion_f1_matched": dice - 0.1, "surface_distance_95_mm": 4.0, "rule_dice": 0.5, "rule_lesion_f1": 0.5,
-        "rule_ml": 3.0, **more,
+def case(number: int, dice: float = 0.7, **fields) -> dict:
+    """A test scan in `test_metrics.json`."""
+    known = {
+        "dice": dice, "lesion_f1": dice, "lesion_f1_matched": dice - 0.1, "truth_ml": 4.0, "predicted_ml": 3.5,
+        "lesions": 2, "lesions_found": 1, "surface_distance_95_mm": 4.0,
     }  # fmt: skip
+    return scan_result(f"sub-{number:02d}", **(known | fields)).model_dump()
 
 
 def metrics(**changes) -> dict:
@@ -94,7 +96,7 @@ def write_evaluation(folder: Path, measured: dict | None = None, cases: dict | N
         ("cases", cases or listed()),
         ("comparison", none | comparison),
         ("split", {"patients": {}, "cases": {}, "digest": "b" * 64}),
-        ("pictures", {"08_worst.png": "sub-01", "01_best.png": "sub-12"}),
+        ("pictures", {"cases": {"08_worst.png": "sub-01", "01_best.png": "sub-12"}}),
     ):
         (folder / f"{name}.json").write_text(json.dumps(content))
     return folder
@@ -102,10 +104,10 @@ def write_evaluation(folder: Path, measured: dict | None = None, cases: dict | N
 
 def trained(**lineage) -> dict:
     """What train adds to `model.json` that a card tells of."""
-    known = {"git_commit": "c" * 40, "image_tag": "dwi-stroke-python-train:0123456789abcdef",
+    code_and_data = {"git_commit": "c" * 40, "image_tag": "dwi-stroke-python-train:0123456789abcdef",
              "data_version": "a" * 64, "split_digest": "b" * 64}  # fmt: skip
     return {
-        "best_epoch": 7, "training_digest": "d" * 64, "lineage": known | lineage,
+        "best_epoch": 7, "training_digest": "d" * 64, "lineage": code_and_data | lineage,
         "params": {
             "image_size": "(96, 96)", "epochs": 20, "base_channels": 16, "learning_rate": 2e-3, "loss": "dice",
             "device": "cpu, 2 threads", "processes": 1, "model_params": 1_970_000, "data_uri": "s3://scans/stroke",

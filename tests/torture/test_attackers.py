@@ -21,11 +21,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from components.artifacts.evaluation import TestMetrics
 from components.artifacts.synthetic import TAG
 from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, scratch, work_bucket
 from components.core.text import can_be_shown
-from components.evaluate.champion_comparison import against_champion
+from components.evaluate.champion_comparison import compare_with_champion
 from components.registry import split_history
 from components.registry.tracking import MODEL_NAME
 from pipelines.check_data import check_data
@@ -257,11 +258,10 @@ class TestAWriterOfTheBucket:
     @pytest.fixture(scope="class")
     def questions(self, house, scans):
         """What a person asks, by name: what it comes to. An answer is compared with the undisturbed one."""
-        measured = json.loads((house.run / "evaluation" / "test_metrics.json").read_text())
+        rows = TestMetrics.read(house.run / "evaluation").cases
         split = json.loads((house.run / "split.json").read_text())
         listed = json.loads((house.run / "cases" / "cases.json").read_text())
         facts = json.loads((house.run / "model" / "model.json").read_text())
-        rows = measured["cases"]
         drawn = split_history.split_settings((0.5, 0.25, 0.25), 0, facts["inputs"])
 
         def printed(ask, *arguments) -> tuple[int, str]:
@@ -273,13 +273,14 @@ class TestAWriterOfTheBucket:
 
         def compared() -> dict:
             """The champion's facts stand in for its results: altered facts would give others."""
-            found = against_champion(
-                rows, split, lambda network, facts: [row | {"dice": facts["threshold"]} for row in rows],
+            found = compare_with_champion(
+                rows, split["patients"],
+                lambda network, facts: [row.model_copy(update={"dice": facts["threshold"]}) for row in rows],
                 listed["synthetic"],
             )  # fmt: skip
-            if found["reason"]:
-                raise StepError(found["reason"])
-            return found
+            if found.reason:
+                raise StepError(found.reason)
+            return found.model_dump(mode="json")
 
         def mask() -> str:
             return Segmenter(CHAMPION, house.state).segment(scan_of(scans)).mask.hex()

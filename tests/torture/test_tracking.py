@@ -27,7 +27,7 @@ def test_gone_in_the_middle_of_training(campaign, faulty, undisturbed, scans, tm
         monkeypatch.setenv("KFP_RUN_ID", name)
         monkeypatch.setenv("SCRATCH_DIR", str(tmp_path))
         monkeypatch.setitem(steps.SETTINGS, "random_seed", number)
-        from components.train import train as training
+        from components.train import learn as training
 
         kept = training._log_epochs
 
@@ -62,7 +62,7 @@ def test_gone_in_the_middle_of_training(campaign, faulty, undisturbed, scans, tm
 @pytest.mark.parametrize("how", ["gone", "lost"])
 def test_registration_registers_once_whichever_request_fails(campaign, faulty, undisturbed, monkeypatch, how):
     """From a request on MLflow is gone, that request carried out or not; then it is back, and the step tried again."""
-    monkeypatch.setattr("components.registry.tracking.PAUSES", (0.2,))
+    monkeypatch.setattr("components.registry.mlflow_requests.CREATE_SECONDS", 0.5)
     steps.forget()
     before = len(faulty.mlflow.requests)
     register(undisturbed / "model", undisturbed / "evaluation")

@@ -123,7 +123,7 @@ FOREIGN = {"PIP_CERT", "PIP_NO_INDEX", "PIP_FIND_LINKS", "ACCEPT"}
 @functools.cache
 def sources() -> str:
     """Return the text of all files that read variables."""
-    kinds = ("*.py", "*.env", "*.sh", "build", "*.yaml", "Makefile", "*.Dockerfile")
+    kinds = ("*.py", "*.env", "*.sh", "build", "make-venv", "*.yaml", "Makefile", "*.Dockerfile")
     files = [
         f
         for name in ("pipelines", "components", "images", "manifests")
@@ -146,6 +146,18 @@ def test_every_file_of_ours_that_a_page_names_exists(page):
             assert (ROOT / path).exists(), path
         elif below != ROOT and re.match(r"(unit|integration|e2e|torture|corpus|relations|cluster)/", path):
             assert (below / path).exists(), path
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code():
+    """A message is compared without what the code fills in."""
+    (messages, *_) = tables(ROOT / "docs" / "troubleshooting.md")
+    shown = [message for row in messages for message in re.findall(r"^`([^`]+)`", row[0])]
+    text = re.sub(r"[\"']\s*\n\s*f?[\"']", "", sources())
+    parts = [
+        part.strip() for message in shown for part in re.split(r"\.\.\.|[\d.]+|dwi-attention-unet|Not better", message)
+    ]
+    assert len(shown) > 5
+    assert [part for part in parts if len(part) > 5 and part not in text] == []
 
 
 @each_page

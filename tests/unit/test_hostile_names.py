@@ -15,9 +15,9 @@ from components.register.card import load
 from components.register.card_facts import make_card
 from components.scans.volumes import write
 from components.split.split_page import write_page
-from pipelines.experiments.compare import Unlike, compare
+from pipelines.experiments.compare import LeftOut, compare
 from pipelines.experiments.comparison_page import page as experiments_page
-from pipelines.experiments.run_results import Outcome
+from pipelines.experiments.run_results import RunResult
 from pipelines.predict.results import Row, page
 from tests.support import measured
 from tests.support.artifacts import make_case, make_cases, make_split
@@ -80,7 +80,7 @@ def experiments(name: str, folder: Path) -> str:
         "patients": {"train": [], "val": [], "test": [name]},
         "cases": [scan], "synthetic": False, "precision": "float32", "training_seconds": 1.0, "run_seconds": 2.0,
     }  # fmt: skip
-    return experiments_page(compare([Outcome("baseline", 1, **facts)], 10)[0], [Unlike("adc", 1, name)], "demo")
+    return experiments_page(compare([RunResult("baseline", 1, **facts)], 10)[0], [LeftOut("adc", 1, name)], "demo")
 
 
 PAGES = [data_report, split_page, predictions, experiments]
@@ -98,7 +98,9 @@ def card(tmp_path):
     """card(name): the card of an evaluation in which everything is called so."""
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "model.json").write_text(json.dumps({"threshold": 0.5, **measured.trained()}))
+    (folder / "model.json").write_text(
+        json.dumps({"image_size": 96, "normalization": "slice", "base_channels": 16, **measured.trained()})
+    )
     (folder / "history.json").write_text(json.dumps(measured.HISTORY))
     (folder / "best_model.pth").write_bytes(b"weights")
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from components.train import trainjob
+from components.train import trainjob, trainjob_api
 from tests.unit.manifests.network import End
 from tests.unit.manifests.overlays import MANIFESTS, OVERLAYS, RENDERER
 from tests.unit.manifests.test_network import STEP
@@ -38,7 +38,7 @@ def test_it_is_the_one_that_the_train_step_asks_for(runtime, job, pod):
     assert (runtime["apiVersion"], runtime["kind"]) == (trainjob.API_VERSION, "TrainingRuntime")
     assert (runtime["metadata"]["name"], runtime["metadata"]["namespace"]) == (trainjob.RUNTIME, "kubeflow")
     assert [container["name"] for container in pod["spec"]["containers"]] == [trainjob.CONTAINER]
-    assert str(FILE.parent.relative_to(MANIFESTS.parent)) == trainjob.MANIFESTS
+    assert str(FILE.parent.relative_to(MANIFESTS.parent)) == trainjob_api.MANIFESTS
 
 
 def test_trainer_finds_its_nodes_in_it_and_lets_torchrun_know(runtime, job):

@@ -11,7 +11,7 @@ import pytest
 from pipelines import __main__ as command_line
 from pipelines import commands
 from pipelines.image_tags import ROOT
-from pipelines.target import ALL
+from pipelines.target_name import ALL
 
 IN_ANY_PLACE = {
     "check-data": ("--data", "folder"), "predict": ("--input", "a", "--output", "b"), "serve": (), "status": (),

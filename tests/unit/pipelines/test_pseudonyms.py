@@ -145,7 +145,7 @@ def test_a_scan_is_ingested_as_it_would_be_under_its_own_name(tmp_path, clinic, 
 @pytest.mark.parametrize(
     ("ending", "content", "sent", "line"),
     [
-        (".bval", "0 800 # Jaidee", "", "the .bval file was ignored: it does not hold numbers"),
+        (".bval", "0 800 # Jaidee", "", "the .bval file was ignored: it holds no b-values (numbers)"),
         (".bval", "0 800\n", "800\n", "b = 800 s/mm² as in the .bval file"),
         (".json", '{"Name": "Jaidee", "bval": 800}', '{"DiffusionBValue": 800.0}', "as in the JSON sidecar"),
         (".json", '{"Name": "Jaidee"}', "{}", "b-value unknown"),

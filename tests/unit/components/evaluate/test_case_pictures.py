@@ -6,17 +6,21 @@ import cv2
 import numpy as np
 import pytest
 
+from components.artifacts.evaluation import ScanResult
 from components.evaluate.case_pictures import Sample, choose_samples, draw_failure, draw_sample
+from tests.support.scan_results import scan_result
 
 
-def scan(name: str, dices: list[float], lesion: list[bool] | None = None, predicted: list[bool] | None = None) -> dict:
+def scan(
+    name: str, dices: list[float], lesion: list[bool] | None = None, predicted: list[bool] | None = None
+) -> ScanResult:
     everywhere = [True] * len(dices)
-    return {
-        "case": name,
-        "slice_dice": dices,
-        "slice_has_lesion": everywhere if lesion is None else lesion,
-        "slice_has_prediction": everywhere if predicted is None else predicted,
-    }
+    return scan_result(
+        name,
+        slice_dice=dices,
+        slice_has_lesion=everywhere if lesion is None else lesion,
+        slice_has_prediction=everywhere if predicted is None else predicted,
+    )
 
 
 def places(samples: list[Sample]) -> list[tuple[str, int]]:
@@ -47,7 +51,7 @@ def test_where_few_slices_are_there_all_three_kinds_still_are(candidates):
     assert {s.kind for s in samples} == {"best", "typical", "worst"}
 
 
-def test_a_sample_says_where_it_is_and_its_dice():
+def test_a_sample_has_its_case_slice_and_dice():
     (sample,) = choose_samples([scan("A", [1.0, 0.3], lesion=[False, True], predicted=[False, False])])
     assert (sample.case, sample.slice, sample.dice) == ("A", 1, 0.3)
 
@@ -57,7 +61,7 @@ def test_slices_with_neither_lesion_nor_prediction_are_not_shown():
     assert set(places(choose_samples([one]))) == {("A", 1), ("A", 2), ("A", 3)}
 
 
-def test_equal_slices_are_chosen_the_same_way_whatever_the_order_of_the_scans():
+def test_the_order_of_the_scans_does_not_change_the_choice_of_equal_slices():
     scans = [scan(name, [0.5] * 9) for name in "ABC"]
     assert choose_samples(scans) == choose_samples(scans[::-1])
 

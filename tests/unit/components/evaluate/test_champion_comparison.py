@@ -6,45 +6,50 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from components.artifacts.cases import Case
+from components.artifacts.evaluation import ScanResult
 from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.evaluate import champion_comparison
-from components.evaluate.champion_comparison import pairs_by_patient, why_not_frozen
-from components.evaluate.evaluate import measure
+from components.evaluate.champion_comparison import pairs_by_patient, unfair_test_reason
+from components.evaluate.evaluate import measure_scans
 from components.model.network import AttentionUNet
 from components.scans.volumes import BadVolume, write
+from tests.support.scan_results import scan_result
 
 THEN = {"train": ["A", "B"], "val": ["C"], "test": ["D", "E"]}
 
 
-def result(patient: str, **metrics) -> dict:
-    volumes = {"absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.1, "lesion_count_difference": 0}
-    beside = {"lesion_f1": 1.0, "lesion_f1_matched": 1.0, "surface_distance_95_mm": None}
-    return {"patient": patient, "dice": 0.5, "iou": 0.4, **volumes, **beside, **metrics}
+def result(patient: str, **fields) -> ScanResult:
+    known = {
+        "dice": 0.5, "iou": 0.4, "absolute_volume_difference_ml": 1.0, "relative_volume_difference": 0.1,
+        "surface_distance_95_mm": None,
+    }  # fmt: skip
+    return scan_result(patient, **(known | fields))
 
 
 def test_the_same_patients_are_a_fair_test():
-    assert why_not_frozen("version 3", THEN, THEN) == ""
+    assert unfair_test_reason("version 3", THEN, THEN) == ""
 
 
 def test_new_patients_may_come_into_the_test_that_neither_model_has_seen():
-    assert why_not_frozen("version 3", THEN | {"train": ["A", "B", "X"], "test": ["D", "E", "F"]}, THEN) == ""
+    assert unfair_test_reason("version 3", THEN | {"train": ["A", "B", "X"], "test": ["D", "E", "F"]}, THEN) == ""
 
 
 @pytest.mark.parametrize(("learnt", "where"), [("A", "train"), ("C", "val")])
 def test_a_test_patient_that_the_champion_learnt_from_or_was_tuned_on_makes_it_unfair(learnt, where):
     assert learnt in THEN[where]
-    said = why_not_frozen("version 3", THEN | {"test": ["D", "E", learnt]}, THEN)
-    assert said == "version 3 was trained or tuned on 1 of these 3 test patients"
+    text = unfair_test_reason("version 3", THEN | {"test": ["D", "E", learnt]}, THEN)
+    assert text == "version 3 was trained or tuned on 1 of these 3 test patients"
 
 
 def test_a_test_patient_who_was_taken_out_makes_it_another_test():
-    said = why_not_frozen("version 3", THEN | {"test": ["D", "F"]}, THEN)
-    assert said == "these are not the frozen test patients: 1 of version 3's are not among them"
+    text = unfair_test_reason("version 3", THEN | {"test": ["D", "F"]}, THEN)
+    assert text == "these are not the frozen test patients: 1 of version 3's are not among them"
 
 
-def test_a_champion_whose_patients_are_not_known_is_no_fair_opponent():
-    assert "is not known" in why_not_frozen("version 3", THEN, None)
+def test_a_champion_with_unknown_patients_is_not_comparable():
+    assert "are unknown" in unfair_test_reason("version 3", THEN, None)
 
 
 def test_pairs_are_of_patients_each_the_mean_of_their_scans():
@@ -74,7 +79,7 @@ def registry(tmp_path, monkeypatch):
         version = SimpleNamespace(version="3", source="m-3", tags=digests, run_id="r", name="m")
         monkeypatch.setattr(champion_comparison.tracking, "champion", lambda client: version)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # else the client makes a database here
-        monkeypatch.setattr(champion_comparison, "_patients", lambda *_: THEN)
+        monkeypatch.setattr(champion_comparison, "_download_subsets", lambda *_: THEN)
         return tmp_path
 
     return make
@@ -86,45 +91,42 @@ def measured_again(*_):
 
 def test_a_champion_that_is_this_very_model_is_not_measured_once_more(registry):
     """With nothing changed, the evaluation works for seconds less on every run."""
-    both = champion_comparison.against_champion(
-        [result("D"), result("E")], {"patients": THEN}, measured_again, False, registry()
+    both = champion_comparison.compare_with_champion(
+        [result("D"), result("E")], THEN, measured_again, False, registry()
     )
-    assert both["pairs"]["dice"] == {"D": (0.5, 0.5), "E": (0.5, 0.5)} and both["reason"] == ""
-    assert both["differences"]["dice"]["mean"] == 0
+    assert both.pairs["dice"] == {"D": (0.5, 0.5), "E": (0.5, 0.5)} and both.reason == ""
+    assert both.differences["dice"].mean == 0
 
 
 def test_a_champion_with_the_same_weights_and_another_threshold_is_measured(registry, monkeypatch):
-    monkeypatch.setattr(champion_comparison, "_weights", lambda *_: None)
+    monkeypatch.setattr(champion_comparison, "_download", lambda *_: None)
     monkeypatch.setattr(champion_comparison, "load_model", lambda _: ("network", {}))
-    other = champion_comparison.against_champion(
-        [result("D")], {"patients": THEN}, measured_again, False, registry("another")
-    )
-    assert "measured again" in other["reason"]
+    other = champion_comparison.compare_with_champion([result("D")], THEN, measured_again, False, registry("another"))
+    assert "measured again" in other.reason
 
 
 @pytest.fixture
-def listed(tmp_path, make_scan) -> dict:
-    """A case as an older `cases.json` lists it, in `tmp_path`."""
+def case(tmp_path, make_scan) -> Case:
+    """A case in `tmp_path`."""
     dwi, _, mask = make_scan()
     for name, data in (("d.nii.gz", dwi), ("m.nii.gz", mask)):
         write(tmp_path / name, data, np.eye(4))
     files = {"dwi": "d.nii.gz", "mask": "m.nii.gz"}
-    return {"case": "A", "patient": "A", "files": files, "slice_numbers": None, "voxel_mm": (1, 1, 1)}
+    return Case.model_construct(case="A", patient="A", files=files, slice_numbers=None, voxel_mm=(1, 1, 1))
 
 
-def test_an_older_champion_that_knows_nothing_of_itself_is_measured_all_the_same(tmp_path, listed):
+def test_an_older_champion_without_optional_facts_is_measured(tmp_path, case):
     facts = {"image_size": 32, "normalization": "volume", "precision": "float32", "threshold": 0.5}
-    [found] = measure(AttentionUNet(4).eval(), facts, tmp_path, [listed])
-    assert 0 <= found["dice"] <= 1
-    assert (found["predicted_ml_low"], found["needs_review"]) == (None, [])
-    assert (found["site"], found["scanner"]) == (None, None)
-    before, after = found["reliability"]
+    [found] = measure_scans(AttentionUNet(4).eval(), facts, tmp_path, [case])
+    assert 0 <= found.result.dice <= 1
+    assert (found.result.predicted_ml_low, found.result.needs_review) == (None, [])
+    before, after = found.reliability
     assert before[:, 0].sum() > 0
     assert (before == after).all()
 
 
-def test_a_champion_that_wants_an_adc_map_is_told_in_words_that_there_is_none(tmp_path, listed):
+def test_a_champion_that_needs_a_missing_adc_map_gives_a_clear_error(tmp_path, case):
     """As evaluate measures it: the challenger's scans need not have what an older champion saw."""
     facts = {"inputs": "dwi+adc", "image_size": 32, "normalization": "volume", "precision": "float32"}
-    with pytest.raises(BadVolume, match="sees the ADC map too, and none was given"):
-        measure(AttentionUNet(4, 6), facts, tmp_path, [listed])
+    with pytest.raises(BadVolume, match="the model needs an ADC map too"):
+        measure_scans(AttentionUNet(4, 6), facts, tmp_path, [case])

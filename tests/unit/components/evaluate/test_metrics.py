@@ -10,8 +10,10 @@ import torch
 from monai.metrics import DiceMetric, MeanIoU
 from skimage.measure import label
 
+from components.artifacts.evaluation import ScanResult
 from components.core.intervals import bounded_mean_interval, mean_interval
 from components.evaluate.metrics import case_metrics, dice, iou, relative_volume_difference, slice_dices, summary
+from tests.support.scan_results import scan_result
 
 VOXEL_MM = (2.0, 2.0, 5.0)
 """20 mm³: fifty voxels are one millilitre."""
@@ -168,13 +170,11 @@ def test_the_volume_difference_has_no_sign():
     [(30.0, 20.0, 0.5), (10.0, 20.0, 0.5), (0.0, 20.0, 1.0), (0.4, 0.5, 0.1), (0.0, 0.3, 0.3), (7.0, 0.0, 7.0),
      (0.0, 0.0, 0.0)],
 )  # fmt: skip
-def test_what_a_volume_is_off_by_is_divided_by_the_true_one_and_by_no_less_than_a_millilitre(
-    predicted_ml, truth_ml, off
-):
+def test_the_relative_difference_divides_by_the_true_volume_or_by_one_millilitre(predicted_ml, truth_ml, off):
     assert relative_volume_difference(predicted_ml, truth_ml) == pytest.approx(off)
 
 
-def test_the_relative_volume_difference_of_a_scan_is_of_its_millilitres():
+def test_the_relative_volume_difference_of_a_scan_uses_millilitres():
     truth, predicted = np.zeros((20, 10, 1), bool), np.zeros((20, 10, 1), bool)
     truth[:10], predicted[:15] = True, True
     assert case_metrics(predicted, truth, VOXEL_MM)["relative_volume_difference"] == pytest.approx(0.5)
@@ -190,7 +190,7 @@ def test_without_a_voxel_size_there_are_no_millilitres_and_all_else_is_there():
     assert {k: v for k, v in unknown.items() if k not in in_ml} == {k: v for k, v in known.items() if k not in in_ml}
 
 
-def test_what_is_measured_can_be_written_as_json():
+def test_the_metrics_can_be_written_as_json():
     measured = case_metrics(mask((0, 0, 0)), mask((0, 0, 1)), VOXEL_MM)
     assert json.loads(json.dumps(measured)) == measured
 
@@ -203,28 +203,12 @@ def test_slices_are_measured_one_by_one_and_empty_ones_are_perfect():
     assert slice_iou.tolist() == [pytest.approx(1 / 3), 0.0, 0.0, 1.0]
 
 
-def result(patient: str, dice: float, **more) -> dict:
-    """A test scan as `evaluate` lists it, of two slices, the first with a lesion that was found."""
-    return {
-        "case": patient,
-        "patient": patient,
-        "dice": dice,
-        "iou": dice / (2 - dice),
-        "predicted_ml": 2.0,
-        "absolute_volume_difference_ml": 0.5,
-        "relative_volume_difference": 0.2,
-        "lesion_count_difference": 0,
-        "lesion_f1": 1.0,
-        "lesion_f1_matched": 1.0,
-        "surface_distance_95_mm": 2.0,
-        "lesions": 1,
-        "lesions_found": 1,
-        "false_lesions": 0,
-        "slice_dice": [dice, 1.0],
-        "slice_iou": [dice / (2 - dice), 1.0],
-        "slice_has_lesion": [True, False],
-        **more,
-    }
+def result(patient: str, dice: float, **fields) -> ScanResult:
+    known = {
+        "iou": dice / (2 - dice), "absolute_volume_difference_ml": 0.5, "relative_volume_difference": 0.25,
+        "predicted_ml": 1.0, "slice_dice": [dice, 1.0], "slice_iou": [dice, 1.0],
+    }  # fmt: skip
+    return scan_result(patient, dice=dice, **(known | fields))
 
 
 def test_mean_and_standard_deviation_are_over_patients():
@@ -256,7 +240,7 @@ def test_four_patients_have_no_interval():
     assert not [name for name in facts if "_ci_" in name]
 
 
-def test_the_headline_is_of_scans_with_a_lesion_and_false_alarms_stand_apart():
+def test_the_headline_uses_scans_with_a_lesion_and_false_alarms_are_separate():
     """Patient A has one scan of either kind; B to D have no lesion, and of D one scan of two has a false one."""
     free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
     scans = [
@@ -284,7 +268,7 @@ def test_two_sessions_of_one_patient_weigh_as_one():
     ],
 )  # fmt: skip
 def test_every_metric_is_summarised(name):
-    facts = summary([result("A", 0.9) | {name: 1.0}, result("B", 0.9) | {name: 0.5}])
+    facts = summary([result(p, 0.9).model_copy(update={name: value}) for p, value in (("A", 1.0), ("B", 0.5))])
     assert facts[f"test_{name}_mean"] == 0.75
     assert facts[f"test_{name}_std"] == 0.25
 
@@ -336,7 +320,7 @@ def test_a_patient_with_a_lesion_in_one_session_is_not_lesion_free():
     assert (facts["test_patients"], facts["test_patients_lesion_free"]) == (1, 0)
 
 
-def test_what_has_nothing_to_be_measured_on_is_left_out():
+def test_a_metric_without_scans_is_left_out():
     free = {"lesions": 0, "lesions_found": 0, "slice_has_lesion": [False, False]}
     without_lesions, without_free = summary([result("A", 1.0, **free)]), summary([result("A", 1.0)])
     of_lesions = {"test_lesion_sensitivity", "test_lesion_slice_dice_mean", "test_lesion_dice_mean"}

@@ -194,7 +194,7 @@ def of_b_800(tmp_path, scan, write_case):
         (
             {".bval": "b800", ".json": "{"}, 800,
             [
-                "the .bval file was ignored: it does not hold numbers",
+                "the .bval file was ignored: it holds no b-values (numbers)",
                 "the JSON sidecar was ignored: it is not JSON",
                 "ADC computed from b0, b = 800 s/mm² as set by b_value",
             ],

@@ -1,12 +1,12 @@
 """Heads that are pointed at the front and at the top, and darker inside: a flip of either axis is seen, no other."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
-from components.model.average_head import CELLS, Portrait, learn_average, portrait, unlike_average
+from components.artifacts.trained_model import AverageHead
+from components.model.average_head import CELLS, Portrait, differences_from_average, learn_average, portrait
 from components.scans.head import Head
 
 SHAPE = (48, 60, 16)
@@ -36,7 +36,7 @@ def of(volume: np.ndarray, head: Head, flipped: tuple[int, ...] = (), voxel_mm=M
 
 
 @pytest.fixture(scope="module")
-def learnt() -> dict:
+def learnt() -> AverageHead:
     return learn_average([of(*scan(seed)) for seed in range(8)])
 
 
@@ -82,23 +82,23 @@ def test_cells_with_little_head_have_no_brightness():
 @pytest.mark.parametrize("lesion", [False, True])
 def test_a_flip_is_seen_except_of_left_and_right(learnt, flipped, said, lesion):
     for seed in range(20, 30):
-        assert unlike_average(of(*scan(seed, lesion), flipped), learnt) == said
+        assert differences_from_average(of(*scan(seed, lesion), flipped), learnt) == said
 
 
 def test_fluid_brighter_than_tissue_is_no_dwi(learnt):
     volume, head = scan(20)
     inverted = np.where(head.mask, 200 - volume, 0)
-    [said] = unlike_average(of(inverted, head), learnt)
-    assert said.startswith("does not look like a DWI (is it a b0 or an ADC map?): where it is bright correlates with ")
+    [said] = differences_from_average(of(inverted, head), learnt)
+    assert said.startswith("does not look like a DWI (is it a b0 or an ADC map?): its brightness correlates with ")
 
 
 def test_a_large_lesion_does_not_make_it_another_kind_of_scan(learnt):
-    assert unlike_average(of(*scan(20, lesion=True)), learnt) == []
+    assert differences_from_average(of(*scan(20, lesion=True)), learnt) == []
 
 
 def test_a_head_without_contrast_is_like_none(learnt):
     _, head = scan(20)
-    [said] = unlike_average(of(np.where(head.mask, 100, 0), head), learnt)
+    [said] = differences_from_average(of(np.where(head.mask, 100, 0), head), learnt)
     assert re.search(r"correlates with the training heads by -?0\.00, usually by 0\.50 or more", said)
 
 
@@ -110,15 +110,15 @@ def test_without_a_voxel_size_left_right_is_found_by_symmetry(learnt, swapped):
         volume, head = volume.swapaxes(0, 1), Head(head.mask.swapaxes(0, 1))
         flips = {0: UPSIDE_DOWN, 1: [], 2: REVERSED}
     for axis, said in flips.items():
-        assert unlike_average(of(volume, head, (axis,), voxel_mm=None), learnt) == said
+        assert differences_from_average(of(volume, head, (axis,), voxel_mm=None), learnt) == said
 
 
 def test_where_training_scans_lie_either_way_nothing_is_said():
     """Half of them have their slices reversed: their order says nothing, their front and back still do."""
     mixed = learn_average([of(*scan(seed), (2,) * (seed % 2)) for seed in range(8)])
     for flipped in ((), (2,)):
-        assert unlike_average(of(*scan(20), flipped), mixed) == []
-    assert unlike_average(of(*scan(20), (1,)), mixed) == UPSIDE_DOWN
+        assert differences_from_average(of(*scan(20), flipped), mixed) == []
+    assert differences_from_average(of(*scan(20), (1,)), mixed) == UPSIDE_DOWN
 
 
 def test_of_fewer_than_five_heads_there_is_no_average():
@@ -128,6 +128,6 @@ def test_of_fewer_than_five_heads_there_is_no_average():
 
 
 def test_what_is_learnt_is_small_and_can_be_written_as_json(learnt):
-    text = json.dumps(learnt, allow_nan=False)
-    assert json.loads(text) == learnt
+    text = learnt.model_dump_json()
+    assert AverageHead.model_validate_json(text) == learnt
     assert len(text) < 4000

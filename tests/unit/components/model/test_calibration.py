@@ -16,6 +16,7 @@ from components.model.calibration import (
     histogram,
     reliability,
 )
+from tests.support.trained import trained
 
 VOXELS = 200_000
 
@@ -61,7 +62,7 @@ def test_histograms_of_parts_add_up_to_that_of_the_whole():
 def test_probabilities_of_0_and_1_are_counted_or_left_out_and_break_nothing():
     both = np.array([0, 1], np.float32)
     assert histogram(both).sum() == 1
-    again = calibrated(both, {"temperature": 2.0})
+    again = calibrated(both, trained(temperature=2.0))
     assert np.isfinite(again).all()
     assert again[0] < 1e-4 and again[1] > 0.999
 
@@ -74,7 +75,7 @@ def test_of_one_truth_nothing_is_learnt(truth):
 
 def test_calibrated_is_the_formula_and_keeps_order_and_shape():
     probability = np.linspace(0.001, 0.999, 24, dtype=np.float32).reshape(2, 3, 4)
-    out = calibrated(probability, {"temperature": 2.0})
+    out = calibrated(probability, trained(temperature=2.0))
     odds = np.sqrt(probability / (1 - probability))  # half the logit
     np.testing.assert_allclose(out, odds / (1 + odds), rtol=1e-5)
     assert out.dtype == np.float32
@@ -83,7 +84,7 @@ def test_calibrated_is_the_formula_and_keeps_order_and_shape():
 
 def test_a_model_that_knows_no_temperature_leaves_probabilities_as_they_are():
     probability = np.array([0, 0.2, 1], np.float32)
-    assert calibrated(probability, {}) is probability
+    assert calibrated(probability, trained()) is probability
 
 
 def test_the_error_of_a_hand_worked_case():
@@ -117,6 +118,6 @@ def test_the_temperature_found_on_some_mends_others():
     probability, truth = drawn(2.5, seed=1)
     before, after = (
         expected_calibration_error(reliability(p, truth))
-        for p in (probability, calibrated(probability, {"temperature": temperature}))
+        for p in (probability, calibrated(probability, trained(temperature=temperature)))
     )
     assert after < before / 5

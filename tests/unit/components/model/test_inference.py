@@ -14,15 +14,18 @@ from components.model.network import AttentionUNet
 from components.scans.head import Head
 from components.scans.n4 import without_bias
 from components.scans.volumes import BadVolume
+from tests.support.trained import trained
 from tests.support.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
 
-FACTS = {"image_size": 32, "normalization": "slice", "precision": "float32", "base_channels": 4}
+TRAINED = trained()
+OLD = {"image_size": 32, "normalization": "slice", "precision": "float32", "base_channels": 4}
+"""`model.json` as older versions wrote it."""
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    network = AttentionUNet(FACTS["base_channels"])
+    network = AttentionUNet(TRAINED.base_channels)
     network(torch.randn(8, 3, 32, 32))
     return network.eval()
 
@@ -44,16 +47,16 @@ def changed_slices(a, b):
 
 @pytest.mark.parametrize(("touched", "felt"), [(0, [0, 1]), (7, [6, 7, 8]), (16, [15, 16, 17]), (19, [18, 19])])
 def test_a_prediction_depends_on_its_slice_and_the_two_beside_it_and_no_other(network, volume, touched, felt):
-    before = predict_volume(network, FACTS, volume)
+    before = predict_volume(network, TRAINED, volume)
     volume[:, :, touched] = volume[::-1, :, touched].copy()
-    assert changed_slices(before, predict_volume(network, FACTS, volume)) == felt
+    assert changed_slices(before, predict_volume(network, TRAINED, volume)) == felt
 
 
 def test_slices_beside_a_gap_do_not_feel_each_other(network, volume):
     numbers = [*range(1, 11), *range(15, 25)]
-    before = predict_volume(network, FACTS, volume, numbers)
+    before = predict_volume(network, TRAINED, volume, numbers)
     volume[:, :, 9] *= volume[::-1, :, 9]
-    assert changed_slices(before, predict_volume(network, FACTS, volume, numbers)) == [8, 9]
+    assert changed_slices(before, predict_volume(network, TRAINED, volume, numbers)) == [8, 9]
 
 
 def test_channels_are_previous_current_next(network, volume):
@@ -62,36 +65,36 @@ def test_channels_are_previous_current_next(network, volume):
     with torch.no_grad():
         expected = torch.sigmoid(network(torch.from_numpy(previous_current_next)[None]))[0].numpy()
     native = to_native_grid(expected, (30, 26, 1))[:, :, 0]
-    np.testing.assert_allclose(predict_volume(network, FACTS, volume)[:, :, 4], native, atol=1e-5)
+    np.testing.assert_allclose(predict_volume(network, TRAINED, volume)[:, :, 4], native, atol=1e-5)
 
 
 def test_a_network_that_learnt_from_corrected_scans_sees_corrected_ones(network, volume):
     volume *= np.linspace(1, 3, len(volume), dtype=np.float32)[:, None, None]
-    ours = predict_volume(network, FACTS | {"n4_bias_correction": True}, volume)
-    assert np.array_equal(ours, predict_volume(network, FACTS, without_bias(volume)))
-    assert not np.array_equal(ours, predict_volume(network, FACTS, volume))
+    ours = predict_volume(network, trained(n4_bias_correction=True), volume)
+    assert np.array_equal(ours, predict_volume(network, TRAINED, without_bias(volume)))
+    assert not np.array_equal(ours, predict_volume(network, TRAINED, volume))
 
 
 def test_with_tta_a_prediction_is_the_mean_of_those_of_the_flipped_scans_flipped_back(network, on_the_model_grid):
     """Flipped as scans (X, Y, S): the network is not in it."""
     volume, flips = on_the_model_grid, [(), (0,)]
-    explicit = [np.flip(predict_volume(network, FACTS, np.flip(volume, axes)), axes) for axes in flips]
-    ours = predict_volume(network, FACTS | {"tta": True}, volume)
+    explicit = [np.flip(predict_volume(network, TRAINED, np.flip(volume, axes)), axes) for axes in flips]
+    ours = predict_volume(network, trained(tta=True), volume)
     np.testing.assert_allclose(ours, np.mean(explicit, axis=0), atol=1e-5)
     assert np.abs(ours - explicit[0]).max() > 1e-3
 
 
 def test_with_tta_a_mirrored_scan_has_the_mirrored_lesion(network, on_the_model_grid):
-    volume, with_tta = on_the_model_grid, FACTS | {"tta": True}
+    volume, with_tta = on_the_model_grid, trained(tta=True)
     mirrored = predict_volume(network, with_tta, volume[::-1])
     np.testing.assert_allclose(mirrored, predict_volume(network, with_tta, volume)[::-1], atol=1e-5)
 
 
 def test_with_tta_slices_still_stand_between_their_own_neighbours(network, volume):
     numbers = [*range(1, 11), *range(15, 25)]
-    before = predict_volume(network, FACTS | {"tta": True}, volume, numbers)
+    before = predict_volume(network, trained(tta=True), volume, numbers)
     volume[:, :, 9] *= volume[::-1, :, 9]
-    assert changed_slices(before, predict_volume(network, FACTS | {"tta": True}, volume, numbers)) == [8, 9]
+    assert changed_slices(before, predict_volume(network, trained(tta=True), volume, numbers)) == [8, 9]
 
 
 def test_slices_without_head_are_no_lesion_even_for_a_network_that_sees_lesion_everywhere(network):
@@ -100,7 +103,7 @@ def test_slices_without_head_are_no_lesion_even_for_a_network_that_sees_lesion_e
     volume = np.abs(np.random.default_rng(0).normal(0, 3, (48, 48, 12))).astype(np.float32)
     volume[x**2 + y**2 < 0.5, 3:9] += 100
     torch.nn.init.constant_(network.head.bias, 100)
-    facts = FACTS | {"normalization": "head", "pixel_mm": 6.0, "tta": True}
+    facts = trained(normalization="head", pixel_mm=6.0, tta=True)
     probability = predict_volume(network, facts, volume, voxel_mm=(4.0, 4.0, 5.0))
     lesion = [s for s in range(12) if probability[:, :, s].any()]
     assert lesion == [3, 4, 5, 6, 7, 8]
@@ -109,13 +112,13 @@ def test_slices_without_head_are_no_lesion_even_for_a_network_that_sees_lesion_e
 
 @pytest.mark.parametrize("batch", [1, 3, 20])
 def test_the_batch_size_does_not_change_the_prediction(network, volume, monkeypatch, batch):
-    before = predict_volume(network, FACTS, volume)
+    before = predict_volume(network, TRAINED, volume)
     monkeypatch.setattr(inference, "BATCH", batch)
-    np.testing.assert_allclose(predict_volume(network, FACTS, volume), before, atol=1e-5)
+    np.testing.assert_allclose(predict_volume(network, TRAINED, volume), before, atol=1e-5)
 
 
 def test_a_prediction_lies_on_the_scans_own_grid_between_zero_and_one(network, volume):
-    probability = predict_volume(network, FACTS, volume)
+    probability = predict_volume(network, TRAINED, volume)
     assert probability.shape == volume.shape and probability.dtype == np.float32
     assert 0 <= probability.min() < probability.max() <= 1
 
@@ -137,34 +140,36 @@ def test_slices_may_be_read_from_a_memory_mapped_file(network, tmp_path):
 
 
 def test_bfloat16_predicts_what_float32_predicts_up_to_its_precision(network, volume):
-    exact = predict_volume(network, FACTS, volume)
-    rough = predict_volume(network, FACTS | {"precision": "bfloat16"}, volume)
+    exact = predict_volume(network, TRAINED, volume)
+    rough = predict_volume(network, trained(precision="bfloat16"), volume)
     assert not np.array_equal(rough, exact)
     np.testing.assert_allclose(rough, exact, atol=0.05)
 
 
 def test_a_saved_model_predicts_as_before(network, volume, tmp_path):
     torch.save(network.state_dict(), tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    TRAINED.write(tmp_path)
     loaded, facts = load_model(tmp_path)
-    np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, FACTS, volume), atol=1e-5)
+    np.testing.assert_allclose(
+        predict_volume(loaded, facts, volume), predict_volume(network, TRAINED, volume), atol=1e-5
+    )
 
 
 def test_a_model_with_instance_norm_loads_by_its_facts_and_one_without_the_entry_has_batch_norm(volume, tmp_path):
-    facts, network = FACTS | {"norm": "instance"}, AttentionUNet(4, norm="instance").eval()
+    facts, network = trained(norm="instance"), AttentionUNet(4, norm="instance").eval()
     torch.save(network.state_dict(), tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(facts))
+    facts.write(tmp_path)
     loaded, _ = load_model(tmp_path)
     np.testing.assert_allclose(predict_volume(loaded, facts, volume), predict_volume(network, facts, volume), atol=1e-5)
 
     torch.save(AttentionUNet(4).state_dict(), tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(FACTS))  # as older versions wrote it
+    (tmp_path / "model.json").write_text(json.dumps(OLD))
     assert any(type(module) is torch.nn.BatchNorm2d for module in load_model(tmp_path)[0].modules())
 
 
 def test_a_limited_container_predicts_with_the_threads_that_it_may_use(network, tmp_path, monkeypatch):
     torch.save(network.state_dict(), tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    TRAINED.write(tmp_path)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -182,7 +187,7 @@ def test_a_limited_container_predicts_with_the_threads_that_it_may_use(network, 
 def test_weights_that_do_not_fit_are_refused_with_what_to_do(tmp_path, weights):
     content = {"of another width": AttentionUNet(8).state_dict(), "that are no weights": [1]}
     torch.save(content[weights], tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    TRAINED.write(tmp_path)
     with pytest.raises(StepError, match=r"(?s)best_model\.pth does not load.*Train again"):
         load_model(tmp_path)
 
@@ -199,7 +204,7 @@ class Bomb:
 
 def test_a_weights_file_never_runs_code(tmp_path):
     torch.save({"head.bias": Bomb(tmp_path / "it ran")}, tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(FACTS))
+    TRAINED.write(tmp_path)
     with pytest.raises(StepError, match=r"best_model\.pth does not load"):
         load_model(tmp_path)
     assert not (tmp_path / "it ran").exists()
@@ -209,7 +214,7 @@ def test_weights_other_than_those_that_training_wrote_are_refused_by_name(networ
     path = tmp_path / "best_model.pth"
     torch.save(network.state_dict(), path)
     written = hashlib.sha256(path.read_bytes()).hexdigest()
-    (tmp_path / "model.json").write_text(json.dumps(FACTS | {"weights_sha256": written}))
+    trained(weights_sha256=written).write(tmp_path)
     load_model(tmp_path)
     torch.save({name: weight + 1 for name, weight in network.state_dict().items()}, path)
     with pytest.raises(StepError, match=r"best_model\.pth is not what training wrote.*train again"):
@@ -220,21 +225,21 @@ def test_weights_that_lost_their_end_are_refused_by_name(network, tmp_path):
     path = tmp_path / "best_model.pth"
     torch.save(network.state_dict(), path)
     (tmp_path / "model.json").write_text(
-        json.dumps(FACTS | {"weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+        trained(weights_sha256=hashlib.sha256(path.read_bytes()).hexdigest()).model_dump_json()
     )
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StepError, match=r"best_model\.pth is not what training wrote"):
         load_model(tmp_path)
 
 
-WITH_ADC = FACTS | {"inputs": "dwi+adc"}
+WITH_ADC = trained(inputs="dwi+adc")
 
 
 @pytest.fixture
 def six_channels(tmp_path):
     torch.manual_seed(0)
     torch.save(AttentionUNet(4, 6).state_dict(), tmp_path / "best_model.pth")
-    (tmp_path / "model.json").write_text(json.dumps(WITH_ADC))
+    WITH_ADC.write(tmp_path)
     return load_model(tmp_path)[0]
 
 
@@ -261,5 +266,5 @@ def test_a_model_of_the_whole_plane_looks_at_no_head_that_others_found(six_chann
 
 
 def test_a_model_that_sees_adc_says_so_where_there_is_none(six_channels, volume):
-    with pytest.raises(BadVolume, match="sees the ADC map too"):
+    with pytest.raises(BadVolume, match="needs an ADC map too"):
         predict_volume(six_channels, WITH_ADC, volume)

@@ -6,6 +6,7 @@ from skimage.measure import label
 from skimage.morphology import remove_small_objects
 
 from components.model.lesions import lesion_mask, smallest_voxels, without_small
+from tests.support.trained import trained
 
 
 @pytest.fixture
@@ -41,19 +42,19 @@ def test_an_empty_mask_stays_empty():
 
 
 def test_a_size_in_ml_counts_with_the_scans_own_voxels(three):
-    facts = {"threshold": 0.5, "smallest_lesion_ml": 0.05}
-    assert smallest_voxels(facts, (2.0, 2.0, 5.0)) == pytest.approx(2.5)
+    facts = trained(threshold=0.5, smallest_lesion_ml=0.05)
+    assert smallest_voxels(0.05, None, (2.0, 2.0, 5.0)) == pytest.approx(2.5)
     assert lesion_mask(three * 0.5, facts, (2.0, 2.0, 5.0)).sum() == 10
     assert lesion_mask(three * 0.5, facts, (1.0, 2.0, 5.0)).sum() == 6
     assert lesion_mask(three * 0.5, facts, None).sum() == 11
 
 
 def test_a_size_in_voxels_counts_whatever_their_size(three):
-    facts = {"threshold": 0.5, "smallest_lesion_voxels": 5}
+    facts = trained(threshold=0.5, smallest_lesion_voxels=5)
     for voxel_mm in (None, (1.0, 1.0, 1.0), (2.0, 2.0, 5.0)):
         assert lesion_mask(three * 0.5, facts, voxel_mm).sum() == 6
 
 
 def test_without_clean_up_it_is_the_threshold():
     probability = np.random.default_rng(0).random((6, 6, 4))
-    assert np.array_equal(lesion_mask(probability, {"threshold": 0.7}, (1, 1, 1)), probability >= 0.7)
+    assert np.array_equal(lesion_mask(probability, trained(threshold=0.7), (1, 1, 1)), probability >= 0.7)

@@ -15,7 +15,7 @@ from components.model.calibration import calibrated
 from components.model.inference import predict_volume
 from components.model.mlflow_model import COLUMNS, LesionSegmenter, Refused
 from components.model.uncertainty import Findings
-from components.register.register import _example
+from components.register.mlflow_logging import input_example
 from components.scans.adc import in_kept_unit
 from components.scans.volumes import read_nifti_bytes
 
@@ -99,8 +99,10 @@ def test_how_a_scan_is_stored_does_not_change_which_brain_voxels_are_lesion(segm
     turned = straight.as_reoriented(nib.orientations.axcodes2ornt("PLS"))
     assert turned.shape == (36, 40, 5)
     loaded = segmenter()
-    probability = predict_volume(loaded.network, loaded.facts, straight.get_fdata(dtype=np.float32))
-    loaded.facts["threshold"] = float(np.median(probability))  # about half of the voxels are lesion
+    probability = predict_volume(loaded.network, loaded.trained, straight.get_fdata(dtype=np.float32))
+    loaded.trained = loaded.trained.model_copy(
+        update={"threshold": float(np.median(probability))}
+    )  # about half of the voxels are lesion
     masks = [mask_of(blob) for blob in predict(loaded, straight, turned)["mask"]]
     assert nib.aff2axcodes(masks[1].affine) == ("P", "L", "S")
     again = nib.as_closest_canonical(masks[1])
@@ -141,9 +143,9 @@ def test_probabilities_are_given_on_request_calibrated_and_in_the_scans_own_spac
     loaded, image = segmenter(temperature=2.0), scan()
     out = loaded.predict(None, pd.DataFrame({"scan": [image.to_bytes()]}), params={"probability": True})
     stored = mask_of(out["probability"][0])
-    plain = predict_volume(loaded.network, loaded.facts, image.get_fdata(dtype=np.float32))
+    plain = predict_volume(loaded.network, loaded.trained, image.get_fdata(dtype=np.float32))
     assert stored.get_data_dtype() == np.float32 and np.array_equal(stored.affine, image.affine)
-    np.testing.assert_allclose(stored.get_fdata(), calibrated(plain, loaded.facts), atol=1e-6)
+    np.testing.assert_allclose(stored.get_fdata(), calibrated(plain, loaded.trained), atol=1e-6)
 
 
 def test_one_scan_is_in_work_at_a_time_however_many_ask(segmenter, monkeypatch):
@@ -205,7 +207,7 @@ def test_over_http_a_refusal_is_a_status_400_with_the_reason_alone(segmenter):
 
 
 def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_voxels():
-    (blob,) = _example()["scan"]
+    (blob,) = input_example()["scan"]
     image = mask_of(blob)
     assert image.shape == (32, 32, 4)
     assert image.header.get_zooms() == (6.0, 6.0, 5.0)
@@ -213,24 +215,24 @@ def test_the_example_that_is_stored_with_the_model_is_a_readable_scan_of_few_vox
 
 
 def test_the_model_segments_its_own_example(segmenter):
-    out = segmenter().predict(None, _example())
+    out = segmenter().predict(None, input_example())
     assert mask_of(out["mask"][0]).shape == (32, 32, 4)
 
 
 def test_a_model_that_sees_adc_takes_it_beside_the_scan_in_any_unit(segmenter):
     loaded = segmenter(inputs="dwi+adc")
-    example = _example("dwi+adc")
+    example = input_example("dwi+adc")
     as_mm2_s = nib.Nifti1Image.from_bytes(gzip.decompress(example["adc"][0]))
     as_mm2_s = nib.Nifti1Image(as_mm2_s.get_fdata(dtype=np.float32) * 1e-3, as_mm2_s.affine).to_bytes()
     volume, geometry = read_nifti_bytes(example["scan"][0])
     adc = in_kept_unit(*read_nifti_bytes(example["adc"][0]), volume, geometry)[0]
-    probability = predict_volume(loaded.network, loaded.facts, volume, adc=adc)
-    loaded.facts["threshold"] = float(np.median(probability))
+    probability = predict_volume(loaded.network, loaded.trained, volume, adc=adc)
+    loaded.trained = loaded.trained.model_copy(update={"threshold": float(np.median(probability))})
     masks = [loaded.predict(None, example.assign(adc=[adc]))["mask"][0] for adc in (example["adc"][0], as_mm2_s)]
     assert 0 < np.asarray(mask_of(masks[0]).dataobj).mean() < 1
     assert (np.asarray(mask_of(masks[0]).dataobj) != np.asarray(mask_of(masks[1]).dataobj)).mean() < 0.01
 
 
 def test_without_adc_it_says_what_is_missing(segmenter):
-    with pytest.raises(Refused, match="sees the ADC map too"):
+    with pytest.raises(Refused, match="needs an ADC map too"):
         predict(segmenter(inputs="dwi+adc"), scan())

@@ -1,9 +1,9 @@
-"""What a scan looks like, whatever its units, and whether the model has seen the like."""
+"""The measures of a scan do not depend on its units, and show whether it is in the range of the training scans."""
 
 import numpy as np
 import pytest
 
-from components.model.out_of_range import WORDS, appearance, unlike
+from components.model.out_of_range import REASONS, appearance, out_of_range
 
 VOXEL_MM = (2.0, 2.2, 5.0)
 
@@ -27,7 +27,7 @@ def test_the_unit_of_intensity_does_not_matter(scan):
 
 
 def test_every_number_has_its_words(scan):
-    assert set(appearance(scan, VOXEL_MM)) == set(WORDS)
+    assert set(appearance(scan, VOXEL_MM)) == set(REASONS)
 
 
 def test_noise_is_the_standard_deviation_of_white_noise_whatever_slope_lies_below():
@@ -53,30 +53,32 @@ def test_a_changed_scan_is_told_from_its_like(make_scan, changed, which):
     rows = [appearance(s, None) for s in scans]
     seen = {name: [min(r[name] for r in rows), max(r[name] for r in rows)] for name in rows[0]}
     other = make_scan(9, (48, 40, 6))[0]
-    assert unlike(appearance(other, None), seen) == []
-    assert unlike(appearance(changed(other), None), {which: seen[which]}) != []
+    assert out_of_range(appearance(other, None), seen) == []
+    assert out_of_range(appearance(changed(other), None), {which: seen[which]}) != []
 
 
 def test_what_is_unlike_is_said_with_its_value_and_the_range():
-    assert unlike({"slice_mm": 6.5}, {"slice_mm": [1.0, 5.0]}) == ["slices 6.5 mm thick; learnt from 1.0 to 5.0 mm"]
+    assert out_of_range({"slice_mm": 6.5}, {"slice_mm": [1.0, 5.0]}) == [
+        "slices 6.5 mm thick; training scans have 1.0 to 5.0 mm"
+    ]
 
 
 def test_a_quarter_of_the_range_or_a_tenth_of_the_value_beyond_is_still_like():
-    assert unlike({"slice_mm": 5.9}, {"slice_mm": [1.0, 5.0]}) == []
-    assert unlike({"slice_mm": 5.4}, {"slice_mm": [5.0, 5.0]}) == []
-    assert unlike({"slice_mm": 5.6}, {"slice_mm": [5.0, 5.0]}) != []
-    assert unlike({"slice_mm": 4.4}, {"slice_mm": [5.0, 5.0]}) != []
+    assert out_of_range({"slice_mm": 5.9}, {"slice_mm": [1.0, 5.0]}) == []
+    assert out_of_range({"slice_mm": 5.4}, {"slice_mm": [5.0, 5.0]}) == []
+    assert out_of_range({"slice_mm": 5.6}, {"slice_mm": [5.0, 5.0]}) != []
+    assert out_of_range({"slice_mm": 4.4}, {"slice_mm": [5.0, 5.0]}) != []
 
 
 def test_of_what_differs_from_patient_to_patient_half_the_range_beyond_is_still_like():
     """The largest of a few patients is soon exceeded."""
-    assert unlike({"bright": 2.45}, {"bright": [1.5, 2.1]}) != []
-    assert unlike({"bright": 2.35}, {"bright": [1.5, 2.1]}) == []
+    assert out_of_range({"bright": 2.45}, {"bright": [1.5, 2.1]}) != []
+    assert out_of_range({"bright": 2.35}, {"bright": [1.5, 2.1]}) == []
 
 
 def test_what_a_scan_lacks_is_not_held_against_it():
-    assert unlike({"slices": 20}, {"slices": [18, 24], "slice_mm": [5, 5]}) == []
+    assert out_of_range({"slices": 20}, {"slices": [18, 24], "slice_mm": [5, 5]}) == []
 
 
 def test_a_number_that_is_none_is_unlike_all():
-    assert len(unlike({"noise": float("nan")}, {"noise": [0.1, 0.2]})) == 1
+    assert len(out_of_range({"noise": float("nan")}, {"noise": [0.1, 0.2]})) == 1

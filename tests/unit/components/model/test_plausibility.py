@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from components.artifacts.trained_model import HeadLimits
 from components.model.plausibility import implausible, measures
 from components.scans.head import Head
 
 SHAPE = (20, 20, 10)
-LIMITS = {"most_share": 0.1, "share_root": 0.5, "unconfirmed_root": 0.3, "overlooked_root": 0.2}
+LIMITS = HeadLimits(most_share=0.1, share_root=0.5, unconfirmed_root=0.3, overlooked_root=0.2)
 FINE = {"share": 0.1, "confirmed": 0.1, "overlooked": 0.0, "outside": 0.0}
 
 
@@ -47,13 +48,13 @@ def test_what_is_plausible_gives_no_reason():
             {"share": 0.126, "confirmed": 0.126},
             "predicted 13% of the head; at most 10% in training",
         ),
-        ({"outside": 0.1}, {"outside": 0.11}, "11% of the prediction lies outside the head"),
+        ({"outside": 0.1}, {"outside": 0.11}, "11% of the prediction is outside the head"),
         (
             {"share": 0.064, "confirmed": 0.0011},
             {"share": 0.064, "confirmed": 0.0009},
-            "predicted 6.4% of the head; the rule without a network confirms 0.1%",
+            "predicted 6.4% of the head; the threshold rule confirms 0.1%",
         ),
-        ({"overlooked": 0.0079}, {"overlooked": 0.0081}, "the rule without a network finds another 0.8% of the head"),
+        ({"overlooked": 0.0079}, {"overlooked": 0.0081}, "the threshold rule finds another 0.8% of the head"),
     ],
     ids=["share", "outside", "unconfirmed", "overlooked"],
 )

@@ -1,4 +1,4 @@
-"""What is said of a scan beside its mask."""
+"""The volume with its interval, and the reasons for review."""
 
 import re
 
@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from components.artifacts.trained_model import HeadLimits, TrainedModel, UsualHeads, VolumeInterval
 from components.model.average_head import learn_average, portrait
 from components.model.calibration import histogram
 from components.model.uncertainty import doubts, findings, uncertainty, volume_interval, wide_interval
 from components.scans.head import Head, find_head
+from tests.support.trained import trained
 
 VOXEL_MM = (2.0, 2.0, 5.0)
-LEARNT = {"level": 0.9, "cube_root_ml": 0.5}
+LEARNT = VolumeInterval(level=0.9, cube_root_ml=0.5, patients=9)
 
 
 def cube(of: float, sides: int, shape=(32, 24, 6)) -> np.ndarray:
@@ -29,19 +31,19 @@ def scan(make_scan):
 
 def test_the_volume_is_that_of_the_mask(scan):
     probability = cube(0.9, 5)
-    found = findings(probability, probability > 0.5, scan, VOXEL_MM, {})
+    found = findings(probability, probability > 0.5, scan, VOXEL_MM, trained())
     assert found.lesion_ml == pytest.approx(5 * 5 * 2 * 20 / 1000)
 
 
 def test_an_older_model_says_no_more_than_the_volume(scan):
     probability = cube(0.9, 5)
-    found = findings(probability, probability > 0.5, scan, VOXEL_MM, {"threshold": 0.5})
+    found = findings(probability, probability > 0.5, scan, VOXEL_MM, trained(threshold=0.5))
     assert (found.lesion_ml_low, found.lesion_ml_high, found.level, found.review) == (None, None, None, [])
 
 
 def test_without_a_voxel_size_no_volume_is_known(scan):
     probability = cube(0.9, 5)
-    found = findings(probability, probability > 0.5, scan, None, {"volume_interval": LEARNT})
+    found = findings(probability, probability > 0.5, scan, None, trained(volume_interval=LEARNT))
     assert (found.lesion_ml, found.lesion_ml_low, found.lesion_ml_high, found.level) == (None, None, None, None)
 
 
@@ -81,8 +83,8 @@ def test_an_empty_mask_is_as_uncertain_as_its_likeliest_voxel():
     assert uncertainty(nothing, nothing, 1.0) == 0
 
 
-def sure_to(most: float | None, empty: float | None = None) -> dict:
-    return {"temperature": 1.0, "uncertainty": {"mask": most, "empty": empty}}
+def sure_to(most: float | None, empty: float | None = None) -> TrainedModel:
+    return trained(temperature=1.0, uncertainty={"mask": most, "empty": empty})
 
 
 def test_a_mask_less_sure_than_those_of_validation_is_to_be_looked_at(scan):
@@ -96,7 +98,7 @@ def test_a_mask_less_sure_than_those_of_validation_is_to_be_looked_at(scan):
 def test_an_empty_mask_is_to_be_looked_at_where_validation_had_none():
     outside = histogram(np.array([0.3]))
     nothing = np.zeros_like(outside)
-    assert doubts(nothing, outside, sure_to(0.5)) == ["no lesion found; in every validation scan one was"]
+    assert doubts(nothing, outside, sure_to(0.5)) == ["no lesion was found; every validation scan had one"]
     assert doubts(nothing, outside, sure_to(0.5, empty=0.35)) == []
     assert doubts(nothing, outside, sure_to(0.5, empty=0.2)) == [
         "no lesion found, yet a voxel of probability 0.300; up to 0.200 in validation"
@@ -105,35 +107,35 @@ def test_an_empty_mask_is_to_be_looked_at_where_validation_had_none():
 
 def test_a_scan_unlike_those_of_training_is_to_be_looked_at(scan):
     probability = cube(0.99, 5)
-    facts = {"seen": {"slice_mm": [1.0, 3.0], "slices": [5, 7]}}
+    facts = trained(seen={"slice_mm": (1.0, 3.0), "slices": (5, 7)})
     said = findings(probability, probability > 0.5, scan, VOXEL_MM, facts).review
-    assert said == ["slices 5.0 mm thick; learnt from 1.0 to 3.0 mm"]
+    assert said == ["slices 5.0 mm thick; training scans have 1.0 to 3.0 mm"]
 
 
 def test_above_5_ml_an_interval_wider_than_the_volume_is_to_be_looked_at():
-    assert wide_interval(5.1, 2.0, 7.2, {}) == [
+    assert wide_interval(5.1, 2.0, 7.2, LEARNT) == [
         "the volume's interval, 2.0 to 7.2 mL, is wider than the volume, 5.1 mL"
     ]
-    assert wide_interval(5.1, 2.0, 7.0, {}) == []
-    assert wide_interval(4.9, 0.0, 20.0, {}) == []
+    assert wide_interval(5.1, 2.0, 7.0, LEARNT) == []
+    assert wide_interval(4.9, 0.0, 20.0, LEARNT) == []
     assert wide_interval(None, None, None, None) == []
 
 
 def test_a_wide_interval_is_not_said_of_a_model_of_which_it_is_usual():
-    assert wide_interval(5.1, 2.0, 7.2, {"wide": 0.05}) != []
-    assert wide_interval(5.1, 2.0, 7.2, {"wide": 0.06}) == []
+    assert wide_interval(5.1, 2.0, 7.2, LEARNT.model_copy(update={"wide": 0.05})) != []
+    assert wide_interval(5.1, 2.0, 7.2, LEARNT.model_copy(update={"wide": 0.06})) == []
 
 
 def test_the_interval_of_a_scan_goes_the_same_way(scan):
     """7 x 7 x 2 x 10 voxels of 20 mm³ are 9.8 mL, cube root 2.14: with 0.5 off its interval is 4.4 to 18.4."""
     large = np.full((32, 24, 6), 0.001, np.float32)
     large[4:11, 4:18, 0:5] = 0.9
-    [said] = findings(large, large > 0.5, scan, VOXEL_MM, {"volume_interval": LEARNT}).review
+    [said] = findings(large, large > 0.5, scan, VOXEL_MM, trained(volume_interval=LEARNT)).review
     assert said == "the volume's interval, 4.4 to 18.4 mL, is wider than the volume, 9.8 mL"
 
 
 HEAD_SHAPE = (48, 60, 12)
-LIMITS = {"most_share": 0.1, "share_root": 0.5, "unconfirmed_root": 0.3, "overlooked_root": 0.2}
+LIMITS = HeadLimits(most_share=0.1, share_root=0.5, unconfirmed_root=0.3, overlooked_root=0.2)
 
 
 def lying_head(seed: int = 0) -> np.ndarray:
@@ -146,15 +148,17 @@ def lying_head(seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def heads() -> dict:
+def heads() -> UsualHeads:
     scans = [lying_head(seed) for seed in range(6)]
     average = learn_average([portrait(s, VOXEL_MM, find_head(s, VOXEL_MM)) for s in scans])
-    return {"not_found": 0.0, "average": average, "limits": LIMITS}
+    return UsualHeads(not_found=0.0, average=average, limits=LIMITS)
 
 
-def said_of(volume: np.ndarray, heads: dict, mask: np.ndarray | None = None, head: Head | None = None) -> list[str]:
+def said_of(
+    volume: np.ndarray, heads: UsualHeads, mask: np.ndarray | None = None, head: Head | None = None
+) -> list[str]:
     probability = np.zeros(HEAD_SHAPE, np.float32) if mask is None else mask.astype(np.float32)
-    return findings(probability, probability > 0.5, volume, VOXEL_MM, {"heads": heads}, head).review
+    return findings(probability, probability > 0.5, volume, VOXEL_MM, trained(heads=heads), head).review
 
 
 def test_a_head_that_lies_as_in_training_is_nothing_unusual(heads):
@@ -173,7 +177,7 @@ def test_a_mask_beyond_what_is_plausible_is_to_be_looked_at(heads):
     block[17:31, 20:41, 3:7] = True
     share = block.sum() / find_head(lying_head(10), VOXEL_MM).mask.sum()
     assert said_of(lying_head(10), heads, block) == [
-        f"predicted {share:.1%} of the head; the rule without a network confirms 0.0%"
+        f"predicted {share:.1%} of the head; the threshold rule confirms 0.0%"
     ]
 
 
@@ -184,8 +188,8 @@ def test_a_scan_in_which_no_head_is_found_is_to_be_looked_at(heads):
 
 def test_unless_training_scans_had_none_either(heads):
     noise = np.random.default_rng(0).normal(100, 10, HEAD_SHAPE)
-    assert said_of(noise, heads | {"not_found": 0.05}) != []
-    assert said_of(noise, heads | {"not_found": 0.06}) == []
+    assert said_of(noise, heads.model_copy(update={"not_found": 0.05})) != []
+    assert said_of(noise, heads.model_copy(update={"not_found": 0.06})) == []
 
 
 def test_a_head_that_is_known_already_is_not_sought_again(heads):
@@ -195,14 +199,14 @@ def test_a_head_that_is_known_already_is_not_sought_again(heads):
 
 
 def test_what_could_not_be_learnt_is_not_said(heads):
-    unknown = heads | {"average": None, "limits": None}
+    unknown = heads.model_copy(update={"average": None, "limits": None})
     assert said_of(np.flip(lying_head(10), 1), unknown, np.ones(HEAD_SHAPE, bool)) == []
 
 
 def test_a_head_larger_than_the_grid_is_said_and_a_whole_plane_without_a_head_is_not():
     inside = np.zeros(HEAD_SHAPE, bool)
     inside[2:-2, 2:-2, 1:-1] = True
-    facts = {"image_size": 32, "pixel_mm": 2.0}
+    facts = trained(pixel_mm=2.0)
     said = findings(inside * 0.0, inside & False, inside * 1.0, (8.0, 8.0, 5.0), facts, Head(inside)).review
     assert len(said) == 1 and said[0].startswith("the head is larger than the model's grid, and was scaled down to ")
     nowhere = Head(np.ones(HEAD_SHAPE, bool), found=False)

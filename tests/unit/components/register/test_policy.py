@@ -1,4 +1,4 @@
-"""What the policy says to numbers made by hand: better, worse, equal, too few; and to a policy that is none."""
+"""The policy on numbers made by hand: better, worse, equal, too few; and invalid policies."""
 
 import re
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
+from components.artifacts.evaluation import Comparison
 from components.core.step import StepError
-from components.register.policy import Floors, Policy, judge_floors, load, verdict
+from components.register.policy import Floors, Policy, judge_comparison, judge_floors, load
 from tests.evidence.policy import LINES, WORSE, judged, passes, rate
 
 EQUAL = {"dice": 0.0, "lesion_f1": 0.0, "relative_volume_difference": 0.0}
@@ -17,13 +18,13 @@ SUMMARY = {"test_patients": 12, "test_dice_mean": 0.6, "test_rule_dice_mean": 0.
 SPREAD = (-0.002, -0.001, 0.0, 0.001, 0.002)
 
 
-def comparison(patients: int = 20, reason: str = "", **differences: float) -> dict:
+def comparison(patients: int = 20, reason: str = "", **differences: float) -> Comparison:
     """Challenger less champion, by metric; around each number the patients differ a little."""
     pairs = {
         metric: {f"P{i}": [0.6 + difference + SPREAD[i % 5], 0.6] for i in range(patients)}
         for metric, difference in (EQUAL | differences).items()
     }
-    return {"champion": "3", "model": "m", "reason": reason, "pairs": pairs}
+    return Comparison(champion="3", model="m", reason=reason, pairs=pairs)
 
 
 def policy(**metrics: tuple[str, float]) -> Policy:
@@ -31,34 +32,39 @@ def policy(**metrics: tuple[str, float]) -> Policy:
     return Policy.model_validate({"floors": FLOORS, "minimum_patients": 10, "confidence": 0.95, "metrics": tests})
 
 
-def test_a_better_challenger_passes_the_policy_that_is_there_with_every_number_said():
-    found = verdict(load(), comparison(dice=0.03, lesion_f1=0.01, relative_volume_difference=-0.05))
+def test_a_better_challenger_passes_the_policy_and_every_number_is_given():
+    found = judge_comparison(load(), comparison(dice=0.03, lesion_f1=0.01, relative_volume_difference=-0.05))
     assert found.passed
-    assert re.match(r"Dice \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion-wise F1 \+0\.010 ", found.words)
-    assert "relative volume difference -0.050 (95 % -0.051 to -0.049), not shown to be worse" in found.words
+    pattern = r"Dice, all patients \+0\.030 \(95 % 0\.029 to 0\.031\), better; lesion F1, touched \+0\.010 "
+    assert re.match(pattern, found.explanation)
+    assert "relative volume difference -0.050 (95 % -0.051 to -0.049), not shown to be worse" in found.explanation
     assert found.numbers["dice"]["patients"] == 20
 
 
-def test_a_worse_challenger_is_refused_with_the_number_that_refuses_it():
-    found = verdict(load(), comparison(dice=-0.03))
+def test_a_worse_challenger_is_refused_with_the_deciding_number():
+    found = judge_comparison(load(), comparison(dice=-0.03))
     assert not found.passed
-    assert re.fullmatch(r"Dice -0\.030 \(95 % -0\.031 to -0\.029\), not shown to be better", found.words)
+    pattern = r"Dice, all patients -0\.030 \(95 % -0\.031 to -0\.029\), not shown to be better"
+    assert re.fullmatch(pattern, found.explanation)
     assert {metric for metric, n in found.numbers.items() if n["passed"]} == set(EQUAL) - {"dice"}
 
 
 def test_an_equal_challenger_is_refused_where_superiority_is_asked_and_passes_the_other_tests():
-    for equal in (comparison(), {**comparison(), "pairs": {"dice": {f"P{i}": [0.6, 0.6] for i in range(20)}}}):
-        assert not verdict(policy(dice=("superiority", 0)), equal).passed
-        assert verdict(policy(dice=("non-inferiority", 0.01)), equal).passed
-        assert verdict(policy(dice=("not-worse", 0)), equal).passed
+    for equal in (
+        comparison(),
+        comparison().model_copy(update={"pairs": {"dice": {f"P{i}": (0.6, 0.6) for i in range(20)}}}),
+    ):
+        assert not judge_comparison(policy(dice=("superiority", 0)), equal).passed
+        assert judge_comparison(policy(dice=("non-inferiority", 0.01)), equal).passed
+        assert judge_comparison(policy(dice=("not-worse", 0)), equal).passed
 
 
 def test_a_gain_in_dice_does_not_pay_for_lost_lesions_or_wrong_volumes():
     for loss in ({"lesion_f1": -0.06}, {"relative_volume_difference": 0.05}):
-        found = verdict(load(), comparison(dice=0.1, **loss))
+        found = judge_comparison(load(), comparison(dice=0.1, **loss))
         assert not found.passed
-        assert "Dice" not in found.words
-    assert found.words == "relative volume difference +0.050 (95 % 0.049 to 0.051), shown to be worse"
+        assert "Dice" not in found.explanation
+    assert found.explanation == "relative volume difference +0.050 (95 % 0.049 to 0.051), shown to be worse"
 
 
 @pytest.mark.parametrize(
@@ -80,23 +86,25 @@ def test_a_gain_in_dice_does_not_pay_for_lost_lesions_or_wrong_volumes():
     ],
 )
 def test_less_is_better_of_a_volume_difference_and_more_of_dice(metric, test, margin, difference, passes):
-    assert verdict(policy(**{metric: (test, margin)}), comparison(**{metric: difference})).passed is passes
+    assert judge_comparison(policy(**{metric: (test, margin)}), comparison(**{metric: difference})).passed is passes
 
 
-def test_the_whole_interval_counts_and_not_the_mean():
-    wide = {"champion": "3", "model": "m", "reason": "",
-            "pairs": {"dice": {f"P{i}": [0.6 + (0.3 if i % 2 else -0.26), 0.6] for i in range(20)}}}  # fmt: skip
-    found = verdict(policy(dice=("superiority", 0)), wide)
+def test_the_whole_interval_decides_and_not_the_mean():
+    pairs = {"dice": {f"P{i}": (0.6 + (0.3 if i % 2 else -0.26), 0.6) for i in range(20)}}
+    wide = Comparison(champion="3", model="m", reason="", pairs=pairs)
+    found = judge_comparison(policy(dice=("superiority", 0)), wide)
     assert found.numbers["dice"]["mean"] == pytest.approx(0.02)
     assert not found.passed
-    assert not verdict(policy(dice=("non-inferiority", 0.05)), wide).passed
+    assert not judge_comparison(policy(dice=("non-inferiority", 0.05)), wide).passed
 
 
 def test_a_higher_confidence_asks_for_more():
     pairs = {"dice": {f"P{i}": [0.6 + 0.01 + 20 * SPREAD[i % 5], 0.6] for i in range(20)}}
-    of = {"champion": "3", "model": "m", "reason": "", "pairs": pairs}
+    of = Comparison(champion="3", model="m", reason="", pairs=pairs)
     low = [
-        verdict(policy(dice=("superiority", 0)).model_copy(update={"confidence": c}), of).numbers["dice"]["ci_low"]
+        judge_comparison(policy(dice=("superiority", 0)).model_copy(update={"confidence": c}), of).numbers["dice"][
+            "ci_low"
+        ]
         for c in (0.8, 0.95, 0.99)
     ]
     assert low == sorted(low, reverse=True) and len(set(low)) == 3
@@ -105,7 +113,7 @@ def test_a_higher_confidence_asks_for_more():
 VOLUMES = LINES["relative, not worse (the policy's)"]
 
 
-def test_what_is_simulated_are_the_policys_lines():
+def test_the_simulated_lines_are_those_of_the_policy():
     metrics = load().metrics
     metric, test, margin = VOLUMES
     assert (metrics[metric].test, metrics[metric].margin) == (test, margin)
@@ -133,62 +141,62 @@ def test_of_two_equal_models_one_is_called_better_in_at_most_3_of_100_simulation
     assert rate(called_better, missed, repeats=1500) <= 0.03
 
 
-def test_too_few_patients_decide_nothing_however_good_they_look():
-    found = verdict(load(), comparison(patients=9, dice=0.2))
+def test_too_few_patients_decide_nothing_even_with_good_numbers():
+    found = judge_comparison(load(), comparison(patients=9, dice=0.2))
     assert not found.passed
-    assert found.words == "9 test patients can decide nothing, the policy asks for 10"
+    assert found.explanation == "9 test patients are too few, the policy requires 10"
     assert found.numbers["dice"]["mean"] == pytest.approx(0.2, abs=0.001)
 
 
 def test_a_metric_that_too_few_patients_have_is_named():
     few = comparison(dice=0.1)
-    few["pairs"]["relative_volume_difference"] = {"P1": [1, 1]}
-    assert verdict(load(), few).words == "relative volume difference is known for 1 test patient only"
-    del few["pairs"]["relative_volume_difference"]
-    assert verdict(load(), few).words == "relative volume difference is known for 0 test patients only"
+    few.pairs["relative_volume_difference"] = {"P1": (1.0, 1.0)}
+    assert judge_comparison(load(), few).explanation == "relative volume difference is known for 1 test patient only"
+    del few.pairs["relative_volume_difference"]
+    assert judge_comparison(load(), few).explanation == "relative volume difference is known for 0 test patients only"
 
 
-def test_a_comparison_that_is_no_fair_one_is_refused_whatever_its_numbers():
-    found = verdict(
+def test_an_unfair_comparison_is_refused_even_with_good_numbers():
+    found = judge_comparison(
         load(), comparison(dice=0.2, reason="version 3 was trained or tuned on 2 of these 20 test patients")
     )
     assert (found.passed, found.numbers) == (False, {})
-    assert "trained or tuned on 2 of these 20" in found.words
+    assert "trained or tuned on 2 of these 20" in found.explanation
 
 
-def test_a_version_above_every_floor_passes_with_each_number_said():
+def test_a_version_above_every_floor_passes_with_each_number():
     found = judge_floors(load().floors, SUMMARY)
     assert found.passed
-    assert found.words == (
+    assert found.explanation == (
         "12 test patients of at least 10; Dice 0.600, better than the rule without a network (0.370); "
         "0.20 mL predicted on a lesion-free scan on average, at most 1 mL"
     )
 
 
 @pytest.mark.parametrize(
-    ("short", "floor", "said"),
+    ("short", "floor", "text"),
     [
         ({"test_patients": 9}, "minimum_patients", "9 test patients of at least 10"),
         ({"test_patients": 1}, "minimum_patients", "1 test patient of at least 10"),
         ({"test_dice_mean": 0.24, "test_better_than_rule": 0.0}, "better_than_rule",
          "Dice 0.240, not better than the rule without a network (0.370)"),
         ({"test_rule_dice_mean": None, "test_better_than_rule": None}, "better_than_rule",
-         "the rule without a network was not evaluated beside it: run again"),
+         "the rule without a network was not evaluated: run again"),
         ({"test_false_positive_ml_lesion_free_mean": 1.01}, "false_volume_ml",
          "1.01 mL predicted on a lesion-free scan on average, more than 1 mL"),
     ],
 )  # fmt: skip
-def test_a_version_below_one_floor_fails_by_that_one_alone(short, floor, said):
+def test_a_version_below_one_floor_fails_by_that_one_alone(short, floor, text):
     summary = {name: value for name, value in (SUMMARY | short).items() if value is not None}
     found = judge_floors(load().floors, summary)
-    assert (found.passed, found.words) == (False, said)
+    assert (found.passed, found.explanation) == (False, text)
     assert [name for name, numbers in found.numbers.items() if not numbers["passed"]] == [floor]
 
 
-def test_a_false_volume_that_nothing_can_show_is_said_to_be_not_tested_and_holds_nothing_up():
+def test_an_untested_false_volume_is_reported_and_refuses_nothing():
     summary = {k: v for k, v in SUMMARY.items() if k != "test_false_positive_ml_lesion_free_mean"}
     found = judge_floors(load().floors, summary)
-    assert found.passed and "false volume not tested, without a lesion-free test scan" in found.words
+    assert found.passed and "false volume not tested, without a lesion-free test scan" in found.explanation
 
 
 def test_the_rule_is_no_floor_where_the_policy_does_not_ask_for_it():
@@ -205,7 +213,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         ({"metrics": {"dise": {"test": "superiority", "margin": 0}}}, "metrics.dise is no metric. Metrics: dice, iou,"),
         ({"metrics": {"dice": {"test": "superior", "margin": 0}}}, "metrics.dice.test: .*'superior'"),
@@ -223,16 +231,16 @@ GOOD = {
         ({"floors": {}}, "floors.minimum_patients: Field required"),
     ],
 )
-def test_a_policy_that_is_none_is_refused_in_words(tmp_path, change, said):
+def test_an_invalid_policy_is_refused_with_the_field(tmp_path, change, text):
     path = tmp_path / "policy.yaml"
     path.write_text(yaml.safe_dump(GOOD | change))
-    with pytest.raises(StepError, match=said) as error:
+    with pytest.raises(StepError, match=text) as error:
         load(path)
     assert str(error.value).startswith(str(path)) and "Correct the policy" in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["metrics: [", "", "- dice"])
-def test_a_file_that_is_no_policy_is_refused_in_words(tmp_path, text):
+def test_a_file_without_a_policy_is_refused(tmp_path, text):
     path = tmp_path / "policy.yaml"
     path.write_text(text)
     with pytest.raises(StepError, match=r"policy\.yaml: "):

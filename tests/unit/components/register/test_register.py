@@ -1,7 +1,6 @@
 """One version for one model and evaluation, and all that it needs to load. With a registry: see tests/integration."""
 
 import ast
-import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -9,19 +8,15 @@ from pathlib import Path
 import pytest
 
 from components.core import code_closure
-from components.register.register import _example, _requirements
-from components.registry.tracking import evaluation_digest
+from components.core.step import StepError
+from components.register.mlflow_logging import input_example, requirements
+from components.registry.run_records import evaluation_digest
+from tests.support import measured
 
 
 @pytest.fixture
 def evaluation(tmp_path):
-    def write(**facts) -> Path:
-        folder = tmp_path / "evaluation"
-        folder.mkdir(exist_ok=True)
-        (folder / "test_metrics.json").write_text(json.dumps({"summary": {"test_dice_mean": 0.5}} | facts))
-        return folder
-
-    return write
+    return lambda **fields: measured.write_evaluation(tmp_path / "evaluation", measured.metrics(**fields))
 
 
 def test_the_same_model_and_evaluation_have_the_same_lineage(model, evaluation):
@@ -35,24 +30,31 @@ def test_another_model_has_another_lineage(model, evaluation, change):
 
 
 def test_another_evaluation_has_another_lineage(model, evaluation):
-    scan = {"case": "P1", "truth_voxels": 9, "predicted_voxels": 8, "dice": 0.5, "lesions_found": 1, "false_lesions": 0}
+    scan = measured.case(1)
     before = evaluation_digest(model(), evaluation(cases=[scan]))
     assert evaluation_digest(model(), evaluation(cases=[scan | {"predicted_voxels": 7}])) != before
     assert evaluation_digest(model(), evaluation(cases=[scan | {"case": "P2"}])) != before
 
 
 def test_the_last_digit_of_a_probability_makes_no_other_lineage(model, evaluation):
-    """On another processor it is another one, while every mask is the same."""
-    first, second = (evaluation_digest(model(), evaluation(calibration={"ece_after": e})) for e in (0.1, 0.1 + 1e-9))
+    """It differs between processors, while every mask is the same."""
+    errors = (measured.FOUND["calibration"] | {"ece_after": e} for e in (0.1, 0.1 + 1e-9))
+    first, second = (evaluation_digest(model(), evaluation(calibration=calibration)) for calibration in errors)
     assert first == second
 
 
+def test_an_evaluation_with_an_invalid_field_is_refused_with_file_and_field(model, evaluation):
+    folder = evaluation(cases=[measured.case(1) | {"dice": "high"}])
+    with pytest.raises(StepError, match=r"test_metrics\.json: the field cases\.0\.dice is invalid"):
+        evaluation_digest(model(), folder)
+
+
 def test_the_example_is_the_same_every_time():
-    assert _example()["scan"][0] == _example()["scan"][0]
+    assert input_example()["scan"][0] == input_example()["scan"][0]
 
 
-def test_the_models_requirements_are_what_runs_here():
-    required = dict(line.split("==") for line in _requirements())
+def test_the_models_requirements_are_the_installed_versions():
+    required = dict(line.split("==") for line in requirements())
     assert required == {package: version(package).split("+")[0] for package in required}
 
 
@@ -73,7 +75,7 @@ def test_the_models_requirements_are_all_that_its_code_imports():
         for module in imported(code_closure.ROOT / path)
         if not module.startswith("components.")
     }
-    required = {line.split("==")[0] for line in _requirements()}
+    required = {line.split("==")[0] for line in requirements()}
     assert {path.split("/")[1] for path in packed} <= {"__init__.py", "core", "scans", "model"}
     assert {"torch", "nibabel", "cv2"} <= packages
     names = {"cv2": "opencv-python-headless", "SimpleITK": "simpleitk"}

@@ -21,11 +21,11 @@ def tags(stored):
     return {"weights_sha256": file_sha256(weights), "model_sha256": model_digest(stored)}
 
 
-def test_what_was_registered_is_whole(stored, tags):
+def test_a_registered_model_is_unaltered(stored, tags):
     assert altered_file(stored, tags) == ""
 
 
-def test_a_file_that_mlflow_adds_to_what_it_downloads_does_not_break_it(stored, tags):
+def test_a_file_that_mlflow_adds_to_a_download_does_not_change_the_digest(stored, tags):
     (stored / "registered_model_meta").write_text("model_name: m")
     assert altered_file(stored, tags) == ""
     (stored / "artifacts" / "registered_model_meta").write_text("model_name: m")
@@ -36,7 +36,7 @@ def test_a_file_that_mlflow_adds_to_what_it_downloads_does_not_break_it(stored, 
 def test_another_file_and_one_more_break_it(stored, tags, name):
     (stored / name).parent.mkdir(exist_ok=True)
     (stored / name).write_text("other")
-    assert altered_file(stored, tags) == "a file of it is not what was registered (tag model_sha256)"
+    assert altered_file(stored, tags) == "a file of the model is not what was registered (tag model_sha256)"
 
 
 def test_a_renamed_and_a_missing_file_break_it(stored, tags):
@@ -46,7 +46,7 @@ def test_a_renamed_and_a_missing_file_break_it(stored, tags):
     assert altered_file(stored, tags) == "best_model.pth is not what was registered (tag weights_sha256)"
 
 
-def test_of_an_older_version_the_weights_alone_are_known(stored, tags):
+def test_of_an_older_version_only_the_weights_are_checked(stored, tags):
     del tags["model_sha256"]
     (stored / "model.py").write_text("other")
     assert altered_file(stored, tags) == ""

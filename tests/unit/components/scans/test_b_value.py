@@ -45,7 +45,7 @@ def test_a_sidecar_may_name_it(file, fields, value):
         (".bval", "0 0", "not above 0"), (".bval", "-5", "not above 0"), (".bval", "1e9", "at most 10000"),
         (".bval", "nan", "at most 10000"), (".bval", "inf", "at most 10000"),
         (".bval", "1 " * MOST_BYTES, "larger than 1 MiB"),
-        (".json", "", "not JSON"), (".json", "[" * 100_000, "not JSON"), (".json", "[1000]", "no JSON object"),
+        (".json", "", "not JSON"), (".json", "[" * 100_000, "not JSON"), (".json", "[1000]", "not a JSON object"),
         (".json", '{"DiffusionBValue": true}', "no b-values"), (".json", '{"DiffusionBValue": []}', "no b-values"),
         (".json", '{"DiffusionBValue": [[1000]]}', "no b-values"), (".json", '{"bval": NaN}', "at most 10000"),
         (".json", '{"bval": ' + "9" * 5000 + "}", "not JSON"), (".json", '{"bval": 0}', "not above 0"),
@@ -77,8 +77,8 @@ def test_the_bval_file_comes_before_the_sidecar_and_both_before_the_setting(file
 def test_a_file_of_no_use_is_passed_over_with_a_line(file):
     found = b_value([file(".bval", "zero"), file(".json", '{"bval": 900}')], 700)
     assert found.value == 900
-    assert found.notes == ("the .bval file was ignored: it does not hold numbers",)
-    assert b_value([file(".json", '{"EchoTime": 1}')], 700).said == ()
+    assert found.notes == ("the .bval file was ignored: it holds no b-values (numbers)",)
+    assert b_value([file(".json", '{"EchoTime": 1}')], 700).notes == ()
 
 
 def test_where_nothing_says_it_1000_is_taken_and_said():

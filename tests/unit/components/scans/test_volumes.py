@@ -261,7 +261,7 @@ def test_what_the_standard_or_rounding_explains_is_mended_and_said(tmp_path, hea
      {"pixdim": [3, 2, 2.5, 5, 0, 0, 0, 0]}, {"pixdim": [np.nan, 2, 2.5, 5, 0, 0, 0, 0]}],
 )  # fmt: skip
 def test_a_qform_that_is_no_rotation_is_refused_where_it_counts_alone(header):
-    assert "no rotation" in refused(nifti(**ALONE | header))
+    assert "not a rotation" in refused(nifti(**ALONE | header))
     assert read_nifti_bytes(nifti(qform_code=1, **header))[1].orientation == "RAS"
 
 

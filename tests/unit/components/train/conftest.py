@@ -1,48 +1,66 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from components.artifacts.cases import Case
+from components.artifacts.slices import CaseSlices, GridPlacement
+from components.artifacts.slices import Slices as SlicesArtifact
 from components.model.grid import neighbours
 from components.model.network import AttentionUNet
 from components.model.placement import Placement
 from components.scans.volumes import write
-from components.train.data import CaseSlices, read_index
+from components.train.data import GridCase, grid_cases
 
 
 class Slices:
-    """A `slices` artifact in the making, with the `cases.json` that belongs to it."""
+    """Slices and scans of a few cases."""
 
     def __init__(self, folder: Path):
-        self.folder, self.entries, self.cases = folder, [], []
+        self.folder = folder
+        self.entries: list[CaseSlices] = []
+        self.cases: dict[str, Case] = {}
 
-    def add(self, name: str, image: np.ndarray, lesion: np.ndarray, numbers=None, voxel_mm=(1, 1, 1)) -> None:
+    def add(
+        self, name: str, image: np.ndarray, lesion: np.ndarray, numbers=None, voxel_mm=(1, 1, 1), patient=""
+    ) -> None:
         """One case of z-scores and lesion (S, H, W), its model grid being its native one."""
         np.save(self.folder / f"{name}.image.npy", image.astype(np.float16))
         np.save(self.folder / f"{name}.mask.npy", lesion.astype(np.uint8))
         write(self.folder / f"{name}_mask.nii.gz", to_native(lesion).astype(np.uint8), np.eye(4))
         write(self.folder / f"{name}_dwi.nii.gz", to_native(image).astype(np.float32), np.eye(4))
         self.entries.append(
-            {
-                "case": name,
-                "patient": name,
-                "image": f"{name}.image.npy",
-                "mask": f"{name}.mask.npy",
-                "placement": Placement(to_native(lesion).shape, lesion.shape[1], stop=len(lesion)).as_dict(),
-                "voxel_ml": float(np.prod(voxel_mm)) / 1000 if voxel_mm else 0.016,
-                "neighbours": neighbours(numbers, len(image)).tolist(),
-                "lesion_pixels": lesion.sum((1, 2)).tolist(),
-            }
+            CaseSlices(
+                case=name,
+                patient=patient or name,
+                image=f"{name}.image.npy",
+                mask=f"{name}.mask.npy",
+                placement=GridPlacement(
+                    **Placement(to_native(lesion).shape, lesion.shape[1], stop=len(lesion)).as_dict()
+                ),
+                voxel_ml=float(np.prod(voxel_mm)) / 1000 if voxel_mm else 0.016,
+                neighbours=neighbours(numbers, len(image)).tolist(),
+                lesion_pixels=lesion.sum((1, 2)).tolist(),
+            )
         )
         files = {kind: f"{name}_{kind}.nii.gz" for kind in ("dwi", "mask")}
-        self.cases.append({"case": name, "files": files, "voxel_mm": voxel_mm})
+        self.cases[name] = Case.model_construct(
+            case=name, patient=patient or name, labelled=True, files=files, voxel_mm=voxel_mm
+        )
 
-    def read(self, *names: str) -> list[CaseSlices]:
-        (self.folder / "index.json").write_text(json.dumps({"cases": self.entries}))
-        (self.folder / "cases.json").write_text(json.dumps({"cases": self.cases}))
-        return read_index(self.folder, list(names or (e["case"] for e in self.entries)))
+    def artifact(self) -> SlicesArtifact:
+        return SlicesArtifact(
+            image_size=32,
+            normalization="slice",
+            n4_bias_correction=False,
+            inputs="dwi",
+            pixel_mm=0.0,
+            cases=self.entries,
+        )
+
+    def read(self, *names: str) -> list[GridCase]:
+        return grid_cases(self.folder, self.artifact(), list(names or (entry.case for entry in self.entries)))
 
 
 def to_native(slices: np.ndarray) -> np.ndarray:

@@ -172,7 +172,7 @@ def test_the_share_of_lesion_is_what_epochs_show_in_the_mean():
 
 
 def test_where_the_grid_lost_every_lesion_the_error_says_what_to_do():
-    with pytest.raises(StepError, match=r"no training slice has a lesion left .* Raise image_size"):
+    with pytest.raises(StepError, match=r"no training slice has a lesion on .* Raise image_size"):
         EpochBatches(np.zeros(9, bool), 4, 1, seed=0)
 
 

@@ -4,14 +4,16 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from kubernetes import client
 
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.train import nodes, trainjob
+from components.train import nodes, trainjob, trainjob_api
 from components.train.launch import launch
+from components.train.training_inputs import TrainingPaths
 from tests.support.kubernetes_stand_in import TRAIN_JOBS, Kubernetes, node_container, node_pod
 
 RUN = "0c5b1b0e-3f51-4f3c-9d0b-2f9a6d1f7a11"
@@ -22,20 +24,20 @@ ENVIRONMENT = {
     "KFP_RUN_ID": RUN, "POD_NAMESPACE": "kubeflow", "POD_NAME": "train-pod", "POD_UID": "uid-1",
     "IMAGE_TAG": "registry/components:1", "AWS_SECRET_ACCESS_KEY": "not to be seen",
 }  # fmt: skip
-PATHS = ["cases", "slices", "split", "report", "model", "curves"]
+PATHS = TrainingPaths(*map(Path, ("cases", "slices", "split", "report", "model", "curves")))
 SETTINGS = Settings(batch_size=16)
 
 
-class Exchange:
-    """What was handed over, in order."""
+class NodeStorage:
+    """Records the calls, in order."""
 
     did: list  # of the newest
 
     def __init__(self, name):
-        self.name, Exchange.did = name, []
+        self.name, NodeStorage.did = name, []
 
     def __getattr__(self, what):
-        return lambda *given: Exchange.did.append((what, *given))
+        return lambda *given: NodeStorage.did.append((what, *given))
 
 
 @pytest.fixture
@@ -46,15 +48,17 @@ def api(monkeypatch):
         client.Configuration.set_default(configuration)
         for name, value in ENVIRONMENT.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(nodes, "Exchange", Exchange)
+        monkeypatch.setattr(nodes, "NodeStorage", NodeStorage)
         for name, seconds in {
             "POLL": 0.01,
-            "SIGN_OF_LIFE": 0,
-            "SAID_AFTER": 0.05,
-            "HOPELESS_AFTER": 0.2,
-            "AWAY": 0.3,
+            "HEARTBEAT": 0,
+            "WARN_AFTER": 0.05,
+            "GIVE_UP_AFTER": 0.2,
+            "REMOVAL_TIMEOUT": 0.3,
         }.items():
             monkeypatch.setattr(trainjob, name, seconds)
+        monkeypatch.setattr(trainjob_api, "PAUSE", 0.01)
+        monkeypatch.setattr(trainjob_api, "TIMEOUT", 0.3)
         yield api
         client.Configuration.set_default(None)
 
@@ -131,9 +135,9 @@ def test_the_first_nodes_log_is_shown_once_as_it_comes_and_the_results_are_taken
     assert [line for line in capsys.readouterr().out.splitlines() if "TrainJob" not in line] == [
         "epoch 1/2", "epoch 2/2", '{"json": 1}',
     ]  # fmt: skip
-    did = [d for d in Exchange.did if d[0] != "live"]
-    assert did == [("offer", PATHS[:4]), ("take", "model", "curves"), ("remove",)]
-    assert Exchange.did.count(("live",)) > 2
+    did = [d for d in NodeStorage.did if d[0] != "beat"]
+    assert did == [("upload_inputs", PATHS), ("download_results", PATHS), ("remove",)]
+    assert NodeStorage.did.count(("beat",)) > 2
     assert api.train_job is None
 
 
@@ -154,8 +158,8 @@ def test_the_reason_is_that_of_the_node_that_failed_first_and_its_log_is_shown(a
     assert "epoch 1/2" in out and "node 1: a stack" in out and "DistBackendError" not in out
     assert (
         api.train_job is None
-        and Exchange.did[-1] == ("remove",)
-        and "take" not in dict.fromkeys(d[0] for d in Exchange.did)
+        and NodeStorage.did[-1] == ("remove",)
+        and "download_results" not in {d[0] for d in NodeStorage.did}
     )
 
 
@@ -169,7 +173,7 @@ def test_the_reason_is_that_of_the_node_that_failed_first_and_its_log_is_shown(a
         ({"reason": "Evicted", "message": "low on disk"}, "^the node evicted it: low on disk"),
         (
             node_container(terminated={"exitCode": 139}),
-            "^container node failed with exit code 139, a crash .*The lines above say why",
+            "^container node failed with exit code 139, a crash .*The lines above show why",
         ),
         (None, "^the TrainJob .* failed and left no log. Failed: all jobs ended"),
     ],
@@ -189,9 +193,9 @@ def test_what_an_earlier_try_started_is_taken_over(api, capsys):
     api.add_node_log(0, "epoch 7/9")
     play(api, lambda: None, lambda: api.end_train_job("Complete"))
     train()
-    assert not api.submitted and "offer" not in {d[0] for d in Exchange.did}
+    assert not api.submitted and "upload_inputs" not in {d[0] for d in NodeStorage.did}
     assert api.patches[0]["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
-    assert "epoch 7/9" in capsys.readouterr().out and ("take", "model", "curves") in Exchange.did
+    assert "epoch 7/9" in capsys.readouterr().out and ("download_results", PATHS) in NodeStorage.did
 
 
 @pytest.mark.parametrize("state", ["failed", "being deleted"])
@@ -213,24 +217,25 @@ def test_what_failed_in_an_earlier_try_is_removed_before_another_is_made(api, st
     [
         ("POST", 404, "404 page not found", r"Kubeflow Trainer is not installed.*NODES=1"),
         ("GET", 403, {"message": 'User "pipeline-runner" cannot get resource "trainjobs"'},
-         r"lacks a right: User \"pipeline-runner\" cannot get.*kubectl apply -f .*multi-node-training.yaml"),
+         r"has no permission: User \"pipeline-runner\" cannot get.*kubectl apply -f .*multi-node-training.yaml"),
         ("POST", 403, {"message": 'admission webhook "validator" denied the request: TrainingRuntime "x" not found: '
                                   "specified trainingRuntime must be created before the TrainJob is created"},
-         r"no TrainingRuntime dwi-stroke-train in the namespace kubeflow. kubectl apply -f .*training-runtime.yaml"),
+         r"the namespace kubeflow has no TrainingRuntime dwi-stroke-train. kubectl apply -f .*training-runtime.yaml"),
         ("POST", 422, {"message": "spec.trainer: unknown"}, "refuses the TrainJob .*: spec.trainer: unknown"),
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_to_do(api, verb, status, body, said):
     api.refusals[verb, TRAIN_JOBS] = [(status, body)]
     fails(said)
-    assert Exchange.did[-1] == ("remove",)
+    assert NodeStorage.did[-1] == ("remove",)
 
 
 @pytest.mark.parametrize(
     ("state", "said"),
     [
         ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes: Insufficient gpu"}]},
-         "node 1 has no machine: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has room. "
+         "node 1 has no machine: it cannot be scheduled: 0/3 nodes: Insufficient gpu. It waits until a node has "
+         "room. "
          "Free or add what is missing."),
         (node_container(waiting={"reason": "ContainerCreating"}), ""),
     ],
@@ -278,14 +283,14 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_one_that_stays_away
     api.refusals["GET", TRAIN_JOBS] = [(503, "unavailable")] * 2
     api.refusals["POST", TRAIN_JOBS] = [(500, {"message": "failed calling webhook"})]
     train()
-    assert any("asking again: failed calling webhook" in m for m in caplog.messages)
+    assert any("trying again: failed calling webhook" in m for m in caplog.messages)
 
     api.refusals["GET", TRAIN_JOBS] = [(503, "unavailable")] * 1000
     fails("the Kubernetes API does not answer: unavailable")
 
 
 def test_a_job_that_somebody_deleted_is_no_riddle(api):
-    play(api, lambda: setattr(api, "job", None))
+    play(api, lambda: setattr(api, "train_job", None))
     fails("somebody deleted the TrainJob")
 
 
@@ -297,11 +302,11 @@ def test_a_step_that_is_stopped_removes_what_it_started(api, number, ends_as):
     threading.Timer(0.3, os.kill, [os.getpid(), number]).start()
     with pytest.raises(ends_as):
         train()
-    assert api.train_job is None and Exchange.did[-1] == ("remove",)
+    assert api.train_job is None and NodeStorage.did[-1] == ("remove",)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_batch_that_is_too_small_to_share_is_refused_before_anything_starts(api):
-    with pytest.raises(StepError, match=r"batch_size=4 gives 2 x 4 GPUs nothing to share. Raise it to 8"):
+    with pytest.raises(StepError, match=r"batch_size=4 is too small for 2 x 4 GPUs. Raise it to 8"):
         launch(PATHS, Settings(batch_size=4))
     assert not api.requests

@@ -1,9 +1,9 @@
-"""How a training is judged: whole patients, and a threshold that validation chooses.
+"""Validation: scores of whole scans and patients, and the choice of the threshold.
 
 The training itself, its kill and its resumption, needs object storage and MLflow: see tests/integration.
 """
 
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from torch import nn
 from components.model.inference import load_model, native_probability
 from components.model.lesions import lesion_mask
 from components.model.losses import dice_loss
-from components.train.validation import THRESHOLDS, Score, choose_cut, patient_mean, validate
+from components.train.validation import THRESHOLDS, ValidatedScan, choose_threshold, patient_mean, validate
+from tests.support.trained import trained
 
 SIZE = 32
 
@@ -43,7 +44,7 @@ def shown(predicted: np.ndarray) -> np.ndarray:
     return np.where(predicted, 2.0, -2.0)
 
 
-def mean(scores: list[Score]) -> tuple[float, float]:
+def mean(scores: list[ValidatedScan]) -> tuple[float, float]:
     return tuple(np.mean([(score.loss, score.dice) for score in scores], axis=0))
 
 
@@ -79,7 +80,7 @@ def test_a_false_voxel_costs_a_lesion_free_patient_little_and_a_flood_costs_all(
     slices.add("flood", shown(squares((10, 20))), squares((0, 0)), voxel_mm=(5, 4, 5))
     slices.add("found", shown(squares((2, 2))), squares((2, 4)), voxel_mm=(5, 4, 5))
     scores = validate(CurrentSlice(), slices.read(), "dice", "float32")
-    assert [score.worth for score in scores] == pytest.approx([0.97, 0, 2 / 3])
+    assert [score.score for score in scores] == pytest.approx([0.97, 0, 2 / 3])
 
 
 def test_a_patient_with_many_scans_counts_once():
@@ -124,17 +125,26 @@ def model(tmp_path, ramp_network):
 
     def write(bias: float = 0.0, **facts):
         torch.save(ramp_network(bias=bias).state_dict(), tmp_path / "best_model.pth")
-        (tmp_path / "model.json").write_text(json.dumps({"base_channels": 4, "precision": "float32", **facts}))
+        trained(**facts).write(tmp_path)
         return tmp_path
 
     return write
+
+
+def choose(model: Path, slices) -> tuple[dict[str, float], float]:
+    """Return what was chosen, and the mean Dice with it."""
+    chosen, dice = choose_threshold(*load_model(model), slices.folder, slices.cases, slices.read())
+    sizes = ("smallest_lesion_ml", "smallest_lesion_voxels")
+    found = {name: value for name in sizes if (value := getattr(chosen, name)) is not None}
+    assert chosen.params == found
+    return {"threshold": chosen.threshold} | found, dice
 
 
 def test_the_threshold_with_the_best_dice_is_chosen(slices, model):
     """The lesion has probability 0.85, its surroundings 0.72: only thresholds between them separate the two."""
     lesion = squares((6, 6), (0, 0), (3, 9))
     slices.add("A", np.where(lesion, logit(0.85), logit(0.72)), lesion)
-    assert choose_cut(model(), slices.folder, slices.read()) == ({"threshold": 0.75}, 1.0)
+    assert choose(model(), slices) == ({"threshold": 0.75}, 1.0)
 
 
 def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, model):
@@ -143,7 +153,7 @@ def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, mode
     for name in ("easy", "easy too"):
         slices.add(name, np.where(lesion, logit(0.6), 0), lesion)
     slices.add("hard", np.where(lesion, logit(0.9), logit(0.8)), lesion)
-    cut, dice = choose_cut(model(), slices.folder, slices.read())
+    cut, dice = choose(model(), slices)
     assert cut == {"threshold": 0.55}
     assert dice == pytest.approx((1 + 1 + 2 * 36 / (SIZE * SIZE + 36)) / 3)
 
@@ -152,13 +162,13 @@ def test_the_best_mean_over_the_scans_decides_and_not_the_best_scan(slices, mode
 def test_of_equally_good_thresholds_the_nearest_to_one_half_is_chosen(slices, model, everywhere, expected):
     """All is lesion and all has one probability: every threshold below it is perfect."""
     slices.add("A", np.zeros((2, SIZE, SIZE)), np.ones((2, SIZE, SIZE), bool))
-    assert choose_cut(model(logit(everywhere)), slices.folder, slices.read()) == ({"threshold": expected}, 1.0)
+    assert choose(model(logit(everywhere)), slices) == ({"threshold": expected}, 1.0)
 
 
 def test_of_equally_good_thresholds_above_one_half_the_lowest_is_chosen(slices, model):
     """Nothing is lesion and all has probability 0.72: every threshold above it is perfect."""
     slices.add("A", np.zeros((2, SIZE, SIZE)), squares((0, 0), (0, 0)))
-    assert choose_cut(model(logit(0.72)), slices.folder, slices.read()) == ({"threshold": 0.75}, 1.0)
+    assert choose(model(logit(0.72)), slices) == ({"threshold": 0.75}, 1.0)
 
 
 def test_patients_choose_the_threshold_nearest_to_one_half_within_one_standard_error(slices, model):
@@ -167,8 +177,8 @@ def test_patients_choose_the_threshold_nearest_to_one_half_within_one_standard_e
         lesion, missed, false = squares((6, 6)), squares((6, 6 + number)), squares((7, 1))
         image = np.where(lesion, logit(0.9), np.where(false, logit(0.53), -5))
         slices.add(f"P{number}", image + 5, missed)
-    by_dice, _ = choose_cut(model(-5, selection="dice"), slices.folder, slices.read())
-    by_patients, _ = choose_cut(model(-5, selection="patients"), slices.folder, slices.read())
+    by_dice, _ = choose(model(-5, selection="dice"), slices)
+    by_patients, _ = choose(model(-5, selection="patients"), slices)
     assert (by_dice["threshold"], by_patients["threshold"]) == (0.55, 0.5)
 
 
@@ -176,14 +186,14 @@ def test_a_gain_beyond_one_standard_error_moves_the_threshold(slices, model):
     for number in range(12):
         lesion = squares((6, 6))
         slices.add(f"P{number}", np.where(lesion, logit(0.9), logit(0.72)), lesion)
-    assert choose_cut(model(selection="patients"), slices.folder, slices.read()) == ({"threshold": 0.75}, 1.0)
+    assert choose(model(selection="patients"), slices) == ({"threshold": 0.75}, 1.0)
 
 
 def test_fewer_than_ten_patients_choose_no_threshold(slices, model):
     for number in range(9):
         lesion = squares((6, 6))
         slices.add(f"P{number}", np.where(lesion, logit(0.9), logit(0.7)), lesion)
-    assert choose_cut(model(selection="patients"), slices.folder, slices.read())[0] == {"threshold": 0.5}
+    assert choose(model(selection="patients"), slices)[0] == {"threshold": 0.5}
 
 
 def test_thresholds_go_from_5_to_95_percent():
@@ -201,7 +211,7 @@ def specks(*sides: int) -> np.ndarray:
 def test_with_cca_the_smallest_lesion_is_chosen_too(slices, model):
     """Voxels of 5 mm³. Four false specks of 9 voxels (0.045 mL), true lesions of 16 (0.08 mL): 0.05 mL parts them."""
     slices.add("A", shown(specks(4, 4, 3, 3, 3, 3)), specks(4, 4), voxel_mm=(1, 1, 5))
-    cut, dice = choose_cut(model(cca=True), slices.folder, slices.read())
+    cut, dice = choose(model(cca=True), slices)
     assert (cut, dice) == ({"threshold": 0.5 + 0.05, "smallest_lesion_ml": 0.05}, 1.0)
 
 
@@ -213,8 +223,8 @@ def test_the_threshold_is_chosen_before_the_smallest_lesion_and_not_with_it(slic
     slices.add("A", np.where(lesion, logit(0.6), 0), lesion, voxel_mm=(1, 1, 5))
     for name in "BC":
         slices.add(name, np.where(specks(3), logit(0.8), 0), specks(), voxel_mm=(1, 1, 5))
-    alone, _ = choose_cut(model(), slices.folder, slices.read())
-    cut, dice = choose_cut(model(cca=True), slices.folder, slices.read())
+    alone, _ = choose(model(), slices)
+    cut, dice = choose(model(cca=True), slices)
     assert alone["threshold"] > 0.75
     assert (cut, dice) == (alone | {"smallest_lesion_ml": 0}, pytest.approx(2 / 3))
 
@@ -222,25 +232,25 @@ def test_the_threshold_is_chosen_before_the_smallest_lesion_and_not_with_it(slic
 def test_more_than_a_tenth_of_a_ml_is_dropped_only_where_lesions_gain_too(slices, model):
     """Voxels of 5 mm³. A false speck of 36 voxels (0.18 mL) beside a true lesion: dropping it gains both."""
     slices.add("A", shown(specks(7, 6)), specks(7), voxel_mm=(1, 1, 5))
-    assert choose_cut(model(cca=True), slices.folder, slices.read())[0]["smallest_lesion_ml"] == 0.2
+    assert choose(model(cca=True), slices)[0]["smallest_lesion_ml"] == 0.2
     # The speck touches a rest of a lesion: Dice gains where it is dropped, lesion-wise F1 loses.
     slices.entries.clear(), slices.cases.clear()
     found, truth = specks(7, 6, 0), specks(7, 6, 0)
     truth[0, 1:6, 9:14] = False  # of the second lesion a rim is left: 11 of 36 voxels
     slices.add("B", shown(found), truth, voxel_mm=(1, 1, 5))
-    assert choose_cut(model(cca=True), slices.folder, slices.read())[0]["smallest_lesion_ml"] <= 0.1
+    assert choose(model(cca=True), slices)[0]["smallest_lesion_ml"] <= 0.1
 
 
 def test_without_voxel_sizes_it_is_chosen_in_voxels(slices, model):
     slices.add("A", shown(specks(4, 3)), specks(4), voxel_mm=(1, 1, 5))
     slices.add("B", shown(specks(4, 3)), specks(4), voxel_mm=None)
-    cut, _ = choose_cut(model(cca=True), slices.folder, slices.read())
+    cut, _ = choose(model(cca=True), slices)
     assert cut["smallest_lesion_voxels"] == 10 and "smallest_lesion_ml" not in cut
 
 
 def test_where_dropping_gains_nothing_nothing_is_dropped(slices, model):
     slices.add("A", shown(specks(4, 1)), specks(4, 1))
-    assert choose_cut(model(cca=True), slices.folder, slices.read())[0]["smallest_lesion_ml"] == 0
+    assert choose(model(cca=True), slices)[0]["smallest_lesion_ml"] == 0
 
 
 def test_what_was_chosen_has_the_dice_that_was_promised(slices, model):
@@ -248,12 +258,15 @@ def test_what_was_chosen_has_the_dice_that_was_promised(slices, model):
     for name in "AB":
         lesion = specks(6, 5, 2, 1)
         slices.add(name, 3 * lesion + rng.normal(size=lesion.shape), lesion, voxel_mm=(2, 2, 3))
-    cut, promised = choose_cut(with_cca, slices.folder, slices.read())
+    cut, promised = choose(with_cca, slices)
     network, facts = load_model(with_cca)
     found = []
     for case in slices.read():
         probability = native_probability(network, facts, np.load(case.image), case.order, case.placement)
-        predicted, truth = lesion_mask(probability, cut, (2, 2, 3)), np.load(case.mask).transpose(2, 1, 0) > 0
+        predicted, truth = (
+            lesion_mask(probability, facts.model_copy(update=cut), (2, 2, 3)),
+            np.load(case.mask).transpose(2, 1, 0) > 0,
+        )
         found.append(2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()))
     assert cut["smallest_lesion_ml"] > 0
     assert promised == pytest.approx(np.mean(found))

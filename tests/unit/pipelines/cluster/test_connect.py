@@ -24,7 +24,7 @@ from tests.support.kubernetes_stand_in import fake_kubectl
 def kubectl(cluster, kubeflow, monkeypatch, tmp_path):
     """A kubectl that forwards to the stand-in; `kubectl()` are its calls, each with its process id first."""
     monkeypatch.setattr(connect, "KFP_UI", ("ml-pipeline-ui", 80, 0))
-    monkeypatch.setattr(connect, "RESTART_SECONDS", 0.05)
+    monkeypatch.setattr(port_forward, "RESTART_SECONDS", 0.05)
     return fake_kubectl(monkeypatch, tmp_path / "bin", {"kubeflow/ml-pipeline-ui:80": kubeflow.port})
 
 

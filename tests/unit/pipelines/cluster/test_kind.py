@@ -11,7 +11,7 @@ import yaml
 
 from components.core.step import StepError
 from pipelines.cluster import kind, ready
-from pipelines.cluster.kubernetes import sources_tag
+from pipelines.image_tags import sources_tag
 from tests.unit.manifests.overlays import by_key, containers, documents
 from tests.unit.pipelines.cluster.machine import Machine, scene, workload
 

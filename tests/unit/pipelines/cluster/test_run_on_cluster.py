@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pipelines.cluster import argo_retries, run_on_cluster, watch
-from pipelines.cluster.kubernetes import sources_tag
+from pipelines.image_tags import sources_tag
 from tests.support.kubeflow_stand_in import RUN_ID, Workflow
 from tests.support.kubernetes_stand_in import AFTER_A_STEP
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.registry.tracking import COST
+from components.registry.run_records import TRAINING_COST
 from pipelines.experiments.compare import SAME, compare, difference, notes, verdict, why_not_comparable
 
 MINIMUM = 10
@@ -113,8 +113,8 @@ def test_the_cost_is_the_mean_over_seeds_and_unknown_where_no_run_knows_it(resul
         result("n4", 1, {"p1": 0.5}, training_seconds=None, run_seconds=None),
     ]
     presets = compare(runs, MINIMUM)[0]["presets"]
-    assert [presets["baseline"][name] for name in (COST[0], "run_seconds")] == [15.0, 30.0]
-    assert [presets["n4"][name] for name in (COST[0], "run_seconds")] == [None, None]
+    assert [presets["baseline"][name] for name in (TRAINING_COST[0], "run_seconds")] == [15.0, 30.0]
+    assert [presets["n4"][name] for name in (TRAINING_COST[0], "run_seconds")] == [None, None]
 
 
 def test_another_data_version_is_refused(result):

@@ -2,13 +2,16 @@
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from components.core.settings import Settings
 from components.core.step import StepError
-from components.train import launch
+from components.train import torchrun
+from components.train.failure_cause import first_cause
+from components.train.training_inputs import TrainingPaths
 from pipelines.image_tags import ROOT
 from tests.unit.components.train import ends_early
 
@@ -17,9 +20,9 @@ from tests.unit.components.train import ends_early
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("SIGKILL", r"one of the training processes was killed \(SIGKILL\), as a system does whose memory runs out"),
-        ("SIGSEGV", r"one of the training processes ended \(SIGSEGV\); the lines above may say why. Run again"),
-        ("7", r"one of the training processes ended \(exit code 7\); the lines above may say why. Run again"),
+        ("SIGKILL", r"one of the training processes was killed \(SIGKILL\): the system does this when memory runs out"),
+        ("SIGSEGV", r"one of the training processes ended \(SIGSEGV\); the lines above may show why. Run again"),
+        ("7", r"one of the training processes ended \(exit code 7\); the lines above may show why. Run again"),
         ("says why", "the loss is no number$"),
     ],
 )
@@ -27,10 +30,10 @@ def test_a_process_that_ends_is_said_in_words_and_within_a_minute(monkeypatch, h
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     stand_in = SimpleNamespace(__name__=ends_early.__name__, arguments=lambda *_: json.dumps([how]))
-    monkeypatch.setattr(launch, "torchrun_worker", stand_in)
+    monkeypatch.setattr(torchrun, "torchrun_worker", stand_in)
     start = time.monotonic()
     with pytest.raises(StepError, match=f"^{said}"):
-        launch.torchrun(2, [], Settings())
+        torchrun.torchrun(2, TrainingPaths(*[Path()] * 6), Settings())
     assert time.monotonic() - start < 60
 
 
@@ -46,4 +49,5 @@ def test_a_process_that_ends_is_said_in_words_and_within_a_minute(monkeypatch, h
     ],
 )
 def test_the_cause_is_told_from_what_follows_of_it(reasons, codes, said):
-    assert said in launch._why(reasons, codes) and bool(said) == bool(launch._why(reasons, codes))
+    cause = first_cause(reasons, codes)
+    assert said in cause and bool(said) == bool(cause)

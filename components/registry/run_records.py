@@ -1,0 +1,111 @@
+"""What the pipeline records in an MLflow run: data, training, evaluation, comparison with the champion."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import synthetic
+from components.artifacts.cases import Cases
+from components.artifacts.evaluation import OVERLAYS, Comparison, ScanDigests, TestMetrics
+from components.artifacts.split_file import SUBSETS, Split
+from components.artifacts.trained_model import CURVE, WEIGHTS, TrainedModel, read_history
+from components.core.storage import file_sha256
+from components.registry.mlflow_requests import explain_mlflow_errors
+from components.registry.tracking import Run
+
+TRAINING_COST = ("training_seconds", "training_seconds_taken_over")
+"""Metrics: seconds of all epochs, and the seconds among them that an earlier run had trained."""
+MASK_FIELDS = ("case", "truth_voxels", "predicted_voxels", "dice", "lesions_found", "false_lesions")
+"""Fields of a test scan that differ if its predicted mask differs."""
+
+
+def data_tags(cases: Path, split: Path) -> dict[str, str]:
+    """Return tags of the data: version, digests of the split, and whether the scans are synthetic."""
+    listed, subsets = Cases.read(cases), Split.read(split)
+    tags = {
+        "data_version": listed.data_version, "split_digest": subsets.digest, "split_lineage": subsets.history_digest,
+    }  # fmt: skip
+    return tags | (synthetic.TAG if listed.synthetic else {})
+
+
+def data_params(cases: Path, split: Path) -> dict[str, Any]:
+    """Return parameters of the data: address, ratios, patients and scans per subset."""
+    listed, subsets = Cases.read(cases), Split.read(split)
+    params: dict[str, Any] = {
+        "data_uri": listed.data_uri, "b_value": listed.b_value, "modality_check": listed.modality_check,
+    }  # fmt: skip
+    for subset in SUBSETS:
+        params[f"{subset}_ratio"] = subsets.ratios_asked[subset]
+        params[f"{subset}_patients"] = len(subsets.patients[subset])
+        params[f"{subset}_scans"] = len(subsets.cases[subset])
+    return params | {"carry_split": subsets.carry_split}
+
+
+@explain_mlflow_errors()
+def record_inputs(run: Run, cases: Path, split: Path, data_report: Path) -> None:
+    """Log the data of a training: version, split, patient and scan counts, the data report."""
+    if run.finished_at:
+        return
+    run.log_params(data_params(cases, split))
+    run.set_tags(data_tags(cases, split))
+    run.log_text(split.read_text(), Split.FILE)
+    run.log_text(data_report.read_text(), "data_report.html")
+
+
+@explain_mlflow_errors()
+def record_training(run: Run, model: Path) -> None:
+    """Log a finished training from its artifact, once: parameters, epochs, curve, weights."""
+    if run.has_tag("training_recorded"):
+        return
+    trained = TrainedModel.read(model)
+    run.log_params(trained.params)
+    run.log_epochs(read_history(model))
+    run.log_metrics({name: seconds for name in TRAINING_COST if (seconds := getattr(trained, name)) is not None})
+    for name in (CURVE, WEIGHTS, TrainedModel.FILE):
+        run.log_artifact(model / name)
+    run.set_tags({"training_recorded": "true"})
+
+
+@explain_mlflow_errors()
+def record_page(run: Run, page: Path) -> None:
+    """Log the page of the evaluation."""
+    if not run.finished_at:
+        run.log_text(page.read_text(), "evaluation.html")
+
+
+@explain_mlflow_errors()
+def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
+    """Log an evaluation from its artifact, once: metrics, overlays, digests of the scans."""
+    digest = evaluation_digest(model, evaluation)
+    if run.has_tag("evaluation_digest", digest):
+        return
+    measured = TestMetrics.read(evaluation)
+    run.log_metrics({**measured.summary, "threshold": measured.threshold})
+    for name in (TestMetrics.FILE, ScanDigests.FILE, Split.FILE):
+        run.log_artifact(evaluation / name)
+    for path in sorted((evaluation / OVERLAYS).iterdir()):
+        run.log_artifact(path, OVERLAYS)
+    run.set_tags({"evaluation_digest": digest})
+
+
+@explain_mlflow_errors()
+def record_comparison(run: Run, evaluation: Path) -> None:
+    """Log the comparison with the champion. An unfinished run keeps the newest one."""
+    if not run.finished_at:
+        run.log_artifact(evaluation / Comparison.FILE)
+
+
+def evaluation_digest(model: Path, evaluation: Path) -> str:
+    """Return the SHA-256 over the weights, the facts that decide masks, and the results of the masks.
+
+    Probabilities are left out: their last digit differs between processors, and the model is the same.
+    """
+    trained, measured = TrainedModel.read(model), TestMetrics.read(evaluation)
+    content = [
+        file_sha256(model / WEIGHTS),
+        trained.threshold,
+        trained.training_digest,
+        [[getattr(scan, name) for name in MASK_FIELDS] for scan in measured.cases],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

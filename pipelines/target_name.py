@@ -1,0 +1,18 @@
+"""The values of TARGET: this machine, the kind cluster of this machine, or another cluster."""
+
+from components.core.step import StepError
+
+LOCAL, KIND, CLUSTER = ALL = ("local", "kind", "cluster")
+
+
+def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
+    """Raises StepError where there is no such target, or the command cannot use it."""
+    if name not in ALL:
+        raise StepError(f"unknown TARGET={name}. Targets: {', '.join(usable)}.")
+    if name not in usable:
+        raise StepError(f"TARGET={name} is of no use to this command. It takes TARGET={' or '.join(usable)}.")
+
+
+def as_argument(name: str) -> str:
+    """What a printed command needs to work in the same place: " TARGET=kind", and nothing on this machine."""
+    return "" if name == LOCAL else f" TARGET={name}"
