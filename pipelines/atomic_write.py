@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all."""
+"""Write small files so that they are complete or do not exist."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from components.core.step import StepError
 
 
 def identity(folder: Path) -> str:
-    """Tell a folder from its copies: the same after a move or by another path; "" where there is none."""
+    """Return an id that tells a folder from its copies and survives a move; "" if the folder does not exist."""
     try:
         found = folder.stat()
     except OSError:
@@ -38,7 +38,7 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def read_json(path: Path, otherwise: Any = None) -> Any:
-    """Return the content of a file that `write_json` wrote; `otherwise` where there is none.
+    """Return the content of a file that `write_json` wrote; `otherwise` if it does not exist.
 
     Raises:
         StepError: the file is broken.

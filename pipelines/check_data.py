@@ -1,6 +1,6 @@
-"""`make check-data`: what ingest would make of a folder or a prefix; nothing is changed or kept but a page.
+"""`make check-data`: show what ingest would do with a folder or a prefix; only a page is written.
 
-A run asks for less of it before it uploads a folder: that it would not end in ingest.
+Before a run uploads a folder, a shorter check tells whether the run would stop in ingest.
 """
 
 import logging
@@ -26,12 +26,12 @@ NOT_UPLOADED, MOST_SHOWN = "not uploaded", 1000
 
 
 def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool = True, place: str = "local") -> int:
-    """Print and draw what would be ingested, repaired and refused; 0 where a run could start with it.
+    """Print and draw what would be ingested, repaired and refused; return 0 if a run could start with it.
 
-    `b_value` and `modality_check` as for a run; `place` is the target whose storage `s3://` means.
+    `b_value` and `modality_check` are those of a run; `place` is the target with the storage for `s3://`.
 
     Raises:
-        StepError: nothing there, or no layout recognised.
+        StepError: there is nothing, or no known layout.
     """
     with tempfile.TemporaryDirectory() as temporary:
         source, cases = Path(data).expanduser(), Path(temporary) / "cases"
@@ -60,13 +60,13 @@ def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool 
 
 
 def require_learnable(data: str, settings: Settings) -> None:
-    """See that a run could learn from the folder `data`, before anything of it is uploaded.
+    """Check before the upload that a run could train with the folder `data`.
 
-    No more scans are read than it takes to find that: three of them where all is well. What is in a bucket already, and
-    our own demo scans (no `data`), are left to the steps.
+    It reads only as many scans as it needs: three if all are good. The steps check scans that are in a bucket already,
+    and our own demo scans (no `data`).
 
     Raises:
-        StepError: nothing there, no layout recognised, or too few patients with a lesion (and an ADC map, where the
+        StepError: there is nothing, or no known layout, or too few patients with a lesion (and an ADC map, where the
             settings ask for it) are left; each refusal is logged first.
     """
     if not data or data.startswith("s3://"):

@@ -1,7 +1,7 @@
-"""Which variables of a person's shell count here: those of MLflow, S3, proxies, matplotlib, Python and git.
+"""Decide which variables of a person's shell are used: those of MLflow, S3, proxies, matplotlib, Python and git.
 
-What counts, counts in every process that is started here. What does not is removed before anything reads it, and
-named once, without its value. docs/environment.md shows the table below.
+A variable that is used is used in every process that we start. Any other variable is removed before anything reads
+it, and is named once, without its value. docs/environment.md shows the table below.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from components.core.step import without_logins
 
 S3_ADDRESS = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""What names a person's own S3 server, the first one leading."""
+"""Variables with the address of a person's own S3 server; the first one that is set wins."""
 MLFLOW_ADDRESS = ("MLFLOW_TRACKING_URI",)
 AWS_LOGIN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 YES, NO, OURS = "yes", "no", "set here"
@@ -25,7 +25,7 @@ NEEDS = {WITH_S3: S3_ADDRESS, WITH_MLFLOW: MLFLOW_ADDRESS, WITH_EITHER: (*S3_ADD
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done with the variables of these names (patterns of fnmatch, separated by spaces), and why.
+    """Whether the variables of these names (patterns of fnmatch, separated by spaces) are used, and why.
 
     used: YES, NO, OURS (every process gets our own value), or what else must be set: WITH_S3, WITH_MLFLOW, WITH_EITHER.
     """
@@ -89,7 +89,7 @@ _named: set[str] = set()
 
 
 def rule(name: str) -> Rule | None:
-    """Return the rule of a variable; None where there is no rule, and the variable stays as it is."""
+    """Return the rule of a variable; None if there is no rule: then the variable stays unchanged."""
     return next((r for r in RULES if any(fnmatchcase(name, pattern) for pattern in r.names.split())), None)
 
 
@@ -141,7 +141,7 @@ def settle_python() -> None:
 
 
 def about_address(name: str, url: str) -> str:
-    """Return what is wrong with the address of a server in the variable `name`, and what to do; "" where nothing is."""
+    """Return what is wrong with the address of a server in the variable `name`, and what to do; "" if it is valid."""
     scheme, separator, _ = url.partition("://")
     shown = without_logins(url)
     is_folder = scheme.startswith("file") or (not separator and (url.startswith((".", "/", "~")) or Path(url).is_dir()))

@@ -1,4 +1,4 @@
-"""The lock that keeps two processes from one place, or a sentence where the file system has none."""
+"""Lock a file against other processes, or explain that the file system has no locks."""
 
 import fcntl
 from pathlib import Path
@@ -12,7 +12,7 @@ def lock(file: TextIO, operation: int) -> None:
 
     Raises:
         BlockingIOError: another process holds it, and `operation` does not wait.
-        StepError: the file system knows no locks.
+        StepError: the file system has no locks.
     """
     try:
         fcntl.flock(file, operation)

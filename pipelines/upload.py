@@ -1,4 +1,4 @@
-"""A local folder of scans becomes a prefix in object storage that mirrors it."""
+"""Mirror a local folder of scans to a prefix in object storage."""
 
 import hashlib
 import logging
@@ -28,8 +28,8 @@ def upload(folder: Path, state: Path) -> str:
     since the last call is sent. What was removed here is removed there, if this checkout put it there.
 
     Raises:
-        StepError: there is no such folder, it holds no files or what cannot be read, somebody else wrote to the
-            prefix, or much would be removed and nobody said yes.
+        StepError: the folder does not exist, is empty or has files that cannot be read, somebody else wrote to the
+            prefix, or much would be removed and nobody agreed.
     """
     folder, files = listed(folder)
     name = f"{folder.name}-{hashlib.sha256(f'{_checkout_id(state)}/{folder}'.encode()).hexdigest()[:8]}"
@@ -51,15 +51,15 @@ def upload(folder: Path, state: Path) -> str:
     storage.delete(gone)
     if stale or gone:
 
-        def unlike(now: Listing) -> list[str]:
+        def different(now: Listing) -> list[str]:
             there = {o.key: o.etag for o in now}
             return sorted({*there.keys() ^ files.keys(), *(k for k in etags if etags[k] != there.get(k))})
 
-        now = storage.list_until(lambda now: not unlike(now))
+        now = storage.list_until(lambda now: not different(now))
         there = {o.key: o for o in now}
         if lost := sorted(files.keys() - there.keys()):
             raise StepError(f"object storage did not keep the name {lost[0]!r}. Rename the file.")
-        if wrong := unlike(now):
+        if wrong := different(now):
             raise StepError(
                 f"{storage.uri}/{wrong[0]} is listed otherwise than it was left: the listing lags behind, or somebody "
                 "else writes there. Run again in a minute."
@@ -72,10 +72,10 @@ def upload(folder: Path, state: Path) -> str:
 
 
 def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
-    """The folder, resolved, and its files as `files_of` gives them.
+    """Return the folder, resolved, and its files as `files_of` gives them.
 
     Raises:
-        StepError: there is no such folder, or it holds no files, or one that cannot be read.
+        StepError: the folder does not exist, is empty, or has a file that cannot be read.
     """
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
@@ -90,15 +90,15 @@ def _checkout_id(state: Path) -> str:
     """Return this checkout's own random name; a copy, here or on another machine, makes one of its own."""
     state.mkdir(parents=True, exist_ok=True)
     path, place = state / "checkout.json", f"{platform.node()}:{identity(state)}"
-    known = read_json(path, {})
-    if known.get("place") != place:
-        known = {"id": secrets.token_hex(8), "place": place}
-        write_json(path, known)
-    return known["id"]
+    checkout = read_json(path, {})
+    if checkout.get("place") != place:
+        checkout = {"id": secrets.token_hex(8), "place": place}
+        write_json(path, checkout)
+    return checkout["id"]
 
 
 def _require_own(storage: Storage, gone: list[str], sent: dict) -> None:
-    """Raise StepError where an object lies there that this checkout did not put there: nobody else's is removed."""
+    """Raise StepError if this checkout did not put an object there: those of others are never removed."""
     if foreign := [key for key in gone if key not in sent]:
         raise StepError(
             f"{storage.uri}/{shown(foreign[0])} was not put there by this checkout ({len(foreign)} such objects). "
@@ -107,7 +107,7 @@ def _require_own(storage: Storage, gone: list[str], sent: dict) -> None:
 
 
 def _require_consent(storage: Storage, gone: list[str], there: dict[str, Object]) -> None:
-    """Name what is to be removed; where that is much, ask.
+    """Name what will be removed; ask if that is much.
 
     Raises:
         StepError: the answer is no, or nobody can be asked.
@@ -127,13 +127,13 @@ def _require_consent(storage: Storage, gone: list[str], there: dict[str, Object]
 
 
 def files_of(folder: Path, called: Callable[[str], str] = shown) -> dict[str, tuple[int, int]]:
-    """Key to (size, modification time) of the files of a resolved folder, hidden ones aside.
+    """Return key to (size, modification time) of the files of a resolved folder, without hidden ones.
 
-    Left out with a line: links to folders, out of the folder and to nothing; names that no object can have. In
-    such a line a name stands as `called` writes it.
+    These are left out and logged: links to folders, out of the folder and to nothing; names that no object can have.
+    `called` writes a name for the log.
 
     Raises:
-        StepError: a folder or a file in it may not be read.
+        StepError: a folder or a file in it cannot be read.
     """
     files = {}
     for path in _paths_below(folder, called):

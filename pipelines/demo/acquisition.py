@@ -52,7 +52,7 @@ class Grid:
         return self.affine @ scale
 
     def slices(self, points: np.ndarray) -> np.ndarray:
-        """The mean of the parts of each slice (X, Y, S)."""
+        """Return the mean of the parts of each slice (X, Y, S)."""
         points = points.reshape(self.points)
         total = sum(points[:, :, part :: self.subslices] for part in range(self.subslices))
         return np.asarray(total / np.float32(self.subslices))
@@ -128,8 +128,8 @@ def distorted(
             shift = shift + np.float32(rng.uniform(0.6, 1.2) * height) * brain.bump(place, reach)
     shift_mm = np.zeros(voxels.shape[1], np.float32)
     shift_mm[near] = np.float32(sign) * brain.sampler(shift[:, None], voxels[:, near])[:, 0]
-    steeper = np.gradient(shift_mm.reshape(grid.points), np.float32(grid.acquired_mm[1]), axis=1)
-    return voxels[:, near] + np.float32(along)[:, None] * shift_mm[near], (1 + steeper).clip(0, 4).ravel()[near]
+    steeper: Any = np.gradient(shift_mm.reshape(grid.points), np.float32(grid.acquired_mm[1]), axis=1)
+    return voxels[:, near] + along.astype(np.float32)[:, None] * shift_mm[near], (1 + steeper).clip(0, 4).ravel()[near]
 
 
 def coil_bias(rng: np.random.Generator, shape: tuple[int, ...], most: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The brain that synthetic scans are made of: MNI152 tissue maps and what is known of a place from its millimetres.
+"""The brain of the synthetic scans: MNI152 tissue maps, and anatomy by position in millimetres.
 
 Everything here lives on a grid of 2 mm, flattened to a row per voxel.
 """
@@ -76,7 +76,7 @@ class Template:
         self.cerebellum = np.isin(self.territory, POSTERIOR_FOSSA)
 
     def _surface(self, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Depth below the surface of the brain, and the place on it (mm) that lies above each voxel."""
+        """Return the depth of each voxel below the surface of the brain, and the nearest place on it (mm)."""
         signed = ndimage.gaussian_filter(_signed_mm(inside), 1.0)
         _, nearest = ndimage.distance_transform_edt(inside, return_indices=True)
         above = [ndimage.gaussian_filter(n.astype(np.float32), 1.5) for n in nearest]
@@ -124,7 +124,7 @@ def _halved(volume: np.ndarray) -> np.ndarray:
 
 
 def _sharper(shares: np.ndarray) -> np.ndarray:
-    """What the template's averaging over many people blurred, sharpened."""
+    """Sharpen tissue maps: the template is blurred by averaging over many people."""
     return np.clip(shares + 1.0 * (shares - ndimage.gaussian_filter(shares, 1.0)), 0, 1)
 
 

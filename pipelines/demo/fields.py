@@ -9,7 +9,7 @@ import numpy as np
 class Sampler:
     """Linear interpolation of volumes of one shape, many at once: rows are voxels, columns are volumes."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.strides = (shape[1] * shape[2], shape[2], 1)
 

@@ -1,4 +1,4 @@
-"""Where lesions lie and how they grow; and what looks like one on DWI and is none."""
+"""Place and grow lesions; and draw what looks like a lesion on DWI but is not one."""
 
 import numpy as np
 from scipy.stats import norm
@@ -85,7 +85,7 @@ def lesion_score(rng: np.random.Generator, kind: str, volume_ml: float) -> np.nd
 
 
 def _home(rng: np.random.Generator, kind: str, volume_ml: float) -> int:
-    """The territory that the lesion starts in, one that is large enough."""
+    """Return the territory where the lesion starts, one that is large enough."""
     share = np.array([t.share * (t.largest_ml >= volume_ml) for t in TERRITORIES])
     if kind in HOMES:
         share *= np.isin(NAMES, HOMES[kind])
@@ -93,7 +93,7 @@ def _home(rng: np.random.Generator, kind: str, volume_ml: float) -> int:
 
 
 def _core_score(rng: np.random.Generator, kind: str, home: int, reachable: np.ndarray, radius_mm: float) -> np.ndarray:
-    """The score of a lesion that grows from one place."""
+    """Return the score of a lesion that grows from one place."""
     brain = template()
     own_mm, places = brain.territory_mm[home], reachable & brain.tissue
     beyond_mm = 1.3 * np.clip(own_mm - brain.territory_mm.min(0), 0, None)
@@ -137,7 +137,7 @@ CHOROID_MM = ((20, -42, 8), (14, -30, 16))
 
 
 def look_alikes(rng: np.random.Generator, protocol: Protocol) -> dict[str, np.ndarray]:
-    """Draw what resembles a lesion and is none, wherever the lesion is: name to a value of each template voxel.
+    """Draw what resembles a lesion but is not one, independent of the lesion: name to a value of each template voxel.
 
     Shares: shine_through, old white-matter lesions (a long T2, no low ADC); choroid (bright on DWI, high ADC); old,
     cavities of old infarcts, filled with fluid; rim, the scar around them. What a patient does not have is left out.

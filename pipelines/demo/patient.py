@@ -1,4 +1,4 @@
-"""A patient's head at the points of a grid: pose, folds, tissues, the lesion, and what lies around the brain."""
+"""A patient's head at the points of a grid: pose, folds, tissues, the lesion, and the tissue around the brain."""
 
 import numpy as np
 
@@ -20,9 +20,9 @@ LEAST_SHARE = 0.25
 
 
 def template_voxels(rng: np.random.Generator, grid: Grid, draw: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return where in the template each point lies (3, points), after a random pose and smooth deformation.
+    """Return the position of each point in the template (3, points), after a random pose and smooth deformation.
 
-    And what a millimetre along the plane's second axis is there.
+    Also return the length of a millimetre along the plane's second axis there, in template voxels.
     """
     turn = rotation([draw["tilt_degrees"], *rng.uniform([-7, -8], [7, 8])])
     pose = np.eye(4)
@@ -90,7 +90,7 @@ def grown(
         return np.zeros_like(score), np.ones(score.shape, bool)
     edge_mm = min(edge_mm, 0.5 + (volume_ml * 1000) ** (1 / 3) / 4)
     reached = np.flatnonzero(score > OUT_OF_REACH / 2)
-    if not reached.size:  # it lies outside what was scanned
+    if not reached.size:  # it is outside the scanned volume
         return np.zeros_like(score), np.ones(score.shape, bool)
     some, of_it = score[reached], tissue[reached]
     low, high = float(some.min()) - 50, float(some.max()) + edge_mm

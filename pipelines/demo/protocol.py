@@ -1,4 +1,4 @@
-"""What synthetic scans are drawn from: ranges of protocols, scanners, patients and lesions."""
+"""Ranges from which synthetic scans are drawn: protocols, scanners, patients and lesions."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Protocol:
     """From the lowest to the highest slice."""
     b: Range = (800, 1500)
     sharpness: Range = (0.45, 1.15)
-    """What is left of the highest acquired frequency; above 1 it is enhanced."""
+    """Remaining share of the highest acquired frequency; above 1 it is enhanced."""
     noise: Range = (0.025, 0.12)
     """Over the brightness of white matter, in a pixel as acquired."""
     bias: Range = (0.0, 0.3)

@@ -82,7 +82,7 @@ def simulate_scan(index: int, seed: int) -> Scan:
 
 
 def write_image(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    """NIfTI whose bytes depend on the volume alone: no time stamp, no file name."""
+    """Write a NIfTI file. Its bytes depend on the volume only: no time stamp, no file name."""
     image = nib.Nifti1Image(volume, affine)
     image.set_sform(affine, code="scanner")
     image.set_qform(affine, code="scanner")

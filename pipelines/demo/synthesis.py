@@ -35,7 +35,7 @@ class Scan:
     """A simulated scan (X, Y, S) and the truth behind it.
 
     adc_mm2_s: in mm²/s, 0 where nothing is shown. gray, white: shares of each voxel. look_alikes: name to the share of
-    each voxel of what looks like a lesion and is none; of `pile_up` and `bright_tissue`, by how much brighter they are.
+    each voxel of what looks like a lesion but is not one; of `pile_up` and `bright_tissue`, how much brighter they are.
     facts: what was drawn.
     """
 

@@ -21,7 +21,7 @@ SHOWN = 5
 def promote(model: str, reason: str, state: Path, place: str = "local") -> None:
     """Make `model` (models:/NAME/VERSION or models:/NAME@ALIAS) champion, and write down who did and why.
 
-    `place` is the target whose registry and ledger are meant.
+    `place` is the target with the registry and the ledger.
 
     Raises:
         StepError: no such version, no reason given, it is champion already, by the ledger too, or the registry and
@@ -76,7 +76,7 @@ def rollback(reason: str, state: Path, place: str = "local") -> None:
 
 
 def champion(state: Path, place: str = "local") -> int:
-    """Print which version is champion, why, and the last decisions; 1 where the ledger does not say the same."""
+    """Print which version is champion, why, and the last decisions; return 1 if ledger and registry differ."""
     with registry.connect(place, state) as client:
         return _show(client, Ledger(), place)
 
@@ -101,7 +101,7 @@ def _show(client, ledger: Ledger, place: str) -> int:
             print(f"  WARNING  it {WARNING}")
         made = [e for e in entries if e.facts["decision"] != REFUSED and e.facts["to"] == number]
         if made and stack[-1:] == [number]:
-            print(f"  why      {_said(made[-1])}")
+            print(f"  why      {_sentence(made[-1])}")
             print(f"  who      {_who_and_when(made[-1])}")
         try:
             print(f"  numbers  {_numbers({k: float(v) for k, v in version_facts(present)['metrics'].items()})}")
@@ -120,7 +120,7 @@ def _show(client, ledger: Ledger, place: str) -> int:
         unchecked += not_compared
     print(f"decisions: {len(entries)} in {ledger.storage.uri}" + (", the last:" if len(entries) > SHOWN else ""))
     for entry in entries[-SHOWN:]:
-        print(f"  {entry.facts['number']:>3}  {_said(entry)}  [{_who_and_when(entry)}]")
+        print(f"  {entry.facts['number']:>3}  {_sentence(entry)}  [{_who_and_when(entry)}]")
     for fault in faults:
         print(f"WRONG: {fault}")
     for what in unchecked:
@@ -134,8 +134,8 @@ def _show(client, ledger: Ledger, place: str) -> int:
 
 def _numbers(tags: dict[str, float]) -> str:
     dice, f1, patients = in_words(tags, "test_dice"), tags["test_lesion_f1_mean"], tags["test_patients"]
-    said = f"Dice {dice}, lesion F1 (any touch) {f1:.3f}, {patients:.0f} test patients"
-    return ". ".join(filter(None, (said, against_rule(tags))))
+    text = f"Dice {dice}, lesion F1 (any touch) {f1:.3f}, {patients:.0f} test patients"
+    return ". ".join(filter(None, (text, against_rule(tags))))
 
 
 def _example(place: str) -> str:
@@ -150,7 +150,7 @@ def _disagreement(present, stack: list[str], place: str) -> str:
     )
 
 
-def _said(entry: Entry) -> str:
+def _sentence(entry: Entry) -> str:
     return f"version {entry.facts['version']}: {entry.facts['words']}"
 
 
@@ -159,7 +159,7 @@ def _who_and_when(entry: Entry) -> str:
 
 
 def _person() -> str:
-    """The login by the operating system's word, whatever LOGNAME and USER say; where it has no name, its number."""
+    """Return the user's login from the operating system, not from LOGNAME or USER; its number if it has no name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

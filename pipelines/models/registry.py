@@ -1,4 +1,4 @@
-"""MLflow's registry as the commands see it: MODEL=models:/NAME/VERSION or models:/NAME@ALIAS."""
+"""Find versions in MLflow's registry for the commands: MODEL=models:/NAME/VERSION or models:/NAME@ALIAS."""
 
 import contextlib
 import re
@@ -32,7 +32,7 @@ def connect(place: str, state: Path) -> Iterator:
 
 
 def no_champion(client, place: str = "local") -> str:
-    """Say that no version is champion, why the newest is not, and how to name one; "" where one is.
+    """Return that no version is champion, why the newest is not, and how to promote one; "" if there is a champion.
 
     Raises:
         StepError: MLflow does not answer.
@@ -52,10 +52,10 @@ def no_champion(client, place: str = "local") -> str:
 
 
 def version(client, model: str, example: str):
-    """The version that `model` names; `example` is how the command is called.
+    """Return the version that `model` names; `example` is how the command is called.
 
     Raises:
-        StepError: it is none of ours, or there is no such version.
+        StepError: it is not one of our models, or the version does not exist.
     """
     from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""Does the registry say of a version what ledger and model card say? Tags and descriptions can be changed in MLflow."""
+"""Compare a version in the registry with the ledger and its model card: MLflow lets people change tags and texts."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from components.registry.ledger_entry import Entry, changes_since
 
 ENDS = ("mean", "ci_low", "ci_high")
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""What comes of a JSON file that somebody altered."""
+"""Errors from a JSON file that somebody altered."""
 
 
 def description_digest(version) -> str:
@@ -39,7 +39,7 @@ def other_measures(tags: dict[str, str], summary: dict[str, float]) -> list[str]
 
 
 def against_ledger(version, entries: list[Entry], ledger: Ledger) -> tuple[list[str], list[str]]:
-    """Return what of a version is not as the last decision about it says, and what could not be compared, in words.
+    """Return how a version differs from the last decision about it, and what could not be compared, as sentences.
 
     entries: The ledger's, as it has just read them.
     """
@@ -60,7 +60,7 @@ def against_ledger(version, entries: list[Entry], ledger: Ledger) -> tuple[list[
 
 
 def against_card(version) -> tuple[list[str], list[str]]:
-    """Return what in the registry is not as the version's card says, and what could not be compared, in words."""
+    """Return how the registry differs from the version's card, and what could not be compared, as sentences."""
     import mlflow
 
     name, wrong, unchecked = f"version {version.version}", [], []
@@ -76,8 +76,8 @@ def against_card(version) -> tuple[list[str], list[str]]:
                 run_id=version.run_id, artifact_path=f"{CARD}/{CARD}.json", dst_path=folder
             )
         except Exception as error:  # of MLflow, of HTTP, of the storage behind: it cannot be reached
-            said = " ".join(str(error).split())[:160]
-            return wrong, [*unchecked, f"the numbers of {name}: its model card cannot be reached ({said})"]
+            reason = " ".join(str(error).split())[:160]
+            return wrong, [*unchecked, f"the numbers of {name}: its model card cannot be reached ({reason})"]
         if file_sha256(Path(path)) != version.tags["card_sha256"]:
             return [*wrong, f"the model card of {name} is not the one that was registered (tag card_sha256)"], unchecked
         try:

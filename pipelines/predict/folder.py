@@ -1,4 +1,4 @@
-"""`make predict` of a folder: a mask for each scan, a table and a page; what breaks the input contract is named."""
+"""`make predict` of a folder: write a mask for each scan, a table and a page; name the scans that are refused."""
 
 import contextlib
 import fcntl
@@ -17,12 +17,12 @@ from components.scans.prediction_mark import PART, TABLE
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes
 from pipelines.predict.find_scans import find
-from pipelines.predict.results import MOST_PICTURED, Row, Table, draw, is_untouched, listed, page
+from pipelines.predict.results import MOST_PICTURED, Pictures, Row, Table, draw, is_untouched, listed, page
 from pipelines.predict.segmenter import Segmenter
 
 PAGE = "predictions.html"
 RESULT = re.compile(r"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz")
-"""A file that this command makes in its folder."""
+"""A file that this command writes into its folder."""
 ELSEWHERE = "Name another OUTPUT."
 KEEP = f"{ELSEWHERE} To lose it, run again with OVERWRITE=1."
 
@@ -40,13 +40,13 @@ def predict_folder(
 ) -> None:
     """Segment every scan under `source`, one at a time, into the folder `target`.
 
-    It gets `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
-    `predictions.html`. What an earlier call made there is replaced, if nobody changed it since or `overwrite` is set;
-    anything else is left alone. Without `modality_check` what looks like an ADC map or a b0 image is segmented too.
+    It writes `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
+    `predictions.html`. Files of an earlier call are replaced if nobody changed them or `overwrite` is set; other files
+    stay. Without `modality_check`, scans that look like an ADC map or a b0 image are segmented too.
 
     Raises:
-        StepError: no scans there, none that could be segmented, no such model, `target` holds what is not ours or was
-            changed, or another call writes there.
+        StepError: there are no scans or none can be segmented, the model does not exist, `target` has files of others
+            or changed ones, or another call writes there.
     """
     found = find(source)
     _require_apart(source, target)
@@ -61,8 +61,8 @@ def predict_folder(
                     local_path(target, left).unlink(missing_ok=True)
             for folder in ("masks", "probabilities")[: 1 + probability]:
                 (target / folder).mkdir(parents=True, exist_ok=True)
-            asked = {"probability": probability, "modality_check": modality_check}
-            rows, pictures = _segment_all(found, source.resolve(), target, segmenter, asked)
+            options = {"probability": probability, "modality_check": modality_check}
+            rows, pictures = _segment_all(found, source.resolve(), target, segmenter, options)
             write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
         except OSError as error:
             raise _cannot_write(target, error) from None
@@ -73,10 +73,10 @@ def predict_folder(
 
 @contextlib.contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Hold the folder for one call: two that write one table would lose rows.
+    """Lock the folder for one call: two calls that write one table would lose rows.
 
     Raises:
-        StepError: another call writes there, or it cannot be written.
+        StepError: another call writes there, or the folder cannot be written.
     """
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def _alone(target: Path) -> Iterator[None]:
                 f"another make predict writes to OUTPUT={target}. Wait until it ends, or name another."
             ) from None
         except OSError:
-            logging.warning("%s lies on a file system without locks: start no second make predict there", target)
+            logging.warning("%s is on a file system without locks: do not start a second make predict there", target)
         yield
     finally:
         os.close(folder)
@@ -101,22 +101,26 @@ def _cannot_write(target: Path, error: OSError) -> StepError:
     return StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.")
 
 
-def _segment_all(found: Found, source: Path, target: Path, segmenter: Segmenter, asked: dict[str, bool]):
-    rows, pictures, done = [], [], 0
+def _segment_all(
+    found: Found, source: Path, target: Path, segmenter: Segmenter, options: dict[str, bool]
+) -> tuple[list[Row], list[Pictures]]:
+    rows: list[Row] = []
+    pictures: list[Pictures] = []
+    done = 0
     table = Table(target / TABLE)
     for name, why in sorted(found.refused.items()):
         rows.append(Row(name, name, why))
         table.add(rows[-1])
     try:
         for case in progress(found.cases, total=len(found.cases), what="segmented"):
-            row, drawn = _segment(case, source, target, segmenter, asked, table, len(pictures) < MOST_PICTURED)
+            row, drawn = _segment(case, source, target, segmenter, options, table, len(pictures) < MOST_PICTURED)
             rows.append(row)
-            pictures += [drawn] * bool(drawn)
+            pictures += [drawn] if drawn else []
             done += 1
     except KeyboardInterrupt:
         raise StepError(
             f"stopped after {done} of {len(found.cases)} scans; their masks are in {target}. "
-            "The same command starts anew."
+            "The same command starts again from the first scan."
         ) from None
     table.finish()
     return rows, pictures
@@ -127,23 +131,23 @@ def _segment(
     source: Path,
     target: Path,
     segmenter: Segmenter,
-    asked: dict[str, bool],
+    options: dict[str, bool],
     table: Table,
     draw_it: bool,
-):
-    files = {kind: source / key for kind in ("adc", "b0") if (key := getattr(case, kind))}
+) -> tuple[Row, Pictures | None]:
+    adc, b0 = (source / key if key else None for key in (case.adc, case.b0))
     try:
         b_values = [source / key for key in case.b_values]
-        prediction = segmenter.segment(source / case.image[0], **files, b_values=b_values, **asked)
+        prediction = segmenter.segment(source / case.image[0], adc, b0, b_values, **options)
     except BadVolume as reason:
         row = Row(case.name, case.image[0], str(reason))
         table.add(row)
         return row, None
     row = Row.of(case.name, case.image[0], prediction, segmenter.named)
-    outputs = dict(zip(("mask", "probability"), _outputs(case, asked["probability"]), strict=False))
+    outputs = dict(zip(("mask", "probability"), _outputs(case, options["probability"]), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)
-    table.add(row)  # before the files: whatever stops us, what is there is listed
+    table.add(row)  # before the files: if we are stopped, each file that exists is in the table
     for column, name in outputs.items():
         path = local_path(target, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +162,9 @@ def _outputs(case: FoundCase, probability: bool) -> list[str]:
 def _require_apart(source: Path, target: Path) -> None:
     here, there = source.resolve(), target.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
-        raise StepError(f"OUTPUT={target} and INPUT={source} lie in each other. Name a folder of its own for OUTPUT.")
+        raise StepError(
+            f"One of OUTPUT={target} and INPUT={source} is inside the other. Name a separate folder for OUTPUT."
+        )
     if target.exists() and not target.is_dir():
         raise StepError(f"OUTPUT={target} is a file. INPUT is a folder, so name a folder for the results.")
     if target.name.lower().endswith((".nii", ".nii.gz")):

@@ -1,4 +1,4 @@
-"""What stands before MLflow's scoring server in `make serve`: it reads a request, and refuses it in words."""
+"""Check requests before MLflow's scoring server gets them in `make serve`; a refusal says what is wrong."""
 
 import json
 import logging

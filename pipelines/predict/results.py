@@ -1,4 +1,4 @@
-"""What a folder's predictions came to: a row each, as CSV for a spreadsheet and as a page with pictures."""
+"""Write the predictions of a folder: a row for each case, as CSV for a spreadsheet and as a page with pictures."""
 
 import csv
 import zlib
@@ -17,17 +17,19 @@ from components.scans.prediction_mark import DIGEST, PART, digest, read_mark
 from pipelines.predict.segmenter import Prediction
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-"""How a cell begins that a spreadsheet would run."""
+"""A spreadsheet would run a cell that begins with one of these."""
 SLICES, SIDE = 3, 220
 PREDICTED = (249, 115, 22)
 MOST_PICTURED, MOST_ROWS = 200, 2000
+Pictures = list[tuple[str, str]]
+"""Of one case: which slice it is, and the picture as a data URI."""
 
 
 @dataclass
 class Row:
-    """One case; empty where it does not apply. `needs_review` is yes, no, or unknown (a model without such facts).
+    """One case; a value is empty if it does not apply. `needs_review` is yes, no, or unknown (for an old model).
 
-    voxels: a digest of the mask's, by which it is known to be a prediction until a person changes it.
+    voxels: a digest of the mask's voxels. It shows that the mask is a prediction that nobody changed.
     """
 
     case: str
@@ -94,18 +96,18 @@ def listed(path: Path) -> set[str]:
         with table.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = csv.DictReader(file)
             if rows.fieldnames and rows.fieldnames not in (COLUMNS, EARLIER_COLUMNS):
-                raise StepError(f"{table} is there, and make predict did not write it. Name another OUTPUT.")
+                raise StepError(f"{table} exists, and make predict did not write it. Name another OUTPUT.")
             made |= {row[column] for row in rows for column in ("mask", "probability") if row[column]}
     return made
 
 
 def is_untouched(path: Path) -> bool:
-    """Whether `make predict` wrote the file and nobody changed a mask's voxels since: only then may it be replaced."""
+    """Return whether `make predict` wrote the file and nobody changed its voxels: only then may it be replaced."""
     mark = read_mark(path)
     if mark is None or mark.digest is None:
         return mark is not None  # a probability map, which nobody corrects
     try:
-        return digest(np.asanyarray(nib.load(path).dataobj)) == mark.digest
+        return digest(np.asanyarray(nib.load(path).dataobj)) == mark.digest  # type: ignore[attr-defined]
     except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError):
         return False
 
@@ -148,7 +150,7 @@ predicted. Slices are counted from below. Radiological view: the patient's left 
 """
 
 
-def page(rows: list[Row], pictures: list[list[tuple[str, str]]], source: Path, model: str, synthetic: bool) -> bytes:
+def page(rows: list[Row], pictures: list[Pictures], source: Path, model: str, synthetic: bool) -> bytes:
     """The page; `pictures` are those of the first predicted cases, as `draw` made them.
 
     `synthetic`: the model learnt from synthetic scans alone.
@@ -164,8 +166,8 @@ def page(rows: list[Row], pictures: list[list[tuple[str, str]]], source: Path, m
     ).encode(errors="backslashreplace")  # fmt: skip
 
 
-def draw(found: Prediction) -> list[tuple[str, str]]:
-    """Which slice, and its picture, for the slices with most of the lesion; a middle one where there is none."""
+def draw(found: Prediction) -> Pictures:
+    """Return the pictures of the slices with most of the lesion; of a middle slice if there is no lesion."""
     return [
         (
             f"{s + 1} of {found.image.shape[2]}",

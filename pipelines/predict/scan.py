@@ -1,4 +1,4 @@
-"""`make predict` of one scan: its lesion mask, and a line about it."""
+"""`make predict` of one scan: write its lesion mask, and print a line about it."""
 
 import os
 from pathlib import Path
@@ -26,16 +26,16 @@ def predict_scan(
     """Write the lesion mask of the NIfTI file `source` to `target`, in the scan's own space.
 
     `adc` is its ADC map, for a model that needs one. With `probability` the lesion probabilities go beside the mask,
-    `NAME_probability.nii.gz` for `NAME.nii.gz`. Without `modality_check` also what looks like an ADC map or a b0 image.
-    What lies there already is replaced if it is a prediction that nobody changed, or with `overwrite`.
+    `NAME_probability.nii.gz` for `NAME.nii.gz`. Without `modality_check`, a scan that looks like an ADC map or a b0
+    image is segmented too. An existing file is replaced if it is a prediction that nobody changed, or with `overwrite`.
 
     Raises:
-        StepError: an input is not there or not a scan, the output is no NIfTI name or somebody's work, or there is no
-            such model.
+        StepError: an input is missing or not a scan, the output is not a NIfTI name or is a person's work, or the model
+            does not exist.
     """
     if not source.is_file():
         raise StepError(
-            f"INPUT={source} is not there. Give a scan, make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz, "
+            f"INPUT={source} does not exist. Give a scan, make predict INPUT=scan.nii.gz OUTPUT=mask.nii.gz, "
             "or a folder of scans."
         )
     if adc and not adc.is_file():
@@ -50,7 +50,7 @@ def predict_scan(
             raise StepError(f"{out} is an input: it would be overwritten. Name another OUTPUT.")
         if out.is_file() and not overwrite and not is_untouched(out):
             raise StepError(
-                f"{out} is there, and it is no prediction, or was changed since. Name another OUTPUT. To lose it, run "
+                f"{out} exists, and is not a prediction, or was changed. Name another OUTPUT. To overwrite it, run "
                 "again with OVERWRITE=1."
             )
     try:
@@ -70,7 +70,7 @@ def predict_scan(
         raise StepError(f"INPUT={source}: {reason}") from None
     try:
         write_bytes(target, found.mask)
-        if probability:
+        if found.probability:
             write_bytes(beside, found.probability)
     except OSError as error:
         raise StepError(f"OUTPUT={target} cannot be written ({error.strerror}). Make room, or name another.") from None

@@ -29,12 +29,12 @@ from pipelines.target_name import as_argument
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a scan; None where it is too old to say it.
+    """The prediction for a scan. A value is None if the model is too old to give it.
 
-    mask and probability: `.nii.gz` files in the scan's own space. review: why a person should look at it, ""
-    where nothing is unusual.
-    image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, to be drawn.
-    noted: what was assumed of the scan or mended in its header, a line each.
+    mask and probability: `.nii.gz` files in the scan's own space. review: why a person should check it, "" if nothing
+    is unusual.
+    image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, for a picture.
+    noted: what was assumed about the scan or repaired in its header, one line each.
     """
 
     mask: bytes
@@ -50,21 +50,22 @@ class Prediction:
 
     @property
     def volume(self) -> str:
-        """The volume in words: "12.30 mL of lesion (90 % interval 10.10 to 15.00)"."""
-        said = f"{self.lesion_ml:.2f} mL of lesion" if self.lesion.any() else "no lesion predicted, 0.00 mL of lesion"
-        if None in (self.level, self.lesion_ml_low, self.lesion_ml_high):
-            return said
-        return f"{said} ({100 * self.level:.0f} % interval {self.lesion_ml_low:.2f} to {self.lesion_ml_high:.2f})"
+        """Return the volume as text: "12.30 mL of lesion (90 % interval 10.10 to 15.00)"."""
+        text = f"{self.lesion_ml:.2f} mL of lesion" if self.lesion.any() else "no lesion predicted, 0.00 mL of lesion"
+        if self.level is None or self.lesion_ml_low is None or self.lesion_ml_high is None:
+            return text
+        return f"{text} ({100 * self.level:.0f} % interval {self.lesion_ml_low:.2f} to {self.lesion_ml_high:.2f})"
 
 
 class Segmenter:
-    """`Segmenter("models:/dwi-attention-unet@champion", state)`; `uri` is then that of the version behind the alias.
+    """Segment scans with a registered model: `Segmenter("models:/dwi-attention-unet@champion", state)`.
 
-    `place` is the target in whose registry the model is looked up; once loaded, the model needs no registry.
-    `digest` confirms a model for which the registry has no digest. `synthetic`: it learnt from synthetic scans alone.
+    `uri` is the address of the version that an alias means. `place` is the target with the registry; a loaded model
+    needs no registry. `digest` confirms a model for which the registry has no digest. `synthetic` is true if the model
+    was trained with synthetic scans only.
 
     Raises:
-        StepError: there is no such model, or it is not what was registered: then none of its code ran.
+        StepError: there is no such model, or it differs from the registered one. Then none of its code ran.
     """
 
     def __init__(self, uri: str, state: Path, place: str = "local", digest: str = ""):
@@ -82,13 +83,13 @@ class Segmenter:
         self.parameters = {parameter.name for parameter in self.model.metadata.get_params_schema() or ()}
 
     def _load(self, uri: str, place: str, digest: str) -> dict[str, str]:
-        """Fetch the model, verify it and load it; the version's tags."""
+        """Fetch the model, verify it and load it; return the tags of the version."""
         import mlflow
         from mlflow.exceptions import MlflowException
 
         client = mlflow.MlflowClient()
-        if uri.strip().rstrip("/") == CHAMPION and (said := no_champion(client, place)):
-            raise StepError(said)
+        if uri.strip().rstrip("/") == CHAMPION and (message := no_champion(client, place)):
+            raise StepError(message)
         try:
             stored, self.uri, tags = fetch(client, uri, Path(self._folder.name), place, digest)
             self.model = mlflow.pyfunc.load_model(str(stored))
@@ -101,14 +102,14 @@ class Segmenter:
 
     @property
     def named(self) -> str:
-        """The model's address, and whether it learnt from synthetic scans alone."""
+        """Return the model's address, and that it was trained with synthetic scans only if so."""
         return f"{self.uri} (learnt from SYNTHETIC scans alone)" if self.synthetic else self.uri
 
     def require_probabilities(self) -> None:
-        """Raises StepError where the model was registered before it could give them."""
+        """Raise StepError if the model is too old to give probabilities."""
         if "probability" not in self.parameters:
             raise StepError(
-                f"{self.uri} is too old to give probabilities. Leave PROBABILITY out, or register a model anew."
+                f"{self.uri} is too old to give probabilities. Leave PROBABILITY out, or register a new model."
             )
 
     def segment(
@@ -120,13 +121,13 @@ class Segmenter:
         probability: bool = False,
         modality_check: bool = True,
     ) -> Prediction:
-        """The scan of a NIfTI file; from `b0` the ADC map is computed where there is none.
+        """Return the prediction for a NIfTI file. If there is no ADC map, it is computed from `b0`.
 
-        `b_values` are the files beside the scan that may hold its b-value; without one, that which the model was
-        trained with counts. `modality_check`: refuse a scan whose intensities say that it is no DWI.
+        `b_values` are the files beside the scan that can hold its b-value. Without one, the b-value of the training is
+        used. `modality_check`: refuse a scan whose intensities show that it is not a DWI.
 
         Raises:
-            BadVolume: it breaks the input contract, with the reason.
+            BadVolume: the scan breaks the input contract, with the reason.
         """
         import pandas as pd
 
@@ -158,18 +159,20 @@ class Segmenter:
         )  # fmt: skip
 
     def _asked(self, probability: bool) -> dict[str, bool]:
-        """The model's parameters, as far as it knows them; the modality was checked here, for older models too."""
+        """Return the parameters for the model that it knows. The modality was checked here, for older models too."""
         asked = {"modality_check": False} | ({"probability": True} if probability else {})
         return {name: value for name, value in asked.items() if name in self.parameters}
 
     def _adc(
         self, adc: Path | None, b0: Path | None, b_values: list[Path], image: np.ndarray, geometry: Geometry
     ) -> tuple[bytes, tuple[str, ...]]:
-        """The ADC map as a file, and what to say of it."""
+        """Return the ADC map as a file, and the lines to note about it."""
         if adc:
             return file_bytes(adc), ()
         if not b0:
-            raise BadVolume("the model sees the ADC map too, and there is none, nor a b0 to compute it from")
+            raise BadVolume(
+                "the model needs the ADC map, and there is neither an ADC map nor a b0 from which to compute it"
+            )
         b = b_value(b_values, _b_value_in_training(self.model))
         computed = from_b0(*read_nifti_bytes(file_bytes(b0)), image, geometry, b.value)
         return nifti_bytes(geometry.native(computed), geometry.space), (*b.notes, f"ADC computed from b0, {b.origin}")
@@ -185,7 +188,7 @@ def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
 
 
 def _b_value_in_training(model) -> float:
-    """The setting b_value of the model's training, s/mm²; 0 where it is unknown."""
+    """Return the setting b_value of the model's training, s/mm²; 0 if unknown."""
     trained = getattr(model.unwrap_python_model(), "trained", None)
     return float(trained.params.get("b_value", 0)) if trained else 0.0
 

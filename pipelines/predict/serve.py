@@ -1,4 +1,4 @@
-"""`make serve`: a registered model behind MLflow's own scoring server, on this machine alone."""
+"""`make serve`: run a registered model in MLflow's own scoring server, on this machine only."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def serve(model: str, port: str, state: Path, place: str = "local", digest: str 
     """Answer until Ctrl-C; prints the request that it answers. `digest`: see `Segmenter`.
 
     Raises:
-        StepError: no such model, or the port is none or taken.
+        StepError: the model does not exist, or the port is invalid or taken.
     """
     number = _port(port)
     segmenter = Segmenter(model, state, place, digest)
@@ -37,8 +37,8 @@ def serve(model: str, port: str, state: Path, place: str = "local", digest: str 
 def guarded(app, columns: list[str]):
     """The app, closed to web pages: to a name that was made to point here, and to another page's script.
 
-    What is too large, or JSON of another form than `dataframe_split`, is refused in words: MLflow would not decode the
-    file.
+    A request that is too large, or JSON in another form than `dataframe_split`, is refused with a reason: MLflow would
+    not decode the file.
     """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 

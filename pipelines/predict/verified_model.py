@@ -1,4 +1,4 @@
-"""The files of a model, fetched and compared with the registry before any of its code runs."""
+"""Fetch the files of a model, and compare them with the registry before any of its code runs."""
 
 import logging
 from pathlib import Path

@@ -461,7 +461,7 @@ class TestWhatAPersonMade:
         if content:
             mask.write_bytes(content)
         before = mask.read_bytes()
-        with pytest.raises(StepError, match=r"truth\.nii\.gz is there, and it is no prediction.*OVERWRITE=1"):
+        with pytest.raises(StepError, match=r"truth\.nii\.gz exists, and is not a prediction.*OVERWRITE=1"):
             predict_scan(scan, None, mask, CHAMPION, tmp_path / "state", False)
         assert mask.read_bytes() == before
         predict_scan(scan, None, mask, CHAMPION, tmp_path / "state", False, overwrite=True)
@@ -638,14 +638,14 @@ class TestTheOutputFolder:
         path = tmp_path / "out" / name
         path.parent.mkdir(parents=True)
         path.write_text("patient,notes\n1,mine\n")
-        with pytest.raises(StepError, match="is there, and make predict did not"):
+        with pytest.raises(StepError, match="exists, and make predict did not"):
             segment(scans)
         assert path.read_text() == "patient,notes\n1,mine\n"
 
     @pytest.mark.parametrize("where", [".", "deeper/out", ".."])
     def test_it_lies_apart_from_the_scans(self, scans, tmp_path, where):
         before = files(scans)
-        with pytest.raises(StepError, match="lie in each other"):
+        with pytest.raises(StepError, match="is inside the other"):
             predict_folder(scans, scans / where, CHAMPION, tmp_path / "state", False)
         assert files(scans) == before
 
