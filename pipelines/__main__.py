@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from components.core.errors import disk_advice
-from components.core.step import StepError, log_plainly, without_logins
+from components.core.errors import StepError, disk_advice
+from components.core.step import log_plainly, without_logins
 from pipelines import commands
 from pipelines.environment import settle_python
 from pipelines.image_tags import ROOT

@@ -6,7 +6,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 
 def identity(folder: Path) -> str:

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from components.artifacts.cases import LESION_PATIENTS_NEEDED
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.core.storage import Storage
 from components.core.text import shown
 from components.ingest.discover import Found, discover

@@ -4,7 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.target_name import LOCAL
 
 

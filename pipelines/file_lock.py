@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 from typing import TextIO
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 
 def lock(file: TextIO, operation: int) -> None:

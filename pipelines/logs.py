@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.atomic_write import read_json
 from pipelines.cluster.connect import TARGETS, connect
 from pipelines.cluster.pod_logs import print_pod_logs

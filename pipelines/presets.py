@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from components.core.errors import StepError
 from components.core.settings import MOST_SHOWN, Settings, checked
-from components.core.step import StepError
 from components.core.text import shown
 
 FOLDER = Path(__file__).parent / "presets"

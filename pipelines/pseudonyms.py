@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from components.artifacts.synthetic import DESCRIPTION
+from components.core.errors import StepError
 from components.core.machine import cpus
-from components.core.step import StepError, progress
+from components.core.step import progress
 from components.core.storage import file_sha256
 from components.ingest import participants
 from components.ingest.discover import discover

@@ -1,6 +1,6 @@
 """The values of TARGET: this machine, the kind cluster of this machine, or another cluster."""
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 LOCAL, KIND, CLUSTER = ALL = ("local", "kind", "cluster")
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.text import shown
 from components.ingest.file_names import name_problem

@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from components.artifacts.artifact import Artifact, Record
-from components.core.step import StepError
+from components.core.errors import StepError
 
 LESION_PATIENTS_NEEDED = 3
 REPORT = "data_report.html"

@@ -10,9 +10,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ConnectTimeoutError, ProfileNotFound, ReadTimeoutError
 
 from components.core import etag
+from components.core.errors import StepError
 from components.core.loopback import is_here
 from components.core.port_owner import guard
-from components.core.step import StepError, without_logins
+from components.core.step import without_logins
 from components.core.storage_faults import error_code, unknown_profile
 
 PARALLEL_TRANSFERS = 8

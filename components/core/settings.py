@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.text import shown
 
 MOST_SHOWN = 80

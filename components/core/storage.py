@@ -21,9 +21,10 @@ from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import ClientError
 
 from components.core import etag
+from components.core.errors import StepError
 from components.core.retry import retry
 from components.core.s3_client import ATTEMPTS, PARALLEL_TRANSFERS, connect, server_address
-from components.core.step import StepError, progress
+from components.core.step import progress
 from components.core.storage_faults import (
     ALTERED,
     BROKEN_ON_THE_WAY,

@@ -12,8 +12,8 @@ from components.artifacts.evaluation import Comparison, Difference, ScanResult
 from components.artifacts.split_file import RegisteredSplit, Split, split_digest
 from components.artifacts.synthetic import is_synthetic
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.core.errors import StepError
 from components.core.intervals import paired_interval
-from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.evaluate.metrics import SUMMARISED, patient_means
 from components.model.inference import load_model

@@ -3,7 +3,7 @@
 import logging
 
 from components.artifacts.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, digest_of
 from components.registry import split_history
 from components.registry.ledger import Ledger

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.text import look, shown
 from components.ingest.bids import find_bids
 from components.ingest.file_names import (

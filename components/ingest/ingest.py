@@ -7,9 +7,10 @@ from pathlib import Path
 
 from components.artifacts.cases import LESION_PATIENTS_NEEDED, REPORT, Case, Cases
 from components.artifacts.synthetic import DESCRIPTION, MOST_DESCRIPTION_BYTES, says_synthetic
+from components.core.errors import StepError
 from components.core.machine import cpus
 from components.core.settings import checked
-from components.core.step import StepError, progress
+from components.core.step import progress
 from components.core.storage import Storage, digest_of, scratch
 from components.ingest import participants
 from components.ingest.discover import discover

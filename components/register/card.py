@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
 
 from components.artifacts.evaluation import Count, Difference, LesionFree, Review, Subgroup, VolumeAgreement
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.yaml_models import Strict, read
 
 STATEMENT = Path(__file__).with_name("card.yaml")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core import code_closure
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import altered_file, model_digest
 from components.registry.tracking import Run

@@ -7,7 +7,7 @@ outlives its runs and the registered model.
 import json
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import file_sha256
 from components.registry import authentication
 from components.registry.mlflow_requests import explain_mlflow_errors

@@ -13,7 +13,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import PARALLEL_TRANSFERS, Storage, work_bucket
 from components.registry import authentication
 from components.registry.ledger_entry import CODE, Entry, digest_prefix, is_entry_key, new_entry, parse_entry

@@ -8,7 +8,8 @@ import hashlib
 import logging
 import os
 
-from components.core.step import StepError, without_logins
+from components.core.errors import StepError
+from components.core.step import without_logins
 from components.registry.ledger import FIRST, NAMES_ENTRY, Ledger, registered_model
 from components.registry.mlflow_requests import explain_mlflow_errors
 from components.registry.tracking import MODEL_NAME

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from components.core.errors import StepError
 from components.core.port_owner import guard
 from components.core.retry import retry
-from components.core.step import StepError
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 DIRECT = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"

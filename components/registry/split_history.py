@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from components.artifacts.split_file import AssignedPatient, RegisteredSplit, Split, SplitHistory, split_digest
 from components.artifacts.synthetic import is_synthetic
 from components.core.code_closure import SPLIT_STEPS, steps_digest
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage
 from components.registry.mlflow_requests import explain_mlflow_errors
 from components.registry.tracking import MODEL_NAME

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from components.core import run_name
+from components.core.errors import StepError
 from components.core.loopback import is_here
-from components.core.step import StepError
 from components.registry.mlflow_requests import explain_mlflow_errors, find_or_create
 
 EXPERIMENT = "dwi-stroke-segmentation"

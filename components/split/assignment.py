@@ -7,7 +7,7 @@ import numpy as np
 
 from components.artifacts.cases import Case
 from components.artifacts.split_file import SUBSETS
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.split_history import DRAW_AGAIN
 
 Group = frozenset[str]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from components.artifacts.cases import Case
 from components.artifacts.split_file import AssignedPatient, SplitHistory, SplitSource
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.text import PSEUDONYM, look
 from components.registry.split_history import DRAW_AGAIN
 from components.split.assignment import Group

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from components.artifacts.cases import Case
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.scans.near_duplicates import SIDE, alike
 from components.split.assignment import Group
 

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import kfp_server_api as kfp
 from urllib3.exceptions import HTTPError, LocationValueError, NameResolutionError
 
+from components.core.errors import StepError
 from components.core.loopback import is_here
 from components.core.retry import retry
-from components.core.step import StepError
 from components.core.storage import file_sha256
 from pipelines.cluster.steps import OVER
 

@@ -14,8 +14,8 @@ import yaml
 from botocore.config import Config
 from kubernetes.client.rest import ApiException
 
+from components.core.errors import StepError
 from components.core.kubernetes_errors import error_text
-from components.core.step import StepError
 from components.core.storage import Storage
 from pipelines.cluster.argo_retries import CONFIG_MAP
 from pipelines.cluster.connect import TIMEOUT_SECONDS, Connection

@@ -16,8 +16,8 @@ from functools import cached_property
 from urllib.parse import urlsplit
 
 from components.core import port_owner
+from components.core.errors import StepError
 from components.core.loopback import around_proxy
-from components.core.step import StepError
 from pipelines.cluster.login import use_login
 from pipelines.cluster.port_forward import PortForward, free_port
 from pipelines.environment import MLFLOW_ADDRESS, about_address, settle_without

@@ -5,7 +5,7 @@ from decimal import Decimal
 from kubernetes.client import V1Container, V1Node, V1Pod
 from kubernetes.utils.quantity import parse_quantity
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster.kubernetes import KIND_CPU, NEEDS
 from pipelines.cluster.ready import KubernetesApi
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.cluster import argo_retries, prerequisites
 from pipelines.cluster.connect import NO_LOGIN

@@ -8,7 +8,7 @@ from pathlib import Path
 from kfp import dsl, kubernetes
 from kfp.dsl import PipelineTask
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import TOKEN
 from pipelines.image_tags import ROOT, sources_tag
 from pipelines.pipeline import STEPS, compile_to

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
+from components.core.errors import StepError
 from components.core.kubernetes_errors import error_text
-from components.core.step import StepError
 from components.registry.tracking import TOKEN
 from pipelines.cluster.kubernetes import MLFLOW_SECRET
 from pipelines.cluster.run_pods import TIMEOUT_SECONDS

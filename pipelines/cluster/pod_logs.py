@@ -7,9 +7,9 @@ import urllib3
 from kubernetes.client import CoreV1Api, V1Pod
 from kubernetes.client.rest import ApiException
 
+from components.core.errors import StepError
 from components.core.kubernetes_errors import error_text
 from components.core.pod_diagnosis import trouble
-from components.core.step import StepError
 from pipelines.cluster.api import Api
 from pipelines.cluster.archived_logs import archived_logs
 from pipelines.cluster.connect import Connection

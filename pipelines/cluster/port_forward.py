@@ -8,7 +8,7 @@ import threading
 import time
 
 from components.core import port_owner
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster.programs import kubectl
 from pipelines.ports import HOST
 

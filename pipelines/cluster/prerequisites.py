@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 KIND, KUBECTL = (0, 32), (1, 29)  # the pinned node image needs this kind; an older kubectl has an older kustomize
 CPUS, MEMORY_GB, DISK_GB = 4, 8, 40

@@ -3,7 +3,7 @@
 import subprocess
 from collections import deque
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 LAST_LINES = 15
 ADVICE = {  # by a part of the program's output

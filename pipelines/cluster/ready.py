@@ -10,7 +10,7 @@ from kubernetes import client, config
 from kubernetes.client.rest import ApiException
 
 from components.core import pod_diagnosis
-from components.core.step import StepError
+from components.core.errors import StepError
 
 PAUSE_SECONDS = 5
 LIMIT_SECONDS = 90 * 60  # the images have several GB, and connections are slow

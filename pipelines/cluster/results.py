@@ -2,7 +2,7 @@
 
 import datetime
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import EPOCH_METRICS, EXPERIMENT, MODEL_NAME, PIPELINE_RUNS
 from pipelines.summary import links
 

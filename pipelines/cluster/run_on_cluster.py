@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.registry.tracking import EXPERIMENT
 from pipelines import mlflow_link
 from pipelines.cluster import argo_retries, kind

@@ -5,8 +5,8 @@ import re
 import time
 from pathlib import Path
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.registry.tracking import EXPERIMENT
 from pipelines.cluster import argo_retries
 from pipelines.cluster.api import Api

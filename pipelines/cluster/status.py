@@ -2,7 +2,8 @@
 
 import os
 
-from components.core.step import StepError, without_logins
+from components.core.errors import StepError
+from components.core.step import without_logins
 from components.registry import mlflow_requests, tracking
 from components.registry.ledger import Ledger
 from components.registry.ledger_pairing import pairing_problem

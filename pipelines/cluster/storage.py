@@ -7,8 +7,8 @@ from pathlib import Path
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
+from components.core.errors import StepError
 from components.core.kubernetes_errors import error_text
-from components.core.step import StepError
 from pipelines.cluster.connect import Connection
 from pipelines.cluster.kubernetes import CONFIG_MAP, S3_SECRET
 from pipelines.cluster.run_pods import TIMEOUT_SECONDS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import synthetic
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.atomic_write import write_json
 from pipelines.experiments.compare import METRICS, LeftOut

@@ -4,8 +4,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError, without_logins
+from components.core.step import without_logins
 from components.register import policy
 from pipelines import presets
 from pipelines.experiments.compare import BASELINE, LeftOut, compare

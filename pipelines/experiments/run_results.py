@@ -6,8 +6,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.registry.run_records import TRAINING_COST
 from pipelines.atomic_write import read_json
 from pipelines.image_tags import code

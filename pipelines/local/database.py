@@ -9,7 +9,7 @@ from contextlib import closing
 from importlib.metadata import distribution, version
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 
 MIGRATIONS = "mlflow/store/db_migrations"
 

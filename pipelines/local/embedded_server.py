@@ -14,8 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from components.core import port_owner
+from components.core.errors import StepError
 from components.core.loopback import around_proxy, is_here
-from components.core.step import StepError, without_logins
+from components.core.step import without_logins
 from pipelines.atomic_write import identity, read_json, write_bytes
 from pipelines.local import server_process
 from pipelines.local.server_process import ServerProcess, group_members, stop_group

@@ -22,7 +22,8 @@ from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
 
-from components.core.step import ERROR_MARK, SIGTERM_EXIT_CODE, StepError, plain
+from components.core.errors import StepError
+from components.core.step import ERROR_MARK, SIGTERM_EXIT_CODE, plain
 from pipelines.image_tags import ROOT, image
 from pipelines.pipeline import STEP_HEADING, STEPS, compile_to
 

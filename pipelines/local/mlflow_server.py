@@ -6,7 +6,8 @@ import secrets
 import sys
 from urllib.parse import unquote, urlsplit
 
-from components.core.step import StepError, without_logins
+from components.core.errors import StepError
+from components.core.step import without_logins
 from pipelines import environment
 from pipelines.atomic_write import write_bytes
 from pipelines.image_tags import ROOT

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError, without_logins
+from components.core.step import without_logins
 from components.registry import tracking
 from pipelines import mlflow_link
 from pipelines.atomic_write import identity, read_json, write_json

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.file_lock import lock
 
 FILE = "run.lock"

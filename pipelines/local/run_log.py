@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.local.run_lock import is_running
 from pipelines.pipeline import STEP_HEADING, STEPS
 

@@ -11,8 +11,9 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
+from components.core.errors import StepError
 from components.core.loopback import is_here
-from components.core.step import StepError, without_logins
+from components.core.step import without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
 from pipelines.atomic_write import read_json

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 from components.core import port_owner
+from components.core.errors import StepError
 from components.core.loopback import around_proxy
-from components.core.step import StepError
 from pipelines import environment
 from pipelines.file_lock import lock
 from pipelines.local.mlflow_server import MLflow

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from components.core import code_closure
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.core.storage import file_sha256
 from components.register.register import CARD
 from components.registry.ledger import NAMES_ENTRY, Ledger, champion_stack

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from components.artifacts.artifact import InvalidArtifact
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.models.registry_check import UNREADABLE
 
 OK, CHANGED, NOT_REACHED = "OK", "CHANGED", "NOT REACHED"

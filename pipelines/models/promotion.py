@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.artifacts.headline import against_rule, in_words
 from components.artifacts.synthetic import WARNING, is_synthetic
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry import tracking
 from components.registry.ledger import BY_PERSON, REFUSED, ROLLED_BACK, Ledger, apply_to_registry, champion_stack
 from components.registry.ledger_entry import Entry, version_facts

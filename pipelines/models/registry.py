@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.text import shown
 from components.registry import tracking
 from components.registry.tracking import MODEL_NAME

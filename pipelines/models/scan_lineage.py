@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from components.artifacts.split_file import split_digest
-from components.core.step import StepError, progress
+from components.core.errors import StepError
+from components.core.step import progress
 from components.core.storage import PARALLEL_TRANSFERS, Storage, digest_of, file_sha256
 from pipelines.models.link_report import CHANGED, NOT_REACHED, OK, LinkReport, NotReached
 from pipelines.models.registry_check import UNREADABLE

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.text import shown
 from components.ingest.discover import discover
 from components.ingest.file_names import BIDS_DWI, BIDS_MASK, DERIVED, FLAT, SOURCE

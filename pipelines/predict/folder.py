@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.artifacts.synthetic import WARNING
-from components.core.step import StepError, progress
+from components.core.errors import StepError
+from components.core.step import progress
 from components.core.storage import local_path
 from components.core.text import shown
 from components.ingest.found_files import Found, FoundCase

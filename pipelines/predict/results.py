@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 
 from components.artifacts.synthetic import WARNING
+from components.core.errors import StepError
 from components.core.html_page import render, thumbnail
-from components.core.step import StepError
 from components.scans.prediction_mark import DIGEST, PART, digest, read_mark
 from pipelines.predict.segmenter import Prediction
 

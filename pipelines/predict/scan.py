@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from components.artifacts.synthetic import WARNING
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes
 from pipelines.predict.results import is_untouched

@@ -11,8 +11,8 @@ import numpy as np
 
 from components.artifacts.synthetic import is_synthetic
 from components.core.code_closure import MODEL, closure_digest
-from components.core.errors import OUT_OF_MEMORY, is_out_of_memory
-from components.core.step import StepError, without_logins
+from components.core.errors import OUT_OF_MEMORY, StepError, is_out_of_memory
+from components.core.step import without_logins
 from components.core.text import shown
 from components.ingest.validate import MODALITY_ADVICE
 from components.scans.adc import from_b0

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from components.artifacts.synthetic import WARNING
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.ports import HOST, free_port_near, is_free, is_port
 from pipelines.predict.segmenter import Segmenter
 

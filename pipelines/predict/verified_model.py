@@ -3,7 +3,8 @@
 import logging
 from pathlib import Path
 
-from components.core.step import StepError, without_logins
+from components.core.errors import StepError
+from components.core.step import without_logins
 from components.core.text import shown
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import altered_file, model_digest

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from components.artifacts.cases import Case, Cases
+from components.core.errors import StepError
 from components.core.machine import cpus
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess

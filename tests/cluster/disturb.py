@@ -6,7 +6,7 @@ import subprocess
 
 import mlflow
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster.steps import OVER
 from tests.cluster.conftest import CONTEXT, NAMESPACE, at_the_cluster, kubectl, until
 

@@ -15,8 +15,8 @@ from unittest.mock import patch
 import numpy as np
 
 from components.artifacts.split_file import split_digest
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.ingest.discover import discover
 from components.ingest.file_names import name_problem
 from components.ingest.ingest import check

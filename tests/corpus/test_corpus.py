@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.core.errors import StepError
 from components.core.settings import checked
-from components.core.step import StepError
 from components.core.storage import Object, digest_of, local_path
 from components.core.text import composed, shown
 from components.ingest.discover import discover

@@ -6,7 +6,7 @@ python -m tests.evidence [section ...]
 import sys
 from collections.abc import Callable
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from tests.evidence import flags, policy, relations, resolution, seeds, statistics
 from tests.evidence.page import PAGE, updated
 

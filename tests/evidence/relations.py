@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.evaluate.metrics import case_metrics
 from components.model.threshold_rule import rule_mask
 from components.scans.head import find_head

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from components.artifacts.metric_labels import METRIC_LABELS
-from components.core.step import StepError
+from components.core.errors import StepError
 from tests.evidence.page import table
 
 SEEDS = (42, 43, 44)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from components.registry.tracking import MODEL_NAME
 from pipelines.local import services

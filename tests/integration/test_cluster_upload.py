@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage
 from pipelines.cluster import connect
 from pipelines.cluster.storage import data_address

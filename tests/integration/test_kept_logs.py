@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage
 from pipelines.cluster import connect
 from pipelines.logs import pipeline_logs

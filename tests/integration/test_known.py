@@ -7,7 +7,7 @@ import pytest
 
 from components.artifacts.split_file import Split, split_digest
 from components.artifacts.synthetic import DESCRIPTION
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from components.fingerprint.fingerprint import history_to_extend
 from components.registry import split_history

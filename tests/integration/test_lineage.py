@@ -8,8 +8,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from components.core.errors import StepError
 from components.core.settings import checked
-from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
 from components.evaluate.evaluate import evaluate
 from components.fingerprint.fingerprint import fingerprint

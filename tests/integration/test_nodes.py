@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from components.core.errors import StepError
 from components.core.settings import checked
-from components.core.step import StepError
 from components.train import node
 from components.train.launch import launch
 from components.train.node_storage import NodeStorage

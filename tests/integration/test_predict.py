@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from components.artifacts.synthetic import TAG, WARNING
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from components.ingest.discover import discover
 from components.ingest.ingest import check

@@ -12,7 +12,7 @@ import torch
 from components.artifacts.evaluation import Comparison, ScanResult
 from components.artifacts.split_file import split_digest
 from components.artifacts.synthetic import TAG
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
 from components.evaluate.champion_comparison import compare_with_champion
 from components.model.network import AttentionUNet

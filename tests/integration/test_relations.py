@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.model.inference import load_model
 from pipelines.models import registry as registered
 from tests.relations import champion as relations

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from components.artifacts.synthetic import TAG, WARNING
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import MODEL_NAME
 from pipelines.predict.serve import request, serve
 

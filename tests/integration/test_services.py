@@ -30,7 +30,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from components.core import port_owner
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage
 from pipelines.local import embedded_server, services
 from pipelines.local.server_process import ServerProcess, group_members

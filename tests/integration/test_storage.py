@@ -10,8 +10,8 @@ import pytest
 
 from components.core import s3_client
 from components.core import storage as module
+from components.core.errors import StepError
 from components.core.s3_client import connect
-from components.core.step import StepError
 from components.core.storage import Storage, digest_of
 from components.train.checkpoints import Checkpoints
 from pipelines.upload import upload

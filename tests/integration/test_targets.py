@@ -9,7 +9,7 @@ import sys
 import mlflow
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from components.fingerprint.fingerprint import history_to_extend
 from components.registry.ledger import Ledger

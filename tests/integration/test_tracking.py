@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 from components.core import run_name
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry import mlflow_requests, run_records, tracking
 from components.registry.mlflow_requests import find_or_create
 from components.registry.tracking import MODEL_NAME, Run

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import torch
 
+from components.core.errors import StepError
 from components.core.settings import checked
-from components.core.step import StepError
 from components.core.storage import Storage, file_sha256, work_bucket
 from components.ingest.discover import discover
 from components.ingest.ingest import check

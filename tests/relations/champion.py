@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.tracking import MODEL_NAME
 from pipelines.models import registry
 from tests.support.checkout import ROOT

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from tests.relations.champion import champion_weights
 from tests.relations.measure import Model
 from tests.relations.phantoms import train

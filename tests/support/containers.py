@@ -15,8 +15,8 @@ from kfp import local
 from kfp.local.docker_task_handler import DockerTaskHandler
 from kfp.local.status import Status
 
+from components.core.errors import StepError
 from components.core.port_owner import OWN_PORTS
-from components.core.step import StepError
 from pipelines.__main__ import main
 from pipelines.cluster.kubernetes import ClusterSettings
 from pipelines.environment import settle_python

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.ports import HOST
 
 START_SECONDS = 60

@@ -23,7 +23,7 @@ import pytest
 
 from components.artifacts.evaluation import Comparison, TestMetrics
 from components.artifacts.synthetic import TAG
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, file_sha256, scratch, work_bucket
 from components.core.text import can_be_shown
 from components.evaluate.champion_comparison import compare_with_champion

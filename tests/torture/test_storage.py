@@ -6,7 +6,7 @@ import time
 import pytest
 
 from components.core import s3_client, storage
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from tests.faults import steps
 from tests.faults.proxy import FAULTS, one_in

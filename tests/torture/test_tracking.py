@@ -6,7 +6,7 @@ import time
 import mlflow
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.register.register import register
 from components.registry.tracking import EPOCH_METRICS, MODEL_NAME
 from tests.faults import steps

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.atomic_write import read_json, write_bytes, write_json
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from pipelines import __main__ as command_line
 from pipelines import check_data
 from pipelines.check_data import require_learnable

@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 import yaml
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from pipelines.image_tags import ROOT
 from pipelines.pipeline import STEPS, compile_to
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from pipelines import presets
 
 WHAT_BEST_ADDS = {

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.scans.prediction_mark import digest, mark_of_mask

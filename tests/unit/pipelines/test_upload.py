@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.upload import files_of, upload
 
 

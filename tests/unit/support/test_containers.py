@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from tests.support.containers import ContainerRun
 from tests.support.sandbox import Sandbox, user
 

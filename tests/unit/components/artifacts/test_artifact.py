@@ -7,7 +7,7 @@ import pytest
 from components.artifacts.evaluation import Comparison, Difference
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import TrainedModel
-from components.core.step import StepError
+from components.core.errors import StepError
 
 COMPARED = Comparison(
     champion="3",

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from components.artifacts.cases import Case, Cases
-from components.core.step import StepError
+from components.core.errors import StepError
 from tests.support.artifacts import make_case, make_cases
 
 

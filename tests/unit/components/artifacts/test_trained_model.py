@@ -6,7 +6,7 @@ import pytest
 
 from components.artifacts.artifact import InvalidArtifact
 from components.artifacts.trained_model import HISTORY, read_history
-from components.core.step import StepError
+from components.core.errors import StepError
 from tests.support import measured
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Storage
 from pipelines.upload import upload
 from tests.support.s3_stand_in import DIALECTS, S3StandIn

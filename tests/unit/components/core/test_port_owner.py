@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from urllib3.util import connection
 
 from components.core import port_owner
-from components.core.step import StepError
+from components.core.errors import StepError
 
 NOBODY = 65534
 SERVER = """

@@ -3,8 +3,8 @@ import re
 import pytest
 from pydantic import ValidationError
 
+from components.core.errors import StepError
 from components.core.settings import Settings, checked
-from components.core.step import StepError
 
 THE_USERS_OWN = {
     "train_ratio": 0.80, "val_ratio": 0.15, "test_ratio": 0.05, "base_channels": 64,

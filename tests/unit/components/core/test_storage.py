@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ReadTimeoutError
 
 from components.core import s3_client, storage
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Object, Storage, digest_of, file_sha256, local_path, scratch
 
 LISTING = [Object("images/a.npy", 10, "e1"), Object("images/b.npy", 20, "e2"), Object("masks/a.npy", 10, "e3")]

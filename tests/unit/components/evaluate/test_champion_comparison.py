@@ -9,7 +9,7 @@ import pytest
 from components.artifacts.cases import Case
 from components.artifacts.evaluation import ScanResult
 from components.artifacts.trained_model import TrainedModel
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import file_sha256
 from components.evaluate import champion_comparison
 from components.evaluate.champion_comparison import pairs_by_patient, unfair_test_reason

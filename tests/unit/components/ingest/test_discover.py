@@ -1,6 +1,6 @@
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.ingest.discover import discover
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.artifacts.cases import Cases
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.ingest import ingest
 from components.ingest.discover import discover
 from components.ingest.ingest import check, log_summary, require_enough

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.model import inference
 from components.model.grid import neighbours
 from components.model.inference import BATCH, load_model, predict_volume, stack_logits

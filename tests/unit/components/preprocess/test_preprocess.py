@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from components.artifacts.slices import Slices
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.model.placement import Placement

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.register import card_text
 from components.register.card import STATEMENT, Card, Statement, load, validate
 from components.register.card_facts import limits, make_card

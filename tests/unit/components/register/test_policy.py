@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from components.artifacts.evaluation import Comparison
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.register.policy import Floors, Policy, judge_comparison, judge_floors, load
 from tests.evidence.policy import LINES, WORSE, judged, passes, rate
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.core import code_closure
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.register.mlflow_logging import input_example, requirements
 from components.registry.run_records import evaluation_digest
 from tests.support import measured

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Object
 from components.registry.authentication import KEY_TAG
 from components.registry.ledger import (

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry.ledger import BY_PERSON, BY_POLICY, FIRST, HEAD, MARK, NAMES_ENTRY, Ledger
 from components.registry.ledger_pairing import RENEW, TAG, ensure_pair, pairing_problem, require_pair
 from tests.unit.components.registry.test_ledger import Bucket, Registry, decision_facts, without_code

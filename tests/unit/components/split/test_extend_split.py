@@ -8,7 +8,7 @@ import pytest
 
 from components.artifacts.cases import Case
 from components.artifacts.split_file import SUBSETS, EarlierVersion, Split
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.registry import split_history
 from components.registry.split_history import EarlierSplit
 from components.scans.near_duplicates import portrait

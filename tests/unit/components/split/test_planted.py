@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components.artifacts.split_file import Split
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.split.split import split

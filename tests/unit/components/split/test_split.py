@@ -9,7 +9,7 @@ import pytest
 
 from components.artifacts.cases import Case
 from components.artifacts.split_file import SUBSETS, Split
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.split.assignment import assign, linked_patients, require_disjoint
 from components.split.split import split
 from tests.support.artifacts import make_case, make_cases

@@ -8,7 +8,8 @@ import time
 
 import torch
 
-from components.core.step import StepError, step
+from components.core.errors import StepError
+from components.core.step import step
 from components.train import ranks
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.core.storage import Object
 from components.train.checkpoints import Checkpoints
 

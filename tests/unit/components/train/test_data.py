@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.train.augment import light
 from components.train.data import EpochBatches, StackDataset, loader
 from tests.support.whole_plane import mask_to_model_grid, to_model_grid

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.train import data_workers
 from components.train.data import EpochBatches, StackDataset, loader
 from pipelines.image_tags import ROOT

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.train import nodes, trainjob, trainjob_api
 from components.train.launch import launch
 from components.train.training_inputs import TrainingPaths

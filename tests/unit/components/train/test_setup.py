@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.model import device as devices
 from components.train import ranks, setup
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.step import StepError
 from components.train import torchrun
 from components.train.failure_cause import first_cause
 from components.train.training_inputs import TrainingPaths

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from components.core import port_owner
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster import connect, port_forward
 from pipelines.cluster.port_forward import PortForward, free_port
 from tests.support.kubeflow_stand_in import RUN_ID, Workflow

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster import kind, ready
 from pipelines.image_tags import sources_tag
 from tests.unit.manifests.overlays import by_key, containers, documents

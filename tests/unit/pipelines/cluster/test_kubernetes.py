@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster import kubernetes
 from pipelines.cluster.kubernetes import CREDENTIALS, NEEDS, ClusterSettings
 from pipelines.pipeline import STEPS

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster.connect import connect
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.cluster.schedules import six_fields
 
 

@@ -6,7 +6,7 @@ import json
 import mlflow
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.experiments.run_results import RunResult
 from pipelines.image_tags import code
 from pipelines.summary import save

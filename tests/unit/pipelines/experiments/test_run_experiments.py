@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.experiments.run_experiments import experiments
 from pipelines.experiments.run_results import is_in_mlflow
 

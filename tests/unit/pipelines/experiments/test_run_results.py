@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.experiments.run_results import read_result, step_seconds
 from pipelines.presets import load
 

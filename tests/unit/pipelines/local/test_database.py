@@ -12,7 +12,7 @@ from alembic import command
 from mlflow.store.db import utils
 from mlflow.store.tracking.dbmodels.initial_models import Base
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.local import database
 from pipelines.local.services import MLflow
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from pipelines.local.run_lock import is_running, only_run
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from components.core.step import StepError
+from components.core.errors import StepError
 from components.scans.prediction_mark import PROBABILITY, mark_of_mask
 from components.scans.volumes import nifti_bytes
 from pipelines.predict.find_scans import find
