@@ -225,7 +225,7 @@ def test_on_several_nodes_the_step_itself_only_watches(tmp_path):
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        ({}, "NODES=2 wants GPUs"),
+        ({}, "NODES=2 needs GPUs"),
         ({"GPUS": "1", "NODE_SELECTOR": "gpu=a100"}, "training-runtime.yaml"),
         ({"GPUS": "1", "TOLERATION": "gpu"}, "training-runtime.yaml"),
     ],

@@ -36,7 +36,7 @@ def test_a_cluster_from_before_there_was_a_login_is_refused_in_words(there, kube
 
 def test_a_secret_without_it_is_named(there, kubernetes):
     kubernetes.secrets["kubeflow/dwi-stroke-mlflow"] = {"other": "eA=="}
-    with pytest.raises(StepError, match="no MLFLOW_TRACKING_TOKEN in it"):
+    with pytest.raises(StepError, match="it has no MLFLOW_TRACKING_TOKEN"):
         there()
 
 
