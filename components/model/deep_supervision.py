@@ -5,11 +5,12 @@ that was trained without.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.model.network import AttentionUNet
+from components.model.network import AttentionUNet, ConvBlock
 
 LEVELS = 3
 """The finest level, and those of half and a quarter of its side. Lesions are hardly visible at coarser levels."""
@@ -21,8 +22,8 @@ class DeeplySupervised(nn.Module):
     def __init__(self, network: AttentionUNet):
         super().__init__()
         self.network = network
-        coarser = [block[0].out_channels for block in network.decoder][-2:-LEVELS - 1:-1]  # fmt: skip
-        self.heads = nn.ModuleList(nn.Conv2d(channels, 1, 1) for channels in coarser)
+        first = [cast(nn.Conv2d, cast(ConvBlock, block)[0]) for block in network.decoder]
+        self.heads = nn.ModuleList(nn.Conv2d(c.out_channels, 1, 1) for c in first[-2:-LEVELS - 1:-1])  # fmt: skip
 
     def forward(self, x_BCHW: Tensor) -> list[Tensor]:
         finest, *coarser = list(self.network.decoded(x_BCHW))[: -LEVELS - 1 : -1]
@@ -39,4 +40,4 @@ def loss_over_levels(loss: Callable[..., Tensor], logits: list[Tensor], truth_B1
     weights = [0.5**level for level in range(len(logits))]
     truths = [F.max_pool2d(truth_B1HW, 2**level) if level else truth_B1HW for level in range(len(logits))]
     losses = [w * loss(z, y, total) for w, z, y in zip(weights, logits, truths, strict=True)]
-    return sum(losses) / sum(weights)
+    return cast(Tensor, sum(losses)) / sum(weights)

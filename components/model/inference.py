@@ -60,7 +60,8 @@ def load_model(folder: Path) -> tuple[AttentionUNet, TrainedModel]:
         ) from None
     torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     where = device()
-    return network.to(where, memory_format=torch.channels_last).eval(), trained
+    network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to torch's stubs
+    return network.eval(), trained
 
 
 @torch.inference_mode()

@@ -47,7 +47,8 @@ def trial_seconds(
 ) -> float:
     """Return the seconds of the fastest of a few training steps on noise."""
     with torch.random.fork_rng():
-        network = AttentionUNet(base_channels, norm=norm).to(device, memory_format=MEMORY_FORMATS[memory_format])
+        network = AttentionUNet(base_channels, norm=norm)
+        network.to(device, memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload]  # as in Learner
         x_BCHW = torch.randn(TRIAL_BATCH, 3, TRIAL_SIDE, TRIAL_SIDE, device=device)
     x_BCHW = x_BCHW.contiguous(memory_format=MEMORY_FORMATS[memory_format])
     seconds = []

@@ -5,6 +5,7 @@ would first have to learn that nearly all pixels are background.
 """
 
 import math
+from typing import cast
 
 import torch
 
@@ -23,4 +24,4 @@ def start_at_prior(learner: AttentionUNet | DeeplySupervised, prior: float) -> N
     prior = min(max(prior, LEAST), 1 - LEAST)
     heads = [learner.network.head, *learner.heads] if isinstance(learner, DeeplySupervised) else [learner.head]
     for head in heads:
-        head.bias.fill_(math.log(prior / (1 - prior)))
+        cast(torch.Tensor, head.bias).fill_(math.log(prior / (1 - prior)))

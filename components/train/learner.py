@@ -1,5 +1,7 @@
 """The network in training, with optimizer, schedule, loss scaling and moving average."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,8 @@ class Learner:
         self.loss, self.where, self.precision = LOSSES[settings.loss], where, precision
         self.layout = MEMORY_FORMATS[memory_format]
         network = AttentionUNet(settings.base_channels, channels, settings.norm)
-        self.network = ranks.synchronized(network.to(where, memory_format=self.layout))
+        network.to(where, memory_format=self.layout)  # type: ignore[call-overload]  # unknown to torch's stubs
+        self.network = cast(AttentionUNet, ranks.synchronized(network))
         self.whole = DeeplySupervised(self.network).to(where) if settings.deep_supervision else self.network
         if settings.prior_bias:
             start_at_prior(self.whole, prior)
@@ -43,7 +46,7 @@ class Learner:
     @property
     def kept(self) -> AttentionUNet:
         """The network that is validated and kept: the moving average if there is one."""
-        return self.ema.network if self.ema else self.network
+        return cast(AttentionUNet, self.ema.network) if self.ema else self.network
 
     def step(self, images_BHWC: Tensor, lesions_BHW: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         """Learn from batch number `batch` (from 0) of an epoch (from 1).

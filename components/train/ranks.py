@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -142,8 +142,9 @@ class _CpuSyncBatchNorm(nn.BatchNorm2d):
         centred = x - mean_C[:, None, None]
         var_C = total(centred.square().sum(over)) / n
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean_C, self.momentum)
-            self.running_var.lerp_(var_C * n / (n - 1), self.momentum)
+            momentum = cast(float, self.momentum)
+            cast(Tensor, self.num_batches_tracked).add_(1)
+            cast(Tensor, self.running_mean).lerp_(mean_C, momentum)
+            cast(Tensor, self.running_var).lerp_(var_C * n / (n - 1), momentum)
         scale_C = self.weight * torch.rsqrt(var_C + self.eps)
         return (centred * scale_C[:, None, None] + self.bias[:, None, None]).to(x_BCHW.dtype)
