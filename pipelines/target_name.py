@@ -6,7 +6,7 @@ LOCAL, KIND, CLUSTER = ALL = ("local", "kind", "cluster")
 
 
 def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
-    """Raises StepError where there is no such target, or the command cannot use it."""
+    """Raise StepError if the target does not exist, or the command cannot use it."""
     if name not in ALL:
         raise StepError(f"unknown TARGET={name}. Targets: {', '.join(usable)}.")
     if name not in usable:
@@ -14,5 +14,5 @@ def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
 
 
 def as_argument(name: str) -> str:
-    """What a printed command needs to work in the same place: " TARGET=kind", and nothing on this machine."""
+    """Return what a printed command needs to use the same target: " TARGET=kind", or "" on this machine."""
     return "" if name == LOCAL else f" TARGET={name}"

@@ -106,7 +106,7 @@ def _without_layout(keys: list[str]) -> Found:
 
 def _stem(key: str) -> str:
     """Return the key of a NIfTI file without its extension."""
-    return NIFTI.sub(r"\\1", key)
+    return NIFTI.sub(r"\1", key)
 
 
 def _only_scan(folder: str, cases: dict[str, FoundCase]) -> list[FoundCase]:

@@ -149,7 +149,9 @@ def split(content: bytes) -> str:
     entry = SimpleNamespace(run_id="r", version="1", tags={})
     client = SimpleNamespace(
         search_model_versions=lambda _: [entry],
-        get_run=lambda _: SimpleNamespace(info=SimpleNamespace(artifact_uri="a"), data=SimpleNamespace(params={})),
+        get_run=lambda _: SimpleNamespace(
+            info=SimpleNamespace(run_id="r", artifact_uri="a"), data=SimpleNamespace(params={})
+        ),
         list_artifacts=lambda _: [SimpleNamespace(path=split_history.SPLIT)],
     )
     text = content.decode(errors="replace")
