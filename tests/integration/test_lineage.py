@@ -223,7 +223,7 @@ def test_altered_digests_of_the_scans_are_named_and_so_are_tags_that_were_moved(
         mlflow.MlflowClient().set_model_version_tag(MODEL_NAME, version.version, "weights_sha256", weights)
     assert code == 1
     assert "decision 1 is for another weights_sha256" in out
-    assert re.search(r"registered: ledger entry, best_model.pth, .*cases.json", out), out
+    assert re.search(r"registration: ledger entry, best_model.pth, .*cases.json", out), out
 
 
 @pytest.fixture
