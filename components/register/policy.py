@@ -111,7 +111,9 @@ def judge_comparison(policy: Policy, comparison: Comparison) -> Verdict:
     failed: list[str] = []
     count = max(map(len, pairs.values()))
     if count < policy.minimum_patients:
-        failed.append(f"{_patients(count)} are too few, the policy requires {policy.minimum_patients}")
+        failed.append(
+            f"{_patients(count)} {'is' if count == 1 else 'are'} too few, the policy requires {policy.minimum_patients}"
+        )
     for metric, test in policy.metrics.items():
         label, _, unit, better = METRIC_LABELS[metric]
         unit = unit and f" {unit}"

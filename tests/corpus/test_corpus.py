@@ -26,7 +26,7 @@ from tests.corpus import names, scans, texts
 from tests.corpus.files import ADC, DWI, MASK, brain, nifti, npy, packed
 
 GOOD = "sub-good_ses-1"
-ASSUMED = ["left-right is the second axis, found by symmetry", "no voxel size: the head's own length sets the scale"]
+ASSUMED = ["left-right is the second axis, found by symmetry", "no voxel size: the length of the head sets the scale"]
 """Lines for an array of `files.DWI`, whose head is longer along the first axis."""
 
 
@@ -243,7 +243,7 @@ def test_what_is_no_file_is_refused(model, column, value):
     if column == "adc" and value is None:
         pytest.skip("that says there is none")
     row = {"scan": [nifti()]} | {column: pd.Series([value], dtype=object)}
-    with pytest.raises(Refused, match="did not come as bytes"):
+    with pytest.raises(Refused, match="it is not bytes"):
         model.predict(None, pd.DataFrame(row))
 
 

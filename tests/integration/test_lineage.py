@@ -177,10 +177,11 @@ def test_what_was_altered_is_named(trace, alter, ending, below, names):
 
 
 @pytest.mark.parametrize("name", ["scans/volumes/__init__.py", "model/sitecustomize.py"])
-def test_a_file_that_was_added_to_the_code_is_named(trace, here, name):
+def test_a_file_that_was_added_to_the_code_is_named(trace, version, name):
     """A package of a module's name is imported in the place of that module."""
+    model_id = version.source.rpartition("/")[2]
     storage = Storage(f"s3://{work_bucket()}")
-    (packed,) = (o.key for o in storage.list() if o.key.endswith("code/components/model/network.py"))
+    (packed,) = (o.key for o in storage.list() if model_id in o.key and o.key.endswith("/model/network.py"))
     added = packed.replace("model/network.py", name)
     storage.put(added, b"print('here')\n")
     try:

@@ -267,7 +267,7 @@ class TestFolder:
                 put(tmp_path / "in" / f"{name}_{kind}.nii.gz", volume)
         rows = segment(tmp_path / "in")
         assert rows["with_dwi"]["refused"] == rows["computed_dwi"]["refused"] == ""
-        assert "there is none, nor a b0" in rows["without_dwi"]["refused"]
+        assert "there is neither an ADC map nor a b0" in rows["without_dwi"]["refused"]
         assert "grid" in rows["bad_dwi"]["refused"]
         assert len(rows) == 4
 
@@ -507,7 +507,7 @@ class TestAnAlteredModel:
         [
             ("artifacts/weights/best_model.pth", "best_model.pth is not what was registered"),
             ("artifacts/weights/model.json", "a file of the model is not what was registered"),
-            ("model.py", "a file of the model is not what was registered"),
+            ("mlflow_model.py", "a file of the model is not what was registered"),
             ("code/components/model/network.py", "a file of the model is not what was registered"),
             ("code/sitecustomize.py", "a file of the model is not what was registered"),
             ("MLmodel", "a file of the model is not what was registered"),
@@ -574,8 +574,8 @@ class TestAnAlteredModel:
 
     @staticmethod
     def _plant(files_of, tmp_path) -> None:
-        """Add a line to model.py that leaves a trace where it runs."""
-        files_of.put("model.py", files_of.get("model.py") + trace(tmp_path).encode())
+        """Add a line to mlflow_model.py that leaves a trace where it runs."""
+        files_of.put("mlflow_model.py", files_of.get("mlflow_model.py") + trace(tmp_path).encode())
 
     def test_a_pickled_model_is_not_opened_even_where_the_user_confirms_it(self, registry, tmp_path):
         ran = tmp_path / "it ran"

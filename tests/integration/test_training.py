@@ -126,7 +126,7 @@ def test_the_model_of_a_deeply_supervised_training_loads_as_any_other(train, che
 def test_each_part_of_the_recipe_is_in_mlflow_and_the_model_loads_with_its_norm(train, checkpoints):
     model = train("recipe", launch, **RECIPE)
     network, facts = load_model(model)
-    assert any(type(module) is NORMS["instance"] for module in network.modules()) and facts["norm"] == "instance"
+    assert any(type(module) is NORMS["instance"] for module in network.modules()) and facts.norm == "instance"
     logged = only_run("recipe").data.params
     assert {name: logged[name] for name in RECIPE} == {name: str(value) for name, value in RECIPE.items()}
     rates = [row["learning_rate"] for row in history(model)]

@@ -57,7 +57,7 @@ TARGETS = (
     "/model.json",
     "/split.json",
     "/best_model.pth",
-    "/model.py",
+    "/mlflow_model.py",
     "/test_metrics.json",
 )
 """What an attack on the bucket is aimed at, each as often: parts of keys."""

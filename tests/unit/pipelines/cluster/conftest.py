@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import mlflow
 import pytest
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from pipelines import __main__ as command_line
 from pipelines.cluster import api, connect, pod_logs, run_on_cluster, schedules, storage, watch
@@ -71,6 +72,7 @@ def tracking(database_of_a_run, tmp_path):
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             database.execute(f"update {table} set {column} = replace({column}, :before, :now)", moved)  # noqa: S608
+    _artifact_repos_cache.clear()  # MLflow keeps the place of a run's artifacts by the run's id alone
     return f"sqlite:///{path}"
 
 
