@@ -74,6 +74,7 @@ def test_the_refusal_says_what_was_seen_and_how_to_insist(make_head):
         require_dwi(volume, MM, find_head(volume, MM), "Insist so.")
 
 
+@pytest.mark.slow
 def test_of_real_scans_the_adc_maps_are_told_and_the_dwi_are_not(real_scans):
     for path in sorted((real_scans / "isles-layout").glob("sub-*/*/dwi/*_dwi.nii.gz")):
         dwi, geometry = read(path)
