@@ -1,7 +1,9 @@
 """What several tests share: small scans, written the way users lay them out; which tests share a worker."""
 
 import fcntl
+import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,18 @@ import pytest
 TESTS = Path(__file__).parent
 REAL_SCANS = Path(__file__).parents[2] / "shared" / "data" / "real-scans"
 VOXEL_2X2X5_MM = np.diag([2.0, 2.0, 5.0, 1.0])
-OF_THE_LOCAL_RUN = ("tests/e2e/test_local_run.py", "tests/e2e/test_mlflow_ui.py")
+TOGETHER = {
+    "the local run": ("e2e/test_local_run.py", "e2e/test_mlflow_ui.py"),
+    "MONAI, which takes seconds to import": tuple(
+        f"unit/components/{name}.py"
+        for name in ("evaluate/test_metrics", "evaluate/test_surface", "model/test_deep_supervision",
+                     "model/test_losses", "train/test_validation")
+    ),
+}  # fmt: skip
+"""Files that share a fixture or an import that takes long."""
 LONGEST_FIRST = ("e2e", "integration", "relations", "corpus", "unit")
 
+sys.modules.setdefault("rfc3987_syntax", None)  # Kubernetes' client imports it, for a second: no test needs it
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # Each worker and what it starts have one core: threads and processes of several workers would wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,13 +37,14 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Keep on one worker the tests of a file, and those of the local run, so that fixtures are made once."""
+    """Keep on one worker the tests of a file, and the files that go together, so that fixtures are made once."""
     from xdist.scheduler import LoadFileScheduling
 
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "the local run" if file in OF_THE_LOCAL_RUN else file
+            name = file.removeprefix("tests/")
+            return next((shared for shared, files in TOGETHER.items() if name in files), file)
 
     return Files(config, log)
 
@@ -54,6 +66,17 @@ def pytest_collection_modifyitems(items):
     order = {folder: place for place, folder in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(TESTS).parts[0], len(order)))
     return result
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_reading_of_botocores_files():
+    """Every S3 client reads megabytes of JSON; those of one process share them here."""
+    from botocore.loaders import JSONFileLoader
+
+    read = functools.cache(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -83,12 +83,14 @@ def test_a_second_run_with_nothing_changed_is_quick_and_makes_no_new_version(che
     assert decisions(checkout) == ["first"]
 
 
+@pytest.mark.slow
 def test_a_changed_parameter_reruns_what_depends_on_it(second):
     summary, _ = second
     assert rerun_steps(summary) == {"fingerprint", "train", "evaluate", "register"}
     assert summary["model"] == {"name": "dwi-attention-unet", "version": "2", "aliases": "challenger"}
 
 
+@pytest.mark.slow
 def test_a_challenger_is_refused_on_too_few_patients_and_the_summary_says_so(checkout, second):
     """It was evaluated beside the first on the one test patient."""
     assert "champion stays version 1: 1 test patient is too few, the policy requires 10" in second[1]
@@ -171,6 +173,7 @@ def test_the_registered_model_loads_from_the_registry_alone_and_takes_any_batch(
         assert set(np.unique(mask.dataobj)) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_predict_writes_a_mask_in_the_scans_own_space(checkout, scans, first, tmp_path):
     scan = next(scans.rglob("*_dwi.nii.gz"))
     out = checkout.python("predict", "--input", str(scan), "--output", str(tmp_path / "mask.nii.gz"))
@@ -216,6 +219,7 @@ def test_a_failing_steps_own_message_comes_last(checkout, demo_scans, first):
     assert summary["steps"]["ingest"]["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_folder_that_no_run_could_learn_from_is_refused_before_it_is_uploaded(checkout, scans, tmp_path, first):
     before = checkout.last_run()
     process = checkout.start("run", "--data", str(with_two_labels(scans, tmp_path / "few")), "--set", SMALL)
@@ -246,6 +250,7 @@ def test_a_mistake_on_the_command_line_is_answered_in_words(checkout, first, arg
     assert "Traceback" not in out
 
 
+@pytest.mark.slow
 def test_check_data_changes_nothing_and_writes_a_page(checkout, scans, first):
     before = {p: p.stat().st_mtime_ns for p in scans.rglob("*")}
     out = checkout.python("check-data", "--data", str(scans))

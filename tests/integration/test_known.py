@@ -211,6 +211,7 @@ def test_a_version_registered_by_hand_is_skipped(pipeline, versionless):
     assert pipeline.run(12) == first
 
 
+@pytest.mark.slow
 def test_the_same_data_at_another_address_are_extended(pipeline):
     pipeline.run(12)
     assert history_to_extend(f"{URI}-moved", "data of 12", RATIOS, 42, "dwi") == pipeline.history(14)

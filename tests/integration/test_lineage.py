@@ -246,7 +246,7 @@ def in_mlflow(here, version):
             client.set_model_version_tag(MODEL_NAME, version.version, tag, value)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("tag", "value", "names"),
     [

@@ -415,6 +415,7 @@ def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, c
     assert "The ledger is whole, and replays to what the registry says." in out
 
 
+@pytest.mark.slow
 def test_only_a_person_makes_a_rolled_back_version_champion_again(client, two, tmp_path, register):
     better = compared(0.56, 0.5)
     settle(client, two[1], better)
@@ -576,6 +577,7 @@ def test_a_champion_that_was_altered_in_the_bucket_supports_no_promotion(client,
     assert settle(client, two[1], comparison).startswith("champion stays version 1: ") and champion(client) == "1"
 
 
+@pytest.mark.slow
 def test_the_ledger_replays_to_the_registry_after_any_decisions(client, two, tmp_path, register):
     settle(client, two[1], compared(0.56, 0.5))
     for seed, dice in ((3, 0.5), (4, 0.6), (5, 0.55)):

@@ -236,7 +236,8 @@ def test_what_an_interrupted_upload_sent_is_this_checkouts_own(tmp_path, monkeyp
     assert [o.key for o in Storage(upload(folder, state)).list()] == ["b.npy"]
 
 
-@pytest.mark.parametrize("answer", [None, "", "n", "y"])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("answer", [None, "", "y", "n"])
 def test_to_remove_much_it_asks_and_without_a_terminal_it_refuses(tmp_path, monkeypatch, caplog, answer):
     caplog.set_level("INFO")
     folder, state = tmp_path / "scans", tmp_path / "state"

@@ -104,6 +104,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", WAYS)
 def test_two_processes_learn_what_one_learns(train, checkpoints, more):
     more = {"learning_rate": 2e-3} | more  # a small step: what is rounded otherwise grows with it

@@ -27,6 +27,8 @@ class Checkout:
             source = ROOT / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
             copy(source, folder / name)
+        # Kubernetes' client imports it, for a second. It comes with the development packages: a newcomer has none.
+        (folder / "rfc3987_syntax.py").write_text("raise ImportError\n")
         ours = {k: v for k, v in os.environ.items() if not k.startswith(SERVICE_VARIABLES) and k != "STATE"}
         self.environment = ours
         self.environment |= {"PYTHONPATH": str(folder), "S3_PORT": _free_port(), "MLFLOW_PORT": _free_port()}

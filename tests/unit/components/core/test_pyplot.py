@@ -16,6 +16,7 @@ DRAWING = sorted(
 )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("module", DRAWING)
 def test_a_notebooks_backend_is_not_looked_for(module):
     shell = {**os.environ, "MPLBACKEND": "module://not_installed.backend", "PYTHONPATH": str(ROOT)}

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from monai.metrics import compute_hausdorff_distance
 
 from components.evaluate.surface import surface_distance_95
 
@@ -49,6 +48,8 @@ def test_it_is_by_brute_force(pairs):
 
 
 def test_it_is_monais(pairs):
+    from monai.metrics import compute_hausdorff_distance  # seconds
+
     for predicted, truth in pairs:
         as_monai = (torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth))
         theirs = compute_hausdorff_distance(*as_monai, include_background=True, percentile=95, spacing=VOXEL_MM)

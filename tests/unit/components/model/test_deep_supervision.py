@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.losses import DeepSupervisionLoss, DiceLoss
 
 from components.model.deep_supervision import DeeplySupervised, loss_over_levels
 from components.model.losses import LOSSES, dice_loss
@@ -85,6 +84,8 @@ def test_losses_are_weighted_by_a_half_for_each_level_and_add_up_to_one(truth):
 
 def test_with_truths_of_equal_size_it_is_monais_weighting():
     """MONAI sums the weighted losses and shrinks truths by nearest neighbour: here no truth has to shrink."""
+    from monai.losses import DeepSupervisionLoss, DiceLoss  # seconds
+
     logits, truth = [torch.randn(2, 1, side, side) for side in (32, 16, 8)], torch.ones(2, 1, 32, 32)
     monai = DeepSupervisionLoss(
         DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0), weights=[4 / 7, 2 / 7, 1 / 7]

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from monai.losses import DiceLoss, TverskyLoss
 
 from components.core.settings import Settings
 from components.model.losses import LOSSES, dice_bce_loss, dice_loss, focal_tversky_loss, slice_dice_bce_loss
@@ -34,6 +33,8 @@ def test_slice_dice_bce_loss_of_a_hand_worked_batch(hand_worked):
 
 
 def test_slice_dice_is_monais_dice_loss_of_each_slice():
+    from monai.losses import DiceLoss  # seconds
+
     torch.manual_seed(0)
     logits, truth = 3 * torch.randn(4, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.9).float()
     monai = DiceLoss(sigmoid=True, batch=False, smooth_nr=1.0, smooth_dr=1.0)(logits, truth)
@@ -55,6 +56,8 @@ def test_focal_tversky_weighs_a_miss_more_than_a_false_alarm():
 
 
 def test_focal_tversky_loss_is_monais_tversky_loss_over_the_batch_to_the_power_of_3_4():
+    from monai.losses import TverskyLoss  # seconds
+
     torch.manual_seed(0)
     logits, truth = 3 * torch.randn(4, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.9).float()
     monai = TverskyLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0, alpha=0.3, beta=0.7)  # FP, FN
@@ -69,6 +72,8 @@ def test_the_gradient_of_a_perfect_prediction_is_finite():
 
 
 def test_dice_loss_is_that_of_monai_over_the_batch():
+    from monai.losses import DiceLoss  # seconds
+
     torch.manual_seed(0)
     logits, truth = 3 * torch.randn(4, 1, 16, 16), (torch.rand(4, 1, 16, 16) > 0.9).float()
     monai = DiceLoss(sigmoid=True, batch=True, smooth_nr=1.0, smooth_dr=1.0)

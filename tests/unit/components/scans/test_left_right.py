@@ -76,6 +76,7 @@ def with_a_large_lesion(volume: np.ndarray) -> np.ndarray:
     return np.where(lesion & head.mask, 2 * volume, volume)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", [lambda v: v, turned, with_a_large_lesion], ids=["as it is", "turned", "a lesion"])
 def test_of_every_real_scan_the_axis_is_found(real, change):
     found = {name: left_right_axis(find_head(change(volume), None).mask) for name, volume in real.items()}

@@ -18,7 +18,13 @@ def told(volume, voxel_mm=MM) -> str:
     return other_modality(volume, voxel_mm, find_head(volume, voxel_mm))
 
 
-@pytest.fixture(scope="module", params=[0, 8, 3, 4], ids=["noisy air", "no air", "no air, thin slices", "thin slices"])
+PATIENTS = [
+    pytest.param(0, id="noisy air"), pytest.param(3, id="no air, thin slices"),
+    pytest.param(8, id="no air", marks=pytest.mark.slow), pytest.param(4, id="thin slices", marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=PATIENTS)
 def demo(request):
     """A DWI, its ADC map in 1e-3 mm²/s, and its voxel sizes."""
     scan = simulate_scan(request.param, 42)
@@ -74,6 +80,7 @@ def test_the_refusal_says_what_was_seen_and_how_to_insist(make_head):
         require_dwi(volume, MM, find_head(volume, MM), "Insist so.")
 
 
+@pytest.mark.slow
 def test_of_real_scans_the_adc_maps_are_told_and_the_dwi_are_not(real_scans):
     for path in sorted((real_scans / "isles-layout").glob("sub-*/*/dwi/*_dwi.nii.gz")):
         dwi, geometry = read(path)

@@ -28,7 +28,11 @@ def unevenness(scan, truth, brain) -> float:
     return ratio.std() / ratio.mean()
 
 
-@pytest.mark.parametrize("shape", [(32, 28, 6), (96, 80, 12), (33, 17, 3), (16, 16, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(32, 28, 6), pytest.param((96, 80, 12), marks=pytest.mark.slow), (33, 17, 3), (16, 16, 3)],
+    ids=str,
+)
 def test_a_known_field_is_found_and_taken_away(shape):
     truth, brain = phantom(shape)
     field = shading(shape)

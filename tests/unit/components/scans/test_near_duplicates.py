@@ -77,7 +77,7 @@ def likeness_of(original: str, copy: np.ndarray, monkeypatch) -> float:
     return value
 
 
-@pytest.mark.sampled(7)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("which", range(48))
 def test_in_every_orientation_a_scan_is_itself(scans, portraits, which, monkeypatch):
     number = which % len(scans)
@@ -119,6 +119,7 @@ def test_a_scan_that_shows_nothing_but_a_few_voxels_is_not_compared():
     assert portrait(scan) is None
 
 
+@pytest.mark.slow
 def test_real_patients_are_told_apart_and_their_copies_found(real_scans, monkeypatch):
     paths = sorted((real_scans / "isles-layout").glob("sub-*/*/dwi/*_dwi.nii.gz"))
     real = [read(path)[0] for path in paths]

@@ -41,6 +41,7 @@ def copy_of(dwi: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> tuple:
     return np.round(3.3 * turned[0] + 40).astype(np.int16), turned[1], np.diag([-1.1, 1.3, 4.0, 1.0])
 
 
+@pytest.mark.slow
 def test_distinct_scans_are_let_through(ran, scans):
     assert ran(originals(scans)).alike == []
 

@@ -48,7 +48,7 @@ print("batches:", len(list(batches_of(Noise()))))
 """
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("characters", "method"), [(40, "fork"), (82, "fork"), (120, "fork"), (82, "forkserver")])
 def test_workers_pass_their_batches_on_wherever_temporary_files_lie(tmp_path, characters, method):
     """82: where a checkout lies 36 characters deep. forkserver: the usual way to start a process in Python 3.14."""

@@ -16,7 +16,7 @@ from pipelines.image_tags import ROOT
 from tests.unit.components.train import ends_early
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("how", "said"),
     [

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.metrics import DiceMetric
 from torch import nn
 
 from components.model.inference import load_model, native_probability
@@ -57,6 +56,8 @@ def test_dice_is_of_the_whole_scan_and_then_the_mean_of_the_scans(slices):
 
 
 def test_dice_of_random_scans_is_monais(slices):
+    from monai.metrics import DiceMetric  # seconds
+
     rng, expected = np.random.default_rng(0), []
     for name in "ABCD":
         image, lesion = rng.normal(size=(5, SIZE, SIZE)), rng.random((5, SIZE, SIZE)) < 0.4

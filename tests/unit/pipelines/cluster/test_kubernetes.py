@@ -37,7 +37,7 @@ def compiled_text(settings: ClusterSettings) -> str:
 def compiled(path: Path, cluster: ClusterSettings = ClusterSettings()) -> tuple[dict, dict]:  # noqa: B008 - it is frozen
     """The executors and their Kubernetes settings, by step."""
     path.write_text(compiled_text(cluster))
-    spec, platform = yaml.safe_load_all(path.read_text())
+    spec, platform = yaml.load_all(path.read_text(), yaml.CSafeLoader)  # ten times as fast as yaml.SafeLoader
     executors = spec["deploymentSpec"]["executors"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     return ({s: executors[f"exec-{s}"]["container"] for s in STEPS}, {s: pods[f"exec-{s}"] for s in STEPS})
