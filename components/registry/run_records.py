@@ -5,7 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from components.artifacts import synthetic
+from components.artifacts.artifact import read_json
 from components.artifacts.cases import Cases
 from components.artifacts.evaluation import OVERLAYS, Comparison, ScanDigests, TestMetrics
 from components.artifacts.split_file import SUBSETS, Split
@@ -18,6 +21,7 @@ TRAINING_COST = ("training_seconds", "training_seconds_taken_over")
 """Metrics: seconds of all epochs, and the seconds among them that an earlier run had trained."""
 MASK_FIELDS = ("case", "truth_voxels", "predicted_voxels", "dice", "lesions_found", "false_lesions")
 """Fields of a test scan that differ if its predicted mask differs."""
+ANY_OBJECT = TypeAdapter(dict[str, Any])
 
 
 def data_tags(cases: Path, split: Path) -> dict[str, str]:
@@ -99,13 +103,15 @@ def record_comparison(run: Run, evaluation: Path) -> None:
 def evaluation_digest(model: Path, evaluation: Path) -> str:
     """Return the SHA-256 over the weights, the facts that decide masks, and the results of the masks.
 
-    Probabilities are left out: their last digit differs between processors, and the model is the same.
+    Probabilities are left out: their last digit differs between processors, and the model is the same. The files are
+    read without their types, so that the digest of a version from older code stays the same.
     """
-    trained, measured = TrainedModel.read(model), TestMetrics.read(evaluation)
+    trained = read_json(model / TrainedModel.FILE, ANY_OBJECT, TrainedModel.WRITTEN_BY)
+    measured = read_json(evaluation / TestMetrics.FILE, ANY_OBJECT, TestMetrics.WRITTEN_BY)
     content = [
         file_sha256(model / WEIGHTS),
-        trained.threshold,
-        trained.training_digest,
-        [[getattr(scan, name) for name in MASK_FIELDS] for scan in measured.cases],
+        trained["threshold"],
+        trained["training_digest"],
+        [[scan.get(name) for name in MASK_FIELDS] for scan in measured.get("cases", [])],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

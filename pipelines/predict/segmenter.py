@@ -1,8 +1,10 @@
 """A registered model, loaded once, and what it makes of one scan after another."""
 
+import ast
 import logging
 import math
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ from components.scans.head import find_head
 from components.scans.modality import require_dwi
 from components.scans.prediction_mark import mark_of_mask, stamped
 from components.scans.volumes import BadVolume, Geometry, file_bytes, nifti_bytes, read_nifti_bytes, require_scan
+from pipelines.image_tags import ROOT
 from pipelines.models.registry import CHAMPION, no_champion
 from pipelines.predict.verified_model import fetch
 from pipelines.target import target
@@ -92,6 +95,7 @@ class Segmenter:
             raise StepError(message)
         try:
             stored, self.uri, tags = fetch(client, uri, Path(self._folder.name), place, digest)
+            _replace_entry_of_older_code(stored)
             self.model = mlflow.pyfunc.load_model(str(stored))
         except (MlflowException, OSError, ImportError) as error:
             raise StepError(
@@ -185,6 +189,22 @@ def _say_if_code_differs(uri: str, tags: dict[str, str]) -> None:
             "%s was registered with other code than this checkout's, which segments here: masks may differ from those "
             "it was measured by. make lineage names the commit.", uri,
         )  # fmt: skip
+
+
+def _replace_entry_of_older_code(model: Path) -> None:
+    """Let a model whose entry file imports modules that this checkout has under other names run with this checkout's.
+
+    The modules of `components` are those of this checkout in any case: see `_say_if_code_differs`.
+    """
+    from mlflow.models import Model
+
+    name = Model.load(str(model)).flavors["python_function"].get("model_code_path")
+    if not name or not (entry := model / Path(name).name).is_file():
+        return
+    imported = {n.module for n in ast.walk(ast.parse(entry.read_bytes())) if isinstance(n, ast.ImportFrom) and n.module}
+    ours = {module for module in imported if module.startswith("components.")}
+    if not all((ROOT / Path(*module.split(".")).with_suffix(".py")).is_file() for module in ours):
+        shutil.copy(ROOT / MODEL, entry)
 
 
 def _b_value_in_training(model) -> float:
