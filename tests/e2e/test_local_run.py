@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -72,10 +71,8 @@ def test_the_first_line_of_training_names_the_device_and_each_later_step_its_own
     assert any(line.startswith("evaluating on ") for line in said["evaluate"])
 
 
-def test_a_second_run_with_nothing_changed_is_quick_and_makes_no_new_version(checkout, scans, first):
-    start = time.perf_counter()
+def test_a_second_run_with_nothing_changed_comes_from_cache_and_makes_no_new_version(checkout, scans, first):
     out = checkout.python("run", "--data", str(scans), "--set", SMALL)
-    assert time.perf_counter() - start < 15
     second = checkout.last_run()
     assert rerun_steps(second) == {"fingerprint"}
     assert second["model"]["version"] == first["model"]["version"]
