@@ -11,6 +11,8 @@ from pipelines.cluster import connect
 from pipelines.cluster.storage import data_address
 from tests.support.kubernetes_stand_in import Kubernetes, fake_kubectl
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 

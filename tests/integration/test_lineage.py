@@ -28,6 +28,8 @@ from pipelines.models import promotion
 from pipelines.models.lineage import lineage
 from tests.support.measured import FOUND
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "base_channels": 4, "epochs": 1, "batch_size": 6, "learning_rate": 5e-3, "weight_decay": 1e-5, "loss": "dice",
     "early_stop_patience": 20, "lesion_free_ratio": 1.0, "aug_hflip_prob": 0.0, "aug_rotate_prob": 0.0,

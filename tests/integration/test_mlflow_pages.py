@@ -12,6 +12,8 @@ from pipelines.summary import links
 from tests.support.browser import launch
 from tests.support.mlflow_login import log_in
 
+pytestmark = pytest.mark.slow
+
 WAIT_MS = 120_000
 OF_GENAI = ("AI Gateway", "Prompts")
 """Entries of the menu beside each page of the GenAI view."""

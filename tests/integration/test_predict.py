@@ -480,6 +480,7 @@ class TestWhatAPersonMade:
         assert segment(tmp_path / "in").keys() == {"a"}
 
 
+@pytest.mark.slow
 class TestAnAlteredModel:
     """Somebody writes into the object storage, and not into the registry's database."""
 

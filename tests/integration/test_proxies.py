@@ -17,6 +17,8 @@ from pipelines.cluster.api import _proxy
 from pipelines.local.services import status, up
 from pipelines.predict.serve import request
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EMPTY = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 

@@ -9,6 +9,8 @@ from components.model.inference import load_model
 from pipelines.models import registry as registered
 from tests.relations import champion as relations
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def state(registry, tmp_path, monkeypatch):

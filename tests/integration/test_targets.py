@@ -21,6 +21,8 @@ from pipelines.image_tags import ROOT
 from pipelines.models import promotion
 from tests.support.kubernetes_stand_in import Kubernetes, fake_kubectl
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 OURS = "s3://dwi-stroke/mlflow"
 NOWHERE = "http://127.0.0.1:9"

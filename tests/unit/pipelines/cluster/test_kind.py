@@ -15,6 +15,8 @@ from pipelines.image_tags import sources_tag
 from tests.unit.manifests.overlays import by_key, containers, documents
 from tests.unit.pipelines.cluster.machine import Machine, scene, workload
 
+pytestmark = pytest.mark.slow
+
 KUBECTL = shutil.which("kubectl")
 TAG = sources_tag()
 OURS = [f"dwi-stroke/{name}:{TAG}" for name in ("components", "mlflow")]
