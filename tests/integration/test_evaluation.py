@@ -60,12 +60,12 @@ def evaluated(inputs, tmp_path, servers_here, monkeypatch):
 @pytest.mark.slow
 def test_the_models_statements_are_measured_and_shown(evaluated):
     model, evaluation, page, run = evaluated
-    facts, measured = load_model(model)[1], json.loads((evaluation / "test_metrics.json").read_text())
+    trained, measured = load_model(model)[1], json.loads((evaluation / "test_metrics.json").read_text())
     patients = measured["summary"]["test_patients"]
 
-    assert facts["temperature"] > 0 and set(facts["seen"]) >= {"slices", "slice_mm", "noise"}
-    assert measured["calibration"]["temperature"] == facts["temperature"]
-    assert measured["volume"]["interval_level"] == facts["volume_interval"]["level"] < 0.9  # too few patients
+    assert trained.temperature > 0 and set(trained.seen) >= {"slices", "slice_mm", "noise"}
+    assert measured["calibration"]["temperature"] == trained.temperature
+    assert measured["volume"]["interval_level"] == trained.volume_interval.level < 0.9  # too few patients
 
     with_lesion = sum(row["patients"] for row in measured["strata"]["lesion volume"].values())
     assert with_lesion + measured["lesion_free"]["patients"] == patients
