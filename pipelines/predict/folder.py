@@ -190,7 +190,7 @@ def _earlier(target: Path, found: Found, probability: bool, overwrite: bool) -> 
             raise StepError(f"{target / name} was changed since make predict made it. {KEEP}")
     for name in sorted(new - old):
         if local_path(target, name).exists() and not (overwrite and RESULT.fullmatch(name)):
-            raise StepError(f"{target / name} is there, and make predict did not make it. {KEEP}")
+            raise StepError(f"{target / name} exists, and make predict did not write it. {KEEP}")
     return old
 
 

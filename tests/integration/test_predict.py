@@ -654,7 +654,7 @@ class TestTheOutputFolder:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "masks").symlink_to(scans)
         before = {path: path.read_bytes() for path in scans.iterdir()}
-        with pytest.raises(StepError, match="outside of its folder"):
+        with pytest.raises(StepError, match="outside its folder"):
             segment(scans)
         assert {path: path.read_bytes() for path in scans.iterdir()} == before
 
