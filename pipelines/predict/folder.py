@@ -25,7 +25,7 @@ PAGE = "predictions.html"
 RESULT = re.compile(r"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz")
 """A file that this command writes into its folder."""
 ELSEWHERE = "Name another OUTPUT."
-KEEP = f"{ELSEWHERE} To lose it, run again with OVERWRITE=1."
+KEEP = f"{ELSEWHERE} To overwrite it, run again with OVERWRITE=1."
 
 
 def predict_folder(
