@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.artifacts.evaluation import TestMetrics
 from components.core import code_closure
 from components.core.errors import StepError
 from components.register.mlflow_logging import input_example, requirements
@@ -43,10 +44,10 @@ def test_the_last_digit_of_a_probability_makes_no_other_lineage(model, evaluatio
     assert first == second
 
 
-def test_an_evaluation_with_an_invalid_field_is_refused_with_file_and_field(model, evaluation):
+def test_an_evaluation_with_an_invalid_field_is_refused_with_file_and_field(evaluation):
     folder = evaluation(cases=[measured.case(1) | {"dice": "high"}])
     with pytest.raises(StepError, match=r"test_metrics\.json: the field cases\.0\.dice is invalid"):
-        evaluation_digest(model(), folder)
+        TestMetrics.read(folder)
 
 
 def test_the_example_is_the_same_every_time():
