@@ -11,7 +11,7 @@ from components.core.text import can_be_shown, composed, look
 SCAN = r"\.(?:nii\.gz|nii|npy)"
 FLAT = re.compile(rf"^(?P<parent>(?:.*/)?)(?P<kind>images|masks)/(?P<stem>[^/]+?)(?P<ending>{SCAN})$", re.IGNORECASE)
 SLICE = re.compile(r"^(.+)_Slice_(\d+)$", re.IGNORECASE)
-"""Single slices, `.npy` only: Patient_XXX_Slice_YYY."""
+"""A single slice (`.npy` only): patient and number, as in Patient_012_Slice_007."""
 SESSION = re.compile(r"^(?P<patient>.+?)_ses-(?P<session>.*)$", re.IGNORECASE | re.DOTALL)
 OWNER = r"^(?P<root>(?:.*/)?)(?P<subject>sub-[^/]+)/(?:(?P<session>ses-[^/]+)/)?"
 BIDS_DWI = re.compile(rf"{OWNER}(?:dwi/)?[^/]+_(?P<kind>dwi|adc)\.nii(?:\.gz)?$", re.IGNORECASE)

@@ -24,26 +24,24 @@ MASK_FIELDS = ("case", "truth_voxels", "predicted_voxels", "dice", "lesions_foun
 ANY_OBJECT = TypeAdapter(dict[str, Any])
 
 
-def data_tags(cases: Path, split: Path) -> dict[str, str]:
+def data_tags(cases: Cases, split: Split) -> dict[str, str]:
     """Return tags of the data: version, digests of the split, and whether the scans are synthetic."""
-    listed, subsets = Cases.read(cases), Split.read(split)
     tags = {
-        "data_version": listed.data_version, "split_digest": subsets.digest, "split_lineage": subsets.history_digest,
+        "data_version": cases.data_version, "split_digest": split.digest, "split_lineage": split.history_digest,
     }  # fmt: skip
-    return tags | (synthetic.TAG if listed.synthetic else {})
+    return tags | (synthetic.TAG if cases.synthetic else {})
 
 
-def data_params(cases: Path, split: Path) -> dict[str, Any]:
+def data_params(cases: Cases, split: Split) -> dict[str, Any]:
     """Return parameters of the data: address, ratios, patients and scans per subset."""
-    listed, subsets = Cases.read(cases), Split.read(split)
     params: dict[str, Any] = {
-        "data_uri": listed.data_uri, "b_value": listed.b_value, "modality_check": listed.modality_check,
+        "data_uri": cases.data_uri, "b_value": cases.b_value, "modality_check": cases.modality_check,
     }  # fmt: skip
     for subset in SUBSETS:
-        params[f"{subset}_ratio"] = subsets.ratios_asked[subset]
-        params[f"{subset}_patients"] = len(subsets.patients[subset])
-        params[f"{subset}_scans"] = len(subsets.cases[subset])
-    return params | {"carry_split": subsets.carry_split}
+        params[f"{subset}_ratio"] = split.ratios_asked[subset]
+        params[f"{subset}_patients"] = len(split.patients[subset])
+        params[f"{subset}_scans"] = len(split.cases[subset])
+    return params | {"carry_split": split.carry_split}
 
 
 @explain_mlflow_errors()
@@ -51,8 +49,9 @@ def record_inputs(run: Run, cases: Path, split: Path, data_report: Path) -> None
     """Log the data of a training: version, split, patient and scan counts, the data report."""
     if run.finished_at:
         return
-    run.log_params(data_params(cases, split))
-    run.set_tags(data_tags(cases, split))
+    listed, subsets = Cases.read(cases), Split.read(split)
+    run.log_params(data_params(listed, subsets))
+    run.set_tags(data_tags(listed, subsets))
     run.log_text(split.read_text(), Split.FILE)
     run.log_text(data_report.read_text(), "data_report.html")
 

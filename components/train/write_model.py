@@ -61,6 +61,6 @@ def _describe(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: 
         decides=key.model,
         training_seconds=sum(seconds),
         training_seconds_taken_over=sum(seconds[: progress.resumed_epochs]),
-        params={**setup.params, **data_params(paths.cases, paths.split)},
-        lineage={**code_tags(), **data_tags(paths.cases, paths.split)},
+        params={**setup.params, **data_params(inputs.cases, inputs.split)},
+        lineage={**code_tags(), **data_tags(inputs.cases, inputs.split)},
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.artifacts.cases import Cases
 from components.artifacts.split_file import Split, split_digest
 from components.artifacts.synthetic import DESCRIPTION
 from components.core.errors import StepError
@@ -52,7 +53,7 @@ class Pipeline:
         run = Run.open(f"training of {parts.read_text()}")
         record_inputs(run, self.folder, parts, self.folder / "split.html")
         run.finish()
-        tags = data_tags(self.folder, parts)
+        tags = data_tags(Cases.read(self.folder), Split.read(parts))
         return self.client.create_model_version(MODEL_NAME, f"runs:/{run.id}/model", run.id, tags)
 
     def run(self, patients: int, seed: int = 42) -> Split:
