@@ -153,7 +153,7 @@ typecheck: $(DEV_INSTALLED) ## develop: check the types (mypy)
 
 parameters: $(DEV_INSTALLED) ## develop: write the parameters of steps, docs and tests from Settings
 	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q tests/unit/components/test_component_parameters.py
-	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q $(wildcard tests/unit/test_docs.py) tests/unit/pipelines/cluster/test_kubernetes.py -k "table_of_parameters or golden"
+	@ACCEPT=1 $(PYTHON) -m pytest -n 0 -q tests/unit/test_docs.py tests/unit/pipelines/cluster/test_kubernetes.py -k "table_of_parameters or golden"
 
 audit: $(DEV_INSTALLED) ## develop: list known faults of the pins (asks the package index)
 	@$(PYTHON) .ci/audit.py

@@ -18,9 +18,9 @@ def identity(folder: Path) -> str:
     return f"{found.st_dev}:{found.st_ino}"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Replace `path` in one step."""
-    write_bytes(path, json.dumps(content, indent=1).encode())
+def write_json(path: Path, content: Any, mode: int = 0o666) -> None:
+    """Replace `path` in one step; `mode` as for `write_bytes`."""
+    write_bytes(path, json.dumps(content, indent=1).encode(), mode)
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:

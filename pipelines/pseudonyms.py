@@ -128,8 +128,7 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: PseudonymNames) -> No
 
     def write_map() -> None:
         content = {"folder": str(folder), "patients": before["patients"] | names.patients, "files": targets}
-        write_json(map_path, content | {"left_out": left_out, "made": made})
-        map_path.chmod(0o600)
+        write_json(map_path, content | {"left_out": left_out, "made": made}, 0o600)
 
     write_map()
     try:

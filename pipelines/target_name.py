@@ -10,7 +10,7 @@ def require_usable(name: str, usable: tuple[str, ...] = ALL) -> None:
     if name not in ALL:
         raise StepError(f"unknown TARGET={name}. Targets: {', '.join(usable)}.")
     if name not in usable:
-        raise StepError(f"TARGET={name} is of no use to this command. It takes TARGET={' or '.join(usable)}.")
+        raise StepError(f"TARGET={name} does not work with this command. Use TARGET={' or '.join(usable)}.")
 
 
 def as_argument(name: str) -> str:

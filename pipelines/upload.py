@@ -61,7 +61,7 @@ def upload(folder: Path, state: Path) -> str:
             raise StepError(f"object storage did not keep the name {lost[0]!r}. Rename the file.")
         if wrong := different(now):
             raise StepError(
-                f"{storage.uri}/{wrong[0]} is listed otherwise than it was left: the listing lags behind, or somebody "
+                f"{storage.uri}/{wrong[0]} differs from what was uploaded: the listing is late, or somebody "
                 "else writes there. Run again in a minute."
             )
     write_json(memory, {key: [*stamp, there[key].etag] for key, stamp in files.items()})

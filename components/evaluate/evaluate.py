@@ -67,14 +67,15 @@ def evaluate(
         StepError: an artifact is missing or invalid, or MLflow does not answer.
     """
     listed, subsets = Cases.read(cases), Split.read(split)
-    tested = [listed.by_name[name] for name in subsets.cases["test"]]
+    by_name = listed.by_name
+    tested = [by_name[name] for name in subsets.cases["test"]]
     for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
     scan_digests(listed, subsets).write(evaluation)
     shutil.copy(split, evaluation / Split.FILE)
 
-    logging.info("evaluating on %s", named(device()))
     network, trained = load_model(model)
+    logging.info("evaluating on %s", named(device()))
     measured = measure_scans(network, trained, cases, tested, evaluation / MASKS)
     results = [scan.result for scan in measured]
     comparison = compare_with_champion(
@@ -94,7 +95,7 @@ def evaluate(
     write_page(metrics, trained, comparison, pictures, page)
 
     run = Run.open(trained.training_digest, evaluation_digest(model, evaluation))
-    record_inputs(run, cases, split, data_report)
+    record_inputs(run, listed, subsets, split, data_report)
     record_training(run, model)
     record_page(run, page)
     record_evaluation(run, model, evaluation)

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-DOWN_SAMPLING = 16
-
 
 class InstanceNorm(nn.InstanceNorm2d):
     """Normalisation over each slice, with a learnt scale and shift; an empty batch is allowed."""

@@ -44,8 +44,8 @@ def decide(client, version, comparison: Comparison, summary: dict[str, float], p
         return version.tags.get("decision", "champion already")
     before = champion and str(champion.version)
     floors = judge_floors(policy.floors, summary)
-    subject = _digest([version.source, champion and champion.source, comparison.model_dump(mode="json"),
-                       floors.numbers, policy.model_dump()])  # fmt: skip
+    compared = comparison.model_dump(mode="json", exclude={"format_version"})
+    subject = _digest([version.source, champion and champion.source, compared, floors.numbers, policy.model_dump()])
     if earlier := next((e for e in reversed(entries) if e.facts["subject"] == subject), None):
         return earlier.facts["words"]
     versions = {str(v.version): v for v in client.search_model_versions(f"name = '{MODEL_NAME}'")}

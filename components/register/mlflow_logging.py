@@ -17,7 +17,7 @@ from components.registry.tracking import Run
 from components.scans.volumes import nifti_bytes
 
 RUNTIME = (
-    "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "tqdm", "mlflow",
+    "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "mlflow",
 )  # fmt: skip
 """Python packages that the model's code imports."""
 

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.artifacts.evaluation import Comparison, ScanDigests, TestMetrics
+from components.artifacts.evaluation import Comparison, TestMetrics
 from components.artifacts.headline import sentence
-from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.artifacts.trained_model import TrainedModel
 from components.core import code_closure
 from components.core.storage import file_sha256
 from components.register import card_text
@@ -23,7 +23,7 @@ from components.registry.evaluation_signature import require_authentic
 from components.registry.ledger import Ledger
 from components.registry.ledger_pairing import require_pair
 from components.registry.mlflow_requests import explain_mlflow_errors, find_or_create
-from components.registry.run_records import evaluation_digest, record_comparison, record_evaluation, record_training
+from components.registry.run_records import record_comparison, record_evaluation, record_training
 from components.registry.tracking import MODEL_NAME, MOST_PIPELINE_RUNS, PIPELINE_RUNS, TRAINING_VIEW, Run
 
 CARD = "model_card"
@@ -56,7 +56,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     card = make_card(load_statement(), model, evaluation, packages())
     require_authentic(ledger.client, model, evaluation)
     trained, metrics = TrainedModel.read(model), TestMetrics.read(evaluation)
-    digest = evaluation_digest(model, evaluation)
+    digest = card.versions.evaluation_digest
 
     run = Run.open(trained.training_digest, digest)
     record_training(run, model)
@@ -68,7 +68,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     is_new = version is None
     if version is None:
         first = sentence(metrics.summary, metrics.synthetic)
-        tags = _version_tags(trained, metrics, model, evaluation) | {
+        tags = _version_tags(trained, metrics, card, model, evaluation) | {
             "card_sha256": _log_card(run, card, first), "evaluation_digest": digest,
         }  # fmt: skip
         version = _create_version(run, model, tags, card_text.description(card, first, _card_link(run)))
@@ -91,15 +91,17 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _version_tags(trained: TrainedModel, metrics: TestMetrics, model: Path, evaluation: Path) -> dict[str, Any]:
+def _version_tags(
+    trained: TrainedModel, metrics: TestMetrics, card: Card, model: Path, evaluation: Path
+) -> dict[str, Any]:
     """Return the tags of a version: its lineage, digests of its files, its main results."""
     return {
         **trained.lineage,
         "training_digest": trained.training_digest,
-        "weights_sha256": file_sha256(model / WEIGHTS),
+        "weights_sha256": card.versions.weights_sha256,
         "facts_sha256": file_sha256(model / TrainedModel.FILE),
         "code_sha256": code_closure.closure_digest(code_closure.MODEL),
-        "cases_sha256": file_sha256(evaluation / ScanDigests.FILE),
+        "cases_sha256": card.versions.cases_sha256,
         "metrics_sha256": file_sha256(evaluation / TestMetrics.FILE),
         "threshold": trained.threshold,
         **{name: metrics.summary[name] for name in SUMMARY_TAGS if name in metrics.summary},

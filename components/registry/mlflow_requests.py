@@ -15,8 +15,10 @@ from components.core.retry import retry
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 DIRECT = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
 """If true, or if MLflow's server may choose, files come directly from its S3. Not every client reaches that S3."""
-CREATE_SECONDS = 15.0
-"""How long `find_or_create` tries."""
+CREATE_SECONDS = 60.0
+"""How long `find_or_create` tries. Longer than one request may take."""
+TRY_AGAIN = {408, 429}
+"""HTTP statuses of a busy server, besides those from 500 on."""
 LOG_EVERY_SECONDS = 30
 Result = TypeVar("Result")
 
@@ -79,19 +81,30 @@ def find_or_create(find: Callable[[], Result | None], create: Callable[[], Resul
     MLflow's own retry would repeat the request without a look, and create a second one.
 
     Raises:
-        MlflowException: every attempt failed for `CREATE_SECONDS`.
+        MlflowException: MLflow refuses the request, or every attempt failed for `CREATE_SECONDS`.
     """
     from mlflow.exceptions import MlflowException
 
     def attempt() -> Result:
         if (found := find()) is not None:
             return found
-        with _without_client_retries():
-            return create()
+        try:
+            with _without_client_retries():
+                return create()
+        except MlflowException:
+            if (found := find()) is not None:  # the request was done, and its answer was lost
+                return found
+            raise
+
+    def may_pass(error: Exception) -> bool:
+        if not isinstance(error, MlflowException):
+            return False
+        status = error.get_http_status_code()
+        return status >= 500 or status in TRY_AGAIN
 
     return retry(
         attempt,
-        may_pass=lambda error: isinstance(error, MlflowException),
+        may_pass=may_pass,
         seconds=CREATE_SECONDS,
         first_pause=1,
         longest_pause=8,

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from components.artifacts import synthetic
 from components.artifacts.artifact import read_json
-from components.artifacts.cases import Cases
+from components.artifacts.cases import REPORT, Cases
 from components.artifacts.evaluation import OVERLAYS, Comparison, ScanDigests, TestMetrics
 from components.artifacts.split_file import SUBSETS, Split
 from components.artifacts.trained_model import CURVE, WEIGHTS, TrainedModel, read_history
@@ -45,15 +45,14 @@ def data_params(cases: Cases, split: Split) -> dict[str, Any]:
 
 
 @explain_mlflow_errors()
-def record_inputs(run: Run, cases: Path, split: Path, data_report: Path) -> None:
+def record_inputs(run: Run, cases: Cases, split: Split, split_file: Path, data_report: Path) -> None:
     """Log the data of a training: version, split, patient and scan counts, the data report."""
     if run.finished_at:
         return
-    listed, subsets = Cases.read(cases), Split.read(split)
-    run.log_params(data_params(listed, subsets))
-    run.set_tags(data_tags(listed, subsets))
-    run.log_text(split.read_text(), Split.FILE)
-    run.log_text(data_report.read_text(), "data_report.html")
+    run.log_params(data_params(cases, split))
+    run.set_tags(data_tags(cases, split))
+    run.log_text(split_file.read_text(), Split.FILE)
+    run.log_text(data_report.read_text(), REPORT)
 
 
 @explain_mlflow_errors()
@@ -109,8 +108,8 @@ def evaluation_digest(model: Path, evaluation: Path) -> str:
     measured = read_json(evaluation / TestMetrics.FILE, ANY_OBJECT, TestMetrics.WRITTEN_BY)
     content = [
         file_sha256(model / WEIGHTS),
-        trained["threshold"],
-        trained["training_digest"],
+        trained.get("threshold"),
+        trained.get("training_digest"),
         [[scan.get(name) for name in MASK_FIELDS] for scan in measured.get("cases", [])],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

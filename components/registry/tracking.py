@@ -195,23 +195,16 @@ def _is_finished(run, evaluation_digest: str) -> bool:
     return has_evaluation and run.info.status == "FINISHED"
 
 
+@explain_mlflow_errors()
 def champion(client):
     """Return the version with the alias champion, None without one.
 
     Raises:
         StepError: MLflow does not answer.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client.search_registered_models(f"name = '{MODEL_NAME}'")
-        version = found[0].aliases.get("champion") if found else None
-        return client.get_model_version(MODEL_NAME, version) if version else None
-    except MlflowException as error:
-        raise StepError(
-            f"MLflow at {mlflow.get_tracking_uri()}: {str(error)[:300]}. Check MLFLOW_TRACKING_URI, or run: make up."
-        ) from error
+    found = client.search_registered_models(f"name = '{MODEL_NAME}'")
+    version = found[0].aliases.get("champion") if found else None
+    return client.get_model_version(MODEL_NAME, version) if version else None
 
 
 def code_tags() -> dict[str, str]:

@@ -120,10 +120,6 @@ def _save_interrupted(setup: Setup, progress: Progress, checkpoints: Checkpoints
     logging.info("stopped by SIGTERM: %s saved, the next try continues from there", saved)
 
 
-def _log_epochs(run: Run, history: list[EpochRow]) -> None:
-    run.log_epochs_in_background(history)
-
-
 def _log_row(row: EpochRow, best_epoch: int, setup: Setup, train_seconds: float) -> None:
     logging.info(
         "epoch %d/%d  train loss %.3f dice %.3f  val loss %.3f dice %.3f%s  lr %.1e  %.1f s  %.1f slices/s",
@@ -131,3 +127,7 @@ def _log_row(row: EpochRow, best_epoch: int, setup: Setup, train_seconds: float)
         " *" if best_epoch == row["epoch"] else "", row["learning_rate"], row["seconds"],
         setup.batches.slices / train_seconds,
     )  # fmt: skip
+
+
+def _log_epochs(run: Run, history: list[EpochRow]) -> None:
+    run.log_epochs_in_background(history)

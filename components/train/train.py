@@ -37,7 +37,7 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
     device = choose_device()
     checkpoints = Checkpoints(key.weights_digest)
     checkpoint = ranks.of_first(checkpoints.load)
-    run = _open_run(key, paths) if ranks.first() else None
+    run = _open_run(key, inputs) if ranks.first() else None
 
     setup = Setup.make(inputs, settings, device, checkpoint)
     if run:
@@ -63,7 +63,7 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
             logging.warning("the training is complete; evaluate logs what MLflow does not have yet. %s", error)
 
 
-def _open_run(key: TrainingKey, paths: TrainingPaths) -> Run:
+def _open_run(key: TrainingKey, inputs: TrainingInputs) -> Run:
     run = Run.open(key.model_digest)
-    record_inputs(run, paths.cases, paths.split, paths.data_report)
+    record_inputs(run, inputs.cases, inputs.split, inputs.paths.split, inputs.paths.data_report)
     return run

@@ -19,7 +19,7 @@ from components.train.training_key import TrainingKey, grid_settings
 from components.train.validation import choose_threshold
 
 
-def write_model(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: Progress) -> TrainedModel:
+def write_model(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: Progress) -> None:
     """Write the best weights, choose the threshold and calibrate with them, and write the rest of the model folder."""
     paths, best = inputs.paths, progress.best
     paths.model.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,6 @@ def write_model(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress
         "best: epoch %d, validation Dice %.3f on the model grid; %.3f in native space at threshold %.2f",
         best.epoch, best.val_dice, native_dice, trained.threshold,
     )  # fmt: skip
-    return trained
 
 
 def _describe(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: Progress) -> TrainedModel:

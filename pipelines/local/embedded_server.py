@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import json
 import os
 import re
 import ssl
@@ -17,7 +16,7 @@ from components.core import port_owner
 from components.core.errors import StepError
 from components.core.loopback import around_proxy, is_here
 from components.core.step import without_logins
-from pipelines.atomic_write import identity, read_json, write_bytes
+from pipelines.atomic_write import identity, read_json, write_json
 from pipelines.local import server_process
 from pipelines.local.server_process import ServerProcess, group_members, stop_group
 from pipelines.ports import HOST, free_port_near, is_free, is_port
@@ -210,9 +209,4 @@ class EmbeddedServer:
     def _record(self, process: ServerProcess | None) -> None:
         self.process = process
         records = read_json(self.records, {}) | {self.name: process and asdict(process)}
-        write_owners_json(self.records, {name: record for name, record in records.items() if record})
-
-
-def write_owners_json(path: Path, content: dict) -> None:
-    """Replace a file in one step; only its owner may read it."""
-    write_bytes(path, json.dumps(content, indent=2).encode(), 0o600)
+        write_json(self.records, {name: record for name, record in records.items() if record}, 0o600)

@@ -16,8 +16,8 @@ from components.core.loopback import is_here
 from components.core.step import without_logins
 from components.core.storage_faults import unknown_profile
 from pipelines import environment
-from pipelines.atomic_write import read_json
-from pipelines.local.embedded_server import ANSWER_SECONDS, EmbeddedServer, write_owners_json
+from pipelines.atomic_write import read_json, write_json
+from pipelines.local.embedded_server import ANSWER_SECONDS, EmbeddedServer
 from pipelines.ports import HOST
 
 NO_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
@@ -58,7 +58,7 @@ class S3(EmbeddedServer):
         path = self.records.with_name("credentials.json")
         if not path.exists():
             key, secret = secrets.token_hex(10), secrets.token_urlsafe(30)
-            write_owners_json(path, {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret})
+            write_json(path, {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}, 0o600)
         return read_json(path)
 
     def _ensure_bucket(self, variables: dict[str, str]) -> None:

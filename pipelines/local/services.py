@@ -29,9 +29,10 @@ def up(state: Path) -> dict[str, str]:
     """
     environment.settle()
     with _lock(state):
-        s3 = S3(state).up()
-        both = s3 | MLflow(state).up(s3)
-        processes = S3(state).in_use(), MLflow(state).in_use()
+        s3, mlflow = S3(state), MLflow(state)
+        settings = s3.up()
+        both = settings | mlflow.up(settings)
+        processes = s3.in_use(), mlflow.in_use()
         own_ports = " ".join(str(process.port) for process in processes if process)
         proxy = around_proxy(both["S3_ENDPOINT_URL"], both["MLFLOW_TRACKING_URI"])
         return both | proxy | {port_owner.OWN_PORTS: own_ports}

@@ -126,9 +126,9 @@ def _show(client, ledger: Ledger, place: str) -> int:
     for what in unchecked:
         print(f"not checked: {what}")
     if not faults and whole:
-        print("The ledger is whole, and replays to what the registry says.")
+        print("The ledger is complete, and agrees with the registry.")
     elif not faults:
-        print("What was checked of the ledger replays to what the registry says.")
+        print("What was checked of the ledger agrees with the registry.")
     return 1 if faults else 0
 
 
@@ -146,7 +146,7 @@ def _disagreement(present, stack: list[str], place: str) -> str:
     says = f"version {present.version} is champion" if present else "no version is champion"
     return (
         f"in the registry {says}, the ledger ends with {f'version {stack[-1]}' if stack else 'none'}: the alias was "
-        f"moved without it. Put on record which one it is to be: {_example(place)}"
+        f"moved without it. Record which one should be champion: {_example(place)}"
     )
 
 

@@ -35,7 +35,7 @@ class Requests:
         taken = 0
         try:
             if "origin" in headers:
-                raise Refusal(403, "web pages are not answered")
+                raise Refusal(403, "requests from web pages are refused")
             self._check_size(int(headers.get("content-length", 0)))
             parts = []
             async for part in _parts(receive):

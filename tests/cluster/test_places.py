@@ -89,10 +89,10 @@ def test_a_promotion_and_a_rollback_leave_registry_and_ledger_in_agreement(versi
     if f"version {version.rpartition('/')[2]} is champion" not in before:
         make("promote", f"MODEL={version}", "REASON=a test of promotion")
     said = make("champion").stdout
-    assert f"version {version.rpartition('/')[2]} is champion" in said and "The ledger is whole" in said
+    assert f"version {version.rpartition('/')[2]} is champion" in said and "The ledger is complete" in said
     back = make("rollback", "REASON=a test of rollback", wanted=None)
     assert back.returncode == 0 or "there was no champion before" in back.stderr
-    assert "The ledger is whole" in make("champion").stdout
+    assert "The ledger is complete" in make("champion").stdout
 
 
 def test_the_clusters_registry_beside_this_machines_ledger_is_refused(run, version):

@@ -1,6 +1,7 @@
 """`make pipeline-run` on a laptop: one run to a registered model, and what a second run does and does not do again."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,12 @@ def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
     assert json.loads((checkout.state / "runs" / first["run_id"] / "summary.json").read_text()) == first
 
 
+def test_the_version_of_a_run_is_followed_to_its_scans(checkout, first):
+    out = checkout.python("lineage", "--model", "models:/dwi-attention-unet/1")  # an exit code of 1 is an error
+    assert re.search(r"^    OK  .* sub-0/ses-0001/dwi/sub-0_ses-0001_dwi\.nii\.gz$", out, re.MULTILINE)
+    assert " 0 CHANGED, 0 NOT REACHED" in out
+
+
 def test_the_first_line_of_training_names_the_device_and_each_later_step_its_own(checkout, first):
     steps = (checkout.state / "runs" / first["run_id"] / "log.txt").read_text().split("=== ")
     said = {step.partition("\n")[0]: step.partition("\n}\n")[2].splitlines() for step in steps}
@@ -106,7 +113,7 @@ def test_a_refused_challenger_comes_from_cache_and_is_not_decided_about_again(ch
 def test_a_person_promotes_it_and_another_run_is_compared_with_it(checkout, scans, second):
     out = checkout.python("promote", "--model", "models:/dwi-attention-unet/2", "--reason", "to see")
     assert "dwi-attention-unet version 2 is champion" in out
-    assert "The ledger is whole, and replays to what the registry says." in out
+    assert "The ledger is complete, and agrees with the registry." in out
     summary = run(checkout, scans)
     assert rerun_steps(summary) == {"fingerprint", "evaluate", "register"}
     assert summary["model"] == {"name": "dwi-attention-unet", "version": "1", "aliases": "challenger"}

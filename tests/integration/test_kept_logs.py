@@ -12,6 +12,8 @@ from pipelines.logs import pipeline_logs
 from tests.support.kubeflow_stand_in import RUN_ID, Kubeflow, Workflow
 from tests.support.kubernetes_stand_in import AFTER_A_STEP, Kubernetes, fake_kubectl
 
+pytestmark = pytest.mark.slow
+
 ARGO = """
 archiveLogs: true
 s3:

@@ -51,7 +51,7 @@ class Pipeline:
         """The split made last, as a version's."""
         parts = self.folder / "split.json"
         run = Run.open(f"training of {parts.read_text()}")
-        record_inputs(run, self.folder, parts, self.folder / "split.html")
+        record_inputs(run, Cases.read(self.folder), Split.read(parts), parts, self.folder / "split.html")
         run.finish()
         tags = data_tags(Cases.read(self.folder), Split.read(parts))
         return self.client.create_model_version(MODEL_NAME, f"runs:/{run.id}/model", run.id, tags)

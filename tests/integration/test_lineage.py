@@ -156,7 +156,6 @@ def test_a_version_is_followed_to_every_scan_and_found_whole(trace, version, sca
     assert re.search(r"(Every link is as it was when this version was registered|Not verified).*$", out)
 
 
-@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("ending", "below", "names"),
     [
@@ -194,7 +193,6 @@ def test_a_file_that_was_added_to_the_code_is_named(trace, version, name):
     assert re.search(r"^CHANGED since registration: its code, all its files$", out, re.MULTILINE), out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -248,7 +246,6 @@ def in_mlflow(here, version):
             client.set_model_version_tag(MODEL_NAME, version.version, tag, value)
 
 
-@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("tag", "value", "names"),
     [
@@ -378,7 +375,6 @@ def test_registering_again_makes_no_new_version_and_leaves_card_and_run(here, ve
     assert mlflow.MlflowClient().get_model_version(MODEL_NAME, version.version).description == version.description
 
 
-@pytest.mark.sampled(9)
 @pytest.mark.parametrize("name", FOUND)
 def test_an_evaluation_without_a_part_is_not_registered(here, version, artifacts, tmp_path, name):
     measured = json.loads((artifacts[1] / "test_metrics.json").read_text())
@@ -389,7 +385,6 @@ def test_an_evaluation_without_a_part_is_not_registered(here, version, artifacts
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("folder", "name", "alter"),
     [

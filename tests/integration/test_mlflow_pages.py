@@ -60,7 +60,6 @@ def page(browser, servers):
     return page
 
 
-@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["run", "model", "card"])
 def test_a_printed_link_opens_the_view_of_model_training(printed, name, page):
     address, word = printed[name]

@@ -164,7 +164,7 @@ def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_t
     assert promotion.champion(tmp_path) == 0
     shown = capsys.readouterr().out
     assert f"no version of {MODEL_NAME} is champion. Version 1: {words}" in shown
-    assert "The ledger is whole, and replays to what the registry says." in shown
+    assert "The ledger is complete, and agrees with the registry." in shown
     with pytest.raises(StepError, match=rf"make promote MODEL=models:/{MODEL_NAME}/1 REASON="):
         Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
     promotion.promote(f"models:/{MODEL_NAME}/1", "seen by us", tmp_path)
@@ -412,7 +412,7 @@ def test_a_person_promotes_with_a_reason_and_rolls_back(client, two, tmp_path, c
     assert {e.facts["who"] for e in Ledger().entries()[2:]} == {"somchai"}
     out = capsys.readouterr().out
     assert "version 2: rolled back to version 1 by somchai: it does not" in out
-    assert "The ledger is whole, and replays to what the registry says." in out
+    assert "The ledger is complete, and agrees with the registry." in out
 
 
 @pytest.mark.slow
@@ -489,7 +489,7 @@ def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, 
     assert promotion.champion(tmp_path) == 1
     out = capsys.readouterr().out
     assert "does not belong to this registry: its authentication code is missing or invalid. Not used" in out
-    assert "somebody" not in out and "The ledger is whole" not in out
+    assert "somebody" not in out and "The ledger is complete" not in out
 
 
 def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_gives_it_up(
@@ -507,13 +507,13 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
             act()
     assert champion(client) == "1" and decisions() == [FIRST, BY_POLICY]
     capsys.readouterr()
-    assert promotion.champion(tmp_path) == 1 and "The ledger is whole" not in capsys.readouterr().out
+    assert promotion.champion(tmp_path) == 1 and "The ledger is complete" not in capsys.readouterr().out
     client.set_registered_model_tag(MODEL_NAME, TAG_OF_MARK, RENEW)
     promotion.promote(f"models:/{MODEL_NAME}/1", "its record is lost", tmp_path)
     out = capsys.readouterr().out
-    assert "not checked: 1 decisions of s3://" in out and "The ledger is whole" not in out
+    assert "not checked: 1 decisions of s3://" in out and "The ledger is complete" not in out
     assert "not checked: the tags of version 2: the decision that they name, " in out
-    assert "What was checked of the ledger replays to what the registry says." in out
+    assert "What was checked of the ledger agrees with the registry." in out
 
 
 def test_a_ledger_without_codes_is_adopted_and_continued(client, two, tmp_path, capsys):
@@ -532,7 +532,7 @@ def test_a_ledger_without_codes_is_adopted_and_continued(client, two, tmp_path, 
     assert promotion.champion(tmp_path) == 0
     promotion.promote(f"models:/{MODEL_NAME}/2", "as it was", tmp_path)
     assert decisions() == [FIRST, REFUSED, BY_PERSON] and champion(client) == "2"
-    assert "The ledger is whole, and replays to what the registry says." in capsys.readouterr().out
+    assert "The ledger is complete, and agrees with the registry." in capsys.readouterr().out
 
 
 @pytest.mark.sampled(3)
@@ -555,7 +555,7 @@ def test_changes_in_the_registry_are_named(client, two, tmp_path, capsys, alter)
     capsys.readouterr()
     assert promotion.champion(tmp_path) == 1
     out = capsys.readouterr().out
-    assert out.count("WRONG: ") == 1 and "The ledger is whole" not in out
+    assert out.count("WRONG: ") == 1 and "The ledger is complete" not in out
 
 
 @pytest.mark.sampled(2)

@@ -550,6 +550,7 @@ def test_a_persons_aws_files_do_not_reach_the_s3_that_is_started_here(content, e
     Storage("s3://dwi-stroke").put("sent", b"a scan")
 
 
+@pytest.mark.slow
 def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp_path, monkeypatch):
     foreign = {
         "MLFLOW_REGISTRY_URI": "sqlite:////nowhere.db", "MLFLOW_TRACKING_TOKEN": "planted", "AWS_PROFILE": "planted",

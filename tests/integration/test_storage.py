@@ -380,7 +380,7 @@ def test_a_listing_that_lags_for_good_is_said(proxy, tmp_path, monkeypatch):
     upload(folder, tmp_path / "state")
     (folder / "a.npy").write_bytes(b"2")
     proxy.plan = lambda request: "stale" if request.is_listing else None
-    with pytest.raises(StepError, match=r"/a\.npy is listed otherwise than it was left"):
+    with pytest.raises(StepError, match=r"/a\.npy differs from what was uploaded"):
         upload(folder, tmp_path / "state")
 
 

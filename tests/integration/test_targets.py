@@ -104,7 +104,7 @@ def test_a_promotion_on_a_cluster_moves_its_alias_and_is_written_into_its_ledger
     assert two.get_registered_model(MODEL_NAME).tags[TAG] == ledger.mark()
     assert on_kind("champion") == 0
     out = capsys.readouterr().out
-    assert f"{MODEL_NAME} version 2 is champion" in out and "The ledger is whole" in out
+    assert f"{MODEL_NAME} version 2 is champion" in out and "The ledger is complete" in out
     assert on_kind("rollback") == 0
     assert two.get_registered_model(MODEL_NAME).aliases["champion"] == "1"
     assert on_kind.forwarded() == {"svc/seaweedfs"}
@@ -174,7 +174,6 @@ sys.exit(command_line.main())
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("direct", "asked"), [(None, False), ("true", True)])
 def test_a_model_comes_through_mlflow_unless_somebody_says_otherwise(servers, champion, put, tmp_path, direct, asked):
     champion(bias=100.0)

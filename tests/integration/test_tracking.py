@@ -95,7 +95,7 @@ def test_a_finished_run_is_found_by_its_evaluation_and_never_written_to_again(kf
         again = Run.open(digest, digest)
         assert again.id == run.id and again.finished_at == before["info"]["end_time"]
         (tmp_path / "comparison.json").write_text('{"another": "champion"}')
-        run_records.record_inputs(again, *(tmp_path / f"{name}.json" for name in ("cases", "split", "page")))
+        run_records.record_inputs(again, *[None] * 2, *(tmp_path / f"{name}.json" for name in ("split", "page")))
         run_records.record_training(again, tmp_path)
         run_records.record_page(again, tmp_path / "page.json")
         run_records.record_comparison(again, tmp_path)

@@ -398,7 +398,7 @@ class TestAWriterOfTheBucket:
             with contextlib.suppress(Exception):
                 promotion.rollback("", house.state)
             moved = client.get_registered_model(MODEL_NAME).aliases.get("champion") != "1"
-            if moved or not refused or "The ledger is whole" in out.getvalue() or "\x1b" in out.getvalue():
+            if moved or not refused or "The ledger is complete" in out.getvalue() or "\x1b" in out.getvalue():
                 followed.append(name)
             campaign.count(f"bucket, forged decisions {'FOLLOWED' if name in followed else 'refused'}")
             client.set_registered_model_alias(MODEL_NAME, "champion", "1")

@@ -98,7 +98,7 @@ def test_an_unknown_target_is_refused_by_every_command(call, command, capsys):
 @pytest.mark.parametrize("command", HERE_ALONE)
 def test_what_is_done_on_this_machine_alone_refuses_a_cluster(call, command, place, capsys):
     assert call(command, "--target", place) == 1
-    assert f"TARGET={place} is of no use to this command" in capsys.readouterr().err
+    assert f"TARGET={place} does not work with this command" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "experiments"])

@@ -49,6 +49,7 @@ def test_compiled_again_it_is_the_same_to_the_byte(path, tmp_path):
     assert (tmp_path / "again.yaml").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_compiled_in_another_process_with_another_hash_seed_it_is_the_same_to_the_byte(path, tmp_path):
     program = f"""
 from pathlib import Path

@@ -7,9 +7,11 @@ import sys
 import time
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, PERMISSION_DENIED
 
 from components.registry import mlflow_requests
-from components.registry.mlflow_requests import DIRECT, log_while_waiting
+from components.registry.mlflow_requests import DIRECT, find_or_create, log_while_waiting
 
 
 @pytest.mark.parametrize(("given", "found"), [({}, "false"), ({DIRECT: "true"}, "true")], ids=["nobody", "somebody"])
@@ -39,4 +41,35 @@ def test_a_long_wait_logs_the_address_and_a_possible_redirect(monkeypatch, caplo
 
 def test_log_lines_come_at_least_every_minute():
     assert mlflow_requests.LOG_EVERY_SECONDS <= 60
-    assert int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")) <= 60
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) <= 60
+
+
+@pytest.fixture
+def store():
+    """store(error) makes what is asked for, and then fails: as a server does whose answer is lost."""
+    made: list[str] = []
+
+    def create(error: MlflowException) -> str:
+        made.append("thing")
+        raise error
+
+    create.made = made
+    return create
+
+
+def test_what_was_made_although_the_answer_was_lost_is_found_even_without_time_for_another_try(store, monkeypatch):
+    monkeypatch.setattr(mlflow_requests, "CREATE_SECONDS", 0.0)
+    lost = MlflowException("timed out", INTERNAL_ERROR)
+    assert find_or_create(lambda: next(iter(store.made), None), lambda: store(lost)) == "thing"
+    assert store.made == ["thing"]
+
+
+def test_a_refusal_is_not_tried_again(store):
+    refusal = MlflowException("not allowed", PERMISSION_DENIED)
+    with pytest.raises(MlflowException, match="not allowed"):
+        find_or_create(lambda: None, lambda: store(refusal))
+    assert store.made == ["thing"]
+
+
+def test_a_try_may_take_as_long_as_a_request():
+    assert int(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) < mlflow_requests.CREATE_SECONDS

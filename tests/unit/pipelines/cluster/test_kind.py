@@ -15,8 +15,6 @@ from pipelines.image_tags import sources_tag
 from tests.unit.manifests.overlays import by_key, containers, documents
 from tests.unit.pipelines.cluster.machine import Machine, scene, workload
 
-pytestmark = pytest.mark.slow
-
 KUBECTL = shutil.which("kubectl")
 TAG = sources_tag()
 OURS = [f"dwi-stroke/{name}:{TAG}" for name in ("components", "mlflow")]
@@ -169,6 +167,7 @@ class TestFromNothing:
         assert machine.current_context() == "the-hospital" and "stays the-hospital" in said
 
 
+@pytest.mark.slow
 class TestAgain:
     def test_where_there_was_no_current_context_the_clusters_own_becomes_it(self, machine, up):
         machine.has(*OURS)
@@ -224,6 +223,7 @@ class TestAgain:
         assert "dwi-stroke/components:another" in machine.state["loaded"]
 
 
+@pytest.mark.slow
 class TestMakingFails:
     @pytest.mark.sampled(4)
     @pytest.mark.parametrize(
@@ -245,6 +245,7 @@ class TestMakingFails:
         assert "pip: no such version" in refused()
 
 
+@pytest.mark.slow
 class TestWaiting:
     @pytest.fixture(autouse=True)
     def installed(self, machine):
@@ -311,6 +312,7 @@ class TestWaiting:
         assert "API server does not answer" in refused()
 
 
+@pytest.mark.slow
 class TestRoom:
     """KFP, Kubernetes and MLflow asked for 1.7 of two CPUs, and the train step for one more."""
 
@@ -338,6 +340,7 @@ class TestRoom:
         assert "0.10 CPUs" in refused()
 
 
+@pytest.mark.slow
 class TestCodeThatChanged:
     def test_the_image_of_the_present_code_is_built_and_loaded_before_a_run(self, machine, up, monkeypatch):
         up()

@@ -34,6 +34,7 @@ def load(folder: Path, name: str, kind: str) -> nib.Nifti1Image:
     return nib.load(path)
 
 
+@pytest.mark.slow
 def test_a_patient_repeats_to_the_byte_whatever_the_size_of_the_set(demo, tmp_path):
     folder, patients = demo
     again = write_demo_scans(tmp_path / "another-name", patients=1, seed=SEED, processes=1)

@@ -70,6 +70,7 @@ def test_the_range_of_synthetic_scans_holds_that_of_real_ones(measured, name):
     assert min(values) <= 1.25 * low and max(values) >= 0.75 * high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REAL.keys() - {"empty"}))
 def test_synthetic_scans_are_no_strangers_to_real_ones(measured, name):
     """The middle half of them lies within half and twice the real range."""
