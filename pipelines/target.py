@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from components.registry import mlflow_requests  # noqa: F401 - its defaults of MLflow's client stay in the environment
 from pipelines.environment import environment_as_before
 from pipelines.target_name import LOCAL, require_usable
 

@@ -15,6 +15,8 @@ from components.core.retry import retry
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 DIRECT = "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD"
 """If true, or if MLflow's server may choose, files come directly from its S3. Not every client reaches that S3."""
+REQUEST_SECONDS = 30
+"""How long MLflow's client waits for one answer, unless the environment says otherwise."""
 CREATE_SECONDS = 60.0
 """How long `find_or_create` tries. Longer than one request may take."""
 TRY_AGAIN = {408, 429}
@@ -24,7 +26,7 @@ Result = TypeVar("Result")
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault(RETRIES, "4")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

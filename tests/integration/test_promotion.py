@@ -456,7 +456,7 @@ def test_an_alias_that_was_moved_by_hand_is_noticed_and_can_be_put_on_record(cli
     client.set_registered_model_alias(MODEL_NAME, "champion", "2")
     assert promotion.champion(tmp_path) == 1
     assert "in the registry version 2 is champion, the ledger ends with version 1" in capsys.readouterr().out
-    with pytest.raises(StepError, match="Put on record"):
+    with pytest.raises(StepError, match="Record which one should be champion"):
         promotion.rollback("", tmp_path)
     promotion.promote(f"models:/{MODEL_NAME}/2", "meant so", tmp_path)
     assert promotion.champion(tmp_path) == 0
