@@ -6,8 +6,8 @@ import numpy as np
 
 from components.artifacts.evaluation import Calibration, CalibrationBin, Review, ScanResult, VolumeAgreement
 from components.core.intervals import FEWEST
+from components.evaluate.calibration_error import expected_calibration_error
 from components.evaluate.metrics import patient_means
-from components.model.calibration import expected_calibration_error
 
 ROUNDING_ML = 1e-6
 """Rounding error of a cube of a cube root, far less than a voxel."""

@@ -22,14 +22,16 @@ from components.evaluate.agreement import (
     review_counts,
     volume_agreement,
 )
+from components.evaluate.calibration_error import reliability
 from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
 from components.evaluate.champion_comparison import compare_with_champion
 from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.report import Pictures, write_page
 from components.evaluate.subgroups import lesion_free, subgroups
 from components.evaluate.threshold_rule_score import measure_rule, rule_summary
-from components.model.calibration import COUNTED, calibrated, reliability
-from components.model.device import device, named
+from components.model.calibration import COUNTED, calibrated
+from components.model.device import device
+from components.model.gpu_advice import device_name
 from components.model.grid import CHANNELS
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
@@ -75,7 +77,7 @@ def evaluate(
     shutil.copy(split, evaluation / Split.FILE)
 
     network, trained = load_model(model)
-    logging.info("evaluating on %s", named(device()))
+    logging.info("evaluating on %s", device_name(device()))
     measured = measure_scans(network, trained, cases, tested, evaluation / MASKS)
     results = [scan.result for scan in measured]
     comparison = compare_with_champion(

@@ -11,19 +11,12 @@ import numpy as np
 from scipy import ndimage
 
 from components.artifacts.trained_model import AverageHead
-from components.core.usual_range import prediction_bound
 from components.scans.head import Head
 from components.scans.left_right import left_right_axis
 
 CELLS = (12, 12, 8)
 """Cells of the head's box: left to right, front to back, along the slices."""
 LEFT_RIGHT, FRONT_BACK, SLICES = 0, 1, 2
-FEWEST = 5
-"""With fewer training heads there is no average."""
-EXCEEDED = 0.005
-"""Probability that a usual scan is flagged, for each of the three limits."""
-ALIKE = 0.5
-"""A scan whose brightness fits this well is never flagged, even if the training scans fit much better."""
 STEP, UNKNOWN = 100, 255
 """Format of the stored average: one byte per cell, in hundredths."""
 
@@ -51,30 +44,10 @@ def portrait(volume: np.ndarray, voxel_mm: tuple[float, float, float] | None, he
         return Portrait(outline, np.where(outline >= 0.5, bright / outline, np.nan))
 
 
-def learn_average(portraits: list[Portrait]) -> AverageHead | None:
-    """Return the average of the training heads, and how well each head fits the average of the others.
-
-    None for fewer than 5 heads.
-    """
-    if len(portraits) < FEWEST:
-        return None
-    outlines = np.stack([p.outline for p in portraits])
-    darker = np.stack([_darker_side(p.brightness) for p in portraits])
-    fits = [_fits(*pair) for pair in zip(outlines, darker, _others(outlines), _others(darker), strict=True)]
-    upright, order, like = (prediction_bound(column, EXCEEDED, lower=True) or 0.0 for column in zip(*fits, strict=True))
-    return AverageHead(
-        outline=_packed(outlines.mean(0)),
-        brightness=_packed(_mean(darker)),
-        upright=min(upright, 0.0),
-        order=min(order, 0.0),
-        like=min(like, ALIKE),
-    )
-
-
 def differences_from_average(head: Portrait, average: AverageHead) -> list[str]:
     """Return how a head differs from the average: upside-down, slices reversed, not a DWI; empty if it does not."""
     cells = _unpacked(average.outline), _unpacked(average.brightness)
-    upright, order, like = _fits(head.outline, _darker_side(head.brightness), *cells)
+    upright, order, like = fits(head.outline, darker_side(head.brightness), *cells)
     reasons = []
     if upright < average.upright:
         reasons.append("looks upside-down: its outline fits the training heads better with front and back swapped")
@@ -90,7 +63,7 @@ def differences_from_average(head: Portrait, average: AverageHead) -> list[str]:
     return reasons
 
 
-def _fits(
+def fits(
     outline: np.ndarray, darker: np.ndarray, average_outline: np.ndarray, average_darker: np.ndarray
 ) -> tuple[float, float, float]:
     """Return how well a head fits an average, from -1 to 1: front and back, top and bottom, brightness.
@@ -119,25 +92,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-12))
 
 
-def _darker_side(brightness: np.ndarray) -> np.ndarray:
+def darker_side(brightness: np.ndarray) -> np.ndarray:
     """Return the darker of each cell and its mirror image: fluid is bright on both sides, a lesion rarely."""
     return np.minimum(brightness, np.flip(brightness, LEFT_RIGHT))
-
-
-def _mean(cells: np.ndarray) -> np.ndarray:
-    """Return the mean over heads; NaN in a cell that fewer than half of them have."""
-    count = np.isfinite(cells).sum(0)
-    return np.where(2 * count >= len(cells), np.nansum(cells, 0) / np.maximum(count, 1), np.nan)
-
-
-def _others(cells: np.ndarray) -> list[np.ndarray]:
-    """Return for each head the mean of all others."""
-    total, count = np.nansum(cells, 0), np.isfinite(cells).sum(0)
-    means = []
-    for own in cells:
-        left = count - np.isfinite(own)
-        means.append(np.where(2 * left >= len(cells) - 1, (total - np.nan_to_num(own)) / np.maximum(left, 1), np.nan))
-    return means
 
 
 def _in_cells(values: np.ndarray) -> np.ndarray:
@@ -152,11 +109,6 @@ def _shares(voxels: int, cells: int) -> np.ndarray:
     low, at = np.arange(cells)[:, None] * voxels / cells, np.arange(voxels)
     covered = np.minimum(low + voxels / cells, at + 1) - np.maximum(low, at)
     return covered.clip(0) * cells / voxels
-
-
-def _packed(cells: np.ndarray) -> str:
-    coded = np.where(np.isfinite(cells), (cells * STEP).round().clip(0, UNKNOWN - 1), UNKNOWN)
-    return base64.b64encode(coded.astype(np.uint8).tobytes()).decode()
 
 
 def _unpacked(text: str) -> np.ndarray:

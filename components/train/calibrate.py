@@ -17,8 +17,8 @@ from components.artifacts.cases import Case
 from components.artifacts.trained_model import HeadLimits, TrainedModel, UsualHeads, VolumeInterval
 from components.core.machine import cpus
 from components.core.usual_range import prediction_bound
-from components.model.average_head import Portrait, learn_average, portrait
-from components.model.calibration import fitted_temperature, histogram
+from components.model.average_head import Portrait, portrait
+from components.model.calibration import histogram
 from components.model.inference import native_probability
 from components.model.lesions import lesion_mask
 from components.model.network import AttentionUNet
@@ -28,6 +28,8 @@ from components.model.uncertainty import SELDOM, WIDE_ABOVE_ML, uncertainty, vol
 from components.scans.head import find_head
 from components.scans.volumes import read
 from components.train.data import GridCase
+from components.train.learn_average_head import learn_average
+from components.train.learn_temperature import fitted_temperature
 
 VOLUME_PERCENT = 90
 """Percent of validation patients whose volume lies in its interval."""

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from components.core.errors import StepError
 from components.core.machine import asked_gpus, cpus
 from components.core.settings import Settings
-from components.model.device import device, in_words, named, unused_gpu
+from components.model.device import device
+from components.model.gpu_advice import describe_device, device_name, unused_gpu
 from components.train import ranks
 from components.train.augment import augmentation
 from components.train.autotune import choose
@@ -59,7 +60,7 @@ class Setup:
         prior = batches.lesion_share(dataset.lesion_pixels, dataset.side)
         learner = Learner(settings, dataset.channels, device, precision, memory_format, batches.per_epoch, prior)
         validation = inputs.grid_cases("val")
-        devices = ranks.devices(named(device))
+        devices = ranks.devices(device_name(device))
         params = {
             **given_settings(settings),
             **grid_settings(inputs.slices),
@@ -69,7 +70,7 @@ class Setup:
             "train_slices_with_lesion": int(dataset.has_lesion.sum()),
             "train_slices_per_epoch": batches.slices,
             "val_slices": sum(len(case.order) for case in validation),
-            "device": named(device),
+            "device": device_name(device),
             "processes": ranks.count(),
             **({"devices": devices} if ranks.together() else {}),
             "precision": precision,
@@ -107,7 +108,7 @@ def choose_device() -> torch.device:
     fewer = (
         f"; this machine has fewer than the {asked} GPUs asked for" if here < asked and chosen.type == "cuda" else ""
     )
-    logging.info("training on %s%s%s", f"{ranks.count()} x " if ranks.together() else "", in_words(), fewer)
+    logging.info("training on %s%s%s", f"{ranks.count()} x " if ranks.together() else "", describe_device(), fewer)
     return chosen
 
 

@@ -76,9 +76,9 @@ class Segmenter:
         os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
         with target(place).tracking(state):
             tags = self._load(uri, place, digest)
-        from components.model.device import in_words
+        from components.model.gpu_advice import describe_device
 
-        logging.info("segmenting on %s", in_words())
+        logging.info("segmenting on %s", describe_device())
         self.synthetic = is_synthetic(tags)
         _say_if_code_differs(self.uri, tags)
         self.columns = self.model.metadata.get_input_schema().input_names()

@@ -21,7 +21,7 @@ from components.core.errors import StepError
 from components.core.storage import Storage, work_bucket
 from components.ingest.discover import discover
 from components.ingest.ingest import check
-from components.model.device import in_words
+from components.model.gpu_advice import describe_device
 from components.model.uncertainty import Assessment
 from components.registry.tracking import MODEL_NAME
 from components.scans.prediction_mark import digest, read_mark
@@ -80,7 +80,7 @@ class TestOneScan:
         said = capsys.readouterr().out
         assert f"{32 * 24 * 5 * 20 / 1000:.2f} mL of lesion (models:/{MODEL_NAME}/{version}, MLflow run " in said
         assert "Research use only" in said
-        assert f"segmenting on {in_words()}" in caplog.messages
+        assert f"segmenting on {describe_device()}" in caplog.messages
 
     def test_probabilities_go_beside_the_mask(self, champion, put, tmp_path):
         champion(bias=100.0)

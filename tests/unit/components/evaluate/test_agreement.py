@@ -14,7 +14,7 @@ from components.evaluate.agreement import (
     review_counts,
     volume_agreement,
 )
-from components.model.calibration import reliability
+from components.evaluate.calibration_error import reliability
 from components.model.uncertainty import volume_interval
 
 LEVEL = 0.9

@@ -11,11 +11,11 @@ from components.artifacts.evaluation import Comparison, Difference, ScanResult, 
 from components.artifacts.trained_model import TrainedModel, VolumeInterval
 from components.core.html_page import embedded
 from components.evaluate.agreement import calibration_errors
+from components.evaluate.calibration_error import reliability
 from components.evaluate.evaluate import collect_metrics
 from components.evaluate.metrics import case_metrics, slice_dices
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
-from components.model.calibration import reliability
 from tests.support.scan_results import scan_result
 
 ALONE = Comparison(champion=None, model=None, reason="there was no champion to compare with")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from components.artifacts.trained_model import AverageHead
-from components.model.average_head import CELLS, Portrait, differences_from_average, learn_average, portrait
+from components.model.average_head import CELLS, Portrait, differences_from_average, portrait
 from components.scans.head import Head
+from components.train.learn_average_head import learn_average
 
 SHAPE = (48, 60, 16)
 MM = (3.5, 3.5, 9.0)

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from components.model import device as devices
-from components.model.device import device, differs_from_cpu, driver, in_words, named, two_steps, unused_gpu
+from components.model import gpu_advice
+from components.model.device import device, differs_from_cpu, two_steps
+from components.model.gpu_advice import describe_device, device_name, driver, unused_gpu
 
 PROPRIETARY = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024
 GCC version:  gcc version 12.2.0 (Debian 12.2.0-14)
@@ -31,8 +33,8 @@ class Machine:
 
     def __init__(self, folder, patch):
         self.folder, self.patch = folder, patch
-        patch.setattr(devices, "DEVICES", folder)
-        patch.setattr(devices, "DRIVER_FILE", folder / "version")
+        patch.setattr(gpu_advice, "DEVICES", folder)
+        patch.setattr(gpu_advice, "DRIVER_FILE", folder / "version")
         patch.setattr("subprocess.run", self._no_program)
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         self.torch("2.13.0+cu130", "13.0")
@@ -68,10 +70,10 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    for remembers in (devices._refusal, differs_from_cpu):
+    for remembers in (devices.cuda_error, differs_from_cpu):
         remembers.cache_clear()
     yield Machine(tmp_path, monkeypatch)
-    for remembers in (devices._refusal, differs_from_cpu):
+    for remembers in (devices.cuda_error, differs_from_cpu):
         remembers.cache_clear()
 
 
@@ -97,7 +99,7 @@ def test_without_either_it_is_unknown(machine):
 def test_a_machine_without_a_gpu_says_the_cpu_and_no_more(machine):
     assert device() == torch.device("cpu")
     assert unused_gpu() == ""
-    assert in_words() == f"cpu, {torch.get_num_threads()} threads"
+    assert describe_device() == f"cpu, {torch.get_num_threads()} threads"
 
 
 def test_a_driver_without_a_device_is_that_of_the_machine_around_a_container(machine):
@@ -116,7 +118,7 @@ def test_a_gpu_that_computes_is_used(machine):
     machine.gpu("580.65.06")
     machine.torch("2.13.0+cu130", "13.0", sees=True, says="")
     assert device() == torch.device("cuda")
-    assert in_words() == named(device()) == "NVIDIA TITAN V"
+    assert describe_device() == device_name(device()) == "NVIDIA TITAN V"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_why_a_gpu_is_not_used_and_which_build_of_pytorch_would_fit(machine, ver
     machine.torch(version, cuda, says=TOO_OLD)
     assert device() == torch.device("cpu")
     assert unused_gpu().startswith("the GPU here is not used: ") and said in unused_gpu()
-    assert "\n" not in unused_gpu() and unused_gpu() in in_words()
+    assert "\n" not in unused_gpu() and unused_gpu() in describe_device()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_apples_gpu_is_used_where_it_learns_what_the_cpu_learns(machine, monkeyp
     learnt = two_steps(torch.device("cpu"))
     monkeypatch.setattr(devices, "two_steps", lambda where: [(1 + 0.01 * (where.type == "mps")) * x for x in learnt])
     assert device() == torch.device("mps")
-    assert in_words() == "Apple GPU (mps)"
+    assert describe_device() == "Apple GPU (mps)"
 
 
 @pytest.mark.parametrize("wrong", [0, 10, -1])

@@ -7,10 +7,11 @@ import pytest
 from scipy.special import expit
 
 from components.artifacts.trained_model import HeadLimits, TrainedModel, UsualHeads, VolumeInterval
-from components.model.average_head import learn_average, portrait
+from components.model.average_head import portrait
 from components.model.calibration import histogram
 from components.model.uncertainty import assess, doubts, uncertainty, volume_interval, wide_interval
 from components.scans.head import Head, find_head
+from components.train.learn_average_head import learn_average
 from tests.support.trained import trained
 
 VOXEL_MM = (2.0, 2.0, 5.0)

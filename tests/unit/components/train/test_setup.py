@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from components.core.errors import StepError
-from components.model import device as devices
+from components.model import gpu_advice
 from components.train import ranks, setup
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -16,7 +16,7 @@ def machine(monkeypatch):
     """machine(where, asked, why): the device, the GPUs asked for, and why a GPU that is here is not used."""
 
     def make(where: torch.device, asked: int, why: str = "") -> None:
-        for module in (setup, devices):
+        for module in (setup, gpu_advice):
             monkeypatch.setattr(module, "device", lambda: where)
             monkeypatch.setattr(module, "unused_gpu", lambda: why)
         monkeypatch.setattr(setup, "asked_gpus", lambda: asked)
