@@ -14,6 +14,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from components.artifacts.metric_labels import METRIC_LABELS
 from components.core.settings import Settings, checked
 from pipelines import presets
 
@@ -237,6 +238,12 @@ def test_the_table_of_parameters_is_that_of_the_settings():
 def test_every_preset_is_named_on_the_page_of_settings():
     spans = {token.content for token in tokens(ROOT / "docs" / "settings.md") if token.type == "code_inline"}
     assert set(presets.names()) - spans == set()
+
+
+@pytest.mark.parametrize("metric", METRIC_LABELS)
+def test_every_metric_is_described(metric):
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    assert re.search(rf"`test_{metric}_(\*|mean)`", page)
 
 
 def test_the_thai_readme_has_the_tables_commands_and_pictures_of_the_english_one():

@@ -11,10 +11,11 @@ import pytest
 
 from pipelines.cluster import argo_retries, run_on_cluster, watch
 from pipelines.image_tags import sources_tag
+from pipelines.pipeline import STEPS
 from tests.support.kubeflow_stand_in import RUN_ID, Workflow
 from tests.support.kubernetes_stand_in import AFTER_A_STEP
 
-ALL = ("fingerprint", "ingest", "preprocess", "split", "train", "evaluate", "register")
+N = len(STEPS)
 
 
 def begun(*steps: str, **last) -> Workflow:
@@ -27,13 +28,13 @@ def begun(*steps: str, **last) -> Workflow:
 
 def test_a_run_shows_each_step_and_ends_with_the_summary(kind_run, kubeflow, capsys, last_run, tmp_path):
     kubeflow.stages = [
-        *[("RUNNING", begun(*ALL[: n + 1], phase="Running")) for n in range(len(ALL))],
-        ("SUCCEEDED", begun(*ALL)),
+        *[("RUNNING", begun(*STEPS[: n + 1], phase="Running")) for n in range(len(STEPS))],
+        ("SUCCEEDED", begun(*STEPS)),
     ]
     assert kind_run("--set", "epochs=2") == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == f"kube context kind-dwi-stroke, Kubeflow Pipelines {kubeflow.url}"
-    at = [out.index(f"[{n}/7] {step}\n      succeeded in 12.0 s\n") for n, step in enumerate(ALL, start=1)]
+    at = [out.index(f"[{n}/{N}] {step}\n      succeeded in 12.0 s\n") for n, step in enumerate(STEPS, start=1)]
     assert at == sorted(at)
     assert "dwi-attention-unet version 1 (challenger)\n  champion stays, says now\n  on 5 held-out patients" in out
     assert "Dice, all patients 0.500 (95 % interval 0.500 to 0.500)" in out
@@ -87,14 +88,14 @@ def test_pipeline_and_version_say_on_kubeflows_page_what_they_are(kind_run, kube
 def test_with_nothing_changed_it_says_so(kind_run, kubeflow, capsys, last_run):
     kubeflow.created_at = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)  # the version is older than the run
     workflow = Workflow().step("fingerprint")
-    for step in ALL[1:5]:
+    for step in STEPS[1:5]:
         workflow.step(step, cached=True, seconds=0)
     kubeflow.stages = [("SUCCEEDED", workflow.step("evaluate").step("register"))]
     assert kind_run() == 0
     out = capsys.readouterr().out
-    assert "[5/7] train\n      from cache\n" in out
+    assert f"[5/{N}] train\n      from cache\n" in out
     assert "Nothing changed: every step came from cache, dwi-attention-unet stays at version 1." in out
-    assert {name for name, step in last_run()["steps"].items() if step["cached"]} == set(ALL[1:5])
+    assert {name for name, step in last_run()["steps"].items() if step["cached"]} == set(STEPS[1:5])
 
 
 def test_the_last_line_is_a_command_that_works_as_it_stands(kind_run, cluster, kubeflow, tracking, monkeypatch, capsys):
@@ -125,7 +126,7 @@ def test_steps_side_by_side_are_told_apart(kind_run, kubeflow, capsys):
         ("SUCCEEDED", side_by_side("Succeeded", "Succeeded")),
     ]
     kind_run()
-    lines = "[3/7] preprocess\n[4/7] split\n      succeeded in 5.0 s\n      preprocess succeeded in 30.0 s\n"
+    lines = f"[3/{N}] preprocess\n[4/{N}] split\n      succeeded in 5.0 s\n      preprocess succeeded in 30.0 s\n"
     assert lines in capsys.readouterr().out
 
 
@@ -141,7 +142,7 @@ def test_a_failure_ends_with_the_pods_log_its_events_and_the_steps_own_words(
     kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", "preprocess", "split", phase="Failed"))]
     assert kind_run() == 1
     out, err = capsys.readouterr()
-    assert "[4/7] split\n      failed in 12.0 s\n" in out
+    assert f"[4/{N}] split\n      failed in 12.0 s\n" in out
     assert "      3 labelled patients\n" in out
     assert "Warning BackOff: Back-off restarting failed container" in out and "Normal" not in out
     assert not any(noise in out for noise in ("launcher", "level=INFO", "KFP Executor", "parameterValues", "warnings"))
@@ -211,7 +212,9 @@ def test_a_step_tried_again_says_why(kind_run, kubeflow, kubernetes, capsys):
     ]
     assert kind_run() == 0
     out = capsys.readouterr().out
-    assert "[2/7] ingest\n      try 2; the previous try failed: s3://b: access was denied.\n      succeeded in" in out
+    assert (
+        f"[2/{N}] ingest\n      try 2; the previous try failed: s3://b: access was denied.\n      succeeded in" in out
+    )
 
 
 def test_why_a_pod_waits_is_told_once_while_it_waits(kind_run, kubeflow, kubernetes, capsys):
@@ -333,7 +336,7 @@ def test_a_run_terminated_on_the_cluster_was_stopped_and_did_not_fail(
     assert kind_run() == 1
     out, err = capsys.readouterr()
     assert "the run was stopped on the cluster" in err
-    assert "[2/7] ingest\n      stopped in 12.0 s\n" in out and "[3/7]" not in out
+    assert f"[2/{N}] ingest\n      stopped in 12.0 s\n" in out and f"[3/{N}]" not in out
     assert "case 3 of 20" not in out and "SIGTERM" not in out + err
     assert last_run()["status"] == "stopped" and last_run()["steps"].keys() == {"fingerprint", "ingest"}
     assert last_run()["steps"]["ingest"]["state"] == "stopped"
@@ -346,7 +349,10 @@ def test_a_run_that_failed_is_failed_in_mlflow_and_lists_no_step_that_never_bega
     mlflow_run.client.update_run(mlflow_run.id, status="RUNNING")
     kubeflow.stages = [("FAILED", begun("fingerprint", "ingest", phase="Failed"))]
     assert kind_run() == 1
-    assert "[3/7]" not in capsys.readouterr().out and last_run()["steps"].keys() == {"fingerprint", "ingest"}
+    assert f"[3/{N}]" not in capsys.readouterr().out and last_run()["steps"].keys() == {
+        "fingerprint",
+        "ingest",
+    }
     assert last_run()["status"] == "failed" and mlflow_run.status() == "FAILED"
 
 
