@@ -19,9 +19,9 @@ from components.core.loopback import is_here
 from components.core.retry import retry
 from components.core.storage import file_sha256
 from pipelines.cluster.steps import OVER
+from pipelines.cluster.timeouts import TIMEOUT_SECONDS
 
 RETRY_SECONDS, FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 90, 0.5, 10
-TIMEOUT_SECONDS = (10, 60)  # to connect, to answer
 PAGE_SIZE, NEWEST_RUNS = 100, 200
 WITHOUT_PLUGIN = {"mlflow": {"disabled": True}}
 """Disables KFP's own MLflow plugin: the steps log to MLflow themselves, and its default address does not exist."""

@@ -18,7 +18,8 @@ from components.core.errors import StepError
 from components.core.kubernetes_errors import error_text
 from components.core.storage import Storage
 from pipelines.cluster.argo_retries import CONFIG_MAP
-from pipelines.cluster.connect import TIMEOUT_SECONDS, Connection
+from pipelines.cluster.connect import Connection
+from pipelines.cluster.timeouts import TIMEOUT_SECONDS
 from pipelines.pipeline import NAME
 
 LAUNCHER, ROOT = "kfp-launcher", "v2/artifacts"

@@ -9,6 +9,8 @@ import yaml
 from kubernetes.client import CoreV1Api
 from kubernetes.client.rest import ApiException
 
+from pipelines.cluster.timeouts import TIMEOUT_SECONDS
+
 CONFIG_MAP = "workflow-controller-configmap"
 WANTED = {
     "limit": "2",
@@ -21,7 +23,6 @@ NOT_RETRIED = {
     "OnFailure": "A step whose pod is deleted or whose node is lost is",
     "OnTransientError": "Failed steps are",
 }
-TIMEOUT_SECONDS = (10, 60)  # to connect, and to wait for an answer
 
 
 def note(core: CoreV1Api | None, namespace: str) -> str | None:

@@ -28,7 +28,6 @@ NO_LOGIN = "no login: every user of this machine can start and remove runs there
 TARGETS = ("kind", "cluster")
 OURS = "dwi-stroke"
 KFP_UI, MLFLOW = ("ml-pipeline-ui", 80, 8880), ("mlflow", 5000, 5500)  # service, its port, the preferred local port
-TIMEOUT_SECONDS = (10, 60)  # to connect to an API server, and to wait for its answer
 IN_CLUSTER = re.compile(r"(?P<service>[a-z0-9-]+)\.(?P<namespace>[a-z0-9-]+)(?P<domain>\.svc(\.[a-z0-9.-]+)?)?")
 
 
@@ -66,7 +65,7 @@ class Connection:
         """Return MLflow's address. Without MLFLOW_TRACKING_URI, clients of this process get the cluster's login."""
         if self._mlflow_uri and self.target != "kind":
             return self._mlflow_uri
-        use_login(self)
+        use_login(self.core, self.namespace, self.context)
         if self._mlflow_uri:
             return self._mlflow_uri
         url = self._page(OURS, *MLFLOW)

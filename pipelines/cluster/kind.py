@@ -21,14 +21,14 @@ import yaml
 from components.core.errors import StepError
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.cluster import argo_retries, prerequisites
-from pipelines.cluster.connect import NO_LOGIN
+from pipelines.cluster.connect import KIND, NO_LOGIN
 from pipelines.cluster.free_resources import room_for_steps
 from pipelines.cluster.programs import kubectl, output_of, run_shown, succeeds
 from pipelines.cluster.ready import wait_until_ready
 from pipelines.image_tags import ROOT, sources_tag
 from pipelines.ports import HOST, is_free
 
-NAME, CONTEXT, NODE = "dwi-stroke", "kind-dwi-stroke", "dwi-stroke-control-plane"
+NAME, CONTEXT, NODE = "dwi-stroke", KIND["context"], "dwi-stroke-control-plane"
 KIND_CONFIG = ROOT / "manifests" / "kind" / "cluster.yaml"
 KFP_VERSION, KFP_SOURCES = "2.17.0", "https://github.com/kubeflow/pipelines"
 KFP_PARTS = ("cluster-scoped-resources", "env/platform-agnostic")

@@ -7,12 +7,12 @@ from kubernetes.client import CoreV1Api, V1Pod
 from components.core import pod_diagnosis
 from components.core.step import ERROR_MARK
 from pipelines.cluster.step_log_lines import own_lines
+from pipelines.cluster.timeouts import TIMEOUT_SECONDS
 from pipelines.pipeline import STEPS
 
 LAST_LINES = 30
 READ_LINES = 500
 """Lines to read for LAST_LINES of the step itself: KFP adds many lines at the end."""
-TIMEOUT_SECONDS = (10, 60)  # to connect, and to wait for an answer
 
 
 def pods_of(core: CoreV1Api, namespace: str, run_id: str) -> list[V1Pod]:

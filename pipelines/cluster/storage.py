@@ -11,7 +11,7 @@ from components.core.errors import StepError
 from components.core.kubernetes_errors import error_text
 from pipelines.cluster.connect import Connection
 from pipelines.cluster.kubernetes import CONFIG_MAP, S3_SECRET
-from pipelines.cluster.run_pods import TIMEOUT_SECONDS
+from pipelines.cluster.timeouts import TIMEOUT_SECONDS
 from pipelines.demo.default_scans import demo_scans
 from pipelines.environment import S3_ADDRESS, settle_without
 from pipelines.upload import upload

@@ -46,6 +46,7 @@ def test_the_code_keeps_every_rule(checkout):
         ("components/train/train.py", "import pipelines.summary", "pipelines"),
         ("components/train/train.py", "import kfp.dsl", "kfp"),
         ("pipelines/cluster/api.py", "import pipelines.local.services", "each other"),
+        ("components/scans/geometry.py", "def f():\n    import components.scans.volumes", "circle"),
     ],
 )
 def test_an_import_against_a_rule_is_found(module, line, rule, checkout):
