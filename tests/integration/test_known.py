@@ -117,6 +117,7 @@ def test_older_data_after_grown_ones_forget_nobody(pipeline):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_of_other_code_the_newest_split_is_extended(pipeline, monkeypatch):
     found = pipeline.run(12)
     assert pipeline.history(12) == ""
@@ -131,6 +132,7 @@ def test_a_version_whose_run_holds_no_split_is_skipped(pipeline):
     assert pipeline.history(22) == found.history_digest
 
 
+@pytest.mark.slow
 def test_a_split_from_before_there_were_histories_is_extended_by_name(pipeline):
     old = {"patients": {"train": ["P001", "P002"], "val": ["P003"], "test": ["P004", "P005"]}}
     old["digest"] = split_digest(old["patients"])
@@ -206,12 +208,14 @@ def test_a_registered_split_that_was_lost_stops_the_next_one(pipeline):
         pipeline.history(12)
 
 
+@pytest.mark.slow
 def test_a_version_registered_by_hand_is_skipped(pipeline, versionless):
     first = pipeline.run(12)
     versionless.create_model_version(MODEL_NAME, "s3://dwi-stroke/mlflow/model")
     assert pipeline.run(12) == first
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_the_same_data_at_another_address_are_extended(pipeline):
     pipeline.run(12)

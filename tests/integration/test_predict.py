@@ -335,6 +335,7 @@ class TestFolder:
         assert "no lesion predicted" in (tmp_path / "out" / "predictions.html").read_text()
         assert "1 without a lesion" in caplog.text
 
+    @pytest.mark.slow
     def test_a_champion_from_before_intervals_serves_and_leaves_them_unknown(
         self, old_champion, put, segment, tmp_path
     ):

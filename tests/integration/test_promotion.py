@@ -144,6 +144,7 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
     }
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("short", "text"),
@@ -211,6 +212,7 @@ class TestSyntheticVersions:
         assert text.startswith("promoted over version 1, which learnt from synthetic scans alone: 12 test patients of")
         assert champion(client) == "2" and decisions() == [FIRST, BY_POLICY]
 
+    @pytest.mark.slow
     def test_one_from_patients_below_the_floors_does_not(self, client, demo, register):
         text = settle(client, register(2), compared(0.2, 0.9), summary=WORSE_THAN_RULE)
         assert text.startswith("champion stays version 1: Dice 0.240, not better") and champion(client) == "1"
@@ -224,6 +226,7 @@ class TestSyntheticVersions:
         assert text == "champion stays version 1: it learnt from synthetic scans alone, and version 1 from patients"
         assert champion(client) == "1"
 
+    @pytest.mark.slow
     def test_it_does_not_become_champion_if_a_version_from_patients_failed(self, client, register):
         settle(client, register(1), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
         text = settle(client, register(2, synthetic=True), compared(0.9, 0.0, synthetic=True))
@@ -234,6 +237,8 @@ class TestSyntheticVersions:
         settle(client, register(2, synthetic=True), compared(0.56, 0.5, synthetic=True), summary=WORSE_THAN_RULE)
         assert champion(client) == "2"
 
+    @pytest.mark.slow
+    @pytest.mark.slow
     def test_only_a_person_makes_a_rolled_back_version_champion_again_over_it(self, client, demo, register, tmp_path):
         second = register(2)
         settle(client, second, compared(0.5, 0.0))
@@ -302,6 +307,7 @@ def test_a_champion_that_learnt_from_the_test_patients_refuses_every_challenger(
     assert champion(client) == "1"
 
 
+@pytest.mark.slow
 def test_a_champion_of_another_frozen_test_refuses_every_challenger(client, two):
     text = settle(client, two[1], compared(0.9, 0.5, PATIENTS | {"test": TEST[1:]}))
     assert "these are not the frozen test patients: 1 of version 1's are not among them" in text
@@ -321,6 +327,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
@@ -379,6 +386,7 @@ def test_a_decision_that_a_kill_cut_short_is_carried_out_by_the_retry(client, tw
     assert champion(client) == "2" and len(decisions()) == 2
 
 
+@pytest.mark.slow
 def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(client, two, tmp_path):
     client.delete_registered_model_alias(MODEL_NAME, "champion")
     text = settle(client, two[1], compared(0.9, 0.5))
@@ -390,6 +398,7 @@ def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(clien
         Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_new_registry_with_an_old_ledger_starts_again(client, two, register):
     settle(client, two[1], compared(0.56, 0.5))
     client.delete_registered_model(MODEL_NAME)
@@ -430,6 +439,7 @@ def test_only_a_person_makes_a_rolled_back_version_champion_again(client, two, t
     assert champion(client) == "2"
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("model", "reason", "text"),
@@ -462,6 +472,7 @@ def test_an_alias_that_was_moved_by_hand_is_noticed_and_can_be_put_on_record(cli
     assert promotion.champion(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_the_last_decision_is_missed_too_where_it_was_removed(client, two, tmp_path, capsys):
     settle(client, two[1], compared(0.45, 0.5))
     Ledger().storage.delete([Ledger().entries()[-1].key])
@@ -475,6 +486,7 @@ def put_into_bucket(facts: dict, **other) -> None:
     Ledger().storage.put(entry.key, blob)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
 def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
@@ -516,6 +528,7 @@ def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_g
     assert "What was checked of the ledger agrees with the registry." in out
 
 
+@pytest.mark.slow
 def test_a_ledger_without_codes_is_adopted_and_continued(client, two, tmp_path, capsys):
     settle(client, two[1], compared(0.45, 0.5))
     storage = Ledger().storage

@@ -405,6 +405,7 @@ while True:
         process.wait()
 
 
+@pytest.mark.slow
 def test_who_takes_the_port_while_a_server_starts_is_sent_nothing(env, other, tmp_path, monkeypatch, squatter, capsys):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
     port = free_port()
@@ -420,6 +421,7 @@ def test_who_takes_the_port_while_a_server_starts_is_sent_nothing(env, other, tm
     assert received.read_bytes() == b"" and not group_members(records(other)["mlflow"]["pid"])
 
 
+@pytest.mark.slow
 def test_who_takes_the_port_of_a_server_that_lives_on_is_named_and_sent_nothing(
     env, other, tmp_path, monkeypatch, squatter, capsys
 ):
@@ -551,6 +553,7 @@ def test_a_persons_aws_files_do_not_reach_the_s3_that_is_started_here(content, e
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp_path, monkeypatch):
     foreign = {
         "MLFLOW_REGISTRY_URI": "sqlite:////nowhere.db", "MLFLOW_TRACKING_TOKEN": "planted", "AWS_PROFILE": "planted",
@@ -574,6 +577,7 @@ def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
         up(other)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_service_that_dies_while_starting_shows_the_end_of_its_log(env, other, tmp_path, monkeypatch):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
@@ -606,6 +610,7 @@ def test_damaged_state_is_named(env, other):
     (other / "services.json").unlink()
 
 
+@pytest.mark.slow
 def test_two_at_once_start_one(env, other, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", env["MLFLOW_TRACKING_URI"])
     monkeypatch.setenv("S3_PORT", str(free_port()))
@@ -646,6 +651,7 @@ def test_the_folder_by_another_path_is_the_same_folder(env, state, tmp_path):
     assert status(tmp_path / "link")
 
 
+@pytest.mark.slow
 def test_a_server_of_a_package_that_was_upgraded_is_started_again(env, other, tmp_path, monkeypatch):
     export(monkeypatch, {name: env[name] for name in env if name.startswith("MLFLOW_")})
     monkeypatch.setenv("S3_PORT", str(free_port()))
@@ -672,6 +678,7 @@ def orphaned(env, other, monkeypatch, capsys):
         os.killpg(shell.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, capsys):
     assert not status(other)

@@ -79,6 +79,7 @@ def test_what_is_put_is_listed_with_size_and_comes_back(storage, tmp_path):
     assert (tmp_path / "ก/scan 1.npy").read_bytes() == b"thai"
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_objects_are_all_listed_and_deleted(storage, tmp_path):
     for i in range(1010):
         (tmp_path / f"{i:04d}").write_bytes(b"1")

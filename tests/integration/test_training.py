@@ -134,6 +134,7 @@ def test_each_part_of_the_recipe_is_in_mlflow_and_the_model_loads_with_its_norm(
     assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < SETTINGS["learning_rate"] / 10
 
 
+@pytest.mark.slow
 def test_a_falling_rate_leaves_early_stopping_as_it_is(train, checkpoints, monkeypatch):
     monkeypatch.setattr("components.train.learn.selection_score", lambda rows, selection: 1 / len(rows))
     model = train("early", launch, schedule="poly", epochs=9, early_stop_patience=2)
@@ -186,6 +187,7 @@ def only_run(pipeline_run: str):
     return run
 
 
+@pytest.mark.slow
 def test_what_only_cuts_otherwise_takes_the_finished_weights_and_is_a_run_of_its_own(
     train, checkpoints, monkeypatch, caplog
 ):
@@ -213,6 +215,7 @@ def test_what_only_cuts_otherwise_takes_the_finished_weights_and_is_a_run_of_its
     assert curves[0] == curves[1] and [step for step, _ in curves[1]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_the_weights_cost_is_known_of_every_run_that_has_them(train, checkpoints):
     for name, more in (("plain cost", {}), ("cut cost", CUT)):
         train(name, launch, seed=6, **more)

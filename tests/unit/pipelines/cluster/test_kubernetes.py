@@ -191,6 +191,7 @@ def test_the_train_step_alone_goes_to_the_gpu(tmp_path):
     assert not any({"nodeSelector", "tolerations"} & set(pods[step]) for step in STEPS if step != "train")
 
 
+@pytest.mark.slow
 def test_more_gpus_get_more_cores_and_memory(tmp_path):
     one, four = (compiled(tmp_path / "p.yaml", ClusterSettings(gpus=gpus))[0]["train"]["resources"] for gpus in (1, 4))
     assert (one["accelerator"]["resourceCount"], four["accelerator"]["resourceCount"]) == ("1", "4")
