@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from components.artifacts.split_file import Split
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.step import ended_by_sigterm
@@ -31,7 +32,8 @@ def train_on_nodes(paths: TrainingPaths, settings: Settings) -> None:
     Raises:
         StepError: a node failed or cannot start, or Kubeflow Trainer is not installed or not permitted.
     """
-    plan = NodePlan.from_environment()
+    held_out = Split.read(paths.split).held_out
+    plan = NodePlan.from_environment(held_out.fold if held_out else 0)
     if settings.batch_size < plan.nodes * plan.gpus:
         raise StepError(f"batch_size={settings.batch_size} is too small for {plan.nodes} x {plan.gpus} GPUs. "
                         f"Raise it to {plan.nodes * plan.gpus} or more, or use fewer.")  # fmt: skip
@@ -68,20 +70,22 @@ class NodePlan:
     namespace: str
     pod: str
     pod_uid: str
+    fold: int = 0
+    """Of a cross-validation; 0 without folds."""
 
     @classmethod
-    def from_environment(cls) -> "NodePlan":
+    def from_environment(cls, fold: int = 0) -> "NodePlan":
         """Read the plan from the variables that the pipeline sets in the step's pod."""
         e = os.environ
         return cls(
             int(e["TRAIN_NODES"]), int(e["TRAIN_GPUS"]), e["TRAIN_IMAGE"], json.loads(e["TRAIN_RESOURCES"]),
-            e["KFP_RUN_ID"], e["POD_NAMESPACE"], e["POD_NAME"], e["POD_UID"],
+            e["KFP_RUN_ID"], e["POD_NAMESPACE"], e["POD_NAME"], e["POD_UID"], fold,
         )  # fmt: skip
 
     @property
     def name(self) -> str:
         """Name of the TrainJob. A run's id has 36 characters, so the names of its pods stay below 63."""
-        return f"dwi-train-{self.run}"
+        return f"dwi-fold{self.fold}-{self.run}" if self.fold else f"dwi-train-{self.run}"
 
     def owners(self) -> list[dict]:
         """Return the owner references: Kubernetes deletes the TrainJob with the step's pod."""
