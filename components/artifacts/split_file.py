@@ -34,13 +34,13 @@ def count_folds(subsets: dict[str, list[str]]) -> int:
     return len(subsets) if fold_name(1) in subsets else 1
 
 
-def tested_patients(subsets: dict[str, list[str]]) -> set[str]:
+def patients_tested(subsets: dict[str, list[str]]) -> set[str]:
     """Return the patients on whom a model is tested: the test set, or the patients of all folds."""
     names = ["test"] if count_folds(subsets) == 1 else list(subsets)
     return {patient for name in names for patient in subsets[name]}
 
 
-def learnt_patients(subsets: dict[str, list[str]]) -> set[str]:
+def patients_learnt(subsets: dict[str, list[str]]) -> set[str]:
     """Return the patients whom no part of a model is tested on: those of train and val; nobody with folds."""
     return {*subsets["train"], *subsets["val"]} if count_folds(subsets) == 1 else set()
 

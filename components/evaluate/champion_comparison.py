@@ -10,7 +10,7 @@ from torch import nn
 
 from components.artifacts.artifact import read_json
 from components.artifacts.evaluation import Comparison, Difference, ScanResult
-from components.artifacts.split_file import RegisteredSplit, Split, split_digest, tested_patients
+from components.artifacts.split_file import RegisteredSplit, Split, patients_tested, split_digest
 from components.artifacts.synthetic import is_synthetic
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core.errors import StepError
@@ -87,7 +87,7 @@ def compare_with_champion(
     differences = {metric: _difference(pairs[metric]) for metric in pairs}
     dice = differences["dice"]
     interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
-    count, all_of_them = len(pairs["dice"]), len(tested_patients(subsets))
+    count, all_of_them = len(pairs["dice"]), len(patients_tested(subsets))
     some = f", on the {count} of {all_of_them} patients that neither has seen" if count < all_of_them else ""
     logging.info("Dice %+.3f (%s) with the new model%s%s", dice.mean, interval, some, reason and f"; but {reason}")
     return comparison.model_copy(update={"reason": reason, "pairs": pairs, "differences": differences})

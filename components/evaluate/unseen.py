@@ -10,9 +10,9 @@ from components.artifacts.split_file import (
     RegisteredSplit,
     count_folds,
     fold_name,
-    learnt_patients,
+    patients_learnt,
+    patients_tested,
     subset_names,
-    tested_patients,
 )
 from components.artifacts.trained_model import TrainedModel
 
@@ -49,7 +49,7 @@ def unseen_patients(
         now: The patients of the present split.
         images: Patient to the SHA-256 of the voxels of each scan: renamed patients are recognised by them.
     """
-    tested = tested_patients(now)
+    tested = patients_tested(now)
     if then is None or (not trained.networks and count_folds(now) == 1):
         return [UnseenPatients(network, trained, tested)]
     subsets_of = _earlier_subsets(then, tested, images)
@@ -77,8 +77,8 @@ def unfair_test_reason(name: str, now: Subsets, then: Subsets | None) -> str:
     """
     if then is None:
         return f"the training patients of {name} are unknown: its MLflow run has no split.json of its own"
-    test = tested_patients(now)
-    if count_folds(now) == 1 and (seen := test & learnt_patients(then)):
+    test = patients_tested(now)
+    if count_folds(now) == 1 and (seen := test & patients_learnt(then)):
         return f"{name} was trained or tuned on {len(seen)} of these {len(test)} test patients"
     if count_folds(then) == 1 and (gone := set(then["test"]) - test):
         return f"these are not the frozen test patients: {len(gone)} of {name}'s are not among them"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.artifacts.headline import LOOKED_AT
-from components.artifacts.split_file import Split, tested_patients
+from components.artifacts.split_file import Split, patients_tested
 from components.core.html_page import render
 
 MOST_NAMES = 500
@@ -50,7 +50,7 @@ def write_page(split: Split, synthetic: bool, page: Path) -> None:
             synthetic=synthetic,
             subsets=subsets,
             most=MOST_NAMES,
-            tested=len(tested_patients(split.patients)),
+            tested=len(patients_tested(split.patients)),
             random_seed=split.random_seed,
             digest=split.digest,
             linked=split.linked,
