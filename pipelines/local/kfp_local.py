@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
 from kfp import components, local
+from kfp.dsl import PipelineTask
 from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
@@ -90,7 +91,7 @@ class LocalRun:
         """
         definition = self.folder / "pipeline.yaml"
         images = {step: self.image(base_step(step)) for step in steps_with(self.folds)}
-        compile_to(definition, images, folds=self.folds)
+        compile_to(definition, images, _one_after_the_other(), folds=self.folds)
         workspace = self.folder / "tmp"
         workspace.mkdir(exist_ok=True)
         logging.disable(logging.INFO)
@@ -200,6 +201,18 @@ class LocalRun:
 
     def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)
+
+
+def _one_after_the_other() -> Callable[[str, PipelineTask], None]:
+    """Return a function that puts the networks of a cross-validation in their order: here one step runs at a time."""
+    trained: list[PipelineTask] = []
+
+    def wait_for_earlier(step: str, task: PipelineTask) -> None:
+        if base_step(step) == "train":
+            task.after(*trained)
+            trained.append(task)
+
+    return wait_for_earlier
 
 
 @contextlib.contextmanager
