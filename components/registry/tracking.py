@@ -178,6 +178,7 @@ class Run:
         tags = self.client.get_run(self.id).data.tags
         return tag in tags and value in (None, tags[tag])
 
+    @explain_mlflow_errors()
     def finish(self, status: str = "FINISHED") -> None:
         """End the run. A run that finished before keeps its end time."""
         self.client.set_terminated(self.id, status, end_time=self.finished_at)

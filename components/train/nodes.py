@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.artifacts.split_file import Split
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.step import ended_by_sigterm
@@ -32,8 +31,7 @@ def train_on_nodes(paths: TrainingPaths, settings: Settings) -> None:
     Raises:
         StepError: a node failed or cannot start, or Kubeflow Trainer is not installed or not permitted.
     """
-    held_out = Split.read(paths.split).held_out
-    plan = NodePlan.from_environment(held_out.fold if held_out else 0)
+    plan = NodePlan.from_environment()
     if settings.batch_size < plan.nodes * plan.gpus:
         raise StepError(f"batch_size={settings.batch_size} is too small for {plan.nodes} x {plan.gpus} GPUs. "
                         f"Raise it to {plan.nodes * plan.gpus} or more, or use fewer.")  # fmt: skip
@@ -70,16 +68,17 @@ class NodePlan:
     namespace: str
     pod: str
     pod_uid: str
-    fold: int = 0
-    """Of a cross-validation; 0 without folds."""
+    fold: str = ""
+    """Of a cross-validation, whose folds train side by side; "" without folds."""
 
     @classmethod
-    def from_environment(cls, fold: int = 0) -> "NodePlan":
+    def from_environment(cls) -> "NodePlan":
         """Read the plan from the variables that the pipeline sets in the step's pod."""
         e = os.environ
         return cls(
             int(e["TRAIN_NODES"]), int(e["TRAIN_GPUS"]), e["TRAIN_IMAGE"], json.loads(e["TRAIN_RESOURCES"]),
-            e["KFP_RUN_ID"], e["POD_NAMESPACE"], e["POD_NAME"], e["POD_UID"], fold,
+            e["KFP_RUN_ID"], e["POD_NAMESPACE"], e["POD_NAME"], e["POD_UID"],
+            e.get("TRAIN_FOLD", ""),
         )  # fmt: skip
 
     @property

@@ -11,7 +11,7 @@ from kfp.dsl import PipelineTask
 from components.core.errors import StepError
 from components.registry.tracking import TOKEN
 from pipelines.image_tags import ROOT, sources_tag
-from pipelines.pipeline import base_step, compile_to, folds_asked, steps_with
+from pipelines.pipeline import TRAIN_FOLDS, base_step, compile_to, folds_asked, steps_with
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
@@ -133,12 +133,12 @@ class ClusterSettings:
         if step in ("evaluate", "register"):  # the champion or the registry may have changed since
             task.set_caching_options(False)
         if trains and self.nodes > 1:
-            self._request_nodes(task)
+            self._request_nodes(step, task)
         elif trains:
             kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
             self._place_on_gpu(task)
 
-    def _request_nodes(self, task: PipelineTask) -> None:
+    def _request_nodes(self, step: str, task: PipelineTask) -> None:
         """Give the step its request for Kubeflow Trainer, and the identity of its pod."""
         cpu, memory = NEEDS["train"].cpu, NEEDS["train"].memory
         resources = {
@@ -147,6 +147,8 @@ class ClusterSettings:
         }
         task.set_env_variable("TRAIN_NODES", str(self.nodes)).set_env_variable("TRAIN_GPUS", str(self.gpus))
         task.set_env_variable("TRAIN_IMAGE", self._image("trainer"))
+        if step in TRAIN_FOLDS:
+            task.set_env_variable("TRAIN_FOLD", str(1 + TRAIN_FOLDS.index(step)))
         task.set_env_variable("TRAIN_RESOURCES", json.dumps(resources))
         for name, field in {"POD_NAMESPACE": "namespace", "POD_NAME": "name", "POD_UID": "uid"}.items():
             kubernetes.use_field_path_as_env(task, name, f"metadata.{field}")

@@ -75,9 +75,10 @@ def test_the_train_step_of_each_fold_has_all_that_a_train_step_has(tmp_path):
 def test_on_several_nodes_the_step_of_each_fold_only_watches(tmp_path):
     several = ClusterSettings("registry.example.org/stroke", 2, nodes=2, folds=3)
     containers, _ = compiled(tmp_path / "p.yaml", several)
-    for step in TRAIN_FOLDS[:3]:
+    for fold, step in enumerate(TRAIN_FOLDS[:3], start=1):
         assert "accelerator" not in containers[step]["resources"]
-        assert {"name": "TRAIN_NODES", "value": "2"} in containers[step]["env"]
+        environment = {variable["name"]: variable["value"] for variable in containers[step]["env"]}
+        assert (environment["TRAIN_NODES"], environment["TRAIN_FOLD"]) == ("2", str(fold))
 
 
 def test_every_step_has_requests_limits_a_time_limit_and_a_user_that_is_not_root(tmp_path):
