@@ -64,9 +64,9 @@ def compare_with_champion(
         learnt = "patients, and these are synthetic scans" if synthetic else "synthetic scans alone"
         return comparison.model_copy(update={"reason": f"{name} learnt from {learnt}", "pairs": {}})
     logging.info("the champion, %s, on the same patients", name)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as split_folder:
         try:
-            then = _download_split(champion, Path(folder))
+            then = _download_split(champion, Path(split_folder))
             if model is not None and _has_files_of(champion, model):
                 theirs = results
             else:
