@@ -35,6 +35,7 @@ ONLY ?=
 SECONDS_EACH ?= 300
 SEED ?= 1
 BASE_PYTHON ?=
+FOLDS ?=
 STATE ?=
 
 VENV := .venv
@@ -52,11 +53,11 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON STATE
+export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON FOLDS STATE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
 
-pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="epochs=5"] [TARGET=kind]
+pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="..."] [FOLDS=5] [TARGET=kind]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
 experiments: $(INSTALLED) ## models: compare presets over seeds [PRESETS="n4 loss"] [SEEDS=3]

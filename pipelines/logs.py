@@ -8,7 +8,7 @@ from pipelines.cluster.connect import TARGETS, connect
 from pipelines.cluster.pod_logs import print_pod_logs
 from pipelines.local.run_lock import is_running
 from pipelines.local.run_log import LOG, newest_run, print_log
-from pipelines.pipeline import STEPS
+from pipelines.pipeline import EVERY_STEP, STEPS
 
 
 def pipeline_logs(run: str, step: str, follow: bool, target: str, state: Path, raw: bool = False) -> int:
@@ -19,8 +19,9 @@ def pipeline_logs(run: str, step: str, follow: bool, target: str, state: Path, r
     Raises:
         StepError: no such run or step, or its log is gone.
     """
-    if step and step not in STEPS:
-        raise StepError(f"unknown STEP '{step}'. Steps: {', '.join(STEPS)}.")
+    if step and step not in EVERY_STEP:
+        more = "with FOLDS also train-fold-1, ..., ensemble"
+        raise StepError(f"unknown STEP '{step}'. Steps: {', '.join(STEPS)}; {more}.")
     try:
         summary = _find_run(run, target, state)
         if "kfp_run_id" not in summary:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from components.artifacts.headline import in_words, not_better
+from components.artifacts.headline import in_words, not_better, out_of_fold
 from components.artifacts.metric_labels import METRIC_LABELS
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.atomic_write import write_json
@@ -53,6 +53,8 @@ def show(summary: dict, state: Path) -> None:
         print(f"  {'false alarms':<18} in {alarms * free:.0f} of {free:g} without a lesion")
     if "test_rule_dice_mean" in metrics:
         print(f"  {'rule, no network':<18} Dice {in_words(metrics, 'test_rule_dice')}")
+    if "test_folds" in metrics:
+        print(f"  {out_of_fold(metrics['test_folds'])}")
     if count < 10:
         print("  These patients are too few for any conclusion.")
     if summary["synthetic"]:

@@ -1,5 +1,6 @@
 """The evaluation: evaluate writes a folder with test metrics, the comparison with the champion, masks and pictures."""
 
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -9,6 +10,8 @@ from components.artifacts.cases import Source
 
 MASKS = "masks"
 """Folder with the predicted mask of each test scan."""
+FOLDS = "folds"
+"""Folder with the metrics of each fold of a cross-validation: fold-1.json, ..., in the form of `TestMetrics`."""
 OVERLAYS = "test_predictions"
 """Folder with pictures of test slices: scan, truth and prediction."""
 Count = Annotated[int, Field(ge=0)]
@@ -146,6 +149,16 @@ class TestMetrics(Artifact):
     volume: VolumeAgreement
     review: Review
     cases: list[ScanResult]
+
+
+def read_folds(evaluation: Path) -> dict[str, TestMetrics]:
+    """Return fold to its metrics, from the folder of an evaluation; empty without a cross-validation.
+
+    Raises:
+        StepError: a file is invalid.
+    """
+    files = sorted((evaluation / FOLDS).glob("*.json"), key=lambda file: int(file.stem.rpartition("-")[2]))
+    return {file.stem: TestMetrics.read(file) for file in files}
 
 
 class Difference(Finite):

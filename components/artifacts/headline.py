@@ -36,6 +36,14 @@ def not_better(numbers: Numbers) -> str:
     return "" if numbers.get("test_better_than_rule", 1) else against_rule(numbers)
 
 
+def out_of_fold(folds: float) -> str:
+    """Return how the numbers of a cross-validation were obtained."""
+    return (
+        f"These numbers are out-of-fold: of {folds:.0f} networks, each patient was predicted by the one that had not "
+        "seen the patient. The model is the mean of these networks, which was never tested itself."
+    )
+
+
 def sentence(numbers: Numbers, synthetic: bool) -> str:
     """Return the first sentences of the model card and the registry: Dice, comparison with the rule, intended use."""
     patients, free = numbers["test_patients"], numbers.get("test_patients_lesion_free", 0)
@@ -45,6 +53,8 @@ def sentence(numbers: Numbers, synthetic: bool) -> str:
     else:
         sentences = [f"Dice {in_words(numbers, 'test_dice')} on {patients:.0f} {group}"]
     sentences[0] += ": it says nothing about real ones." if synthetic else "."
+    if folds := numbers.get("test_folds"):
+        sentences.append(out_of_fold(folds))
     if verdict := against_rule(numbers):
         sentences.insert(0 if not_better(numbers) else 1, verdict)
     return " ".join([*sentences, "Research use only."])

@@ -5,13 +5,44 @@ Some fields have older names in the file (`lineage`, `people`, `carried_from`, `
 
 import hashlib
 import json
-from typing import Any, ClassVar
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from components.artifacts.artifact import Artifact, Record
+from components.core.errors import StepError
 
 SUBSETS = ("train", "val", "test")
+FEWEST_FOLDS, MOST_FOLDS = 3, 10
+"""In a cross-validation one fold is held out, one validates, and at least one trains."""
+
+
+def fold_name(fold: int) -> str:
+    """Return the name of a fold, from 1: it is a subset of the patients."""
+    return f"fold-{fold}"
+
+
+def subset_names(folds: int) -> tuple[str, ...]:
+    """Return the subsets of a split: train, val and test, or the folds of a cross-validation."""
+    return SUBSETS if folds == 1 else tuple(fold_name(fold) for fold in range(1, folds + 1))
+
+
+def count_folds(subsets: dict[str, list[str]]) -> int:
+    """Return the number of folds of a split, given its subsets; 1 for train, val and test."""
+    return len(subsets) if fold_name(1) in subsets else 1
+
+
+def patients_tested(subsets: dict[str, list[str]]) -> set[str]:
+    """Return the patients on whom a model is tested: the test set, or the patients of all folds."""
+    names = ["test"] if count_folds(subsets) == 1 else list(subsets)
+    return {patient for name in names for patient in subsets[name]}
+
+
+def patients_learnt(subsets: dict[str, list[str]]) -> set[str]:
+    """Return the patients whom no part of a model is tested on: those of train and val; nobody with folds."""
+    return {*subsets["train"], *subsets["val"]} if count_folds(subsets) == 1 else set()
 
 
 class AssignedPatient(Record):
@@ -67,8 +98,21 @@ class EarlierVersion(Record):
     """Number of patients of this split who keep their subset."""
 
 
+class HeldOutFold(Record):
+    """The fold that one network of a cross-validation is tested on."""
+
+    fold: int
+    """From 1."""
+    folds: int
+    split_digest: str
+    """Digest of the split into folds."""
+
+
 class Split(Artifact):
-    """The patients and cases of each subset."""
+    """The patients and cases of each subset. The subsets are train, val and test, or the folds of a cross-validation.
+
+    Invalid if a patient or a case is in two subsets.
+    """
 
     FILE: ClassVar[str] = "split.json"
     WRITTEN_BY: ClassVar[str] = "split"
@@ -92,6 +136,60 @@ class Split(Artifact):
     digest: str
     """SHA-256 of `patients` (see `split_digest`)."""
     history_digest: str = Field(validation_alias="lineage_digest", serialization_alias="lineage_digest")
+    held_out: HeldOutFold | None = None
+    """Of a split for one network of a cross-validation (see `of_fold`)."""
+
+    @model_validator(mode="after")
+    def _subsets_are_disjoint(self) -> Self:
+        for what, subsets in (("patient", self.patients), ("case", self.cases)):
+            counts = Counter(name for names in subsets.values() for name in names)
+            if twice := sorted(name for name, count in counts.items() if count > 1):
+                where = " and ".join(subset for subset, names in subsets.items() if twice[0] in names)
+                raise ValueError(f"the {what} {twice[0]} is in {where}: a network would be tested on what it learnt")
+        return self
+
+    @property
+    def folds(self) -> int:
+        """Return the number of folds; 1 for train, val and test."""
+        return count_folds(self.patients)
+
+    def require_held_out(self, digests: Sequence[str | None]) -> None:
+        """Check that the n-th network was trained without fold n: `digests` are those of the networks' splits.
+
+        Raises:
+            StepError: a network was trained with another split, or their number is not that of the folds.
+        """
+        if len(digests) != self.folds:
+            raise StepError(f"the split has {self.folds} folds, and there are {len(digests)} networks. Run all steps.")
+        for fold, digest in enumerate(digests, start=1):
+            if digest != self.of_fold(fold).digest:
+                raise StepError(
+                    f"the network of fold {fold} was not trained without this fold of this split, so it may have "
+                    "learnt from patients that it is tested on. Run all steps again."
+                )
+
+    def of_fold(self, fold: int) -> "Split":
+        """Return the split of the network that holds out this fold, from 1.
+
+        The fold is its test set. The next one (after the last fold the first one) validates. All others train.
+        """
+        validating = fold % self.folds + 1
+        subset_of = {name: "train" for name in self.patients}
+        subset_of |= {fold_name(validating): "val", fold_name(fold): "test"}
+
+        def merged(parts: dict[str, list[str]]) -> dict[str, list[str]]:
+            return {s: sorted(name for part, names in parts.items() if subset_of[part] == s for name in names)
+                    for s in SUBSETS}  # fmt: skip
+
+        patients, total = merged(self.patients), sum(map(len, self.patients.values()))
+        asked = {s: sum(share for part, share in self.ratios_asked.items() if subset_of[part] == s) for s in SUBSETS}
+        digest = split_digest(patients)
+        changed = {
+            "patients": patients, "cases": merged(self.cases), "ratios_asked": asked, "digest": digest,
+            "ratios_reached": {s: len(names) / total for s, names in patients.items()},
+            "held_out": HeldOutFold(fold=fold, folds=self.folds, split_digest=self.digest),
+        }  # fmt: skip
+        return self.model_copy(update=changed)
 
 
 class RegisteredSplit(Record):

@@ -1,5 +1,7 @@
 """The trained model: train writes `model.json` beside the weights, and the registered model keeps both."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -107,3 +109,15 @@ class TrainedModel(Artifact):
     seen: dict[str, tuple[float, float]] | None = None
     """Lowest and highest of each measure of the scans that it learnt from."""
     heads: UsualHeads | None = None
+    networks: list["TrainedModel"] = Field(default_factory=list)
+    """The networks of an ensemble, by their fold. `WEIGHTS` then holds the file of each. Empty for one network."""
+
+
+def digest_of(decides: dict[str, Any]) -> str:
+    """Return the SHA-256 of values that determine a training."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def ensemble_decides(decides: dict[str, Any], split_digest: str, folds: int) -> dict[str, Any]:
+    """Return all that determines an ensemble, from what determines any network of it: only their splits differ."""
+    return {**decides, "split": split_digest, "folds": folds}

@@ -2,47 +2,53 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
+from torch import nn
 
 from components.artifacts.artifact import read_json
 from components.artifacts.evaluation import Comparison, Difference, ScanResult
-from components.artifacts.split_file import RegisteredSplit, Split, split_digest
+from components.artifacts.split_file import RegisteredSplit, Split, patients_tested, split_digest
 from components.artifacts.synthetic import is_synthetic
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core.errors import StepError
 from components.core.intervals import paired_interval
 from components.core.storage import file_sha256
 from components.evaluate.metrics import SUMMARISED, patient_means
+from components.evaluate.unseen import Subsets, unfair_test_reason, unseen_patients
 from components.model.inference import load_model
-from components.model.network import AttentionUNet
 from components.registry import tracking
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import model_digest
 from components.scans.volumes import BadVolume
 
-Subsets = dict[str, list[str]]
-"""Subset to patients."""
+Measure = Callable[[nn.Module, TrainedModel, set[str]], Sequence[ScanResult]]
+"""`measure(network, trained, patients)` returns the results of another model on the test scans of these patients."""
 
 
 def compare_with_champion(
     results: Sequence[ScanResult],
     subsets: Subsets,
-    measure: Callable[[AttentionUNet, TrainedModel], Sequence[ScanResult]],
+    measure: Measure,
     synthetic: bool,
     model: Path | None = None,
+    images: Mapping[str, set[str]] | None = None,
 ) -> Comparison:
     """Measure the champion on the test scans of `results`, and pair both by patient.
+
+    If one of the two is an ensemble of a cross-validation, each patient is predicted by a network that has not seen the
+    patient, and patients without such a network are left out.
 
     Args:
         results: Of the new model.
         subsets: The patients of the new model's split.
-        measure: `measure(network, trained)` returns the results of another model on the same scans.
+        measure: Measures another model on the same scans.
         synthetic: Whether these scans are synthetic. Then a champion that learnt from patients is not compared, nor the
             other way round.
         model: The folder of the new model. A champion with the same files is not measured again.
+        images: Patient to the SHA-256 of the voxels of each scan.
 
     Raises:
         StepError: MLflow does not answer.
@@ -58,10 +64,15 @@ def compare_with_champion(
         learnt = "patients, and these are synthetic scans" if synthetic else "synthetic scans alone"
         return comparison.model_copy(update={"reason": f"{name} learnt from {learnt}", "pairs": {}})
     logging.info("the champion, %s, on the same patients", name)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as split_folder:
         try:
-            same = model is not None and _has_files_of(champion, model)
-            theirs = results if same else measure(*load_model(_download(champion, Path(folder))))
+            then = _download_split(champion, Path(split_folder))
+            if model is not None and _has_files_of(champion, model):
+                theirs = results
+            else:
+                network, trained = load_model(_download(champion, Path(folder)))
+                unseen = unseen_patients(network, trained, then, subsets, images or {})
+                theirs = [scan for part in unseen for scan in measure(part.network, part.trained, part.patients)]
             pairs = pairs_by_patient(results, theirs)
         except Exception as error:  # a broken champion must not stop the evaluation of the new model
             tracking.champion(mlflow.MlflowClient())  # raises if MLflow is down: then it is not the champion's fault
@@ -69,11 +80,16 @@ def compare_with_champion(
             logging.warning("the champion, %s, cannot be evaluated on these patients: %s", name, cause)
             reason = f"{name} cannot be evaluated on these patients: {cause}"
             return comparison.model_copy(update={"reason": reason})
-        reason = unfair_test_reason(name, subsets, _download_subsets(champion, Path(folder)))
+        reason = unfair_test_reason(name, subsets, then.patients if then else None)
+    if not pairs:
+        reason = reason or f"{name} has seen every test patient in each network that could predict the patient"
+        return comparison.model_copy(update={"reason": reason, "pairs": {}})
     differences = {metric: _difference(pairs[metric]) for metric in pairs}
     dice = differences["dice"]
     interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
-    logging.info("Dice %+.3f (%s) with the new model%s", dice.mean, interval, reason and f"; but {reason}")
+    count, all_of_them = len(pairs["dice"]), len(patients_tested(subsets))
+    some = f", on the {count} of {all_of_them} patients that neither has seen" if count < all_of_them else ""
+    logging.info("Dice %+.3f (%s) with the new model%s%s", dice.mean, interval, some, reason and f"; but {reason}")
     return comparison.model_copy(update={"reason": reason, "pairs": pairs, "differences": differences})
 
 
@@ -87,22 +103,6 @@ def pairs_by_patient(
         if both := {patient: (new[patient], old[patient]) for patient in new if patient in old}:
             pairs[metric] = both
     return pairs
-
-
-def unfair_test_reason(name: str, now: Subsets, then: Subsets | None) -> str:
-    """Return why the test patients of `now` are no fair test of a model with the split `then`; "" if they are.
-
-    New test patients that neither model has seen are fair. A patient who left the test set, or from whom the model
-    learnt, is not.
-    """
-    if then is None:
-        return f"the training patients of {name} are unknown: its MLflow run has no split.json of its own"
-    test = set(now["test"])
-    if seen := test & {*then["train"], *then["val"]}:
-        return f"{name} was trained or tuned on {len(seen)} of these {len(test)} test patients"
-    if gone := set(then["test"]) - test:
-        return f"these are not the frozen test patients: {len(gone)} of {name}'s are not among them"
-    return ""
 
 
 def _difference(pairs: dict[str, tuple[float, float]]) -> Difference:
@@ -144,8 +144,8 @@ def _has_files_of(champion, model: Path) -> bool:
     return all(champion.tags.get(tag) == file_sha256(model / name) for tag, name in files.items())
 
 
-def _download_subsets(champion, folder: Path) -> Subsets | None:
-    """Return the patients of the champion's split; None if its run does not hold the registered split."""
+def _download_split(champion, folder: Path) -> RegisteredSplit | None:
+    """Return the champion's split; None if its run does not hold the registered split."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -153,7 +153,10 @@ def _download_subsets(champion, folder: Path) -> Subsets | None:
         path = mlflow.artifacts.download_artifacts(
             run_id=champion.run_id, artifact_path=Split.FILE, dst_path=str(folder)
         )
-        patients = read_json(Path(path), TypeAdapter(RegisteredSplit), Split.WRITTEN_BY).patients
+        split = read_json(Path(path), TypeAdapter(RegisteredSplit), Split.WRITTEN_BY)
     except (MlflowException, OSError, StepError):
         return None
-    return patients if split_digest(patients) == champion.tags.get("split_digest") else None
+    if split_digest(split.patients) != champion.tags.get("split_digest"):
+        return None
+    known = split.history is None or split.history.digest == champion.tags.get("split_lineage")
+    return split if known else split.model_copy(update={"history": None})

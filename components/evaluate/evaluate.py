@@ -8,11 +8,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from torch import nn
 
 from components.artifacts.cases import Case, Cases
-from components.artifacts.evaluation import MASKS, OVERLAYS, OverlayCases, ScanResult, TestMetrics
+from components.artifacts.evaluation import FOLDS, MASKS, OVERLAYS, OverlayCases, ScanResult, TestMetrics
 from components.artifacts.headline import against_rule, in_words
-from components.artifacts.split_file import Split
+from components.artifacts.split_file import Split, subset_names
 from components.artifacts.trained_model import TrainedModel
 from components.core.step import progress
 from components.evaluate.agreement import (
@@ -35,7 +36,6 @@ from components.model.gpu_advice import device_name
 from components.model.grid import CHANNELS
 from components.model.inference import load_model, predict_volume
 from components.model.lesions import lesion_mask
-from components.model.network import AttentionUNet
 from components.model.uncertainty import assess
 from components.registry.evaluation_signature import authenticate
 from components.registry.run_records import (
@@ -60,17 +60,18 @@ def evaluate(
     """Measure the model on the test scans, compare it with the champion, draw the page, and log to MLflow.
 
     The folder `evaluation` gets `test_metrics.json`, `comparison.json`, `cases.json` (digests of the scans),
-    `split.json`, `pictures.json`, the predicted masks, pictures of slices, and an authentication code of them all.
+    `split.json`, `pictures.json`, the predicted masks, pictures of slices, and an authentication code of them all. With
+    folds, each patient is predicted by the network that held out the patient's fold, and the folder `folds` gets the
+    results of each fold.
 
     Returns:
         The summary: metric name to value.
 
     Raises:
-        StepError: an artifact is missing or invalid, or MLflow does not answer.
+        StepError: an artifact is missing or invalid, a network was not trained without its fold, or MLflow does not
+            answer.
     """
     listed, subsets = Cases.read(cases), Split.read(split)
-    by_name = listed.by_name
-    tested = [by_name[name] for name in subsets.cases["test"]]
     for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
     scan_digests(listed, subsets).write(evaluation)
@@ -78,23 +79,32 @@ def evaluate(
 
     network, trained = load_model(model)
     logging.info("evaluating on %s", device_name(device()))
-    measured = measure_scans(network, trained, cases, tested, evaluation / MASKS)
+    tests = held_out_tests(network, trained, subsets, listed)
+    tested = [case for test in tests for case in test.cases]
+    by_test = [measure_scans(test.network, test.trained, cases, test.cases, evaluation / MASKS) for test in tests]
+    measured = [scan for scans in by_test for scan in scans]
     results = [scan.result for scan in measured]
-    comparison = compare_with_champion(
-        results,
-        subsets.patients,
-        lambda network, champion: [scan.result for scan in measure_scans(network, champion, cases, tested)],
-        listed.synthetic,
-        model,
-    )
+
+    def measure(network: nn.Module, champion: TrainedModel, patients: set[str]) -> list[ScanResult]:
+        chosen = [case for case in tested if case.patient in patients]
+        return [scan.result for scan in measure_scans(network, champion, cases, chosen)]
+
+    images: dict[str, set[str]] = {case.patient: set() for case in tested}
+    for case in tested:
+        images[case.patient].add(case.voxel_sha256)
+    comparison = compare_with_champion(results, subsets.patients, measure, listed.synthetic, model, images)
     comparison.write(evaluation)
     rule = measure_rule(cases, tested)
     results = [result.model_copy(update=fields) for result, fields in zip(results, rule, strict=True)]
     reliability_sum = np.sum([scan.reliability for scan in measured], axis=0)
     metrics = collect_metrics(results, reliability_sum, trained, listed.synthetic)
     metrics.write(evaluation)
+    of_folds = collect_folds(tests, by_test, results, listed.synthetic) if trained.networks else {}
+    for fold, found in of_folds.items():
+        (evaluation / FOLDS).mkdir(exist_ok=True)
+        found.write(evaluation / FOLDS / f"{fold}.json")
     pictures = draw_pictures(results, {case.case: case for case in tested}, cases, evaluation)
-    write_page(metrics, trained, comparison, pictures, page)
+    write_page(metrics, trained, comparison, pictures, page, of_folds)
 
     run = Run.open(trained.training_digest, evaluation_digest(model, evaluation))
     record_inputs(run, listed, subsets, split, data_report)
@@ -114,6 +124,29 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class HeldOutTest:
+    """A network, and the cases that it is tested on: it neither learnt from their patients nor was tuned on them."""
+
+    network: nn.Module
+    trained: TrainedModel
+    cases: list[Case]
+
+
+def held_out_tests(network: nn.Module, trained: TrainedModel, split: Split, cases: Cases) -> list[HeldOutTest]:
+    """Return one test: the model on the test set. Of an ensemble, one for each network, on the fold that it held out.
+
+    Raises:
+        StepError: a network was not trained without its fold of this split.
+    """
+    by_name, networks = cases.by_name, trained.networks
+    if not isinstance(network, nn.ModuleList):
+        return [HeldOutTest(network, trained, [by_name[name] for name in split.cases["test"]])]
+    split.require_held_out([one.decides.get("split") for one in networks])
+    pairs = zip(network, networks, subset_names(len(networks)), strict=True)
+    return [HeldOutTest(one, of_one, [by_name[name] for name in split.cases[fold]]) for one, of_one, fold in pairs]
+
+
+@dataclass(frozen=True)
 class MeasuredScan:
     """A test scan's result, and the `reliability` (2, 15, 3) of its probabilities before and after calibration."""
 
@@ -122,7 +155,7 @@ class MeasuredScan:
 
 
 def measure_scans(
-    network: AttentionUNet, trained: TrainedModel, folder: Path, cases: Sequence[Case], masks: Path | None = None
+    network: nn.Module, trained: TrainedModel, folder: Path, cases: Sequence[Case], masks: Path | None = None
 ) -> list[MeasuredScan]:
     """Predict and measure each case. `folder` holds the volumes; the predicted masks are written to `masks`."""
     measured = []
@@ -163,11 +196,12 @@ def collect_metrics(
 ) -> TestMetrics:
     """Summarise the results of all test scans; `reliability` (2, 15, 3) is their sum."""
     before, after = reliability
-    calibration = calibration_errors(before, after, trained.temperature)
+    calibration = calibration_errors(before, after, mean_temperature(trained))
     volume = volume_agreement(results, trained.volume_interval.level if trained.volume_interval else None)
     review = review_counts(results)
+    folds = {"test_folds": len(trained.networks)} if trained.networks else {}
     return TestMetrics(
-        summary=summary(results) | rule_summary(results) | agreement_summary(calibration, volume, review),
+        summary=summary(results) | folds | rule_summary(results) | agreement_summary(calibration, volume, review),
         threshold=trained.threshold,
         synthetic=synthetic,
         strata=subgroups(results),
@@ -177,6 +211,28 @@ def collect_metrics(
         review=review,
         cases=list(results),
     )
+
+
+def collect_folds(
+    tests: Sequence[HeldOutTest],
+    measured: Sequence[Sequence[MeasuredScan]],
+    results: Sequence[ScanResult],
+    synthetic: bool,
+) -> dict[str, TestMetrics]:
+    """Return fold to the metrics of its network; `results` are those of all folds, in the order of `measured`."""
+    found, done = {}, 0
+    for fold, test, scans in zip(subset_names(len(tests)), tests, measured, strict=True):
+        own = results[done : done + len(scans)]
+        done += len(scans)
+        reliability_sum = np.sum([scan.reliability for scan in scans], axis=0)
+        found[fold] = collect_metrics(own, reliability_sum, test.trained, synthetic)
+    return found
+
+
+def mean_temperature(trained: TrainedModel) -> float | None:
+    """Return the temperature of a network; of an ensemble, the mean of its networks', each of which has its own."""
+    known = [one.temperature for one in trained.networks or [trained] if one.temperature is not None]
+    return float(np.mean(known)) if known else None
 
 
 def draw_pictures(results: Sequence[ScanResult], cases: dict[str, Case], folder: Path, evaluation: Path) -> Pictures:

@@ -1,5 +1,6 @@
 """The evaluation page: the answers to a clinician's questions about the model, in one self-contained HTML file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import cv2
 
 from components.artifacts.evaluation import Comparison, TestMetrics
-from components.artifacts.headline import against_rule, in_words, not_better
+from components.artifacts.headline import against_rule, in_words, not_better, out_of_fold
 from components.artifacts.metric_labels import METRIC_LABELS
 from components.artifacts.trained_model import TrainedModel
 from components.core.html_page import embedded, render
@@ -47,8 +48,10 @@ SUMMARY = """
 %}where there is none, a false alarm in <b>{{ '%.0f'|format(100 * metrics.test_lesion_free_false_alarm_rate) }} %</b>
 of {{ many(metrics.test_patients_lesion_free, 'patient') }}{% else %}no test patient is free of lesions{% endif %}.</p>
 <p>{{ many(scans, 'whole scan') }} of {{ many(metrics.test_patients, 'held-out patient') }}, in each scan's own space;
-threshold {{ '%.2f'|format(threshold) }}, chosen on the validation patients.{% if smallest %} Found lesions smaller than
+threshold {{ '%.2f'|format(threshold) }}, {% if folds %}the mean of those that each network chose on its own validation
+patients.{% else %}chosen on the validation patients.{% endif %}{% if smallest %} Found lesions smaller than
 {{ smallest }} are dropped, a size chosen on the validation patients.{% endif %}</p>
+{% if folds %}<p class="note">{{ out_of_fold }}</p>{% endif %}
 {% if metrics.test_patients < 10 %}<p class="note">Only {{ metrics.test_patients }} test
 patient{{ 's' if metrics.test_patients != 1 }}: too few to conclude anything from.</p>{% endif %}
 <h2>Summary over patients</h2><table><tr><th>metric</th><th>mean</th><th>std</th><th>95 % interval</th>
@@ -93,12 +96,30 @@ SUBGROUP_TABLES = """
 {% else %}<p>The {{ title }} is unknown for all test scans with a lesion.</p>{% endif %}{% endfor %}
 <p>Rows of fewer than {{ fewest }} patients have no interval. Rows of fewer than 10 patients are only a hint.</p>
 """
+FOLD_TABLE = """
+{% if folds %}<h2>Results by fold</h2><p>Each network on the fold that it held out, with its own threshold. The network
+learnt from the other folds but one, on which its weights and its threshold were chosen.</p>
+<table><tr><th>fold</th><th>patients</th><th>Dice</th><th>95 % interval</th><th>Dice where there is a lesion</th>
+<th>lesion F1, any touch</th><th>absolute volume difference (mL)</th><th>lesion count difference</th>
+<th>false alarms</th><th>calibration error</th><th>flagged</th><th>failures</th><th>threshold</th></tr>
+{% for name, fold in folds.items() %}{% set m = fold.summary %}<tr><td>{{ name }}</td>
+<td class="n">{{ m.test_patients }}</td><td class="n">{{ f(m.test_dice_mean) }}</td>
+<td class="n">{{ span(m.get('test_dice_ci_low'), m.get('test_dice_ci_high')) }}</td>
+<td class="n">{{ f(m.get('test_lesion_dice_mean')) }}</td><td class="n">{{ f(m.test_lesion_f1_mean) }}</td>
+<td class="n">{{ f(m.get('test_absolute_volume_difference_ml_mean'), '%.2f') }}</td>
+<td class="n">{{ f(m.test_lesion_count_difference_mean, '%.2f') }}</td>
+<td class="n">{{ fold.lesion_free.scans_with_false_lesion }} of {{ fold.lesion_free.scans }}</td>
+<td class="n">{{ f(fold.calibration.ece_after) }}</td><td class="n">{{ fold.review.flagged }}</td>
+<td class="n">{{ fold.review.failures }}</td><td class="n">{{ '%.2f'|format(fold.threshold) }}</td></tr>{% endfor %}
+</table><p>All numbers of each fold are in the folder folds of the MLflow run.</p>{% endif %}
+"""
 AGREEMENT = """
 <h2>Are the probabilities correct?</h2>
 {% if calibration.ece_before is none %}<p>No voxel of the test scans has a probability of {{ counted }} or more.</p>
 {% else %}<p>Expected calibration error <b>{{ f(calibration.ece_before) }}</b> before and
 <b>{{ f(calibration.ece_after) }}</b> after calibration{% if calibration.temperature is not none %}
-(temperature {{ '%.2f'|format(calibration.temperature) }}, learnt on the validation patients){% endif %}; 0 is perfect.
+(temperature {{ '%.2f'|format(calibration.temperature) }}, {% if folds %}mean of the networks{% else
+%}learnt on the validation patients{% endif %}){% endif %}; 0 is perfect.
 Over the voxels of all test scans with a probability of {{ counted }} or more, in 15 bins: voxels below are nearly all
 background and would hide errors.</p><img class="full" src="{{ reliability }}" alt="reliability plot">{% endif %}
 <h2>Are the volumes correct?</h2>
@@ -110,7 +131,8 @@ background and would hide errors.</p><img class="full" src="{{ reliability }}" a
 {% if volume.interval_coverage is not none %}<p>The interval of each volume should contain the true volume in
 {{ '%.0f'|format(100 * volume.interval_level) }} % of patients; here it did in
 <b>{{ '%.0f'|format(100 * volume.interval_coverage) }} %</b> of {{ many(pairs, 'patient') }}. It is learnt from the
-validation patients, who also decide weights and threshold, and so tends to be narrow.</p>{% endif %}
+validation patients{{ ' of each network' if folds }}, who also decide weights and threshold, and so tends to be
+narrow.</p>{% endif %}
 <img class="full" src="{{ agreement }}" alt="Bland-Altman plot">{% endif %}
 <h2>Are failures flagged for review?</h2>
 <p><b>{{ review.flagged }} of {{ many(review.scans, 'scan') }}</b> flagged as “needs review”;
@@ -138,7 +160,9 @@ test_metrics.json.</p>{% endif %}{% else %}<p>None.</p>{% endif %}
 CHAMPION = """
 <h2>Comparison with the champion{% if comparison.champion %}, version {{ comparison.champion }}{% endif %}</h2>
 {% if comparison.reason %}<p class="note">This comparison cannot support a promotion: {{ comparison.reason }}.</p>
-{% endif %}{% if comparison.differences %}<p>Both models on the same test patients. The difference is this model less
+{% endif %}{% if comparison.differences %}<p>Both models on the same test patients{%
+if comparison.pairs['dice']|length < metrics.test_patients %}, without those whom one of them had seen{% endif
+%}. The difference is this model less
 the champion.</p>
 <table><tr><th>metric</th><th>patients</th><th>difference</th><th>95 % interval</th></tr>
 {% for name, label in labels.items() %}{% if name in comparison.differences %}<tr><td>{{ unit(label) }}</td>
@@ -165,13 +189,21 @@ SCANS = """
 {% if cases|length < scans %}<p>The first {{ cases|length }} of {{ scans }} scans; all are in test_metrics.json.</p>
 {% endif %}
 """
-BODY = MACROS + SUMMARY + SUBGROUP_TABLES + AGREEMENT + FAILURES + CHAMPION + SCANS
+BODY = MACROS + SUMMARY + FOLD_TABLE + SUBGROUP_TABLES + AGREEMENT + FAILURES + CHAMPION + SCANS
 
 
 def write_page(
-    metrics: TestMetrics, trained: TrainedModel, comparison: Comparison, pictures: Pictures, page: Path
+    metrics: TestMetrics,
+    trained: TrainedModel,
+    comparison: Comparison,
+    pictures: Pictures,
+    page: Path,
+    folds: Mapping[str, TestMetrics] | None = None,
 ) -> None:
-    """Write the page, under 1 MB. Samples become JPEG. Pictures that do not fit are left out, failures first."""
+    """Write the page, under 1 MB. Samples become JPEG. Pictures that do not fit are left out, failures first.
+
+    folds: Fold to its metrics, of a cross-validation.
+    """
     scans, pairs, summary = metrics.cases, volume_pairs(metrics.cases), metrics.summary
     has_bins = metrics.calibration.ece_before is not None
     values: dict[str, Any] = {
@@ -187,6 +219,7 @@ def write_page(
         "review": metrics.review, "free": metrics.lesion_free, "rule_rows": RULE_ROWS,
         "factor": FACTOR, "smoothing": SMOOTHING_MM, "smallest_ml": SMALLEST_ML,
         "worse": not_better(summary), "against_rule": against_rule(summary),
+        "folds": folds or {}, "out_of_fold": out_of_fold(len(folds or {})),
         "headline": in_words(summary, "test_lesion_dice") if "test_lesion_dice_mean" in summary else "",
     }  # fmt: skip
     left = PAGE_LIMIT - len(render(BODY, pictures=[], shown={}, **values).encode())

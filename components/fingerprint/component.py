@@ -13,6 +13,7 @@ def fingerprint(
     inputs: str,
     carry_split: bool,
     run_name: str,
+    folds: int = 1,
 ) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):  # type: ignore[valid-type]  # KFP reads outputs here
     """Find the version of the data, and the split history that this run extends. Never cached.
 
@@ -27,6 +28,7 @@ def fingerprint(
         carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
             fair comparison with the champion is impossible.
         run_name: Name of this run in Kubeflow, for MLflow; empty if it is the id of the run.
+        folds: Folds of the cross-validation; 1 for one split.
     """
     from components.core.run_name import write_name
     from components.core.step import step
@@ -38,5 +40,6 @@ def fingerprint(
             write_name(run_name)
         version = run(data_uri)
         ratios = (train_ratio, val_ratio, test_ratio)
-        history = history_to_extend(data_uri, version, ratios, random_seed, inputs) if carry_split else ""
-        return version, history
+        if not carry_split:
+            return version, ""
+        return version, history_to_extend(data_uri, version, ratios, random_seed, inputs, folds)

@@ -28,17 +28,17 @@ def fingerprint(data_uri: str) -> str:
 
 
 def history_to_extend(
-    data_uri: str, data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str
+    data_uri: str, data_version: str, ratios: tuple[float, float, float], seed: int, inputs: str, folds: int = 1
 ) -> str:
-    """Return the digest of the split history that this split extends; "" if no version is registered.
+    """Return the digest of the split history that this split extends; "" if no such version is registered.
 
     Raises:
         StepError: MLflow or the storage does not answer, a registered split was altered, or registry and ledger do not
             match. These errors are better found before the training than after it.
     """
     synthetic = _is_synthetic_set(Storage(data_uri))
-    settings = split_history.split_settings(ratios, seed, inputs)
-    digest = split_history.history_to_extend(data_uri, data_version, settings, synthetic)
+    settings = split_history.split_settings(ratios, seed, inputs, folds)
+    digest = split_history.history_to_extend(data_uri, data_version, settings, synthetic, folds)
     require_pair(Ledger())
     return digest
 

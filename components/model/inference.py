@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.special import expit
+from torch import nn
 
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
 from components.core.errors import StepError
 from components.core.machine import cpus
+from components.model.calibration import calibrated
 from components.model.device import device
 from components.model.grid import CHANNELS, neighbours
 from components.model.network import AttentionUNet
@@ -34,39 +36,78 @@ def autocast(where: torch.device, precision: str) -> AbstractContextManager:
     return torch.autocast(where.type, dtype=getattr(torch, precision))
 
 
-def load_model(folder: Path) -> tuple[AttentionUNet, TrainedModel]:
+def load_model(folder: Path) -> tuple[nn.Module, TrainedModel]:
     """Load the network from a folder with `best_model.pth` and `model.json`, for prediction.
 
-    PyTorch starts one thread per core of the machine; here it starts as many as the container may use.
+    Of an ensemble, return an `nn.ModuleList` of its networks. PyTorch starts one thread per core of the machine; here
+    it starts as many as the container may use.
 
     Raises:
         StepError: a file is missing or invalid, or the weights are not those that training wrote.
     """
     trained = TrainedModel.read(folder)
     blob = (folder / WEIGHTS).read_bytes()
-    if trained.weights_sha256 not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
-        raise StepError(
-            "best_model.pth is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
-            "or not copied completely. Copy it again, or train again."
-        )
-    channels = 3 * len(CHANNELS[trained.inputs])
-    network = AttentionUNet(trained.base_channels, channels, trained.norm)
-    try:
-        network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
-    except Exception as error:
-        reason = type(error).__name__
-        raise StepError(
-            f"best_model.pth cannot be loaded ({reason}): training did not write it. Train again."
-        ) from None
+    network: nn.Module
+    if trained.networks:
+        _require_weights(blob, trained)
+        files = unpack_weights(blob)
+        pairs = zip(files, trained.networks, strict=True)
+        network = nn.ModuleList([_load_network(file, member) for file, member in pairs])
+    else:
+        network = _load_network(blob, trained)
     torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     where = device()
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to torch's stubs
     return network.eval(), trained
 
 
+def pack_weights(files: Sequence[bytes]) -> bytes:
+    """Return the content of `best_model.pth` of an ensemble: the file of each network, byte for byte."""
+    packed = io.BytesIO()
+    torch.save([torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files], packed)
+    return packed.getvalue()
+
+
+def unpack_weights(packed: bytes) -> list[bytes]:
+    """Return the files that `pack_weights` packed.
+
+    Raises:
+        StepError: it did not.
+    """
+    try:
+        files = torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")
+        return [file.numpy().tobytes() for file in files]
+    except Exception as error:
+        raise _not_written_by_training(error) from None
+
+
+def _require_weights(blob: bytes, trained: TrainedModel) -> None:
+    if trained.weights_sha256 not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
+        raise StepError(
+            "best_model.pth is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
+            "or not copied completely. Copy it again, or train again."
+        )
+
+
+def _load_network(blob: bytes, trained: TrainedModel) -> AttentionUNet:
+    _require_weights(blob, trained)
+    channels = 3 * len(CHANNELS[trained.inputs])
+    network = AttentionUNet(trained.base_channels, channels, trained.norm)
+    try:
+        network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
+    except Exception as error:
+        raise _not_written_by_training(error) from None
+    return network
+
+
+def _not_written_by_training(error: Exception) -> StepError:
+    reason = type(error).__name__
+    return StepError(f"best_model.pth cannot be loaded ({reason}): training did not write it. Train again.")
+
+
 @torch.inference_mode()
 def stack_logits(
-    network: AttentionUNet, slices: np.ndarray, order: np.ndarray, precision: str, flipped: tuple[int, ...] = ()
+    network: nn.Module, slices: np.ndarray, order: np.ndarray, precision: str, flipped: tuple[int, ...] = ()
 ) -> np.ndarray:
     """Return lesion logits (S, H, W), float32, for normalised slices (S, H, W) and neighbour indices (S, 3).
 
@@ -89,7 +130,7 @@ def stack_logits(
 
 
 def native_probability(
-    network: AttentionUNet, trained: TrainedModel, slices: np.ndarray, order: np.ndarray, placement: Placement
+    network: nn.Module, trained: TrainedModel, slices: np.ndarray, order: np.ndarray, placement: Placement
 ) -> np.ndarray:
     """Return the lesion probability (X, Y, S) on the scan's own grid, from its slices on the model grid.
 
@@ -101,7 +142,7 @@ def native_probability(
 
 
 def predict_volume(
-    network: AttentionUNet,
+    network: nn.Module,
     trained: TrainedModel,
     volume: np.ndarray,
     slice_numbers: Sequence[int] | None = None,
@@ -111,8 +152,10 @@ def predict_volume(
 ) -> np.ndarray:
     """Return the lesion probability (X, Y, S) of one scan (X, Y, S), both on the scan's own grid.
 
+    Of an ensemble, it is the mean of the calibrated probabilities of its networks, which run one after the other.
+
     Args:
-        network: The trained network.
+        network: The trained network, or the networks of an ensemble, as `load_model` returns them.
         trained: Its model.
         volume: DWI.
         slice_numbers: Number of each slice in its file name; None if the scan is one file.
@@ -135,4 +178,10 @@ def predict_volume(
         images += adc_slices(adc, placement, head)
     numbers = None if slice_numbers is None else list(slice_numbers[placement.first : placement.stop])
     order = neighbours(numbers, placement.slices, len(channels))
-    return native_probability(network, trained, np.stack(images), order, placement)
+    slices = np.stack(images)
+    if not isinstance(network, nn.ModuleList):
+        return native_probability(network, trained, slices, order, placement)
+    total = np.zeros(volume.shape, np.float32)
+    for one, of_one in zip(network, trained.networks, strict=True):
+        total += calibrated(native_probability(one, of_one, slices, order, placement), of_one)
+    return total / len(network)

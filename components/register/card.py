@@ -6,7 +6,7 @@ card has a missing or empty field is not registered.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationError
 from pydantic_core import ErrorDetails
@@ -167,6 +167,20 @@ class ChampionComparison(Strict):
     differences: dict[Text, Difference]
 
 
+class FoldResult(Strict):
+    """The results of one network of a cross-validation on the fold that it held out."""
+
+    patients: int = Field(ge=1)
+    dice_mean: float
+    dice_ci_low: float | None
+    dice_ci_high: float | None
+    lesion_f1_mean: float
+    absolute_volume_difference_ml_mean: float | None
+    threshold: float
+    training_digest: Digest
+    weights_sha256: Digest
+
+
 class Versions(Strict):
     image_tag: Text
     """The image of the training. Its tag is a digest of the code and the pinned packages."""
@@ -192,14 +206,16 @@ class CardWithoutLimits(Statement):
     """Inputs and outputs."""
     data: Data
     """The scans that it learnt from and was tested on."""
-    subsets: dict[Literal["train", "val", "test"], Subset] = Field(min_length=3)
-    """Patients for training, validation and test. No patient is in two subsets."""
+    subsets: dict[Text, Subset] = Field(min_length=3)
+    """Patients for training, validation and test, or of each fold. No patient is in two subsets."""
     training: Training
     """Settings, hardware and duration of the training."""
     threshold: float = Field(ge=0, le=1)
     eval_metrics: dict[Text, PatientMetric] = Field(min_length=1)
     """Metrics on the test patients: whole scans, native space."""
     test_patients: int = Field(ge=1)
+    folds: dict[Text, FoldResult] = Field(default_factory=dict)
+    """Results of each fold of a cross-validation; empty for one split."""
     strata: dict[Text, dict[Text, Subgroup]] = Field(min_length=1)
     """Results by lesion volume, and by site and scanner if they are known."""
     lesion_free: LesionFree

@@ -15,10 +15,11 @@ from components.artifacts.evaluation import (
     ScanDigests,
     ScanResult,
     TestMetrics,
+    read_folds,
 )
-from components.artifacts.headline import LOOKED_AT
+from components.artifacts.headline import LOOKED_AT, out_of_fold
 from components.artifacts.metric_labels import METRIC_LABELS
-from components.artifacts.split_file import SUBSETS
+from components.artifacts.split_file import subset_names
 from components.artifacts.trained_model import WEIGHTS, TrainedModel, read_history
 from components.core.settings import Settings
 from components.core.storage import file_sha256
@@ -34,6 +35,7 @@ from components.register.card import (
 from components.registry.run_records import evaluation_digest
 from components.registry.tracking import MODEL_NAME
 
+FOLD_METRICS = ("dice_mean", "dice_ci_low", "dice_ci_high", "lesion_f1_mean", "absolute_volume_difference_ml_mean")
 WORST = 5
 """Number of failures on the card."""
 FEW, TOO_FEW = 30, 10
@@ -58,11 +60,12 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
         "version": f"training {trained.training_digest[:12]}, evaluation {digest[:12]}",
         "network_data_format": _formats(trained.inputs),
         "data": _data(scans),
-        "subsets": {subset: _subset(scans.cases, subset) for subset in SUBSETS},
+        "subsets": {subset: _subset(scans.cases, subset) for subset in subset_names(len(trained.networks) or 1)},
         "training": _training(trained, history),
         "threshold": trained.threshold,
         "eval_metrics": _metrics(metrics.summary),
         "test_patients": metrics.summary.get("test_patients"),
+        "folds": _folds(trained, read_folds(evaluation)),
         "strata": {name: groups for name, groups in metrics.strata.items() if groups},
         "lesion_free": metrics.lesion_free,
         "calibration": metrics.calibration.model_dump(include={"temperature", "ece_before", "ece_after"}),
@@ -91,6 +94,10 @@ def limits(card: CardWithoutLimits) -> list[str]:
     out = []
     if data.synthetic:
         out.append("The scans are synthetic: no number here is valid for patients.")
+    if card.folds:
+        out.append(out_of_fold(len(card.folds)))
+        out.append("The threshold of the ensemble is the mean of its networks'. Its volume intervals and the limits of "
+                   "its review are the widest of theirs. None of them was tested on the ensemble.")  # fmt: skip
     if test < TOO_FEW:
         out.append(f"{_count(test, 'test patient')}: too few for a conclusion.")
     elif test < FEW:
@@ -226,6 +233,20 @@ def _subset(cases: Sequence[ScanDigest], subset: str) -> dict[str, Any]:
     }
 
 
+def _folds(trained: TrainedModel, measured: dict[str, TestMetrics]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for (fold, metrics), network in zip(measured.items(), trained.networks, strict=True):
+        summary = metrics.summary
+        found[fold] = {
+            "patients": summary["test_patients"],
+            **{name: summary.get(f"test_{name}") for name in FOLD_METRICS},
+            "threshold": network.threshold,
+            "training_digest": network.training_digest,
+            "weights_sha256": network.weights_sha256,
+        }
+    return found
+
+
 def _training(trained: TrainedModel, history: list[dict[str, float]]) -> dict[str, Any]:
     params, seconds = trained.params, trained.training_seconds
     processes, device = params.get("processes", 1), params.get("device")
@@ -236,7 +257,7 @@ def _training(trained: TrainedModel, history: list[dict[str, float]]) -> dict[st
         "settings": {name: params[name] for name in Settings.model_fields if name in params},
         "hardware": params.get("devices") or (f"{processes} x {device}" if processes > 1 else device),
         "model_parameters": params.get("model_params"),
-        "epochs": len(history),
+        "epochs": len(history) if not trained.networks else max(round(row["epoch"]) for row in history),
         "best_epoch": trained.best_epoch,
         "seconds": seconds,
     }

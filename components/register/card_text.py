@@ -4,6 +4,7 @@ import re
 
 import jinja2
 
+from components.artifacts.headline import out_of_fold
 from components.artifacts.metric_labels import METRIC_LABELS
 from components.register.card import Card
 
@@ -42,7 +43,9 @@ TEMPLATE = """
 
 On {{ card.test_patients }} {% if card.data.synthetic %}**synthetic** {% endif %}held-out patients, whole scans, native
 space, mean over patients and its 95 % interval (none below 5 patients); threshold
-{{ "%.2f" | format(card.threshold) }}, chosen on the validation patients.
+{{ "%.2f" | format(card.threshold) }}, {% if card.folds %}the mean of those that each network chose on its own
+validation patients. {{ card.folds | length | out_of_fold }}{% else %}chosen on the validation patients.{% endif %}
+
 
 | metric | mean | 95 % interval | median | quartiles |
 |---|---:|---:|---:|---:|
@@ -51,6 +54,17 @@ space, mean over patients and its 95 % interval (none below 5 patients); thresho
 {{ m | quartiles }} |
 {% endfor %}
 
+{% if card.folds %}
+Each network on the fold that it held out, with its own threshold:
+
+| | patients | Dice | 95 % | F1 | difference, mL | threshold |
+|---|---:|---:|---:|---:|---:|---:|
+{% for name, m in card.folds.items() %}
+| {{ name }} | {{ m.patients }} | {{ m.dice_mean | number }} | {{ m | interval("dice_") }} | \
+{{ m.lesion_f1_mean | number }} | {{ m.absolute_volume_difference_ml_mean | number }} | {{ m.threshold | number }} |
+{% endfor %}
+
+{% endif %}
 ## Limits
 
 {% for line in card.limits %}
@@ -81,7 +95,8 @@ Of {{ card.lesion_free.scans }} scans without a lesion, {{ card.lesion_free.scan
 - **A scan's volume interval:** contains {{ card.volume.interval_level | percent }} by design, \
 {{ card.volume.interval_coverage | percent }} of the test volumes.
 - **Calibration error:** {{ card.calibration.ece_before | number }} before, {{ card.calibration.ece_after | number }} \
-after temperature {{ card.calibration.temperature | number }}.
+after temperature {{ card.calibration.temperature | number }}\
+{% if card.folds %} (mean of the networks, each of which has its own){% endif %}.
 - **Flagged for review:** {{ card.review.flagged }} of {{ card.review.scans }} scans, among them \
 {{ card.review.failures_flagged }} of {{ card.review.failures }} failures ({{ card.review.failure }}).
 
@@ -158,6 +173,7 @@ them lesion-free; {{ card.data.unlabelled_scans }} unlabelled scans not used
 
 ## Training
 
+{% if card.folds %}{{ card.folds | length }} networks: {% endif %}
 Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M parameters, on
 {{ card.training.hardware }}. {{ card.training.epochs }} epochs\
 {% if card.training.seconds %} in {{ "%.0f" | format(card.training.seconds) }} s{% endif %}, the best was
@@ -175,6 +191,9 @@ Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M p
 {% for name in ("data_version", "cases_sha256", "split_digest", "training_digest", "evaluation_digest", \
 "weights_sha256") %}
 - **{{ name }}:** {{ card.versions[name] }}
+{% endfor %}
+{% for name, m in card.folds.items() %}
+- **{{ name }}:** training {{ m.training_digest }}, weights {{ m.weights_sha256 }}
 {% endfor %}
 - **Packages:** {{ card.versions.packages | packages }}
 """
@@ -274,4 +293,5 @@ TEMPLATES = jinja2.Environment(
 TEMPLATES.filters |= {
     "own": _own, "label": _label, "number": _number, "interval": _interval, "quartiles": _quartiles,
     "percent": _percent, "ranges": _ranges, "listed": _listed, "packages": _packages,
+    "out_of_fold": out_of_fold,
 }  # fmt: skip

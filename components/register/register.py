@@ -32,6 +32,7 @@ SUMMARY_TAGS = (
     "test_lesion_dice_mean", "test_lesion_dice_ci_low", "test_lesion_dice_ci_high", "test_dice_mean",
     "test_dice_ci_low", "test_dice_ci_high", "test_lesion_f1_mean", "test_lesion_f1_matched_mean",
     "test_lesion_free_false_alarm_rate", "test_rule_dice_mean", "test_better_than_rule", "test_patients",
+    "test_folds",
 )  # fmt: skip
 """Metrics of the summary that become tags of a version."""
 

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 from components.artifacts import synthetic
 from components.artifacts.artifact import read_json
 from components.artifacts.cases import REPORT, Cases
-from components.artifacts.evaluation import OVERLAYS, Comparison, ScanDigests, TestMetrics
-from components.artifacts.split_file import SUBSETS, Split
+from components.artifacts.evaluation import FOLDS, OVERLAYS, Comparison, ScanDigests, TestMetrics
+from components.artifacts.split_file import Split
 from components.artifacts.trained_model import CURVE, WEIGHTS, TrainedModel, read_history
 from components.core.storage import file_sha256
 from components.registry.mlflow_requests import explain_mlflow_errors
@@ -37,7 +37,7 @@ def data_params(cases: Cases, split: Split) -> dict[str, Any]:
     params: dict[str, Any] = {
         "data_uri": cases.data_uri, "b_value": cases.b_value, "modality_check": cases.modality_check,
     }  # fmt: skip
-    for subset in SUBSETS:
+    for subset in split.patients:
         params[f"{subset}_ratio"] = split.ratios_asked[subset]
         params[f"{subset}_patients"] = len(split.patients[subset])
         params[f"{subset}_scans"] = len(split.cases[subset])
@@ -62,10 +62,12 @@ def record_training(run: Run, model: Path) -> None:
         return
     trained = TrainedModel.read(model)
     run.log_params(trained.params)
-    run.log_epochs(read_history(model))
     run.log_metrics({name: seconds for name in TRAINING_COST if (seconds := getattr(trained, name)) is not None})
-    for name in (CURVE, WEIGHTS, TrainedModel.FILE):
-        run.log_artifact(model / name)
+    run.log_artifact(model / TrainedModel.FILE)
+    if not trained.networks:  # else the run of each network has its own
+        run.log_epochs(read_history(model))
+        for name in (CURVE, WEIGHTS):
+            run.log_artifact(model / name)
     run.set_tags({"training_recorded": "true"})
 
 
@@ -86,8 +88,9 @@ def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
     run.log_metrics({**measured.summary, "threshold": measured.threshold})
     for name in (TestMetrics.FILE, ScanDigests.FILE, Split.FILE):
         run.log_artifact(evaluation / name)
-    for path in sorted((evaluation / OVERLAYS).iterdir()):
-        run.log_artifact(path, OVERLAYS)
+    for folder in (OVERLAYS, FOLDS):
+        for path in sorted((evaluation / folder).glob("*")):
+            run.log_artifact(path, folder)
     run.set_tags({"evaluation_digest": digest})
 
 

@@ -8,9 +8,13 @@ from components.artifacts.split_file import Split
 
 
 def scan_digests(cases: Cases, split: Split) -> ScanDigests:
-    """Return the digests of all scans with their subsets, and the sizes of the training scans."""
+    """Return the digests of all scans with their subsets, and the sizes of the training scans.
+
+    With folds, some network learns from each of them.
+    """
     subset_of = {case: subset for subset, names in split.cases.items() for case in names}
-    training = [case for case in cases.cases if subset_of.get(case.case) == "train"]
+    learnt = {"train"} if split.folds == 1 else set(split.patients)
+    training = [case for case in cases.cases if subset_of.get(case.case) in learnt]
     voxel_sizes = [case.voxel_mm for case in training if case.voxel_mm]
     return ScanDigests(
         data_uri=cases.data_uri,

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from components.artifacts.split_file import AssignedPatient, RegisteredSplit, Split, SplitHistory, split_digest
+from components.artifacts.split_file import (
+    AssignedPatient,
+    RegisteredSplit,
+    Split,
+    SplitHistory,
+    count_folds,
+    split_digest,
+)
 from components.artifacts.synthetic import is_synthetic
 from components.core.code_closure import SPLIT_STEPS, steps_digest
 from components.core.errors import StepError
@@ -38,19 +45,22 @@ class EarlierSplit:
     history: SplitHistory
     carry_split: bool = True
     """False if all its patients were drawn again; such a split is extended only if there is no other."""
+    folds: int = 1
+    """Splits of another number of folds do not extend it."""
 
 
-def split_settings(ratios: tuple[float, float, float], seed: int, inputs: str) -> dict:
+def split_settings(ratios: tuple[float, float, float], seed: int, inputs: str, folds: int = 1) -> dict:
     """Return the settings and the code that determine a split, together with the data and the split history."""
     code = [steps_digest(*SPLIT_STEPS), package_version("numpy")]
-    return {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
+    settings = {"ratios": list(ratios), "random_seed": seed, "inputs": inputs, "code": code}
+    return settings if folds == 1 else settings | {"folds": folds}
 
 
-def history_to_extend(data_uri: str, data_version: str, settings: dict, synthetic: bool) -> str:
+def history_to_extend(data_uri: str, data_version: str, settings: dict, synthetic: bool, folds: int = 1) -> str:
     """Return the digest of the split history that a split of these data extends; "" if no version is registered.
 
     Splits of patients extend versions trained on patients; splits of `synthetic` scans extend versions trained on
-    synthetic scans alone.
+    synthetic scans alone. A split into folds extends one with as many folds.
 
     If the newest split was drawn from the same data, address and settings, the result is the history which that split
     extended. So the split step gets the same inputs again and comes from cache.
@@ -60,6 +70,8 @@ def history_to_extend(data_uri: str, data_version: str, settings: dict, syntheti
     """
     newest = None
     for earlier in _earlier_splits(synthetic=synthetic):
+        if earlier.folds != folds:
+            continue
         if newest is None or earlier.carry_split:
             newest = earlier
         if newest.carry_split:
@@ -152,7 +164,7 @@ def _read_earlier_split(client: "MlflowClient", version: "ModelVersion") -> Earl
         if digest == split.digest == version.tags.get("split_digest", digest) and (
             history.digest == version.tags.get("split_lineage", history.digest)
         ):
-            return EarlierSplit(str(version.version), history, split.carry_split)
+            return EarlierSplit(str(version.version), history, split.carry_split, count_folds(split.patients))
     raise StepError(
         f"the {SPLIT} in the MLflow run of {MODEL_NAME} version {version.version} is not the one that was registered, "
         f"so the subsets of its patients are unknown. Restore the file, or delete that version. {DRAW_AGAIN}"

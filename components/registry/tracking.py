@@ -20,6 +20,8 @@ MODEL_NAME = "dwi-attention-unet"
 EPOCH_METRICS = ("train_loss", "train_dice", "val_loss", "val_dice", "learning_rate")
 CODE_TAGS = {"GIT_COMMIT": "git_commit", "IMAGE_TAG": "image_tag", "KFP_RUN_ID": "kfp_run_id"}
 """Environment variable to the tag of the run that holds its value."""
+PARENT, FOLD = "mlflow.parentRunId", "fold"
+"""Tags of the run of one network of a cross-validation: MLflow shows it below the run of the ensemble."""
 PIPELINE_RUNS = "pipeline_runs"
 """Tag of a version: the ids of the pipeline runs that produced it, the newest last."""
 MOST_PIPELINE_RUNS = 20
@@ -72,6 +74,43 @@ class Run:
         run = cls(client, run_id)
         run.set_tags(tags)
         return run
+
+    @classmethod
+    @explain_mlflow_errors()
+    def open_network(cls, ensemble_digest: str, training_digest: str, fold: int, folds: int) -> "Run":
+        """Return the run of one network of a cross-validation, below the run of the ensemble.
+
+        The networks may train at the same time: all use the oldest run of this pipeline run as the ensemble's.
+
+        Raises:
+            StepError: as `open`.
+        """
+        ensemble = cls._open_ensemble(ensemble_digest)
+        client, number = ensemble.client, ensemble.client.get_run(ensemble.id).info.experiment_id
+        of_network = f"tags.`{PARENT}` = '{ensemble.id}' and tags.training_digest = '{training_digest}'"
+        tags = {PARENT: ensemble.id, FOLD: str(fold), "training_digest": training_digest, **code_tags()}
+        run_id = find_or_create(
+            lambda: next((run.info.run_id for run in client.search_runs([number], of_network)), None),
+            lambda: client.create_run(number, run_name=f"fold {fold} of {folds}", tags=tags).info.run_id,
+        )
+        client.update_run(run_id, status="RUNNING")
+        run = cls(client, run_id)
+        run.set_tags(tags)
+        return run
+
+    @classmethod
+    def _open_ensemble(cls, ensemble_digest: str) -> "Run":
+        opened, kfp_run = cls.open(ensemble_digest), os.environ.get("KFP_RUN_ID")
+        if os.environ.get("MLFLOW_RUN_ID") or not kfp_run:
+            return opened
+        number = opened.client.get_run(opened.id).info.experiment_id
+        found = [run for run in opened.client.search_runs([number], f"tags.kfp_run_id = '{kfp_run}'")
+                 if FOLD not in run.data.tags]  # fmt: skip
+        oldest = min(found, key=lambda run: (run.info.start_time, run.info.run_id)).info.run_id
+        if oldest == opened.id:
+            return opened
+        opened.client.delete_run(opened.id)
+        return cls(opened.client, oldest)
 
     def set_tags(self, tags: dict[str, str]) -> None:
         for key, value in tags.items():
@@ -139,6 +178,7 @@ class Run:
         tags = self.client.get_run(self.id).data.tags
         return tag in tags and value in (None, tags[tag])
 
+    @explain_mlflow_errors()
     def finish(self, status: str = "FINISHED") -> None:
         """End the run. A run that finished before keeps its end time."""
         self.client.set_terminated(self.id, status, end_time=self.finished_at)
@@ -182,8 +222,11 @@ def _find_run(client, experiment_id: str, kfp_run: str, training_digest: str, ev
         unfinished,
     ]
     for condition in filter(None, conditions):
-        for run in client.search_runs([experiment_id], condition):
+        order = ["attributes.start_time ASC"] if condition != unfinished else None
+        for run in client.search_runs([experiment_id], condition, order_by=order):
             if condition == unfinished and "evaluation_digest" in run.data.tags:  # the run of a registered version
+                continue
+            if FOLD in run.data.tags:
                 continue
             if run.info.status != "FINISHED" or _is_finished(run, evaluation_digest):
                 return run.info.run_id

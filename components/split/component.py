@@ -14,6 +14,7 @@ def split(
     lineage: str,
     split: Output[Artifact],
     table: Output[HTML],
+    folds: int = 1,
 ):
     """Assign patients, never slices, to train, validation and test, stratified by lesion volume.
 
@@ -30,6 +31,7 @@ def split(
         lineage: Digest of the split history that this split extends, from fingerprint; empty for none.
         split: Patients and cases per subset, ratios asked and reached, split history (JSON).
         table: Page about the split.
+        folds: Folds of a cross-validation, dealt instead of train, validation and test; 1 for one split.
     """
     from pathlib import Path
 
@@ -39,4 +41,4 @@ def split(
     with step("split"):
         ratios = (train_ratio, val_ratio, test_ratio)
         paths = Path(cases.path), Path(split.path), Path(table.path)
-        run(*paths, ratios, random_seed, inputs, lineage, carry_split)
+        run(*paths, ratios, random_seed, inputs, lineage, carry_split, folds)

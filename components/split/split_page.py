@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.artifacts.headline import LOOKED_AT
-from components.artifacts.split_file import Split
+from components.artifacts.split_file import Split, patients_tested
 from components.core.html_page import render
 
 MOST_NAMES = 500
@@ -18,7 +18,7 @@ BODY = """
 <td class="n">{{ '%.1f'|format(100 * s.asked) }} %</td>
 <td class="n">{{ '%.1f'|format(100 * s.reached) }} %</td></tr>{% endfor %}</table>
 <p>{{ looked_at }}</p>
-{% if subsets[2].patients|length < 10 %}<p class="note">
+{% if tested < 10 %}<p class="note">
 Fewer than 10 test patients are too few to conclude anything from.</p>{% endif %}
 {% if linked %}<h2>Kept together</h2><p>These share a byte-identical image.</p><ul>
 {% for group in linked[:most] %}<li>{{ group|join(', ') }}</li>{% endfor %}</ul>{% endif %}
@@ -30,13 +30,14 @@ patient, give them one patient name.</p><ul>
 … and {{ s.patients|length - most }} more, in the split artifact{% endif %}</p>{% endfor %}
 """
 PURPOSE = {"train": "training", "val": "choice of weights and threshold", "test": "test of every run and promotion"}
+OF_FOLD = "test of one network, validation of another, training of the others"
 
 
 def write_page(split: Split, synthetic: bool, page: Path) -> None:
     """Write the page (under 1 MB); `synthetic` adds the warning about synthetic scans."""
     subsets = [
         {
-            "name": name, "purpose": PURPOSE[name], "patients": patients, "scans": len(split.cases[name]),
+            "name": name, "purpose": PURPOSE.get(name, OF_FOLD), "patients": patients, "scans": len(split.cases[name]),
             "lesion_free": len(set(patients) & set(split.lesion_free)),
             "asked": split.ratios_asked[name], "reached": split.ratios_reached[name],
         }
@@ -49,6 +50,7 @@ def write_page(split: Split, synthetic: bool, page: Path) -> None:
             synthetic=synthetic,
             subsets=subsets,
             most=MOST_NAMES,
+            tested=len(patients_tested(split.patients)),
             random_seed=split.random_seed,
             digest=split.digest,
             linked=split.linked,

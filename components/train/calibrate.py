@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.special import expit, logit
+from torch import nn
 
 from components.artifacts.cases import Case
 from components.artifacts.trained_model import HeadLimits, TrainedModel, UsualHeads, VolumeInterval
@@ -21,7 +22,6 @@ from components.model.average_head import Portrait, portrait
 from components.model.calibration import histogram
 from components.model.inference import native_probability
 from components.model.lesions import lesion_mask
-from components.model.network import AttentionUNet
 from components.model.out_of_range import appearance
 from components.model.plausibility import measures, overlooked_root, unconfirmed_root
 from components.model.uncertainty import SELDOM, WIDE_ABOVE_ML, uncertainty, volume_interval
@@ -56,7 +56,7 @@ class CalibrationScan:
 
 
 def calibrate(
-    network: AttentionUNet,
+    network: nn.Module,
     trained: TrainedModel,
     folder: Path,
     cases: Mapping[str, Case],

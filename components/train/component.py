@@ -33,6 +33,7 @@ def train(
     memory_format: str,
     model: Output[Model],
     curves: Output[HTML],
+    fold: int = 0,
 ):
     """Train the 2.5D Attention U-Net; a killed training goes on from its last epoch.
 
@@ -70,6 +71,7 @@ def train(
         memory_format: Layout of the tensors; auto takes the fastest on this machine.
         model: Best weights (state_dict), threshold, settings, history.
         curves: Loss, Dice and learning rate over the epochs as a page.
+        fold: Fold of a cross-validation that this network is tested on, from 1; 0 without folds.
     """
     from pathlib import Path
 
@@ -77,14 +79,14 @@ def train(
     from components.core.settings import settings_among
     from components.core.step import step
     from components.train.launch import launch
-    from components.train.training_inputs import TrainingPaths
+    from components.train.training_inputs import TrainingPaths, write_split_of_fold
 
-    with step("train"):
+    with step(f"train-fold-{fold}" if fold else "train"):
         settings = settings_among(locals())
         paths = TrainingPaths(
             cases=Path(cases.path),
             slices=Path(slices.path),
-            split=Path(split.path),
+            split=write_split_of_fold(Path(split.path), fold, Path(model.path)) if fold else Path(split.path),
             data_report=Path(cases.path) / REPORT,
             model=Path(model.path),
             curves=Path(curves.path),

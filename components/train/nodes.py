@@ -68,6 +68,8 @@ class NodePlan:
     namespace: str
     pod: str
     pod_uid: str
+    fold: str = ""
+    """Of a cross-validation, whose folds train side by side; "" without folds."""
 
     @classmethod
     def from_environment(cls) -> "NodePlan":
@@ -76,12 +78,13 @@ class NodePlan:
         return cls(
             int(e["TRAIN_NODES"]), int(e["TRAIN_GPUS"]), e["TRAIN_IMAGE"], json.loads(e["TRAIN_RESOURCES"]),
             e["KFP_RUN_ID"], e["POD_NAMESPACE"], e["POD_NAME"], e["POD_UID"],
+            e.get("TRAIN_FOLD", ""),
         )  # fmt: skip
 
     @property
     def name(self) -> str:
         """Name of the TrainJob. A run's id has 36 characters, so the names of its pods stay below 63."""
-        return f"dwi-train-{self.run}"
+        return f"dwi-fold{self.fold}-{self.run}" if self.fold else f"dwi-train-{self.run}"
 
     def owners(self) -> list[dict]:
         """Return the owner references: Kubernetes deletes the TrainJob with the step's pod."""

@@ -59,11 +59,16 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
         write_model(inputs, key, setup, progress)
         try:
             record_training(run, paths.model)
+            if inputs.split.held_out:
+                run.finish()
         except StepError as error:
             logging.warning("the training is complete; evaluate logs what MLflow does not have yet. %s", error)
 
 
 def _open_run(key: TrainingKey, inputs: TrainingInputs) -> Run:
-    run = Run.open(key.model_digest)
+    if held_out := inputs.split.held_out:
+        run = Run.open_network(key.ensemble_digest, key.model_digest, held_out.fold, held_out.folds)
+    else:
+        run = Run.open(key.model_digest)
     record_inputs(run, inputs.cases, inputs.split, inputs.paths.split, inputs.paths.data_report)
     return run

@@ -57,3 +57,15 @@ class TrainingInputs:
     def grid_cases(self, subset: str) -> list[GridCase]:
         """Return the cases of a subset ("train", "val") on the model grid."""
         return grid_cases(self.paths.slices, self.slices, self.split.cases[subset])
+
+
+def write_split_of_fold(split: Path, fold: int, folder: Path) -> Path:
+    """Write the split of the network that holds out this fold (see `Split.of_fold`) into `folder`; return its path.
+
+    Raises:
+        StepError: the split into folds is missing or invalid.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / Split.FILE
+    Split.read(split).of_fold(fold).write(path)
+    return path

@@ -1,13 +1,12 @@
 """What determines the result of a training, and the digests by which checkpoints and models are found."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from components.artifacts.slices import Slices
+from components.artifacts.trained_model import digest_of, ensemble_decides
 from components.core.code_closure import TRAINING_STEPS, steps_digest
 from components.core.settings import Settings
 from components.model.grid import CHANNELS
@@ -25,6 +24,8 @@ class TrainingKey:
 
     weights: dict[str, Any]
     model: dict[str, Any]
+    ensemble_digest: str
+    """SHA-256 of all values that determine the ensemble of a cross-validation; "" without folds."""
 
     @classmethod
     def of(cls, inputs: TrainingInputs, settings: Settings) -> "TrainingKey":
@@ -40,17 +41,19 @@ class TrainingKey:
             "torch": torch.__version__,
         }
         masks = {name: value for name, value in given.items() if name in MASK_SETTINGS}
-        return cls(weights, {**weights, "cut": masks})
+        model, held_out = {**weights, "cut": masks}, inputs.split.held_out
+        ensemble = held_out and ensemble_decides(model, held_out.split_digest, held_out.folds)
+        return cls(weights, model, digest_of(ensemble) if ensemble else "")
 
     @property
     def weights_digest(self) -> str:
         """SHA-256 that names the checkpoints."""
-        return _sha256(self.weights)
+        return digest_of(self.weights)
 
     @property
     def model_digest(self) -> str:
         """SHA-256 that MLflow shows as `training_digest`."""
-        return _sha256(self.model)
+        return digest_of(self.model)
 
 
 def given_settings(settings: Settings) -> dict[str, Any]:
@@ -61,7 +64,3 @@ def given_settings(settings: Settings) -> dict[str, Any]:
 def grid_settings(slices: Slices) -> dict[str, Any]:
     """Return the settings in `GRID`."""
     return {name: getattr(slices, name) for name in GRID}
-
-
-def _sha256(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

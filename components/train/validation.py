@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import nn
 
 from components.artifacts.cases import Case
 from components.artifacts.trained_model import TrainedModel
@@ -85,7 +86,7 @@ def validate(network: AttentionUNet, cases: Iterable[GridCase], loss: str, preci
 
 
 def choose_threshold(
-    network: AttentionUNet,
+    network: nn.Module,
     trained: TrainedModel,
     folder: Path,
     cases: Mapping[str, Case],

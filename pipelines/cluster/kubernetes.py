@@ -11,7 +11,7 @@ from kfp.dsl import PipelineTask
 from components.core.errors import StepError
 from components.registry.tracking import TOKEN
 from pipelines.image_tags import ROOT, sources_tag
-from pipelines.pipeline import STEPS, compile_to
+from pipelines.pipeline import TRAIN_FOLDS, base_step, compile_to, folds_asked, steps_with
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
@@ -48,6 +48,7 @@ NEEDS = {
     "preprocess": Needs(("500m", 4), ("1Gi", 8), 12 * HOURS),
     "split": Needs(("100m", 1), ("256Mi", 1), 6 * HOURS, pause=5),
     "train": Needs(("1", 8), ("2Gi", 32), 96 * HOURS, retries=5),
+    "ensemble": Needs(("100m", 1), ("1Gi", 8), HOURS, pause=5),
     "evaluate": Needs(("500m", 4), ("2Gi", 16), 12 * HOURS),
     "register": Needs(("250m", 2), ("1Gi", 4), HOURS, pause=5),
 }
@@ -59,7 +60,7 @@ WATCHER = Needs(("100m", 1), ("512Mi", 4), NEEDS["train"].seconds, NEEDS["train"
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """The settings of the compiled pipeline: the registry of the images, and the GPUs and nodes of the train step."""
+    """The settings of the compiled pipeline: registry of the images, GPUs and nodes of a train step, folds."""
 
     registry: str = "dwi-stroke"
     gpus: int = 0
@@ -68,10 +69,12 @@ class ClusterSettings:
     toleration: str = ""
     nodes: int = 1
     kind: bool = False
+    folds: int = 1
 
     @classmethod
     def from_environment(cls, kind: bool = False) -> "ClusterSettings":
-        """Read REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value), TOLERATION (a taint), NODES.
+        """Read REGISTRY, GPUS (of the train step), GPU_TYPE, NODE_SELECTOR (label=value), TOLERATION (a taint), NODES,
+        FOLDS.
 
         Raises:
             StepError: a value is invalid.
@@ -93,11 +96,11 @@ class ClusterSettings:
             )
         registry = os.environ.get("REGISTRY") or cls.registry
         gpu_type = os.environ.get("GPU_TYPE") or cls.gpu_type
-        return cls(registry, int(gpus), gpu_type, selector, toleration, int(nodes), kind)
+        return cls(registry, int(gpus), gpu_type, selector, toleration, int(nodes), kind, folds_asked())
 
     def image(self, step: str) -> str:
         """Return the image of the step's pod: the CUDA image where that pod trains on GPUs."""
-        return self._image("trainer" if step == "train" and self.gpus and self.nodes == 1 else "components")
+        return self._image("trainer" if base_step(step) == "train" and self.gpus and self.nodes == 1 else "components")
 
     def _image(self, name: str) -> str:
         """Return an image by its digest; by its tag alone where no registry has it yet."""
@@ -107,8 +110,9 @@ class ClusterSettings:
 
     def equip(self, step: str, task: PipelineTask) -> None:
         """Configure the step's task; credentials come from a Secret, never as values."""
-        needs = WATCHER if step == "train" and self.nodes > 1 else NEEDS[step]
-        factor = max(1, self.gpus) if step == "train" and self.nodes == 1 else 1
+        trains = base_step(step) == "train"
+        needs = WATCHER if trains and self.nodes > 1 else NEEDS[base_step(step)]
+        factor = max(1, self.gpus) if trains and self.nodes == 1 else 1
         task.set_cpu_request(KIND_CPU if self.kind else needs.cpu[0]).set_cpu_limit(str(factor * needs.cpu[1]))
         task.set_memory_request(needs.memory[0]).set_memory_limit(f"{factor * needs.memory[1]}Gi")
         # Argo counts backoff_max_duration from the start of the first try: it must cover all tries and pauses.
@@ -128,13 +132,13 @@ class ClusterSettings:
         task.set_env_variable("IMAGE_TAG", self.image(step))
         if step in ("evaluate", "register"):  # the champion or the registry may have changed since
             task.set_caching_options(False)
-        if step == "train" and self.nodes > 1:
-            self._request_nodes(task)
-        elif step == "train":
+        if trains and self.nodes > 1:
+            self._request_nodes(step, task)
+        elif trains:
             kubernetes.empty_dir_mount(task, "shm", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
             self._place_on_gpu(task)
 
-    def _request_nodes(self, task: PipelineTask) -> None:
+    def _request_nodes(self, step: str, task: PipelineTask) -> None:
         """Give the step its request for Kubeflow Trainer, and the identity of its pod."""
         cpu, memory = NEEDS["train"].cpu, NEEDS["train"].memory
         resources = {
@@ -143,6 +147,8 @@ class ClusterSettings:
         }
         task.set_env_variable("TRAIN_NODES", str(self.nodes)).set_env_variable("TRAIN_GPUS", str(self.gpus))
         task.set_env_variable("TRAIN_IMAGE", self._image("trainer"))
+        if step in TRAIN_FOLDS:
+            task.set_env_variable("TRAIN_FOLD", str(1 + TRAIN_FOLDS.index(step)))
         task.set_env_variable("TRAIN_RESOURCES", json.dumps(resources))
         for name, field in {"POD_NAMESPACE": "namespace", "POD_NAME": "name", "POD_UID": "uid"}.items():
             kubernetes.use_field_path_as_env(task, name, f"metadata.{field}")
@@ -165,5 +171,5 @@ def compile_pipeline(output: Path, kind: bool = False) -> None:
 
 def compile_for(settings: ClusterSettings, output: Path) -> None:
     """Write the pipeline's IR YAML with these settings."""
-    images = {step: settings.image(step) for step in STEPS}
-    compile_to(output, images, settings.equip, dsl.PIPELINE_JOB_NAME_PLACEHOLDER)
+    images = {step: settings.image(step) for step in steps_with(settings.folds)}
+    compile_to(output, images, settings.equip, dsl.PIPELINE_JOB_NAME_PLACEHOLDER, settings.folds)

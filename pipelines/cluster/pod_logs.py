@@ -16,7 +16,7 @@ from pipelines.cluster.connect import Connection
 from pipelines.cluster.run_pods import is_driver, pods_of, step_of
 from pipelines.cluster.step_log_lines import own_lines
 from pipelines.cluster.steps import OVER
-from pipelines.pipeline import STEP_HEADING, STEPS
+from pipelines.pipeline import EVERY_STEP, STEP_HEADING
 
 POLL_SECONDS, QUIET_SECONDS = 2, 600
 LineFilter = Callable[[Iterable[str]], Iterable[str]]
@@ -32,7 +32,7 @@ def print_pod_logs(cluster: Connection, run_id: str, step: str, follow: bool, ra
         raise StepError("logs are read from the cluster itself: set KUBE_CONTEXT to its kube context.")
     line_filter: LineFilter = (lambda lines: lines) if raw else own_lines
     api = Api(cluster.kfp_url, kind=cluster.target == "kind") if follow else None
-    steps = [step] if step else list(STEPS)
+    steps = [step] if step else list(EVERY_STEP)
     shown: set[str] = set()
     while True:
         over = api is None or api.run(run_id).state in OVER

@@ -48,15 +48,15 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
 
 
 def close(uri: str, kfp_run_id: str, status: str) -> None:
-    """End the open MLflow run of a run that did not succeed."""
+    """End the open MLflow runs of a run that did not succeed."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient(uri)
     try:
-        run = _run(client, kfp_run_id)
-        if run.info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, status)
+        for run in _runs(client, kfp_run_id):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, status)
     except LookupError:
         pass  # the run ended before it had an MLflow run
     except MlflowException as error:
@@ -70,18 +70,19 @@ def epochs_done(uri: str, kfp_run_id: str) -> int:
 
     client = mlflow.MlflowClient(uri)
     try:
-        run = _run(client, kfp_run_id)
+        run, *_ = _runs(client, kfp_run_id)
         return max((m.step for m in client.get_metric_history(run.info.run_id, EPOCH_METRICS[-1])), default=0)
     except (LookupError, MlflowException):
         return 0
 
 
-def _run(client, kfp_run_id: str):
+def _runs(client, kfp_run_id: str) -> list:
+    """Return the MLflow runs of a pipeline run: with folds, also that of each network."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, f"tags.kfp_run_id = '{kfp_run_id}'", max_results=1)
+    found = client.search_runs(experiments, f"tags.kfp_run_id = '{kfp_run_id}'")
     if not found:
         raise LookupError(f"no run has the tag kfp_run_id={kfp_run_id} (experiment {EXPERIMENT})")
-    return found[0]
+    return found
 
 
 def _version(client, kfp_run_id: str):

@@ -20,7 +20,7 @@ from pipelines.cluster.steps import outcome
 from pipelines.cluster.storage import data_address
 from pipelines.cluster.watch import Watch
 from pipelines.image_tags import ROOT, code, commit, sources_tag
-from pipelines.pipeline import DESCRIPTION, NAME, READ_ON
+from pipelines.pipeline import DESCRIPTION, NAME, READ_ON, TRAIN_FOLDS, folds_asked
 from pipelines.summary import save, show
 
 COMPILED = ROOT / "build" / "pipeline.yaml"
@@ -36,6 +36,7 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
     Raises:
         StepError: the cluster or MLflow does not answer, the data cannot be uploaded, or a step failed.
     """
+    folds = folds_asked()
     with connect(target) as cluster:
         start = time.perf_counter()
         if target == "kind":
@@ -54,7 +55,8 @@ def pipeline_run(target: str, data: str, preset: str, settings: Settings, state:
             "run_id": run_id, "kfp_run_id": run.run_id, "status": "running", "target": target,
             "kube_context": cluster.context, "namespace": cluster.namespace, "kfp_host": cluster.kfp_url,
             "pipeline_version": version_name, "preset": preset, "data_uri": data_uri,
-            "settings": settings.model_dump(), "mlflow_tracking_uri": tracking_uri, "experiment": EXPERIMENT,
+            "settings": settings.model_dump(), "folds": folds, "mlflow_tracking_uri": tracking_uri,
+            "experiment": EXPERIMENT,
             "code": code(), "links": {"kfp": page}, "steps": {}, "wall_seconds": 0.0,
         }  # fmt: skip
         save(summary, state)
@@ -111,6 +113,8 @@ def _failure(watch: Watch, cluster: Connection, summary: dict) -> StepError:
     lines = [*_reason(watch, step, summary)]
     if step == "train" and (epochs := epochs_done(summary["mlflow_tracking_uri"], summary["kfp_run_id"])):
         lines.append(f"The same command continues after epoch {epochs}.")
+    if step in TRAIN_FOLDS:
+        lines.append("The same command continues after the last epoch of this fold.")
     return RunFailed("\n".join(lines))
 
 

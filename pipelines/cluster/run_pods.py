@@ -8,7 +8,7 @@ from components.core import pod_diagnosis
 from components.core.step import ERROR_MARK
 from pipelines.cluster.step_log_lines import own_lines
 from pipelines.cluster.timeouts import TIMEOUT_SECONDS
-from pipelines.pipeline import STEPS
+from pipelines.pipeline import EVERY_STEP
 
 LAST_LINES = 30
 READ_LINES = 500
@@ -29,7 +29,7 @@ def step_of(pod: V1Pod) -> str | None:
     if name is None:
         node = (pod.metadata.annotations or {}).get("workflows.argoproj.io/node-name", "")
         name = re.sub(r"\(\d+\)$", "", node).rpartition(".")[2].removesuffix("-driver")
-    return name if name in STEPS else None
+    return name if name in EVERY_STEP else None
 
 
 def is_driver(pod: V1Pod) -> bool:

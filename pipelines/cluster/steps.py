@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kfp_server_api import V2beta1PipelineTaskDetail, V2beta1Run
 
-from pipelines.pipeline import STEPS
+from pipelines.pipeline import EVERY_STEP
 
 OVER = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 """The final states of a run."""
@@ -59,7 +59,7 @@ def steps_of(run: V2beta1Run) -> dict[str, Step]:
     tasks = {task.display_name: task for task in details}
     children = {child.pod_name for task in details for child in task.child_tasks or []}
     terminated, begun, order = _terminated_at(run), {}, {}
-    for step in STEPS:
+    for step in EVERY_STEP:
         driver, main = tasks.get(f"{step}-driver"), tasks.get(step)
         if driver is None or driver.state in (None, OMITTED) or not _is_set(driver.start_time):
             continue

@@ -13,7 +13,7 @@ from pipelines.cluster.api import Api
 from pipelines.cluster.connect import Connection
 from pipelines.cluster.run_pods import is_driver, pods_of, reason, step_of
 from pipelines.cluster.steps import OVER, Step, steps_of
-from pipelines.pipeline import STEPS
+from pipelines.pipeline import folds_asked, steps_with
 
 POLL_SECONDS = 3
 PATIENCE_SECONDS = 20
@@ -29,6 +29,7 @@ class Watch:
         self.api, self.run_id = api, run_id
         self.core, self.namespace = cluster.core, cluster.namespace
         self.steps: dict[str, Step] = {}
+        self.count = len(steps_with(folds_asked()))
         self._last = ""
         self._ended: set[str] = set()
         self._tries: dict[str, int] = {}
@@ -68,7 +69,7 @@ class Watch:
 
     def _show(self, name: str, step: Step, pods: list[V1Pod]) -> None:
         if name not in self._tries:
-            self._print(f"[{len(self._tries) + 1}/{len(STEPS)}] {name}")
+            self._print(f"[{len(self._tries) + 1}/{self.count}] {name}")
             self._tries[name], self._last = 1, name
         prefix = "      " if name == self._last else f"      {name} "
         if step.tries > self._tries[name]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from components.artifacts.metric_labels import METRIC_LABELS
+from components.artifacts.split_file import patients_learnt, patients_tested
 from components.core.intervals import paired_interval
 from components.evaluate.metrics import means_by_patient
 from pipelines.experiments.run_results import RunResult
@@ -69,7 +70,7 @@ def compare(results: list[RunResult], minimum_patients: int) -> tuple[dict, list
                 found["difference"] = difference(preset, baseline, better, minimum_patients)
             presets[name]["metrics"][metric] = found
     comparison = {
-        "test_patients": len(first.patients["test"]), "minimum_patients": minimum_patients,
+        "test_patients": len(patients_tested(first.patients)), "minimum_patients": minimum_patients,
         "synthetic": any(run.synthetic for run in results), "data_version": first.data_version,
         "split_digest": first.split_digest, "presets": presets,
     }  # fmt: skip
@@ -83,10 +84,10 @@ def why_not_comparable(run: RunResult, baseline: RunResult) -> str:
     if run.split_digest == baseline.split_digest:
         return ""
     for tested, whose, learner, who in ((baseline, "baseline's", run, "it"), (run, "its own", baseline, "baseline")):
-        test = set(tested.patients["test"])
-        if seen := test & {*learner.patients["train"], *learner.patients["val"]}:
+        test = patients_tested(tested.patients)
+        if seen := test & patients_learnt(learner.patients):
             return f"it has other test patients: {who} was trained or tuned on {len(seen)} of {whose} {len(test)}"
-    if not set(run.patients["test"]) & set(baseline.patients["test"]):
+    if not patients_tested(run.patients) & patients_tested(baseline.patients):
         return "it has no test patient in common with baseline"
     return ""
 

@@ -11,9 +11,11 @@ from components.core.settings import Settings
 from components.registry.run_records import TRAINING_COST
 from pipelines.atomic_write import read_json
 from pipelines.image_tags import code
-from pipelines.pipeline import settings_that_decide
+from pipelines.pipeline import folds_asked, settings_that_decide
 
 SAME_DATA = ("data_uri", "data_version")
+BEFORE_SPLIT = ("ingest", "preprocess")
+"""Steps that are the same with any number of folds."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ def finished_run(runs: list[dict], target: str, settings: Settings, same_data_as
     If `same_data_as` is given, the run must have had the same data as that one.
     """
     wanted = {"status": "succeeded", "target": target, "settings": settings.model_dump(), "code": code()}
+    folds = folds_asked()
     wanted |= {name: same_data_as[name] for name in SAME_DATA} if same_data_as else {}
-    return next((run for run in runs if all(run.get(name) == value for name, value in wanted.items())), None)
+    same_folds = (run for run in runs if run.get("folds", 1) == folds)
+    return next((run for run in same_folds if all(run.get(name) == value for name, value in wanted.items())), None)
 
 
 def is_in_mlflow(client, summary: dict) -> bool:
@@ -133,5 +137,6 @@ def _ran_step_for(run: dict, step: str, summary: dict) -> bool:
         and facts["state"] == "succeeded"
         and not facts["cached"]
         and [run.get(name) for name in same] == [summary.get(name) for name in same]
+        and (step in BEFORE_SPLIT or run.get("folds", 1) == summary.get("folds", 1))
         and all(run["settings"].get(name) == summary["settings"].get(name) for name in settings_that_decide(step))
     )

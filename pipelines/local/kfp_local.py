@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TextIO
 
 from kfp import components, local
+from kfp.dsl import PipelineTask
 from kfp.local import subprocess_task_handler
 from kfp.local.orchestrator import task_executor
 from kfp.local.status import Status
@@ -25,7 +26,7 @@ from kfp.local.status import Status
 from components.core.errors import StepError
 from components.core.step import ERROR_MARK, SIGTERM_EXIT_CODE, plain
 from pipelines.image_tags import ROOT, image
-from pipelines.pipeline import STEP_HEADING, STEPS, compile_to
+from pipelines.pipeline import STEP_HEADING, base_step, compile_to, steps_with
 
 GRACE_SECONDS = 10
 LAST_LINES = 15
@@ -62,8 +63,9 @@ class LocalRun:
 
     target = "local"
 
-    def __init__(self, run_id: str, folder: Path, environment: dict[str, str], log: TextIO):
+    def __init__(self, run_id: str, folder: Path, environment: dict[str, str], log: TextIO, folds: int = 1):
         self.run_id, self.folder, self.environment, self.log = run_id, folder, environment, log
+        self.folds = folds
         self.steps: dict[str, StepRun] = {}
         self.out = sys.stdout
         self.current = ""
@@ -88,7 +90,8 @@ class LocalRun:
             StepFailed: a step failed; the message is the step's own.
         """
         definition = self.folder / "pipeline.yaml"
-        compile_to(definition, {step: self.image(step) for step in STEPS})
+        images = {step: self.image(base_step(step)) for step in steps_with(self.folds)}
+        compile_to(definition, images, _one_after_the_other(), folds=self.folds)
         workspace = self.folder / "tmp"
         workspace.mkdir(exist_ok=True)
         logging.disable(logging.INFO)
@@ -121,7 +124,7 @@ class LocalRun:
 
         def watched_task(**call):
             self.current, self.started_process, start = call["task_name"], False, time.perf_counter()
-            self._print(f"[{len(self.steps) + 1}/{len(STEPS)}] {self.current}")
+            self._print(f"[{len(self.steps) + 1}/{len(steps_with(self.folds))}] {self.current}")
             step = self.steps[self.current] = StepRun("stopped", 0.0, False)
             self.log.write(f"{STEP_HEADING} {self.current}\n")
             try:
@@ -198,6 +201,18 @@ class LocalRun:
 
     def _print(self, line: str) -> None:
         print(line, file=self.out, flush=True)
+
+
+def _one_after_the_other() -> Callable[[str, PipelineTask], None]:
+    """Return a function that puts the networks of a cross-validation in their order: here one step runs at a time."""
+    trained: list[PipelineTask] = []
+
+    def wait_for_earlier(step: str, task: PipelineTask) -> None:
+        if base_step(step) == "train":
+            task.after(*trained)
+            trained.append(task)
+
+    return wait_for_earlier
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from pipelines.local import services
 from pipelines.local.kfp_local import LocalRun, StepFailed
 from pipelines.local.run_lock import only_run
 from pipelines.local.run_log import LOG
+from pipelines.pipeline import folds_asked
 from pipelines.summary import links, save, show
 from pipelines.upload import upload
 
@@ -37,6 +38,7 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path) -> Non
     Raises:
         StepError: a service does not start, the data cannot be uploaded, or a step failed.
     """
+    folds = folds_asked()
     with only_run(state):
         start, started = time.perf_counter(), time.time()
         environment = use_services(state)
@@ -47,13 +49,14 @@ def pipeline_run(data: str, preset: str, settings: Settings, state: Path) -> Non
         print(f"run {run_id}: preset {preset}, data {data_uri}", flush=True)
         summary: dict[str, Any] = {
             "run_id": run_id, "status": "running", "target": LocalRun.target, "preset": preset, "data_uri": data_uri,
-            "settings": settings.model_dump(), "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
+            "settings": settings.model_dump(), "folds": folds,
+            "mlflow_tracking_uri": environment["MLFLOW_TRACKING_URI"],
             "experiment": tracking.experiment_name(), "code": code(), "state": identity(state),
         }  # fmt: skip
         write_json(folder / "summary.json", summary)
         summary["status"] = "failed"
         with (folder / LOG).open("w") as log:
-            run = LocalRun(run_id, folder, {**environment, "GIT_COMMIT": commit()}, log)
+            run = LocalRun(run_id, folder, {**environment, "GIT_COMMIT": commit()}, log, folds)
             try:
                 _execute(run, {"data_uri": data_uri, **settings.model_dump()}, state, environment)
                 summary |= _results(run, started) | {"status": "succeeded"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from components.core.errors import StepError
 from pipelines.local.run_lock import is_running
-from pipelines.pipeline import STEP_HEADING, STEPS
+from pipelines.pipeline import EVERY_STEP, STEP_HEADING
 
 LOG = "log.txt"
 POLL_SECONDS = 0.2
@@ -29,7 +29,7 @@ def print_log(run: str, step: str, follow: bool, state: Path) -> None:
     current, shown = "", False
     for line in _lines(log, lambda: follow and is_running(state) and run == newest_run(state)):
         heading, _, name = line.partition(" ")
-        if heading == STEP_HEADING and name in STEPS:
+        if heading == STEP_HEADING and name in EVERY_STEP:
             current = name
         if not step or current == step:
             print(line, flush=True)

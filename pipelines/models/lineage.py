@@ -26,6 +26,7 @@ from components.registry.tracking import MODEL_NAME
 from pipelines.image_tags import commit, image, sources_tag
 from pipelines.models import registry
 from pipelines.models.link_report import CHANGED, NOT_REACHED, NOT_REGISTERED, OK, LinkReport, NotReached
+from pipelines.models.network_lineage import check_networks
 from pipelines.models.registry_check import UNREADABLE, description_digest, other_measures, other_numbers
 from pipelines.models.scan_lineage import check_scans
 from pipelines.models.version_files import VersionFiles
@@ -52,6 +53,7 @@ def lineage(model: str, state: Path, place: str = "local") -> int:
         _model(report, tags, files)
         _code(report, tags, files)
         _training(report, tags, files)
+        _networks(report, client, files)
         _evaluation(report, tags, files)
         check_scans(report, tags, files)
     return report.end()
@@ -191,6 +193,15 @@ def _training(report: LinkReport, tags: dict[str, str], files: VersionFiles) -> 
     for name in Settings.model_fields:
         if name in params:
             report.fact(name, params[name])
+
+
+def _networks(report: LinkReport, client: Any, files: VersionFiles) -> None:
+    """Report on the networks of an ensemble."""
+    try:
+        networks = _facts(files).get("networks") or []
+        check_networks(report, client, networks, files)
+    except (NotReached, *UNREADABLE) as why:
+        report.link(NOT_REACHED, "its networks", f"model.json does not name them: {why!r}")
 
 
 def _facts(files: VersionFiles) -> dict:

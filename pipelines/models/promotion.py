@@ -135,6 +135,8 @@ def _show(client, ledger: Ledger, place: str) -> int:
 def _numbers(tags: dict[str, float]) -> str:
     dice, f1, patients = in_words(tags, "test_dice"), tags["test_lesion_f1_mean"], tags["test_patients"]
     text = f"Dice {dice}, lesion F1 (any touch) {f1:.3f}, {patients:.0f} test patients"
+    if folds := tags.get("test_folds"):
+        text += f", out-of-fold (the mean of the {folds:.0f} networks was never tested itself)"
     return ". ".join(filter(None, (text, against_rule(tags))))
 
 

@@ -37,7 +37,15 @@ class VersionFiles:
         Raises:
             NotReached: it cannot be downloaded.
         """
-        return self._download(f"MLflow run {self.version.run_id}", run_id=self.version.run_id, artifact_path=name)
+        return self.of_other_run(self.version.run_id, name)
+
+    def of_other_run(self, run_id: str, name: str) -> Path:
+        """Return an artifact of another MLflow run: that of a network of an ensemble.
+
+        Raises:
+            NotReached: it cannot be downloaded.
+        """
+        return self._download(f"MLflow run {run_id}", run_id=run_id, artifact_path=name)
 
     def _download(self, where: str, **what: str) -> Path:
         import mlflow

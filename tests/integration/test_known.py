@@ -35,16 +35,19 @@ class Pipeline:
         name = "SYNTHETIC demo" if synthetic else "stroke patients"
         Storage(URI).put(DESCRIPTION, json.dumps({"Name": name}).encode())
 
-    def history(self, patients: int, seed: int = 42) -> str:
+    def history(self, patients: int, seed: int = 42, folds: int = 1) -> str:
         """Return the digest that fingerprint gives to the split of that many patients."""
-        return history_to_extend(URI, f"data of {patients}", RATIOS, seed, "dwi")
+        return history_to_extend(URI, f"data of {patients}", RATIOS, seed, "dwi", folds)
 
-    def split(self, patients: int, seed: int = 42, history: str | None = None, carry: bool = True) -> Split:
+    def split(
+        self, patients: int, seed: int = 42, history: str | None = None, carry: bool = True, folds: int = 1
+    ) -> Split:
         cases = [make_case(f"P{i:03d}", lesion_voxels=i, lesion_ml=float(i)) for i in range(1, patients + 1)]
         made = make_cases(cases, synthetic=self.synthetic, data_uri=URI, data_version=f"data of {patients}")
         made.write(self.folder)
-        given = self.history(patients, seed) if history is None else history
-        split(self.folder, self.folder / "split.json", self.folder / "split.html", RATIOS, seed, "dwi", given, carry)
+        given = self.history(patients, seed, folds) if history is None else history
+        files = self.folder, self.folder / "split.json", self.folder / "split.html"
+        split(*files, RATIOS, seed, "dwi", given, carry, folds)
         return Split.read(self.folder)
 
     def register(self):
@@ -245,3 +248,25 @@ def test_patients_whose_history_began_with_synthetic_scans_keep_their_subsets(pi
     pipeline.register()
     assert pipeline.history(22) == patients.history_digest
     assert subsets(pipeline.split(22)) == subsets(patients)
+
+
+def test_a_split_into_folds_continues_one_with_as_many_folds_and_a_single_split_a_single_one(pipeline):
+    single = pipeline.run(12)
+    dealt = pipeline.split(12, folds=3)
+    assert dealt.extends is None and set(dealt.patients) == {"fold-1", "fold-2", "fold-3"}
+    first = pipeline.register().version
+    more = pipeline.split(15, seed=7, folds=3)
+    assert more.extends.version == first
+    assert all(set(dealt.patients[fold]) <= set(more.patients[fold]) for fold in dealt.patients)
+    pipeline.register()
+    assert pipeline.split(15, folds=5).extends is None
+    again = pipeline.split(15, seed=9)
+    assert all(set(single.patients[subset]) <= set(again.patients[subset]) for subset in single.patients)
+
+
+def test_with_nothing_changed_a_split_into_folds_comes_from_the_cache(pipeline):
+    before = pipeline.history(12, folds=3)
+    pipeline.split(12, folds=3)
+    pipeline.register()
+    assert pipeline.history(12, folds=3) == before == ""
+    assert pipeline.history(13, folds=3) != ""

@@ -107,7 +107,7 @@ def measured(dice: float) -> list[ScanResult]:
 
 def compared(ours: float, theirs: float, patients: dict = PATIENTS, synthetic: bool = False) -> Comparison:
     """The comparison of a model with the Dice `ours`, where the champion gets `theirs`."""
-    return compare_with_champion(measured(ours), patients, lambda network, facts: measured(theirs), synthetic)
+    return compare_with_champion(measured(ours), patients, lambda *_: measured(theirs), synthetic)
 
 
 def settle(client, version, comparison: Comparison, policy: Policy | None = None, summary: dict = SUMMARY) -> str:
@@ -317,7 +317,7 @@ def test_a_champion_of_another_frozen_test_refuses_every_challenger(client, two)
 def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     seen = {}
 
-    def measure(network, facts):
+    def measure(network, facts, patients):
         seen.update(dict(facts), first=next(network.parameters()).flatten()[0].item())
         return measured(0.5)
 

@@ -291,3 +291,44 @@ def test_an_outage_of_mlflow_gives_one_sentence_everywhere(proxy, kfp_run, tmp_p
         with pytest.raises(StepError, match="MLflow at http") as error:
             call()
         assert "\n" not in str(error.value)
+
+
+# The networks of a cross-validation
+
+
+def parent_of(run: Run) -> str:
+    return run.client.get_run(run.id).data.tags[tracking.PARENT]
+
+
+def test_the_run_of_each_network_is_below_the_run_of_the_ensemble(kfp_run):
+    ensemble, *networks = (uuid.uuid4().hex for _ in range(4))
+    runs = [Run.open_network(ensemble, digest, fold, 3) for fold, digest in enumerate(networks, start=1)]
+    assert len({run.id for run in runs}) == 3
+    (parent,) = {parent_of(run) for run in runs}
+    names = [run.client.get_run(run.id).info.run_name for run in runs]
+    assert names == ["fold 1 of 3", "fold 2 of 3", "fold 3 of 3"]
+    assert Run.open(ensemble, "an evaluation").id == parent, "evaluate and register never take that of a network"
+
+
+def test_the_network_of_a_killed_run_is_continued_in_its_own_run(kfp_run, monkeypatch):
+    ensemble, network = uuid.uuid4().hex, uuid.uuid4().hex
+    killed = Run.open_network(ensemble, network, 2, 3)
+    assert _close_tracking(kfp_run, "KILLED")
+    statuses = {run: killed.client.get_run(run).info.status for run in (killed.id, parent_of(killed))}
+    assert set(statuses.values()) == {"KILLED"}
+    monkeypatch.setenv("KFP_RUN_ID", kfp_run + "-again")
+    again = Run.open_network(ensemble, network, 2, 3)
+    assert (again.id, parent_of(again)) == (killed.id, parent_of(killed))
+
+
+def test_networks_that_start_at_the_same_moment_share_the_run_of_the_ensemble(kfp_run, monkeypatch):
+    """On a cluster all folds start together: two of them may create a run before either sees the other's."""
+    ensemble = uuid.uuid4().hex
+    first = Run.open_network(ensemble, uuid.uuid4().hex, 1, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "_find_run", lambda *_: None)
+        second = Run.open_network(ensemble, uuid.uuid4().hex, 2, 3)
+    assert parent_of(second) == parent_of(first)
+    found = first.client.search_runs([first.client.get_run(first.id).info.experiment_id],
+                                     f"tags.kfp_run_id = '{kfp_run}'")  # fmt: skip
+    assert len([run for run in found if tracking.FOLD not in run.data.tags]) == 1

@@ -275,7 +275,7 @@ class TestAWriterOfTheBucket:
             """The champion's facts stand in for its results: altered facts would give others."""
             found = compare_with_champion(
                 rows, split["patients"],
-                lambda network, trained: [row.model_copy(update={"dice": trained.threshold}) for row in rows],
+                lambda network, trained, patients: [row.model_copy(update={"dice": trained.threshold}) for row in rows],
                 listed["synthetic"],
             )  # fmt: skip
             if found.reason:

@@ -11,7 +11,7 @@ import yaml
 from components.core.errors import StepError
 from components.core.settings import Settings
 from pipelines.image_tags import ROOT
-from pipelines.pipeline import STEPS, compile_to
+from pipelines.pipeline import EVERY_STEP, STEPS, TRAIN_FOLDS, base_step, compile_to, folds_asked, steps_with
 
 IMAGES = {step: f"somewhere/dwi-stroke-{step}:0123abcd" for step in STEPS}
 KFP_TYPES = {"int": "NUMBER_INTEGER", "float": "NUMBER_DOUBLE", "bool": "BOOLEAN", "str": "STRING"}
@@ -164,3 +164,65 @@ def test_every_step_and_each_of_its_inputs_is_described_for_the_form(spec):
         inputs = spec["components"][f"comp-{step}"]["inputDefinitions"]
         for name in [*inputs.get("parameters", {}), *inputs.get("artifacts", {})]:
             assert f"{name}:" in described, f"{step} does not say what {name} is"
+
+
+@pytest.fixture(scope="module")
+def folds(tmp_path_factory):
+    """The pipeline with five folds."""
+    compiled = tmp_path_factory.mktemp("compiled") / "folds.yaml"
+    compile_to(compiled, dict.fromkeys(steps_with(5), "somewhere/dwi-stroke:0123abcd"), folds=5)
+    return yaml.safe_load(compiled.read_text())
+
+
+def test_each_fold_has_a_train_step_of_its_own_and_no_loop(folds):
+    tasks = folds["root"]["dag"]["tasks"]
+    assert set(tasks) == set(steps_with(5)) == {*STEPS, *TRAIN_FOLDS[:5], "ensemble"} - {"train"}
+    assert not any("iterator" in str(task) or "Iterator" in str(task) for task in tasks.values())
+    for number, step in enumerate(TRAIN_FOLDS[:5], start=1):
+        assert parameters(tasks[step])["fold"] == {"runtimeValue": {"constant": number}}
+        others = {name: source for name, source in parameters(tasks[step]).items() if name != "fold"}
+        assert others == {name: {"componentInputParameter": name} for name in others}
+        assert tasks[step]["cachingOptions"] == {"enableCache": True}
+
+
+def test_split_and_fingerprint_know_how_many_folds_there_are(folds, tasks):
+    for step in ("fingerprint", "split"):
+        assert parameters(folds["root"]["dag"]["tasks"][step])["folds"] == {"runtimeValue": {"constant": 5}}
+        assert "folds" not in parameters(tasks[step])
+
+
+def test_the_networks_of_all_folds_go_into_the_ensemble_and_it_into_the_later_steps(folds):
+    tasks = folds["root"]["dag"]["tasks"]
+
+    def sources(step: str) -> dict[str, str]:
+        artifacts = tasks[step]["inputs"]["artifacts"]
+        return {name: source["taskOutputArtifact"]["producerTask"] for name, source in artifacts.items()}
+
+    assert sources("ensemble") == {"split": "split", **{f"model_{n}": f"train-fold-{n}" for n in range(1, 6)}}
+    for step in TRAIN_FOLDS[:5]:
+        assert sources(step) == {"cases": "ingest", "slices": "preprocess", "split": "split"}
+        assert tasks[step].get("dependentTasks") == ["ingest", "preprocess", "split"]
+    assert sources("evaluate") == {"cases": "ingest", "split": "split", "model": "ensemble"}
+    assert sources("register") == {"model": "ensemble", "evaluation": "evaluate"}
+
+
+def test_every_step_of_any_number_of_folds_is_known_and_runs_the_code_of_a_component():
+    for count in (1, 3, 10):
+        assert set(steps_with(count)) <= set(EVERY_STEP)
+    assert {base_step(step) for step in EVERY_STEP} == {*STEPS, "ensemble"}
+    assert all((ROOT / "components" / base_step(step) / "component.py").is_file() for step in EVERY_STEP)
+
+
+@pytest.mark.parametrize(("asked", "count"), [(None, 1), ("", 1), ("1", 1), ("3", 3), ("10", 10)])
+def test_the_number_of_folds_is_that_of_the_variable(monkeypatch, asked, count):
+    monkeypatch.delenv("FOLDS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("FOLDS", asked)
+    assert folds_asked() == count
+
+
+@pytest.mark.parametrize("asked", ["0", "2", "11", "-5", "five", "5.0"])
+def test_an_impossible_number_of_folds_is_refused_with_the_possible_ones(monkeypatch, asked):
+    monkeypatch.setenv("FOLDS", asked)
+    with pytest.raises(StepError, match=f"FOLDS={asked} is impossible: give 3 to 10 folds"):
+        folds_asked()

@@ -58,3 +58,8 @@ def test_links_open_the_pages_of_model_training():
         "run": "http://127.0.0.1:5000/#/experiments/1/runs/abc?workflowType=machine_learning",
         "model": "http://127.0.0.1:5000/#/models/m/versions/3?workflowType=machine_learning",
     }
+
+
+def test_the_numbers_of_a_cross_validation_are_called_out_of_fold(shown):
+    assert any("out-of-fold: of 5 networks" in line for line in shown(test_folds=5.0))
+    assert not any("out-of-fold" in line for line in shown())

@@ -36,3 +36,10 @@ def test_synthetic_patients_are_named(dice):
     assert "3 synthetic demo patients" in sentence(numbers, synthetic=True)
     assert "it says nothing about real ones" in sentence(numbers, synthetic=True)
     assert "synthetic" not in sentence(numbers, synthetic=False)
+
+
+def test_the_numbers_of_a_cross_validation_are_called_out_of_fold_and_the_ensemble_untested():
+    said = sentence(MODEL | {"test_folds": 5.0}, synthetic=False)
+    assert "These numbers are out-of-fold: of 5 networks, each patient was predicted by the one that had not" in said
+    assert "The model is the mean of these networks, which was never tested itself. Research use only." in said
+    assert "out-of-fold" not in sentence(MODEL, synthetic=False)

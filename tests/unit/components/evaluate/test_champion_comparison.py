@@ -8,15 +8,18 @@ import pytest
 
 from components.artifacts.cases import Case
 from components.artifacts.evaluation import ScanResult
+from components.artifacts.split_file import RegisteredSplit
 from components.artifacts.trained_model import TrainedModel
 from components.core.errors import StepError
 from components.core.storage import file_sha256
 from components.evaluate import champion_comparison
-from components.evaluate.champion_comparison import pairs_by_patient, unfair_test_reason
+from components.evaluate.champion_comparison import pairs_by_patient
 from components.evaluate.evaluate import measure_scans
+from components.evaluate.unseen import unfair_test_reason
 from components.model.network import AttentionUNet
 from components.scans.volumes import BadVolume, write
 from tests.support.scan_results import scan_result
+from tests.support.trained import trained
 
 THEN = {"train": ["A", "B"], "val": ["C"], "test": ["D", "E"]}
 
@@ -80,7 +83,8 @@ def registry(tmp_path, monkeypatch):
         version = SimpleNamespace(version="3", source="m-3", tags=digests, run_id="r", name="m")
         monkeypatch.setattr(champion_comparison.tracking, "champion", lambda client: version)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # else the client makes a database here
-        monkeypatch.setattr(champion_comparison, "_download_subsets", lambda *_: THEN)
+        then = RegisteredSplit(patients=THEN, digest="d")
+        monkeypatch.setattr(champion_comparison, "_download_split", lambda *_: then)
         return tmp_path
 
     return make
@@ -101,7 +105,7 @@ def test_a_champion_that_is_this_very_model_is_not_measured_once_more(registry):
 
 def test_a_champion_with_the_same_weights_and_another_threshold_is_measured(registry, monkeypatch):
     monkeypatch.setattr(champion_comparison, "_download", lambda *_: None)
-    monkeypatch.setattr(champion_comparison, "load_model", lambda _: ("network", {}))
+    monkeypatch.setattr(champion_comparison, "load_model", lambda _: ("network", trained()))
     other = champion_comparison.compare_with_champion([result("D")], THEN, measured_again, False, registry("another"))
     assert "measured again" in other.reason
 

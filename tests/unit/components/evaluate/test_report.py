@@ -44,13 +44,23 @@ def page_of(tmp_path):
     """page_of(names or scans): the page about them; `fields` go to `measured`; `counted` voxels have a probability."""
 
     def run(
-        scans: list, samples=(), failures=(), synthetic=False, comparison=ALONE, trained=TRAINED, counted=2, **fields
+        scans: list,
+        samples=(),
+        failures=(),
+        synthetic=False,
+        comparison=ALONE,
+        trained=TRAINED,
+        counted=2,
+        folds=(),
+        **fields,
     ) -> str:
         results = [scan if isinstance(scan, ScanResult) else measured(scan, **fields) for scan in scans]
         truth = np.array([True, False])[:counted]
         bins = np.stack([reliability(np.array(p)[:counted], truth) for p in ((0.9, 0.4), (0.8, 0.3))])
         metrics = collect_metrics(results, bins, trained, synthetic)
-        write_page(metrics, trained, comparison, Pictures(list(samples), dict(failures)), tmp_path / "page.html")
+        of_folds = {f"fold-{n}": collect_metrics(part, bins, TRAINED, synthetic) for n, part in enumerate(folds, 1)}
+        pictures = Pictures(list(samples), dict(failures))
+        write_page(metrics, trained, comparison, pictures, tmp_path / "page.html", of_folds)
         return (tmp_path / "page.html").read_text()
 
     return run
@@ -268,3 +278,20 @@ def test_the_summary_has_median_and_quartiles_and_no_interval_of_few(page_of):
     text = part(page_of([measured(name, shift) for name, shift in shifts.items()]), "Summary over patients")
     assert "Dice, all patients 0.583 0.312 – 0.500 0.375 to 0.750" in text
     assert "No interval below 5 patients" in text
+
+
+def test_of_a_cross_validation_it_says_how_the_numbers_were_obtained_and_shows_each_fold(page_of):
+    folds = [[measured("A"), measured("B", 0)], [measured("C"), measured("D")], [measured("E", 0), measured("F")]]
+    ensemble = TRAINED.model_copy(update={"networks": [TRAINED] * 3, "threshold": 0.4})
+    page = page_of([scan for fold in folds for scan in fold], trained=ensemble, folds=folds)
+    assert "These numbers are out-of-fold: of 3 networks" in page
+    assert "never tested itself" in page
+    table = part(page, "Results by fold")
+    assert re.findall(r"fold-\d", table) == ["fold-1", "fold-2", "fold-3"]
+    assert "0.35" in table, "each network has its own threshold"
+    assert "mean of the networks" in part(page, "Are the probabilities correct?")
+
+
+def test_of_one_split_it_shows_no_folds(page_of):
+    page = page_of(["A", "B"])
+    assert "Results by fold" not in page and "out-of-fold" not in page

@@ -62,7 +62,7 @@ def fields(values: dict, path: tuple = ()) -> list[tuple]:
 MAY_BE_EMPTY = {
     ("developer",), ("contact",), ("versions", "git_commit"), ("comparison", "champion"), ("comparison", "reason"),
     ("comparison", "differences"), ("data", "refused"), ("data", "sites"), ("data", "scanners"),
-    ("data", "lesion_ml"), ("data", "voxel_mm"), ("training", "seconds"),
+    ("data", "lesion_ml"), ("data", "voxel_mm"), ("training", "seconds"), ("folds",),
 }  # fmt: skip
 """Where nothing is an answer: the card says so in its limits."""
 
@@ -293,3 +293,45 @@ def test_the_description_fits_the_database_and_lists_the_sections_that_it_leaves
 def test_a_description_that_would_be_far_too_long_is_still_one(card):
     made = card().model_copy(update={"summary": "x" * 20_000})
     assert len(card_text.description(made, SENTENCE, "there")) <= card_text.DESCRIPTION_LIMIT
+
+
+@pytest.fixture
+def of_folds(trained, tmp_path):
+    """The card of an ensemble of three networks."""
+    subsets = [f"fold-{1 + n % 3}" for n in range(20)]
+    cases = [known | {"subset": fold} for known, fold in zip(measured.listed()["cases"], subsets, strict=True)]
+    whole = measured.metrics()
+    whole["summary"]["test_folds"] = 3
+    evaluation = measured.write_evaluation(tmp_path / "evaluation", whole, measured.listed(cases=cases))
+    (evaluation / "folds").mkdir()
+    for fold in (1, 2, 3):
+        (evaluation / "folds" / f"fold-{fold}.json").write_text(json.dumps(measured.metrics()))
+    folder = trained()
+    facts = json.loads((folder / "model.json").read_text())
+    network = facts | {"weights_sha256": "e" * 64, "threshold": 0.3}
+    (folder / "model.json").write_text(json.dumps(facts | {"networks": [network] * 3}))
+    return make_card(load(), folder, evaluation, PACKAGES)
+
+
+def test_the_card_of_an_ensemble_says_how_its_numbers_were_obtained(of_folds):
+    untested = "The model is the mean of these networks, which was never tested itself."
+    assert any(untested in limit for limit in of_folds.limits)
+    assert any("None of them was tested on the ensemble" in limit for limit in of_folds.limits)
+    text = card_text.markdown(of_folds, "first")
+    metrics = text.partition("## Metrics")[2].partition("## Limits")[0]
+    assert "out-of-fold: of 3 networks" in metrics and untested in metrics
+    assert "| fold-3 | 12 | 0.700 | 0.600 to 0.800 | 0.750 | 0.900 | 0.300 |" in metrics
+    assert "3 networks: Attention U-Net, 1.97 M parameters" in text
+
+
+def test_the_card_of_an_ensemble_names_every_network_and_every_fold(of_folds):
+    assert list(of_folds.subsets) == list(of_folds.folds) == ["fold-1", "fold-2", "fold-3"]
+    assert sum(subset.patients for subset in of_folds.subsets.values()) == 20
+    assert {fold.weights_sha256 for fold in of_folds.folds.values()} == {"e" * 64}
+    versions = card_text.markdown(of_folds, "first").partition("## Versions")[2]
+    assert f"- **fold-2:** training {'d' * 64}, weights {'e' * 64}" in versions
+
+
+def test_the_card_of_one_network_has_no_folds(card):
+    text = card_text.markdown(card(), "first")
+    assert "out-of-fold" not in text and "fold-1" not in text and "networks" not in text

@@ -47,10 +47,10 @@ def run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(split_history, "find_earlier_split", find_earlier_split)
 
-    def once(cases, ratios=THIRDS, seed=42, inputs="dwi", data_uri="s3://bucket/scans", carry=True) -> Split:
+    def once(cases, ratios=THIRDS, seed=42, inputs="dwi", data_uri="s3://bucket/scans", carry=True, folds=1) -> Split:
         make_cases(cases, data_uri=data_uri).write(tmp_path)
         history = registered[-1].history_digest if registered and carry else ""
-        split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", ratios, seed, inputs, history, carry)
+        split(tmp_path, tmp_path / "split.json", tmp_path / "split.html", ratios, seed, inputs, history, carry, folds)
         registered.append(Split.read(tmp_path))
         return registered[-1]
 
@@ -312,3 +312,36 @@ def test_scans_that_cannot_be_searched_for_look_alikes_are_counted(run, caplog):
     caplog.set_level("INFO")
     run(patients(12))
     assert "12 scans cannot be searched for look-alikes: fewer than 8 slices, or no head found" in caplog.text
+
+
+def test_a_patient_never_leaves_its_fold_and_new_ones_are_dealt(run):
+    before = run(patients(24), folds=5)
+    after = run(patients(41), seed=7, ratios=(0.8, 0.1, 0.1), folds=5)
+    assert moved(before, after) == set()
+    assert len(subsets(after)) == 41
+    sizes = [len(members) for members in after.patients.values()]
+    assert len(sizes) == 5 and max(sizes) - min(sizes) <= 1
+    assert in_history(after) == subsets(after)
+
+
+def test_a_patient_who_comes_back_under_another_name_keeps_the_fold(run):
+    before = run(patients(12), folds=3)
+    renamed = [changed(c, case="new name", patient="new name") if c.patient == "P003" else c for c in patients(12)]
+    after = run(renamed, seed=9, folds=3)
+    assert subsets(after)["new name"] == subsets(before)["P003"]
+
+
+def test_a_scan_of_a_patient_that_is_planted_in_another_fold_is_refused(run):
+    """The network that holds the one fold out would have learnt from the scan in the other."""
+    before = run(patients(12), folds=3)
+    one, other = (before.patients[fold][0] for fold in ("fold-1", "fold-2"))
+    copied = case(other, session="ses-2", image=f"image of {one}")
+    with pytest.raises(StepError, match=r"fold-[12] in earlier runs.* now share an image"):
+        run([*patients(12), copied], folds=3)
+
+
+def test_a_near_duplicate_of_a_patient_in_another_fold_is_refused(run, portraits):
+    before = run(patients(12), folds=3)
+    one, other = (before.patients[fold][0] for fold in ("fold-1", "fold-2"))
+    with pytest.raises(StepError, match=r"these scans look the same: .*\(fold-"):
+        run(planted(portraits, one, other), folds=3)

@@ -207,7 +207,7 @@ def test_the_file_holds_the_whole_split(split_of, tmp_path: Path):
     content = json.loads((tmp_path / "split.json").read_text())
     assert set(content) == {
         "format_version", "patients", "cases", "lesion_free", "linked", "alike", "ratios_asked", "ratios_reached",
-        "random_seed", "digest", "carry_split", "carried_from", "lineage", "lineage_digest",
+        "random_seed", "digest", "carry_split", "carried_from", "lineage", "lineage_digest", "held_out",
     }  # fmt: skip
     assert content["random_seed"] == 42
 

@@ -310,3 +310,14 @@ def test_a_batch_that_is_too_small_to_share_is_refused_before_anything_starts(ap
     with pytest.raises(StepError, match=r"batch_size=4 is too small for 2 x 4 GPUs. Raise it to 8"):
         launch(PATHS, Settings(batch_size=4))
     assert not api.requests
+
+
+def test_folds_that_train_side_by_side_have_train_jobs_of_their_own(api, monkeypatch):
+    monkeypatch.setenv("TRAIN_FOLD", "10")
+    play(api, lambda: api.end_train_job("Complete"))
+    train()
+    name = api.submitted[0]["metadata"]["name"]
+    assert name == f"dwi-fold10-{RUN}"
+    assert len(f"{name}-node-0-0-abcde") < 63, "the longest name of a pod"
+    arguments = json.loads(api.submitted[0]["spec"]["trainer"]["args"][0])
+    assert arguments[0] == name, "and storage of their own"

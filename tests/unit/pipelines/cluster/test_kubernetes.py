@@ -15,9 +15,11 @@ import yaml
 from components.core.errors import StepError
 from pipelines.cluster import kubernetes
 from pipelines.cluster.kubernetes import CREDENTIALS, NEEDS, ClusterSettings
-from pipelines.pipeline import STEPS
+from pipelines.pipeline import STEPS, TRAIN_FOLDS, steps_with
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "pipeline.yaml"
+GOLDEN_FOLDS = GOLDEN.with_name("pipeline-folds.yaml")
+FOLDS = ClusterSettings("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu", folds=5)
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +42,43 @@ def compiled(path: Path, cluster: ClusterSettings = ClusterSettings()) -> tuple[
     spec, platform = yaml.load_all(path.read_text(), yaml.CSafeLoader)  # ten times as fast as yaml.SafeLoader
     executors = spec["deploymentSpec"]["executors"]
     pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    return ({s: executors[f"exec-{s}"]["container"] for s in STEPS}, {s: pods[f"exec-{s}"] for s in STEPS})
+    steps = steps_with(cluster.folds)
+    return ({s: executors[f"exec-{s}"]["container"] for s in steps}, {s: pods[f"exec-{s}"] for s in steps})
 
 
-def test_it_is_the_golden_file_to_the_byte(tmp_path):
-    compiled(tmp_path / "pipeline.yaml")
+@pytest.mark.parametrize(("cluster", "golden"), [(ClusterSettings(), GOLDEN), (FOLDS, GOLDEN_FOLDS)])
+def test_it_is_the_golden_file_to_the_byte(cluster, golden):
     if os.environ.get("ACCEPT"):
-        GOLDEN.write_text((tmp_path / "pipeline.yaml").read_text())
-    assert (tmp_path / "pipeline.yaml").read_text() == GOLDEN.read_text()
+        golden.write_text(compiled_text(cluster))
+    assert compiled_text(cluster) == golden.read_text()
+
+
+def test_the_train_step_of_each_fold_has_all_that_a_train_step_has(tmp_path):
+    """GPU, place, retries, time limit, memory and labels: that of one split, but for its own name and fold."""
+    one = ClusterSettings("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu")
+    containers, pods = compiled(tmp_path / "one.yaml", one)
+    of_folds, pods_of_folds = compiled(tmp_path / "folds.yaml", FOLDS)
+    tasks, tasks_of_folds = (
+        next(yaml.safe_load_all((tmp_path / name).read_text()))["root"]["dag"]["tasks"]
+        for name in ("one.yaml", "folds.yaml")
+    )
+    for step in TRAIN_FOLDS[:5]:
+        assert of_folds[step] == containers["train"]
+        assert of_folds[step]["resources"]["accelerator"]["resourceCount"] == "1"
+        assert tasks_of_folds[step]["retryPolicy"] == tasks["train"]["retryPolicy"]
+        labels = {"app.kubernetes.io/part-of": "dwi-stroke", "app.kubernetes.io/component": step}
+        assert pods_of_folds[step] == pods["train"] | {"podMetadata": {"labels": labels}}
+    assert "accelerator" not in of_folds["ensemble"]["resources"]
+    assert tasks_of_folds["ensemble"]["retryPolicy"]["maxRetryCount"] == NEEDS["ensemble"].retries
+
+
+def test_on_several_nodes_the_step_of_each_fold_only_watches(tmp_path):
+    several = ClusterSettings("registry.example.org/stroke", 2, nodes=2, folds=3)
+    containers, _ = compiled(tmp_path / "p.yaml", several)
+    for fold, step in enumerate(TRAIN_FOLDS[:3], start=1):
+        assert "accelerator" not in containers[step]["resources"]
+        environment = {variable["name"]: variable["value"] for variable in containers[step]["env"]}
+        assert (environment["TRAIN_NODES"], environment["TRAIN_FOLD"]) == ("2", str(fold))
 
 
 def test_every_step_has_requests_limits_a_time_limit_and_a_user_that_is_not_root(tmp_path):
@@ -248,7 +279,15 @@ def test_an_image_that_was_pushed_from_here_is_named_by_its_digest_too(tmp_path,
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("GPUS", "many"), ("GPUS", "17"), ("GPUS", "-1"), ("NODES", "0"), ("NODES", "two"), ("NODE_SELECTOR", "a100")],
+    [
+        ("GPUS", "many"),
+        ("GPUS", "17"),
+        ("GPUS", "-1"),
+        ("NODES", "0"),
+        ("NODES", "two"),
+        ("NODE_SELECTOR", "a100"),
+        ("FOLDS", "2"),
+    ],
 )
 def test_an_impossible_setting_is_named(monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)

@@ -3,7 +3,8 @@
 import pytest
 
 from components.core.errors import StepError
-from pipelines.experiments.run_results import read_result, step_seconds
+from pipelines.experiments.run_results import finished_run, read_result, step_seconds
+from pipelines.image_tags import code
 from pipelines.presets import load
 
 
@@ -59,3 +60,18 @@ def test_a_killed_runs_finished_steps_count_and_its_unfinished_do_not():
 def test_a_run_that_mlflow_lost_is_named_with_what_to_do(pipeline):
     with pytest.raises(StepError, match=r"does not have the results of run gone.* remove .local/runs/001"):
         read_result(pipeline.client, "n4", 42, summary(1, mlflow_run_id="gone"), [])
+
+
+def test_a_run_with_other_folds_has_other_steps_from_the_split_on():
+    folds = summary(1, seconds=10.0, folds=5)
+    assert step_seconds(summary(2, cached="preprocess"), [folds]) == 15.0
+    assert step_seconds(summary(2, cached="evaluate"), [folds]) is None
+    assert step_seconds(summary(2, cached="evaluate", folds=5), [folds]) == 15.0
+
+
+@pytest.mark.parametrize(("asked", "name"), [("", "001"), ("1", "001"), ("5", "002"), ("3", None)])
+def test_a_finished_run_is_one_with_the_folds_that_are_asked_for(monkeypatch, asked, name):
+    monkeypatch.setenv("FOLDS", asked)
+    finished = {"status": "succeeded", "code": code()}
+    found = finished_run([summary(1, **finished), summary(2, folds=5, **finished)], "local", load("demo"))
+    assert (found and found["run_id"]) == name

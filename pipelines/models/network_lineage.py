@@ -1,0 +1,52 @@
+"""Compare each network of an ensemble with what was registered: weights, training, the fold that it held out."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from components.artifacts.split_file import Split
+from components.artifacts.trained_model import WEIGHTS, digest_of
+from components.core.storage import file_sha256
+from components.registry.tracking import FOLD
+from pipelines.models.link_report import LinkReport, NotReached
+from pipelines.models.version_files import VersionFiles
+
+
+def check_networks(report: LinkReport, client: Any, networks: list[dict], files: VersionFiles) -> None:
+    """Report on each network; `networks` are those of the registered `model.json`."""
+    from components.model.inference import unpack_weights  # imports torch, which is slow to load
+
+    unpacked: list[bytes] = []
+
+    def packed(fold: int) -> str:
+        if not unpacked:
+            unpacked.extend(unpack_weights(files.model_file(WEIGHTS).read_bytes()))
+        return hashlib.sha256(unpacked[fold - 1]).hexdigest()
+
+    for fold, network in enumerate(networks, start=1):
+        report.section(f"network of fold {fold}")
+        report.fact("threshold", network["threshold"])
+        report.compare("its weights", network["weights_sha256"], partial(packed, fold))
+        report.compare("training_digest", network["training_digest"], partial(digest_of, network["decides"]))
+        report.compare("without its fold", network["decides"]["split"], partial(_split_without, files, fold))
+        report.compare("weights in its run", network["weights_sha256"], _weights_of_run(client, network, fold, files))
+
+
+def _split_without(files: VersionFiles, fold: int) -> str:
+    """Return the digest of the split of the network that holds out this fold, from the registered split."""
+    return Split.read(files.of_run(Split.FILE)).of_fold(fold).digest
+
+
+def _weights_of_run(client: Any, network: dict, fold: int, files: VersionFiles) -> Callable[[], str]:
+    """Return a function that hashes the weights in the MLflow run in which the network was trained."""
+
+    def find() -> str:
+        experiments = [client.get_run(files.version.run_id).info.experiment_id]
+        condition = f"tags.training_digest = '{network['training_digest']}' and tags.{FOLD} = '{fold}'"
+        found = client.search_runs(experiments, condition, max_results=1)
+        if not found:
+            raise NotReached("the MLflow run in which it was trained is gone")
+        return file_sha256(files.of_other_run(found[0].info.run_id, WEIGHTS))
+
+    return find
