@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
 from scipy.special import expit
 
-from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.artifacts.trained_model import TENSORS, WEIGHTS, TrainedModel
 from components.core.errors import StepError
 from components.core.machine import cpus
 from components.model.device import device
@@ -35,7 +36,10 @@ def autocast(where: torch.device, precision: str) -> AbstractContextManager:
 
 
 def load_model(folder: Path) -> tuple[AttentionUNet, TrainedModel]:
-    """Load the network from a folder with `best_model.pth` and `model.json`, for prediction.
+    """Load the network from a folder with `model.json` and its weights, for prediction.
+
+    The weights are those of `best_model.safetensors`, which holds no pickle. A model of older code has only
+    `best_model.pth`: PyTorch reads its pickle with `weights_only`, which allows tensors and nothing that runs.
 
     PyTorch starts one thread per core of the machine; here it starts as many as the container may use.
 
@@ -43,25 +47,41 @@ def load_model(folder: Path) -> tuple[AttentionUNet, TrainedModel]:
         StepError: a file is missing or invalid, or the weights are not those that training wrote.
     """
     trained = TrainedModel.read(folder)
-    blob = (folder / WEIGHTS).read_bytes()
-    if trained.weights_sha256 not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
-        raise StepError(
-            "best_model.pth is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
-            "or not copied completely. Copy it again, or train again."
-        )
+    name, blob = WEIGHTS, _as_written(folder / WEIGHTS, trained.weights_sha256)
+    if trained.tensors_sha256:
+        name, blob = TENSORS, _as_written(folder / TENSORS, trained.tensors_sha256)
     channels = 3 * len(CHANNELS[trained.inputs])
     network = AttentionUNet(trained.base_channels, channels, trained.norm)
     try:
-        network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
+        network.load_state_dict(
+            load_tensors(blob) if name == TENSORS
+            else torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
+        )  # fmt: skip
     except Exception as error:
         reason = type(error).__name__
-        raise StepError(
-            f"best_model.pth cannot be loaded ({reason}): training did not write it. Train again."
-        ) from None
+        raise StepError(f"{name} cannot be loaded ({reason}): training did not write it. Train again.") from None
     torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     where = device()
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to torch's stubs
     return network.eval(), trained
+
+
+def _as_written(file: Path, digest: str | None) -> bytes:
+    """Return the content of a file of weights. Without a digest (in models of older code) it is not checked.
+
+    Raises:
+        StepError: the file is missing, or it is not the one that training wrote.
+    """
+    try:
+        blob = file.read_bytes()
+    except OSError as error:
+        raise StepError(f"{file} cannot be read: {error.strerror or error}. Copy it again, or train again.") from None
+    if digest not in (None, hashlib.sha256(blob).hexdigest()):
+        raise StepError(
+            f"{file.name} is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
+            "or not copied completely. Copy it again, or train again."
+        )
+    return blob
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The registered model: reads a NIfTI file, returns a lesion mask in the scan's own space.
 
-MLflow stores this file as the model's code, and `best_model.pth` with `model.json` as its data; it uses no pickle.
+MLflow stores this file as the model's code, and as its data `model.json` with the weights, in `best_model.safetensors`
+and `best_model.pth`. Nothing is unpickled: the network is loaded from `best_model.safetensors`.
 """
 
 import json

@@ -1,20 +1,27 @@
 """A scan, and a folder of scans, through a registered model: what comes out, and what is refused."""
 
+import _pickle
+import contextlib
 import csv
 import fcntl
 import gzip
 import html
 import os
+import pickle
 import re
 import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import cloudpickle
+import joblib
 import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from torch import _weights_only_unpickler
 
 from components.artifacts.synthetic import TAG, WARNING
 from components.core.errors import StepError
@@ -592,6 +599,22 @@ class TestAnAlteredModel:
         assert not ran.exists()
 
 
+@contextlib.contextmanager
+def no_pickles(monkeypatch):
+    """Let every reader of pickles fail, PyTorch's restricted one too."""
+
+    def fail(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    with monkeypatch.context() as patch:
+        for module in (pickle, _pickle, cloudpickle, joblib, torch.serialization.pickle, _weights_only_unpickler):
+            for name in ("load", "loads", "Unpickler", "_Unpickler", "_load", "_loads"):
+                if hasattr(module, name):
+                    patch.setattr(module, name, fail)
+        patch.setattr(torch, "load", fail)
+        yield
+
+
 def trace(tmp_path: Path) -> str:
     """A line of Python that makes the folder "it ran"."""
     return f"\nimport os; os.makedirs({str(tmp_path / 'it ran')!r}, exist_ok=True)\n"
@@ -613,6 +636,19 @@ class Pickled(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: list[str]):
         return model_input
+
+
+class TestWithoutPickles:
+    def test_a_model_loads_and_segments(self, champion, put, tmp_path, monkeypatch):
+        champion(bias=100.0)
+        with no_pickles(monkeypatch):
+            assert Segmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
+
+    def test_a_model_of_older_code_could_not(self, champion, put, tmp_path, monkeypatch):
+        champion(bias=100.0, tensors_sha256=None)
+        with no_pickles(monkeypatch), pytest.raises(StepError, match=r"best_model\.pth cannot be loaded"):
+            Segmenter(CHAMPION, tmp_path / "state")
+        assert Segmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
 
 
 @pytest.mark.slow
