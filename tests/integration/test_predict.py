@@ -32,9 +32,8 @@ from components.model.device import in_words
 from components.model.uncertainty import Assessment
 from components.registry.tracking import MODEL_NAME
 from components.scans.prediction_mark import digest, read_mark
-from pipelines.predict.folder import predict_folder
+from pipelines.predict.registered_model import RegisteredSegmenter, predict_folder
 from pipelines.predict.scan import predict_scan
-from pipelines.predict.segmenter import Segmenter
 from pipelines.predict.verified_model import fetch
 from tests.support.browser import launch
 
@@ -528,7 +527,7 @@ class TestAnAlteredModel:
         code = f"\nimport os; os.path.exists({str(ran)!r}) or os.mkdir({str(ran)!r})\n".encode()
         files_of.put(key, before + (code if key.endswith(".py") else b"\n"))
         with pytest.raises(StepError) as refusal:
-            Segmenter(CHAMPION, tmp_path / "state")
+            RegisteredSegmenter(CHAMPION, tmp_path / "state")
         assert str(refusal.value).startswith(f"models:/{MODEL_NAME}/{version.number} was not loaded: {said}")
         assert "make rollback" in str(refusal.value)
         assert not ran.exists()
@@ -539,14 +538,14 @@ class TestAnAlteredModel:
         self._plant(files_of, tmp_path)
         for address in version.spelt(*SPELLINGS):
             with pytest.raises(StepError, match=r"a file of the model is not what was registered \(tag model_sha256\)"):
-                Segmenter(address, tmp_path / "state", digest="0" * 64)
+                RegisteredSegmenter(address, tmp_path / "state", digest="0" * 64)
         assert not (tmp_path / "it ran").exists()
 
     def test_what_is_no_address_is_refused_and_runs_nothing(self, files_of, version, tmp_path):
         self._plant(files_of, tmp_path)
         for address in version.spelt(*NO_ADDRESSES):
             with pytest.raises(StepError, match=r"is not the address of a model|no model ") as refusal:
-                Segmenter(address, tmp_path / "state")
+                RegisteredSegmenter(address, tmp_path / "state")
             assert "\x1b" not in str(refusal.value) and "\n" not in str(refusal.value)
         assert not (tmp_path / "it ran").exists()
 
@@ -561,7 +560,7 @@ class TestAnAlteredModel:
         (tmp_path / "elsewhere" / "__init__.py").write_text(trace(tmp_path))
         for address in addresses:
             with pytest.raises(StepError, match="no digest in the registry confirms its files"):
-                Segmenter(address, tmp_path / "state")
+                RegisteredSegmenter(address, tmp_path / "state")
         assert not (tmp_path / "it ran").exists()
 
     def test_what_the_registry_does_not_know_runs_only_with_the_digest_of_these_very_files(
@@ -570,14 +569,14 @@ class TestAnAlteredModel:
         for tag in ("weights_sha256", "model_sha256"):
             registry.delete_model_version_tag(MODEL_NAME, version.number, tag)
         with pytest.raises(StepError, match="no digest in the registry confirms its files") as refusal:
-            Segmenter(CHAMPION, tmp_path / "state")
+            RegisteredSegmenter(CHAMPION, tmp_path / "state")
         digest = re.search("MODEL_DIGEST=([0-9a-f]{64})$", str(refusal.value))[1]
-        Segmenter(CHAMPION, tmp_path / "state", digest=digest)
+        RegisteredSegmenter(CHAMPION, tmp_path / "state", digest=digest)
         said = f"models:/{MODEL_NAME}/{version.number} brings code that runs here: MODEL_DIGEST={digest} confirms it"
         assert said in caplog.text
         self._plant(files_of, tmp_path)
         with pytest.raises(StepError, match="no digest in the registry confirms its files"):
-            Segmenter(CHAMPION, tmp_path / "state", digest=digest)
+            RegisteredSegmenter(CHAMPION, tmp_path / "state", digest=digest)
         assert not (tmp_path / "it ran").exists()
 
     @staticmethod
@@ -592,10 +591,10 @@ class TestAnAlteredModel:
         ran.rmdir()
         for address in (f"runs:/{run.info.run_id}/model", info.model_uri):
             with pytest.raises(StepError, match="no digest in the registry") as refusal:
-                Segmenter(address, tmp_path / "state")
+                RegisteredSegmenter(address, tmp_path / "state")
             digest = str(refusal.value).rpartition("=")[2]
             with pytest.raises(StepError, match="pickle"):
-                Segmenter(address, tmp_path / "state", digest=digest)
+                RegisteredSegmenter(address, tmp_path / "state", digest=digest)
         assert not ran.exists()
 
 
@@ -642,13 +641,13 @@ class TestWithoutPickles:
     def test_a_model_loads_and_segments(self, champion, put, tmp_path, monkeypatch):
         champion(bias=100.0)
         with no_pickles(monkeypatch):
-            assert Segmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
+            assert RegisteredSegmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
 
     def test_a_model_of_older_code_could_not(self, champion, put, tmp_path, monkeypatch):
         champion(bias=100.0, tensors_sha256=None)
         with no_pickles(monkeypatch), pytest.raises(StepError, match=r"best_model\.pth cannot be loaded"):
-            Segmenter(CHAMPION, tmp_path / "state")
-        assert Segmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
+            RegisteredSegmenter(CHAMPION, tmp_path / "state")
+        assert RegisteredSegmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
 
 
 @pytest.mark.slow
@@ -710,7 +709,7 @@ class TestTheOutputFolder:
     def test_stopped_in_between_it_holds_whole_files_and_the_next_call_goes_through(
         self, scans, segment, tmp_path, monkeypatch
     ):
-        whole, done = Segmenter.segment, []
+        whole, done = RegisteredSegmenter.segment, []
 
         def stops(*arguments, **options):
             if len(done) == 2:
@@ -719,7 +718,7 @@ class TestTheOutputFolder:
             return whole(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Segmenter, "segment", stops)
+            patch.setattr(RegisteredSegmenter, "segment", stops)
             with pytest.raises(StepError, match="stopped after 2 of 3 scans"):
                 segment(scans)
         assert files(tmp_path / "out") == {"masks/a.nii.gz", "masks/b.nii.gz", "predictions.csv.part"}
