@@ -55,7 +55,7 @@ $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says wh
 unexport PYTHONHOME
 export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON FOLDS STATE
 .DEFAULT_GOAL := help
-.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
+.PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve package promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="..."] [FOLDS=5] [TARGET=kind]
 	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
@@ -86,6 +86,9 @@ predict: $(INSTALLED) ## use: segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or f
 
 serve: $(INSTALLED) ## use: serve the champion over HTTP on 127.0.0.1 [SERVE_PORT=5001]
 	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --digest="$$MODEL_DIGEST" --port="$$SERVE_PORT" --target="$$TARGET"
+
+package: $(INSTALLED) ## use: make an image that segments by itself, a BIDS App [MODEL=models:/.../3]
+	@exec $(PYTHON) -m pipelines package --model="$$MODEL" --digest="$$MODEL_DIGEST" --registry="$$REGISTRY" --target="$$TARGET"
 
 champion: $(INSTALLED) ## models: say which version is champion and why, and check the ledger
 	@exec $(PYTHON) -m pipelines champion --target="$$TARGET"

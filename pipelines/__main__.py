@@ -118,7 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     serving = command("serve", commands.serve_model, "answer over HTTP with a registered model")
     serving.add_argument("--model", default="models:/dwi-attention-unet@champion")
     serving.add_argument("--port", default="5001")
-    for loading in (predicting, serving):
+    packing = command("package", commands.make_package, "make an image that segments with a registered version")
+    packing.add_argument("--model", default="models:/dwi-attention-unet@champion")
+    packing.add_argument("--registry", default="", help="the registry and project that the image is named after")
+    for loading in (predicting, serving, packing):
         loading.add_argument("--digest", default="", help="digest that confirms a model if the registry has none")
     promoting = command("promote", commands.promote_model, "make a version champion: a person's decision")
     promoting.add_argument("--model", required=True)

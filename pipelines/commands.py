@@ -139,7 +139,7 @@ def check_data(arguments: Namespace) -> int:
 
 def predict(arguments: Namespace) -> None:
     from pipelines import presets
-    from pipelines.predict.folder import predict_folder
+    from pipelines.predict.registered_model import predict_folder
     from pipelines.predict.scan import predict_scan
 
     if not arguments.input or not arguments.output:
@@ -166,6 +166,12 @@ def serve_model(arguments: Namespace) -> None:
     from pipelines.predict.serve import serve
 
     serve(arguments.model, arguments.port, arguments.state, arguments.target, arguments.digest)
+
+
+def make_package(arguments: Namespace) -> None:
+    from pipelines.models.package import package
+
+    package(arguments.model, arguments.state, arguments.registry, arguments.target, arguments.digest)
 
 
 def promote_model(arguments: Namespace) -> None:

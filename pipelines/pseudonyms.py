@@ -27,8 +27,8 @@ from components.scans.volumes import BadVolume
 from pipelines import strip_header
 from pipelines.atomic_write import read_json, write_bytes, write_json
 from pipelines.file_lock import lock
+from pipelines.folder_files import files_of
 from pipelines.pseudonym_names import PseudonymNames
-from pipelines.upload import files_of
 
 VARIABLE, SHORTEST, FEWEST_KINDS = "PSEUDONYM_KEY", 32, 10
 

@@ -10,6 +10,9 @@ from pydantic import Field, TypeAdapter
 from components.artifacts.artifact import Artifact, Record, read_json
 
 WEIGHTS = "best_model.pth"
+"""The weights as PyTorch saves them, in a pickle."""
+TENSORS = "best_model.safetensors"
+"""The same weights without a pickle. A model of older code has none."""
 HISTORY = "history.json"
 CURVE = "training_curve.png"
 
@@ -91,6 +94,8 @@ class TrainedModel(Artifact):
     smallest_lesion_voxels: int | None = None
     smallest_lesion_ml: float | None = None
     weights_sha256: str | None = None
+    tensors_sha256: str | None = None
+    """Of `best_model.safetensors`. None: there is no such file, and `best_model.pth` is loaded."""
     best_epoch: int | None = None
     best_val_dice: float | None = None
     training_digest: str = ""

@@ -16,6 +16,8 @@ MODEL = "components/model/mlflow_model.py"
 """The entry file of a registered model."""
 TRAINING_STEPS = ("ingest", "preprocess", "train")
 """The steps whose code decides the weights."""
+OURS = ("components", "pipelines")
+"""The packages of this project. `components` never imports `pipelines`."""
 SPLIT_STEPS = ("ingest", "split")
 """The steps whose code decides which patients there are, and who is in which subset."""
 
@@ -26,7 +28,7 @@ def step_entry(step: str) -> str:
 
 
 def closure(*entries: str, root: Path = ROOT) -> list[str]:
-    """Return the entry files and every module of `components` that they import, also inside functions, sorted.
+    """Return the entry files and every module of ours that they import, also inside functions, sorted.
 
     All paths are relative to `root`. The `__init__.py` of each package is among them, since Python runs it.
 
@@ -85,11 +87,11 @@ def _imports(source: str, root: Path) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _imported_names(source: str) -> tuple[str, ...]:
-    """Return the dotted names below `components` that may be modules: `from a import b` names a and a.b."""
+    """Return the dotted names of ours that may be modules: `from a import b` names a and a.b."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return tuple(name for name in names if name.split(".")[0] == "components")
+    return tuple(name for name in names if name.split(".")[0] in OURS)

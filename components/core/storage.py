@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 
 from components.core import etag
 from components.core.errors import StepError
+from components.core.local_files import file_sha256, local_path
 from components.core.retry import retry
 from components.core.s3_client import ATTEMPTS, PARALLEL_TRANSFERS, connect, server_address
 from components.core.step import progress
@@ -299,30 +300,12 @@ def scratch() -> Path:
     return folder
 
 
-def local_path(folder: Path, key: str) -> Path:
-    """Return the path of a key below `folder`.
-
-    Raises:
-        StepError: the path is outside the folder.
-    """
-    path = folder / key
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise StepError(f"the key '{key}' points outside its folder. Rename the object.")
-    return path
-
-
 def digest_of(objects: Iterable[Object]) -> str:
     """Return the SHA-256 of the keys, sizes and ETags of all objects."""
     h = hashlib.sha256()
     for o in sorted(objects, key=lambda o: o.key):
         h.update(f"{o.key}\0{o.size}\0{o.etag}\n".encode("utf-8", "surrogateescape"))
     return h.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _sha256(content: Path | bytes) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from components.artifacts.split_file import SUBSETS, Split
 from components.artifacts.trained_model import (
     HISTORY,
+    TENSORS,
     WEIGHTS,
     HeadLimits,
     TrainedModel,
@@ -29,7 +30,7 @@ from components.artifacts.trained_model import (
 from components.core.errors import StepError
 from components.core.storage import file_sha256
 from components.model.calibration import calibrated
-from components.model.inference import pack_weights
+from components.model.inference import pack_files
 
 
 def ensemble(split: Path, models: Sequence[Path], model: Path) -> None:
@@ -42,10 +43,12 @@ def ensemble(split: Path, models: Sequence[Path], model: Path) -> None:
     folds.require_held_out([network.decides.get("split") for network in networks])
     require_same(networks)
     model.mkdir(parents=True, exist_ok=True)
-    (model / WEIGHTS).write_bytes(pack_weights([(folder / WEIGHTS).read_bytes() for folder in models]))
+    for name in (WEIGHTS, TENSORS):
+        (model / name).write_bytes(pack_files(name, [(folder / name).read_bytes() for folder in models]))
     history = [{"fold": n, **row} for n, folder in enumerate(models, 1) for row in read_history(folder)]
     (model / HISTORY).write_text(json.dumps(history, indent=1))
-    combined = combine(networks, folds).model_copy(update={"weights_sha256": file_sha256(model / WEIGHTS)})
+    digests = {"weights_sha256": file_sha256(model / WEIGHTS), "tensors_sha256": file_sha256(model / TENSORS)}
+    combined = combine(networks, folds).model_copy(update=digests)
     combined.write(model)
     logging.info("ensemble of %d networks, threshold %.3f", len(networks), combined.threshold)
 
@@ -62,7 +65,7 @@ def require_same(networks: Sequence[TrainedModel]) -> None:
 
 
 def combine(networks: Sequence[TrainedModel], split: Split) -> TrainedModel:
-    """Return the model of the ensemble, without the digest of its weights."""
+    """Return the model of the ensemble, without the digests of its weights."""
     first = networks[0]
     decides = ensemble_decides(first.decides, split.digest, split.folds)
     calibrated_thresholds = [float(calibrated(np.array([one.threshold], np.float32), one)[0]) for one in networks]
@@ -73,6 +76,7 @@ def combine(networks: Sequence[TrainedModel], split: Split) -> TrainedModel:
         "smallest_lesion_ml": _mean(one.smallest_lesion_ml for one in networks),
         "smallest_lesion_voxels": _rounded(_mean(one.smallest_lesion_voxels for one in networks)),
         "weights_sha256": None,
+        "tensors_sha256": None,
         "best_epoch": max(one.best_epoch or 0 for one in networks),
         "best_val_dice": _mean(one.best_val_dice for one in networks),
         "training_digest": digest_of(decides),

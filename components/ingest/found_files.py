@@ -40,6 +40,8 @@ class FoundCase:
     """Files that may hold the b-value (`.bval`, JSON sidecar); read only if b0 is read."""
     candidates: list[MaskCandidate] = field(default_factory=list)
     """All masks with the name of this case. Which of them a model predicted is known after reading them."""
+    derivative: str = ""
+    """The names of its results in a derivative of BIDS begin so; "" elsewhere."""
 
     @property
     def keys(self) -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 from scipy.special import expit
 from torch import nn
 
-from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.artifacts.trained_model import TENSORS, WEIGHTS, TrainedModel
 from components.core.errors import StepError
 from components.core.machine import cpus
 from components.model.calibration import calibrated
@@ -37,7 +39,10 @@ def autocast(where: torch.device, precision: str) -> AbstractContextManager:
 
 
 def load_model(folder: Path) -> tuple[nn.Module, TrainedModel]:
-    """Load the network from a folder with `best_model.pth` and `model.json`, for prediction.
+    """Load the network from a folder with `model.json` and its weights, for prediction.
+
+    The weights are those of `best_model.safetensors`, which holds no pickle. A model of older code has only
+    `best_model.pth`: PyTorch reads its pickle with `weights_only`, which allows tensors and nothing that runs.
 
     Of an ensemble, return an `nn.ModuleList` of its networks. PyTorch starts one thread per core of the machine; here
     it starts as many as the container may use.
@@ -46,63 +51,75 @@ def load_model(folder: Path) -> tuple[nn.Module, TrainedModel]:
         StepError: a file is missing or invalid, or the weights are not those that training wrote.
     """
     trained = TrainedModel.read(folder)
-    blob = (folder / WEIGHTS).read_bytes()
+    name = TENSORS if trained.tensors_sha256 else WEIGHTS
+    try:
+        blob = (folder / name).read_bytes()
+    except OSError as error:
+        reason = error.strerror or error
+        raise StepError(f"{folder / name} cannot be read: {reason}. Copy it again, or train again.") from None
+    _require_written(name, blob, trained)
     network: nn.Module
     if trained.networks:
-        _require_weights(blob, trained)
-        files = unpack_weights(blob)
-        pairs = zip(files, trained.networks, strict=True)
-        network = nn.ModuleList([_load_network(file, member) for file, member in pairs])
+        pairs = zip(unpack_files(name, blob), trained.networks, strict=True)
+        network = nn.ModuleList([_load_network(name, file, member) for file, member in pairs])
     else:
-        network = _load_network(blob, trained)
+        network = _load_network(name, blob, trained)
     torch.set_num_threads(min(torch.get_num_threads(), cpus()))
     where = device()
     network.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]  # unknown to torch's stubs
     return network.eval(), trained
 
 
-def pack_weights(files: Sequence[bytes]) -> bytes:
-    """Return the content of `best_model.pth` of an ensemble: the file of each network, byte for byte."""
+def pack_files(name: str, files: Sequence[bytes]) -> bytes:
+    """Return the content of the file `name` (`WEIGHTS` or `TENSORS`) of an ensemble: that of each network, whole."""
+    tensors = {f"{n:02}": torch.frombuffer(bytearray(file), dtype=torch.uint8) for n, file in enumerate(files, start=1)}
+    if name == TENSORS:
+        return save_tensors(tensors)
     packed = io.BytesIO()
-    torch.save([torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in files], packed)
+    torch.save(tensors, packed)
     return packed.getvalue()
 
 
-def unpack_weights(packed: bytes) -> list[bytes]:
-    """Return the files that `pack_weights` packed.
+def unpack_files(name: str, packed: bytes) -> list[bytes]:
+    """Return the files that `pack_files` packed.
 
     Raises:
         StepError: it did not.
     """
     try:
-        files = torch.load(io.BytesIO(packed), weights_only=True, map_location="cpu")
-        return [file.numpy().tobytes() for file in files]
+        return [tensor.numpy().tobytes() for _, tensor in sorted(_tensors(name, packed).items())]
     except Exception as error:
-        raise _not_written_by_training(error) from None
+        raise _not_written_by_training(name, error) from None
 
 
-def _require_weights(blob: bytes, trained: TrainedModel) -> None:
-    if trained.weights_sha256 not in (None, hashlib.sha256(blob).hexdigest()):  # None: trained by older code
+def _load_network(name: str, blob: bytes, trained: TrainedModel) -> AttentionUNet:
+    _require_written(name, blob, trained)
+    network = AttentionUNet(trained.base_channels, 3 * len(CHANNELS[trained.inputs]), trained.norm)
+    try:
+        network.load_state_dict(_tensors(name, blob))
+    except Exception as error:
+        raise _not_written_by_training(name, error) from None
+    return network
+
+
+def _tensors(name: str, blob: bytes) -> dict[str, torch.Tensor]:
+    return (
+        load_tensors(blob) if name == TENSORS else torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
+    )
+
+
+def _require_written(name: str, blob: bytes, trained: TrainedModel) -> None:
+    """Raise StepError unless training wrote this content. Models of older code have no digest, and are not checked."""
+    digest = trained.tensors_sha256 if name == TENSORS else trained.weights_sha256
+    if digest not in (None, hashlib.sha256(blob).hexdigest()):
         raise StepError(
-            "best_model.pth is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
+            f"{name} is not the file that training wrote (its SHA-256 differs from model.json): it was changed, "
             "or not copied completely. Copy it again, or train again."
         )
 
 
-def _load_network(blob: bytes, trained: TrainedModel) -> AttentionUNet:
-    _require_weights(blob, trained)
-    channels = 3 * len(CHANNELS[trained.inputs])
-    network = AttentionUNet(trained.base_channels, channels, trained.norm)
-    try:
-        network.load_state_dict(torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu"))
-    except Exception as error:
-        raise _not_written_by_training(error) from None
-    return network
-
-
-def _not_written_by_training(error: Exception) -> StepError:
-    reason = type(error).__name__
-    return StepError(f"best_model.pth cannot be loaded ({reason}): training did not write it. Train again.")
+def _not_written_by_training(name: str, error: Exception) -> StepError:
+    return StepError(f"{name} cannot be loaded ({type(error).__name__}): training did not write it. Train again.")
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from components.artifacts.trained_model import WEIGHTS, TrainedModel
+from components.artifacts.trained_model import TENSORS, WEIGHTS, TrainedModel
 from components.core import code_closure
 from components.core.errors import StepError
 from components.registry.mlflow_requests import log_while_waiting
@@ -17,7 +17,8 @@ from components.registry.tracking import Run
 from components.scans.volumes import nifti_bytes
 
 RUNTIME = (
-    "torch", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic", "mlflow",
+    "torch", "safetensors", "nibabel", "numpy", "scipy", "opencv-python-headless", "simpleitk", "pandas", "pydantic",
+    "mlflow",
 )  # fmt: skip
 """Python packages that the model's code imports."""
 
@@ -30,7 +31,8 @@ def log_model(run: Run, model: Path):
 
     from components.model.mlflow_model import COLUMNS
 
-    example = input_example(TrainedModel.read(model).inputs)
+    trained = TrainedModel.read(model)
+    example = input_example(trained.inputs)
     signature = ModelSignature(
         inputs=Schema([ColSpec("binary", column) for column in example]),
         outputs=Schema(
@@ -41,8 +43,9 @@ def log_model(run: Run, model: Path):
     with tempfile.TemporaryDirectory() as folder:
         weights, code = Path(folder) / "weights", Path(folder) / "code"
         weights.mkdir()
-        for name in (WEIGHTS, TrainedModel.FILE):
-            shutil.copy(model / name, weights)
+        for name in (WEIGHTS, TENSORS, TrainedModel.FILE):
+            if name != TENSORS or trained.tensors_sha256:
+                shutil.copy(model / name, weights)
         code_closure.copy_closure(code_closure.MODEL, code)
         with mlflow.start_run(run.id):
             return mlflow.pyfunc.log_model(

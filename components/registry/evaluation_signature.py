@@ -14,7 +14,8 @@ from components.registry.mlflow_requests import explain_mlflow_errors
 from components.registry.tracking import Run
 
 FILE = "authentication.json"
-MODEL_FILES = ("best_model.pth", "model.json", "history.json")
+MODEL_FILES = ("best_model.pth", "best_model.safetensors", "model.json", "history.json")
+"""A model of older code has no `best_model.safetensors`."""
 UNUSED_FOLDER = "masks"
 """The folder of the evaluation that register does not read."""
 
@@ -60,5 +61,5 @@ def _digests(model: Path, evaluation: Path) -> dict[str, str]:
     found = sorted(path for path in evaluation.rglob("*") if path.is_file())
     names = {path.relative_to(evaluation).as_posix(): path for path in found if path != evaluation / FILE}
     files = {f"evaluation/{name}": path for name, path in names.items() if not name.startswith(f"{UNUSED_FOLDER}/")}
-    files |= {f"model/{name}": model / name for name in MODEL_FILES}
+    files |= {f"model/{name}": model / name for name in MODEL_FILES if (model / name).exists()}
     return {name: file_sha256(path) for name, path in files.items()}

@@ -2,10 +2,13 @@
 
 import json
 import logging
+from pathlib import Path
 
+import safetensors.torch
 import torch
+from torch import Tensor
 
-from components.artifacts.trained_model import CURVE, HISTORY, WEIGHTS, TrainedModel
+from components.artifacts.trained_model import CURVE, HISTORY, TENSORS, WEIGHTS, TrainedModel
 from components.core.storage import file_sha256
 from components.model.inference import load_model
 from components.registry.run_records import data_params, data_tags
@@ -23,7 +26,7 @@ def write_model(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress
     """Write the best weights, choose the threshold and calibrate with them, and write the rest of the model folder."""
     paths, best = inputs.paths, progress.best
     paths.model.mkdir(parents=True, exist_ok=True)
-    torch.save(best.weights, paths.model / WEIGHTS)
+    write_weights(best.weights, paths.model)
     _describe(inputs, key, setup, progress).write(paths.model)
 
     network, trained = load_model(paths.model)
@@ -42,6 +45,13 @@ def write_model(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress
     )  # fmt: skip
 
 
+def write_weights(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write the weights twice: as PyTorch saves them, and without a pickle for `load_model`."""
+    torch.save(weights, folder / WEIGHTS)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    (folder / TENSORS).write_bytes(safetensors.torch.save(tensors))
+
+
 def _describe(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: Progress) -> TrainedModel:
     """Return what is known about the model before its threshold is chosen."""
     paths, settings, seconds = inputs.paths, setup.settings, [row["seconds"] for row in progress.history]
@@ -54,6 +64,7 @@ def _describe(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: 
         cca=settings.cca,
         selection=settings.selection,
         weights_sha256=file_sha256(paths.model / WEIGHTS),
+        tensors_sha256=file_sha256(paths.model / TENSORS),
         best_epoch=progress.best.epoch,
         best_val_dice=progress.best.val_dice,
         training_digest=key.model_digest,

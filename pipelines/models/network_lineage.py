@@ -15,13 +15,13 @@ from pipelines.models.version_files import VersionFiles
 
 def check_networks(report: LinkReport, client: Any, networks: list[dict], files: VersionFiles) -> None:
     """Report on each network; `networks` are those of the registered `model.json`."""
-    from components.model.inference import unpack_weights  # imports torch, which is slow to load
+    from components.model.inference import unpack_files  # imports torch, which is slow to load
 
     unpacked: list[bytes] = []
 
     def packed(fold: int) -> str:
         if not unpacked:
-            unpacked.extend(unpack_weights(files.model_file(WEIGHTS).read_bytes()))
+            unpacked.extend(unpack_files(WEIGHTS, files.model_file(WEIGHTS).read_bytes()))
         return hashlib.sha256(unpacked[fold - 1]).hexdigest()
 
     for fold, network in enumerate(networks, start=1):

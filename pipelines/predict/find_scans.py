@@ -10,8 +10,8 @@ from components.ingest.discover import discover
 from components.ingest.file_names import BIDS_DWI, BIDS_MASK, DERIVED, FLAT, SOURCE
 from components.ingest.found_files import Found, FoundCase, in_predictions, prediction_folders
 from components.scans.prediction_mark import read_mark
+from pipelines.folder_files import files_of
 from pipelines.predict.file_kind import WORDS, channels, named
-from pipelines.upload import files_of
 
 NIFTI = re.compile(r"^(.+)\.nii(?:\.gz)?$", re.IGNORECASE | re.DOTALL)
 NO_SPACE = "a mask needs a scan's space, which only NIfTI has: give it as .nii or .nii.gz"

@@ -1,67 +1,66 @@
-"""`make predict` of a folder: write a mask for each scan, a table and a page; name the scans that are refused."""
+"""Segment a folder: write a mask for each scan, a table and a page; name the scans that are refused."""
 
 import contextlib
 import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from components.artifacts.synthetic import WARNING
 from components.core.errors import StepError
+from components.core.local_files import local_path
 from components.core.step import progress
-from components.core.storage import local_path
 from components.core.text import shown
 from components.ingest.found_files import Found, FoundCase
 from components.scans.prediction_mark import PART, TABLE
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes
+from pipelines.predict import bids_derivative
 from pipelines.predict.find_scans import find
 from pipelines.predict.results import MOST_PICTURED, Pictures, Row, Table, draw, is_untouched, listed, page
 from pipelines.predict.segmenter import Segmenter
 
 PAGE = "predictions.html"
-RESULT = re.compile(r"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz")
+RESULT = re.compile(rf"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz|{bids_derivative.OUTPUT}")
 """A file that this command writes into its folder."""
 ELSEWHERE = "Name another OUTPUT."
-KEEP = f"{ELSEWHERE} To overwrite it, run again with OVERWRITE=1."
+KEEP = f"{ELSEWHERE} To overwrite it, run again with OVERWRITE=1 (a container: with --overwrite)."
 
 
-def predict_folder(
+def segment_folder(
     source: Path,
     target: Path,
-    model: str,
-    state: Path,
+    load: Callable[[], Segmenter],
     probability: bool,
     modality_check: bool = True,
     overwrite: bool = False,
-    place: str = "local",
-    digest: str = "",
-) -> None:
-    """Segment every scan under `source`, one at a time, into the folder `target`.
+    choose: Callable[[Found], None] = lambda found: None,
+) -> list[Row]:
+    """Segment every scan under `source`, one at a time, into the folder `target`; return a row for each.
 
     It writes `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
     `predictions.html`. Files of an earlier call are replaced if nobody changed them or `overwrite` is set; other files
-    stay. Without `modality_check`, scans that look like an ADC map or a b0 image are segmented too.
+    stay. Without `modality_check`, scans that look like an ADC map or a b0 image are segmented too. `load` loads the
+    model, when scans and `target` are known to be usable. `choose` may change what was found.
 
     Raises:
-        StepError: there are no scans or none can be segmented, the model does not exist, `target` has files of others
+        StepError: there are no scans or none can be segmented, the model cannot be loaded, `target` has files of others
             or changed ones, or another call writes there.
     """
     found = find(source)
+    choose(found)
     _require_apart(source, target)
     with _alone(target):
         old = _earlier(target, found, probability, overwrite)
-        segmenter = Segmenter(model, state, place, digest)
+        segmenter = load()
         if probability:
             segmenter.require_probabilities()
         try:
             for name in old:
                 for left in (name, f"{name}.part"):
                     local_path(target, left).unlink(missing_ok=True)
-            for folder in ("masks", "probabilities")[: 1 + probability]:
-                (target / folder).mkdir(parents=True, exist_ok=True)
             options = {"probability": probability, "modality_check": modality_check}
             rows, pictures = _segment_all(found, source.resolve(), target, segmenter, options)
             write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
@@ -70,6 +69,7 @@ def predict_folder(
     _say(rows, found, target)
     if segmenter.synthetic:
         logging.warning("%s %s", segmenter.uri, WARNING)
+    return rows
 
 
 @contextlib.contextmanager
@@ -157,7 +157,10 @@ def _segment(
 
 
 def _outputs(case: FoundCase, probability: bool) -> list[str]:
-    return [f"{folder}/{case.name}.nii.gz" for folder in ("masks", "probabilities")[: 1 + probability]]
+    names = bids_derivative.outputs(case.derivative) if case.derivative else (
+        f"masks/{case.name}.nii.gz", f"probabilities/{case.name}.nii.gz",
+    )  # fmt: skip
+    return [*names[: 1 + probability]]
 
 
 def _require_apart(source: Path, target: Path) -> None:

@@ -7,8 +7,8 @@ from components.artifacts.synthetic import WARNING
 from components.core.errors import StepError
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes
+from pipelines.predict.registered_model import RegisteredSegmenter
 from pipelines.predict.results import is_untouched
-from pipelines.predict.segmenter import Segmenter
 
 
 def predict_scan(
@@ -59,7 +59,7 @@ def predict_scan(
         raise StepError(f"OUTPUT={target}: its folder cannot be made ({error.strerror}). Name another.") from None
     if target.is_dir() or not os.access(target.parent, os.W_OK):
         raise StepError(f"OUTPUT={target} cannot be written. Name a file in a folder that is yours.")
-    segmenter = Segmenter(model, state, place, digest)
+    segmenter = RegisteredSegmenter(model, state, place, digest)
     if probability:
         segmenter.require_probabilities()
     if segmenter.sees_adc and not adc:

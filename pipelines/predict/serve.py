@@ -6,20 +6,20 @@ from pathlib import Path
 from components.artifacts.synthetic import WARNING
 from components.core.errors import StepError
 from pipelines.ports import HOST, free_port_near, is_free, is_port
-from pipelines.predict.segmenter import Segmenter
+from pipelines.predict.registered_model import RegisteredSegmenter
 
 REQUEST_SECONDS = 600
 """For a large scan on a CPU; MLflow's own limit is a minute."""
 
 
 def serve(model: str, port: str, state: Path, place: str = "local", digest: str = "") -> None:
-    """Answer until Ctrl-C; prints the request that it answers. `digest`: see `Segmenter`.
+    """Answer until Ctrl-C; prints the request that it answers. `digest`: see `RegisteredSegmenter`.
 
     Raises:
         StepError: the model does not exist, or the port is invalid or taken.
     """
     number = _port(port)
-    segmenter = Segmenter(model, state, place, digest)
+    segmenter = RegisteredSegmenter(model, state, place, digest)
     os.environ.setdefault("MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", str(REQUEST_SECONDS))
     import uvicorn
     from mlflow.pyfunc import scoring_server

@@ -18,10 +18,10 @@ from components.ingest.ingest import check, ingest
 from components.scans.volumes import BadVolume, read_nifti_bytes
 from pipelines import presets
 from pipelines.check_data import PAGE, check_data
-from pipelines.predict import folder as predicting
+from pipelines.folder_files import files_of
 from pipelines.predict.find_scans import find
-from pipelines.predict.segmenter import Segmenter
-from pipelines.upload import files_of
+from pipelines.predict.folder import segment_folder
+from pipelines.predict.registered_model import RegisteredSegmenter
 from tests.corpus import names, scans, texts
 from tests.corpus.files import ADC, DWI, MASK, brain, nifti, npy, packed
 
@@ -204,17 +204,16 @@ def model(tmp_path):
     return loaded
 
 
-def test_predict_refuses_the_same_by_name_and_segments_the_good(tmp_path, model, monkeypatch):
-    segmenter = object.__new__(Segmenter)
+def test_predict_refuses_the_same_by_name_and_segments_the_good(tmp_path, model):
+    segmenter = object.__new__(RegisteredSegmenter)
     segmenter.uri, segmenter.sees_adc, segmenter.synthetic = "models:/m/1", False, False
     segmenter.parameters = {"probability", "modality_check"}
     segmenter.model = SimpleNamespace(predict=lambda table, params: model.predict(None, table, params))
-    monkeypatch.setattr(predicting, "Segmenter", lambda *_: segmenter)
     for number, file in enumerate(scans.IMAGES):
         put(tmp_path / "set", f"bad{number}.nii.gz", file.content())
     for number, file in enumerate(scans.GOOD + scans.NOTED):
         put(tmp_path / "set", f"good{number}.nii", file.content())
-    predicting.predict_folder(tmp_path / "set", tmp_path / "out", "m", tmp_path / "state", False)
+    segment_folder(tmp_path / "set", tmp_path / "out", lambda: segmenter, probability=False)
     table = (tmp_path / "out" / "predictions.csv").read_text("utf-8-sig")
     for number, file in enumerate(scans.IMAGES):
         (line,) = re.findall(rf"^bad{number},.*$", table, re.MULTILINE)

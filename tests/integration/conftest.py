@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from components.artifacts.trained_model import TENSORS
 from components.core.storage import file_sha256
 from components.model.network import AttentionUNet
 from components.register.mlflow_logging import log_model
 from components.registry.model_digest import model_digest
 from components.registry.tracking import EXPERIMENT, MODEL_NAME
+from components.train.write_model import write_weights
 from pipelines.local import services
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
@@ -119,7 +121,8 @@ def _logged_network(client, bias: float, facts: dict) -> tuple:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.save(network.state_dict(), folder / "best_model.pth")
+        write_weights(network.state_dict(), folder)
+        usual["tensors_sha256"] = file_sha256(folder / TENSORS)
         (folder / "model.json").write_text(json.dumps(usual | facts))
         run = client.create_run(mlflow.set_experiment(EXPERIMENT).experiment_id).info.run_id
         info = log_model(SimpleNamespace(id=run), folder)

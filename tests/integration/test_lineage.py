@@ -409,6 +409,16 @@ def test_what_was_altered_between_evaluate_and_register_is_not_registered(
     assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
 
 
+@pytest.mark.parametrize("name", ["best_model.pth", "best_model.safetensors"])
+@pytest.mark.parametrize("alter", [lambda file: file.write_bytes(file.read_bytes()[:-1]), Path.unlink])
+def test_weights_that_were_altered_or_removed_there_are_not_registered(here, version, artifacts, tmp_path, name, alter):
+    model = shutil.copytree(artifacts[0], tmp_path / "model")
+    alter(model / name)
+    with pytest.raises((StepError, FileNotFoundError), match=rf"does not match its authentication code|{name}"):
+        register(model, artifacts[1])
+    assert len(mlflow.MlflowClient().search_model_versions(f"name = '{MODEL_NAME}'")) == 1
+
+
 def test_a_training_that_does_not_say_its_image_is_not_registered(here, version, artifacts, tmp_path):
     model = shutil.copytree(artifacts[0], tmp_path / "model")
     facts = json.loads((model / "model.json").read_text())

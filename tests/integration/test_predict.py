@@ -1,20 +1,27 @@
 """A scan, and a folder of scans, through a registered model: what comes out, and what is refused."""
 
+import _pickle
+import contextlib
 import csv
 import fcntl
 import gzip
 import html
 import os
+import pickle
 import re
 import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import cloudpickle
+import joblib
 import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from torch import _weights_only_unpickler
 
 from components.artifacts.synthetic import TAG, WARNING
 from components.core.errors import StepError
@@ -25,9 +32,8 @@ from components.model.gpu_advice import describe_device
 from components.model.uncertainty import Assessment
 from components.registry.tracking import MODEL_NAME
 from components.scans.prediction_mark import digest, read_mark
-from pipelines.predict.folder import predict_folder
+from pipelines.predict.registered_model import RegisteredSegmenter, predict_folder
 from pipelines.predict.scan import predict_scan
-from pipelines.predict.segmenter import Segmenter
 from pipelines.predict.verified_model import fetch
 from tests.support.browser import launch
 
@@ -522,7 +528,7 @@ class TestAnAlteredModel:
         code = f"\nimport os; os.path.exists({str(ran)!r}) or os.mkdir({str(ran)!r})\n".encode()
         files_of.put(key, before + (code if key.endswith(".py") else b"\n"))
         with pytest.raises(StepError) as refusal:
-            Segmenter(CHAMPION, tmp_path / "state")
+            RegisteredSegmenter(CHAMPION, tmp_path / "state")
         assert str(refusal.value).startswith(f"models:/{MODEL_NAME}/{version.number} was not loaded: {said}")
         assert "make rollback" in str(refusal.value)
         assert not ran.exists()
@@ -533,14 +539,14 @@ class TestAnAlteredModel:
         self._plant(files_of, tmp_path)
         for address in version.spelt(*SPELLINGS):
             with pytest.raises(StepError, match=r"a file of the model is not what was registered \(tag model_sha256\)"):
-                Segmenter(address, tmp_path / "state", digest="0" * 64)
+                RegisteredSegmenter(address, tmp_path / "state", digest="0" * 64)
         assert not (tmp_path / "it ran").exists()
 
     def test_what_is_no_address_is_refused_and_runs_nothing(self, files_of, version, tmp_path):
         self._plant(files_of, tmp_path)
         for address in version.spelt(*NO_ADDRESSES):
             with pytest.raises(StepError, match=r"is not the address of a model|no model ") as refusal:
-                Segmenter(address, tmp_path / "state")
+                RegisteredSegmenter(address, tmp_path / "state")
             assert "\x1b" not in str(refusal.value) and "\n" not in str(refusal.value)
         assert not (tmp_path / "it ran").exists()
 
@@ -555,7 +561,7 @@ class TestAnAlteredModel:
         (tmp_path / "elsewhere" / "__init__.py").write_text(trace(tmp_path))
         for address in addresses:
             with pytest.raises(StepError, match="no digest in the registry confirms its files"):
-                Segmenter(address, tmp_path / "state")
+                RegisteredSegmenter(address, tmp_path / "state")
         assert not (tmp_path / "it ran").exists()
 
     def test_what_the_registry_does_not_know_runs_only_with_the_digest_of_these_very_files(
@@ -564,14 +570,14 @@ class TestAnAlteredModel:
         for tag in ("weights_sha256", "model_sha256"):
             registry.delete_model_version_tag(MODEL_NAME, version.number, tag)
         with pytest.raises(StepError, match="no digest in the registry confirms its files") as refusal:
-            Segmenter(CHAMPION, tmp_path / "state")
+            RegisteredSegmenter(CHAMPION, tmp_path / "state")
         digest = re.search("MODEL_DIGEST=([0-9a-f]{64})$", str(refusal.value))[1]
-        Segmenter(CHAMPION, tmp_path / "state", digest=digest)
+        RegisteredSegmenter(CHAMPION, tmp_path / "state", digest=digest)
         said = f"models:/{MODEL_NAME}/{version.number} brings code that runs here: MODEL_DIGEST={digest} confirms it"
         assert said in caplog.text
         self._plant(files_of, tmp_path)
         with pytest.raises(StepError, match="no digest in the registry confirms its files"):
-            Segmenter(CHAMPION, tmp_path / "state", digest=digest)
+            RegisteredSegmenter(CHAMPION, tmp_path / "state", digest=digest)
         assert not (tmp_path / "it ran").exists()
 
     @staticmethod
@@ -586,11 +592,27 @@ class TestAnAlteredModel:
         ran.rmdir()
         for address in (f"runs:/{run.info.run_id}/model", info.model_uri):
             with pytest.raises(StepError, match="no digest in the registry") as refusal:
-                Segmenter(address, tmp_path / "state")
+                RegisteredSegmenter(address, tmp_path / "state")
             digest = str(refusal.value).rpartition("=")[2]
             with pytest.raises(StepError, match="pickle"):
-                Segmenter(address, tmp_path / "state", digest=digest)
+                RegisteredSegmenter(address, tmp_path / "state", digest=digest)
         assert not ran.exists()
+
+
+@contextlib.contextmanager
+def no_pickles(monkeypatch):
+    """Let every reader of pickles fail, PyTorch's restricted one too."""
+
+    def fail(*_, **__):
+        raise AssertionError("a pickle was read")
+
+    with monkeypatch.context() as patch:
+        for module in (pickle, _pickle, cloudpickle, joblib, torch.serialization.pickle, _weights_only_unpickler):
+            for name in ("load", "loads", "Unpickler", "_Unpickler", "_load", "_loads"):
+                if hasattr(module, name):
+                    patch.setattr(module, name, fail)
+        patch.setattr(torch, "load", fail)
+        yield
 
 
 def trace(tmp_path: Path) -> str:
@@ -614,6 +636,19 @@ class Pickled(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: list[str]):
         return model_input
+
+
+class TestWithoutPickles:
+    def test_a_model_loads_and_segments(self, champion, put, tmp_path, monkeypatch):
+        champion(bias=100.0)
+        with no_pickles(monkeypatch):
+            assert RegisteredSegmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
+
+    def test_a_model_of_older_code_could_not(self, champion, put, tmp_path, monkeypatch):
+        champion(bias=100.0, tensors_sha256=None)
+        with no_pickles(monkeypatch), pytest.raises(StepError, match=r"best_model\.pth cannot be loaded"):
+            RegisteredSegmenter(CHAMPION, tmp_path / "state")
+        assert RegisteredSegmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
 
 
 @pytest.mark.slow
@@ -675,7 +710,7 @@ class TestTheOutputFolder:
     def test_stopped_in_between_it_holds_whole_files_and_the_next_call_goes_through(
         self, scans, segment, tmp_path, monkeypatch
     ):
-        whole, done = Segmenter.segment, []
+        whole, done = RegisteredSegmenter.segment, []
 
         def stops(*arguments, **options):
             if len(done) == 2:
@@ -684,7 +719,7 @@ class TestTheOutputFolder:
             return whole(*arguments, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Segmenter, "segment", stops)
+            patch.setattr(RegisteredSegmenter, "segment", stops)
             with pytest.raises(StepError, match="stopped after 2 of 3 scans"):
                 segment(scans)
         assert files(tmp_path / "out") == {"masks/a.nii.gz", "masks/b.nii.gz", "predictions.csv.part"}

@@ -36,7 +36,7 @@ from components.registry.ledger_pairing import RENEW
 from components.registry.ledger_pairing import TAG as TAG_OF_MARK
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.models import promotion
-from pipelines.predict.segmenter import Segmenter
+from pipelines.predict.registered_model import RegisteredSegmenter
 from tests.support.scan_results import scan_result
 
 pytestmark = pytest.mark.usefixtures("servers_here")
@@ -167,7 +167,7 @@ def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_t
     assert f"no version of {MODEL_NAME} is champion. Version 1: {words}" in shown
     assert "The ledger is complete, and agrees with the registry." in shown
     with pytest.raises(StepError, match=rf"make promote MODEL=models:/{MODEL_NAME}/1 REASON="):
-        Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
+        RegisteredSegmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
     promotion.promote(f"models:/{MODEL_NAME}/1", "seen by us", tmp_path)
     assert champion(client) == "1"
 
@@ -395,7 +395,7 @@ def test_where_the_champion_was_taken_away_by_hand_a_person_names_the_next(clien
     settle(client, two[1], compared(0.91, 0.5))
     assert champion(client) is None
     with pytest.raises(StepError, match=rf"make promote MODEL=models:/{MODEL_NAME}/2"):
-        Segmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
+        RegisteredSegmenter(f"models:/{MODEL_NAME}@champion", tmp_path)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """A small cross-validation on disk: scans, their folds, and an untrained network for each fold."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,11 @@ import torch
 
 from components.artifacts.cases import Case, Cases
 from components.artifacts.split_file import Split
-from components.artifacts.trained_model import TrainedModel, VolumeInterval, digest_of
+from components.artifacts.trained_model import TENSORS, WEIGHTS, TrainedModel, VolumeInterval, digest_of
+from components.core.storage import file_sha256
 from components.model.network import AttentionUNet
 from components.scans.volumes import write
+from components.train.write_model import write_weights
 from tests.support.artifacts import make_case, make_cases, make_split
 
 PATIENTS = {"fold-1": ["A", "B"], "fold-2": ["C", "D"], "fold-3": ["E", "F"]}
@@ -53,7 +54,7 @@ def write_networks(folder: Path, split: Split, **facts: Any) -> list[Path]:
         network, one = AttentionUNet(4), folder / f"network-{fold}"
         torch.nn.init.constant_(network.head.bias, 0.2 * fold - 0.4)
         one.mkdir(parents=True, exist_ok=True)
-        torch.save(network.state_dict(), one / "best_model.pth")
+        write_weights(network.state_dict(), one)
         decides = {"data": "1", "split": split.of_fold(fold).digest, "code": "c", "settings": {"epochs": 2}}
         values = {
             "image_size": 32, "normalization": "volume", "base_channels": 4, "precision": "float32",
@@ -63,7 +64,7 @@ def write_networks(folder: Path, split: Split, **facts: Any) -> list[Path]:
             "params": {"epochs": 2, "train_patients": 10 + fold, "train_ratio": 0.6, "device": f"cpu {fold}"},
             "volume_interval": VolumeInterval(cube_root_ml=0.5 + fold / 10, level=1 - fold / 10, patients=fold),
             "uncertainty": {"mask": 0.1 * fold, "empty": None}, "seen": {"slices": (10.0 - fold, 20.0 + fold)},
-            "weights_sha256": hashlib.sha256((one / "best_model.pth").read_bytes()).hexdigest(),
+            "weights_sha256": file_sha256(one / WEIGHTS), "tensors_sha256": file_sha256(one / TENSORS),
         }  # fmt: skip
         TrainedModel(**values | facts).write(one)
         (one / "history.json").write_text(json.dumps([{"epoch": 1.0, "val_dice": 0.1 * fold}]))

@@ -33,8 +33,7 @@ from pipelines.check_data import check_data
 from pipelines.local import services
 from pipelines.models import promotion
 from pipelines.models.lineage import lineage
-from pipelines.predict.folder import predict_folder
-from pipelines.predict.segmenter import Segmenter
+from pipelines.predict.registered_model import RegisteredSegmenter, predict_folder
 from pipelines.upload import files_of, upload
 from tests.faults import steps
 from tests.faults.attackers import (
@@ -283,7 +282,7 @@ class TestAWriterOfTheBucket:
             return found.model_dump(mode="json")
 
         def mask() -> str:
-            return Segmenter(CHAMPION, house.state).segment(scan_of(scans)).mask.hex()
+            return RegisteredSegmenter(CHAMPION, house.state).segment(scan_of(scans)).mask.hex()
 
         asked = {
             "make champion": lambda: printed(promotion.champion, house.state),

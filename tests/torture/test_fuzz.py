@@ -12,7 +12,7 @@ import pytest
 
 from components.ingest.discover import discover
 from components.ingest.ingest import check
-from pipelines.upload import files_of
+from pipelines.folder_files import files_of
 from tests.corpus import scans
 from tests.corpus.doors import TAKEN, kind, seeds
 from tests.corpus.files import ADC, MASK, nifti, packed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from components.artifacts.trained_model import HeadLimits, TrainedModel, UsualHeads, digest_of
+from components.artifacts.trained_model import TENSORS, WEIGHTS, HeadLimits, TrainedModel, UsualHeads, digest_of
 from components.core.errors import StepError
 from components.ensemble.ensemble import (
     ensemble,
@@ -16,7 +16,7 @@ from components.ensemble.ensemble import (
     widest_interval,
     widest_ranges,
 )
-from components.model.inference import unpack_weights
+from components.model.inference import unpack_files
 from tests.support.folds import TEMPERATURES, THRESHOLDS, split_into_folds, write_networks
 
 
@@ -30,19 +30,21 @@ def made(tmp_path):
     return tmp_path / "model", folders
 
 
-def test_the_file_of_each_network_is_in_it_byte_for_byte(made):
+@pytest.mark.parametrize("name", [WEIGHTS, TENSORS])
+def test_the_file_of_each_network_is_in_it_byte_for_byte(made, name):
     model, folders = made
-    packed = (model / "best_model.pth").read_bytes()
-    assert unpack_weights(packed) == [(folder / "best_model.pth").read_bytes() for folder in folders]
+    packed = (model / name).read_bytes()
+    assert unpack_files(name, packed) == [(folder / name).read_bytes() for folder in folders]
     read = TrainedModel.read(model)
-    assert read.weights_sha256 == hashlib.sha256(packed).hexdigest()
+    digest = read.weights_sha256 if name == WEIGHTS else read.tensors_sha256
+    assert digest == hashlib.sha256(packed).hexdigest()
     assert read.networks == [TrainedModel.read(folder) for folder in folders]
 
 
 def test_made_again_it_is_the_same_to_the_byte(made, tmp_path):
     model, folders = made
     ensemble(tmp_path / "split.json", folders, tmp_path / "again" / "model")
-    for name in ("best_model.pth", "model.json", "history.json"):
+    for name in (WEIGHTS, TENSORS, "model.json", "history.json"):
         assert (tmp_path / "again" / "model" / name).read_bytes() == (model / name).read_bytes()
 
 

@@ -4,8 +4,10 @@ import os
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
+from components.artifacts.trained_model import TENSORS, WEIGHTS
 from components.core.errors import StepError
 from components.model import inference
 from components.model.grid import neighbours
@@ -14,6 +16,7 @@ from components.model.network import AttentionUNet
 from components.scans.head import Head
 from components.scans.n4 import without_bias
 from components.scans.volumes import BadVolume
+from components.train.write_model import write_weights
 from tests.support.trained import trained
 from tests.support.whole_plane import adc_to_model_grid, to_model_grid, to_native_grid
 
@@ -230,6 +233,49 @@ def test_weights_that_lost_their_end_are_refused_by_name(network, tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StepError, match=r"best_model\.pth is not the file that training wrote"):
         load_model(tmp_path)
+
+
+class TestAModelWithTensors:
+    """`best_model.safetensors` is loaded, and both files must be those that training wrote."""
+
+    @pytest.fixture
+    def folder(self, network, tmp_path):
+        write_weights(network.state_dict(), tmp_path)
+        self.describe(tmp_path)
+        return tmp_path
+
+    @staticmethod
+    def describe(folder):
+        digests = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in (WEIGHTS, TENSORS)}
+        trained(weights_sha256=digests[WEIGHTS], tensors_sha256=digests[TENSORS]).write(folder)
+
+    def test_is_the_model_that_pytorch_saved(self, folder, network, volume):
+        loaded, facts = load_model(folder)
+        weights = network.state_dict()
+        assert all(torch.equal(tensor.cpu(), weights[name]) for name, tensor in loaded.state_dict().items())
+        assert facts.tensors_sha256 is not None
+
+    def test_needs_no_pickle(self, folder, tmp_path):
+        torch.save({"head.bias": Bomb(tmp_path / "it ran")}, folder / WEIGHTS)
+        self.describe(folder)
+        load_model(folder)
+        assert not (tmp_path / "it ran").exists()
+
+    @pytest.mark.parametrize("name", [WEIGHTS, TENSORS])
+    def test_is_refused_if_a_file_differs_or_is_missing(self, folder, name):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+        with pytest.raises(StepError, match=f"{name} is not the file that training wrote"):
+            load_model(folder)
+        (folder / name).unlink()
+        with pytest.raises(StepError, match=f"{name} cannot be read"):
+            load_model(folder)
+
+    @pytest.mark.parametrize("content", [b"", b"\xff" * 64, safetensors.torch.save({"a": torch.zeros(1)})])
+    def test_is_refused_if_its_tensors_are_none_of_this_network(self, folder, content):
+        (folder / TENSORS).write_bytes(content)
+        self.describe(folder)
+        with pytest.raises(StepError, match=r"(?s)safetensors cannot be loaded.*Train again"):
+            load_model(folder)
 
 
 WITH_ADC = trained(inputs="dwi+adc")

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from mlflow.pyfunc import PythonModel
 
+from components.model import segment_scan
 from components.model.calibration import calibrated
 from components.model.inference import predict_volume
 from components.model.mlflow_model import COLUMNS, LesionSegmenter, Refused
@@ -131,7 +132,7 @@ def test_a_model_without_facts_about_intervals_leaves_them_open(segmenter):
 
 def test_what_is_found_beside_the_mask_is_told_with_it_and_is_json(segmenter, monkeypatch):
     found = Assessment(1.5, 1.0, 2.5, 0.9, ["brighter than any scan seen", "uncertain"])
-    monkeypatch.setattr("components.model.uncertainty.assess", lambda *_: found)
+    monkeypatch.setattr(segment_scan, "assess", lambda *_: found)
     (row,) = predict(segmenter(seen={}), scan()).drop(columns="mask").to_dict("records")
     assert json.loads(json.dumps(row, allow_nan=False)) == {
         "lesion_ml": 1.5, "lesion_ml_low": 1.0, "lesion_ml_high": 2.5, "interval_level": 0.9,
@@ -150,16 +151,16 @@ def test_probabilities_are_given_on_request_calibrated_and_in_the_scans_own_spac
 
 def test_one_scan_is_in_work_at_a_time_however_many_ask(segmenter, monkeypatch):
     loaded, at_work, most = segmenter(), [], []
-    segment = loaded._segment
+    segment = segment_scan.segment_scan
 
-    def counted(*arguments):
+    def counted(*arguments, **options):
         at_work.append(1)
         most.append(len(at_work))
-        out = segment(*arguments)
+        out = segment(*arguments, **options)
         at_work.pop()
         return out
 
-    monkeypatch.setattr(loaded, "_segment", counted)
+    monkeypatch.setattr(segment_scan, "segment_scan", counted)
     threads = [threading.Thread(target=predict, args=(loaded, scan())) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -5,7 +5,7 @@ from mlflow.models import Model
 
 from components.core.code_closure import MODEL
 from pipelines.image_tags import ROOT
-from pipelines.predict.segmenter import _replace_entry_of_older_code
+from pipelines.predict.registered_model import _replace_entry_of_older_code
 
 
 @pytest.fixture

@@ -1,0 +1,130 @@
+"""`make package`: make an image that segments with one registered version, without MLflow, S3 or a network."""
+
+import json
+import logging
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from components.artifacts.synthetic import WARNING, is_synthetic
+from components.artifacts.trained_model import TENSORS, WEIGHTS, TrainedModel
+from components.core.code_closure import closure_digest, copy_closure
+from components.core.errors import StepError
+from components.core.local_files import file_sha256
+from components.core.text import shown
+from components.register.card import Card
+from components.register.card_text import markdown
+from components.register.register import CARD as CARD_OF_RUN
+from components.registry.model_digest import model_digest
+from pipelines.image_tags import ROOT, commit
+from pipelines.models.link_report import NotReached
+from pipelines.models.registry import CHAMPION, no_champion, version
+from pipelines.models.version_files import VersionFiles
+from pipelines.predict.packed_model import CARD, FACTS, MODEL, Package
+from pipelines.predict.registered_model import say_if_code_differs
+from pipelines.predict.verified_model import fetch
+from pipelines.target import target
+from pipelines.target_name import as_argument
+
+ENTRY = "pipelines/predict/bids_app.py"
+STAGED = ROOT / ".local" / "staged-package"
+EXAMPLE = "make package MODEL=models:/dwi-attention-unet/3"
+
+
+def package(uri: str, state: Path, registry: str = "", place: str = "local", digest: str = "") -> None:
+    """Make the image `dwi-stroke/segment:VERSION`, or `REGISTRY/segment:VERSION`, of a registered version.
+
+    Raises:
+        StepError: there is no such version, it differs from the registered one, or the image cannot be built.
+    """
+    try:
+        with target(place).tracking(state):
+            name, number = stage(uri, STAGED, registry, place, digest)
+        command = [str(ROOT / "images" / "build"), "--segment", number, *filter(None, [registry])]
+        if subprocess.run(command).returncode:
+            raise StepError("the image was not built. The lines above say why.")
+    finally:
+        shutil.rmtree(STAGED, ignore_errors=True)
+    print(
+        f"{name} segments without a network:\n  docker run --rm --network none --read-only --tmpfs /tmp "
+        f'--user "$(id -u):$(id -g)" -v /my/scans:/in:ro -v /my/results:/out {name} /in /out participant\n'
+        "Research use only. docs/predicting.md has more."
+    )
+
+
+def stage(uri: str, folder: Path, registry: str = "", place: str = "local", digest: str = "") -> tuple[str, str]:
+    """Write the code and the model of a version into an empty `folder`; return the image's name and the version.
+
+    Raises:
+        StepError: there is no such version, it has no weights of ours, or it differs from the registered one.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    if uri.strip().rstrip("/") == CHAMPION and (message := no_champion(client, place)):
+        raise StepError(message)
+    found = version(client, uri.strip(), EXAMPLE)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            stored, address, tags = fetch(client, uri, Path(temporary), place, digest)
+        except (MlflowException, OSError) as error:
+            raise StepError(f"no model {shown(uri)}: {shown(str(error), 200)}. {EXAMPLE}") from None
+        say_if_code_differs(address, tags)
+        if is_synthetic(tags):
+            logging.warning("%s %s", address, WARNING)
+        packed = folder / "package"
+        _copy_model(stored, packed / MODEL, address)
+        (packed / CARD).write_text(_card(found, address, as_argument(place)), encoding="utf-8")
+        copy_closure(ENTRY, folder / "code")
+        image = f"{registry.rstrip('/') or 'dwi-stroke'}/segment:{found.version}"
+        files = sorted(path for path in packed.rglob("*") if path.is_file())
+        facts = Package(
+            image=image, uri=address, version=str(found.version), model_sha256=model_digest(stored),
+            code_sha256=closure_digest(ENTRY), commit=commit(), synthetic=is_synthetic(tags),
+            files={path.relative_to(packed).as_posix(): file_sha256(path) for path in files},
+        )  # fmt: skip
+        (packed / FACTS).write_text(facts.model_dump_json(indent=1), encoding="utf-8")
+    return image, str(found.version)
+
+
+def _copy_model(stored: Path, folder: Path, address: str) -> None:
+    weights = next(stored.rglob(WEIGHTS), None)
+    if weights is None or not weights.with_name(TrainedModel.FILE).is_file():
+        raise StepError(f"{address} has no {WEIGHTS} with {TrainedModel.FILE}: it is too old. Register a new version.")
+    folder.mkdir(parents=True)
+    for name in (WEIGHTS, TENSORS, TrainedModel.FILE):
+        if (file := weights.with_name(name)).is_file():
+            shutil.copy(file, folder)
+
+
+def _card(found: Any, address: str, there: str) -> str:
+    """Return the card of a version as Markdown, from the JSON whose digest the registry holds.
+
+    Raises:
+        StepError: the card cannot be reached, or it was altered.
+    """
+    first = f"{address}. **Research use only. Not a medical device.**"
+    if "card_sha256" not in found.tags:
+        return f"# {address}\n\n{first}\n\nThis version was registered without a model card.\n"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            file = VersionFiles(found, Path(folder)).of_run(f"{CARD_OF_RUN}/{CARD_OF_RUN}.json")
+        except NotReached as why:
+            raise StepError(f"the model card of {address} is missing: {why}. Run the command again.") from None
+        if file_sha256(file) != found.tags["card_sha256"]:
+            raise StepError(
+                f"the model card of {address} is not the one that was registered (tag card_sha256). See make lineage"
+                f"{there} MODEL={address}, and use another version."
+            )
+        text = file.read_text(encoding="utf-8")
+    try:
+        return markdown(Card.model_validate_json(text), first)
+    except ValidationError:  # written by older code
+        return f"# {address}\n\n{first}\n\n```json\n{json.dumps(json.loads(text), indent=1)}\n```\n"
