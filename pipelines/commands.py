@@ -169,7 +169,7 @@ def serve_model(arguments: Namespace) -> None:
 
 
 def make_package(arguments: Namespace) -> None:
-    from pipelines.models.package import package
+    from pipelines.predict.package import package
 
     package(arguments.model, arguments.state, arguments.registry, arguments.target, arguments.digest)
 

@@ -51,16 +51,12 @@ def load_model(folder: Path) -> tuple[nn.Module, TrainedModel]:
         StepError: a file is missing or invalid, or the weights are not those that training wrote.
     """
     trained = TrainedModel.read(folder)
-    name = TENSORS if trained.tensors_sha256 else WEIGHTS
-    try:
-        blob = (folder / name).read_bytes()
-    except OSError as error:
-        reason = error.strerror or error
-        raise StepError(f"{folder / name} cannot be read: {reason}. Copy it again, or train again.") from None
-    _require_written(name, blob, trained)
+    name, blob = WEIGHTS, _read(folder / WEIGHTS, trained)
+    if trained.tensors_sha256:
+        name, blob = TENSORS, _read(folder / TENSORS, trained)
     network: nn.Module
     if trained.networks:
-        pairs = zip(unpack_files(name, blob), trained.networks, strict=True)
+        pairs = zip(unpack_files(name, blob, len(trained.networks)), trained.networks, strict=True)
         network = nn.ModuleList([_load_network(name, file, member) for file, member in pairs])
     else:
         network = _load_network(name, blob, trained)
@@ -80,16 +76,19 @@ def pack_files(name: str, files: Sequence[bytes]) -> bytes:
     return packed.getvalue()
 
 
-def unpack_files(name: str, packed: bytes) -> list[bytes]:
+def unpack_files(name: str, packed: bytes, count: int) -> list[bytes]:
     """Return the files that `pack_files` packed.
 
     Raises:
-        StepError: it did not.
+        StepError: it did not, or packed another number than `count`.
     """
     try:
-        return [tensor.numpy().tobytes() for _, tensor in sorted(_tensors(name, packed).items())]
+        files = [tensor.numpy().tobytes() for _, tensor in sorted(_tensors(name, packed).items())]
     except Exception as error:
         raise _not_written_by_training(name, error) from None
+    if len(files) != count:
+        raise StepError(f"{name} holds {len(files)} networks, and model.json describes {count}. Copy it again.")
+    return files
 
 
 def _load_network(name: str, blob: bytes, trained: TrainedModel) -> AttentionUNet:
@@ -103,9 +102,18 @@ def _load_network(name: str, blob: bytes, trained: TrainedModel) -> AttentionUNe
 
 
 def _tensors(name: str, blob: bytes) -> dict[str, torch.Tensor]:
-    return (
-        load_tensors(blob) if name == TENSORS else torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
-    )
+    if name == TENSORS:
+        return load_tensors(blob)
+    return torch.load(io.BytesIO(blob), weights_only=True, map_location="cpu")
+
+
+def _read(file: Path, trained: TrainedModel) -> bytes:
+    try:
+        blob = file.read_bytes()
+    except OSError as error:
+        raise StepError(f"{file} cannot be read: {error.strerror or error}. Copy it again, or train again.") from None
+    _require_written(file.name, blob, trained)
+    return blob
 
 
 def _require_written(name: str, blob: bytes, trained: TrainedModel) -> None:

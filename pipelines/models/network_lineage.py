@@ -21,7 +21,7 @@ def check_networks(report: LinkReport, client: Any, networks: list[dict], files:
 
     def packed(fold: int) -> str:
         if not unpacked:
-            unpacked.extend(unpack_files(WEIGHTS, files.model_file(WEIGHTS).read_bytes()))
+            unpacked.extend(unpack_files(WEIGHTS, files.model_file(WEIGHTS).read_bytes(), len(networks)))
         return hashlib.sha256(unpacked[fold - 1]).hexdigest()
 
     for fold, network in enumerate(networks, start=1):

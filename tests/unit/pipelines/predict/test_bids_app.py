@@ -25,7 +25,7 @@ from tests.support.trained import trained
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 MASK = "sub-{0}/ses-1/dwi/sub-{0}_ses-1_space-orig_label-L_mask.nii.gz"
-CARD = "# A model\n\nThis line is longer than a terminal is wide, and nobody wants it to be wrapped, because it is a table.\n"
+CARD = "# A model\n\n" + "This line is longer than a terminal is wide, and stays whole: it may be a row. " * 2 + "\n"
 
 
 @pytest.fixture
