@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from components.artifacts.cases import Case
 from components.artifacts.evaluation import ScanResult
-from components.artifacts.split_file import RegisteredSplit
+from components.artifacts.split_file import RegisteredSplit, patients_tested
 from components.artifacts.trained_model import TrainedModel
 from components.core.errors import StepError
 from components.core.storage import file_sha256
@@ -108,6 +109,47 @@ def test_a_champion_with_the_same_weights_and_another_threshold_is_measured(regi
     monkeypatch.setattr(champion_comparison, "load_model", lambda _: ("network", trained()))
     other = champion_comparison.compare_with_champion([result("D")], THEN, measured_again, False, registry("another"))
     assert "measured again" in other.reason
+
+
+FOLDS = {"fold-1": ["A", "D"], "fold-2": ["B", "E"], "fold-3": ["C"]}
+
+
+@pytest.fixture
+def compared(registry, monkeypatch):
+    """compared(then, now, networks): pairs of Dice and the reason; the champion's Dice is the threshold in use."""
+
+    def run(then: dict, now: dict, networks: int = 0) -> tuple[dict, str]:
+        model = registry("another")
+        registered = RegisteredSplit(patients=then, digest="d")
+        network = nn.ModuleList(nn.Linear(1, 1) for _ in range(networks)) if networks else nn.Linear(1, 1)
+        members = [trained(threshold=n / 10) for n in range(1, networks + 1)]
+        monkeypatch.setattr(champion_comparison, "_download", lambda *_: None)
+        monkeypatch.setattr(champion_comparison, "_download_split", lambda *_: registered)
+        monkeypatch.setattr(champion_comparison, "load_model", lambda _: (network, trained(networks=members)))
+        patients = sorted(patients_tested(now))
+        found = champion_comparison.compare_with_champion(
+            [result(patient) for patient in patients], now,
+            lambda network, facts, chosen: [result(patient, dice=facts.threshold) for patient in chosen],
+            False, model, {patient: set() for patient in patients},
+        )  # fmt: skip
+        return {patient: pair[1] for patient, pair in (found.pairs or {}).get("dice", {}).items()}, found.reason
+
+    return run
+
+
+def test_folds_are_compared_with_folds_over_all_patients_each_by_the_network_that_held_the_patient_out(compared):
+    assert compared(FOLDS, FOLDS, networks=3) == ({"A": 0.1, "D": 0.1, "B": 0.2, "E": 0.2, "C": 0.3}, "")
+
+
+def test_folds_and_one_split_are_compared_on_what_both_allow(compared):
+    assert compared(THEN, FOLDS) == ({"D": 0.5, "E": 0.5}, "")
+    assert compared(FOLDS, THEN, networks=3) == ({"D": 0.1, "E": 0.2}, "")
+
+
+def test_if_the_champion_has_seen_every_patient_the_comparison_is_refused_in_words(compared):
+    pairs, reason = compared({"train": ["A", "B", "C", "D"], "val": ["E"], "test": []}, FOLDS)
+    assert pairs == {}
+    assert reason == "version 3 has seen every test patient in each network that could predict the patient"
 
 
 @pytest.fixture
