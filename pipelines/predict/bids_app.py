@@ -5,6 +5,7 @@ docker run --network none -v in:/in:ro -v out:/out dwi-stroke/segment:3 /in /out
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -76,6 +77,12 @@ def _segment(asked: argparse.Namespace, facts: Package, package: Path) -> None:
     source, target = asked.bids_dir, asked.output_dir
     if not source.exists():
         raise StepError(f"{source} does not exist. Mount the folder of your scans there: -v /my/scans:{source}:ro")
+    there = target if target.exists() else target.parent
+    if not os.access(there, os.W_OK):
+        raise StepError(
+            f"{target} cannot be written. Mount a folder of yours there, and start the container as its owner: "
+            f'-v /my/results:{target} --user "$(id -u):$(id -g)"'
+        )
     scan = source.name if source.is_file() else ""
     folder = source.parent if scan else source
     choose = partial(_choose, folder=folder, scan=scan, labels=asked.participant_label, target=target)

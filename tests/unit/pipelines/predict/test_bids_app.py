@@ -25,7 +25,7 @@ from tests.support.trained import trained
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 MASK = "sub-{0}/ses-1/dwi/sub-{0}_ses-1_space-orig_label-L_mask.nii.gz"
-CARD = "# A model\n\nThis line is longer than a terminal is wide, and nobody wants it to be wrapped, because it is a table.\n"
+CARD = f"# A model\n\nA line that is longer than a terminal is wide, and is not wrapped: {'long ' * 30}\n"
 
 
 @pytest.fixture
@@ -197,12 +197,16 @@ def test_one_scan_takes_the_adc_map_beside_it(app, scans, tmp_path):
     assert code == 1 and "notes.txt is not a scan" in said
 
 
-def test_what_cannot_be_segmented_ends_in_a_sentence(app, scans, tmp_path):
+def test_what_cannot_be_segmented_ends_in_a_sentence(app, scans, tmp_path, monkeypatch):
     code, said = app(tmp_path / "nowhere")
     assert code == 1 and f"{tmp_path / 'nowhere'} does not exist. Mount the folder of your scans there" in said
     (tmp_path / "out").write_text("a file")
     code, said = app(scans)
     assert code == 1 and "is a file" in said and "Traceback" not in said
+    (tmp_path / "out").unlink()
+    monkeypatch.setattr(bids_app.os, "access", lambda path, mode: path != tmp_path)
+    code, said = app(scans)
+    assert code == 1 and f"{tmp_path / 'out'} cannot be written. Mount a folder of yours there" in said
 
 
 def test_a_scan_that_looks_like_an_adc_map_needs_an_option(app, scans, tmp_path, monkeypatch):
