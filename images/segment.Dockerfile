@@ -9,11 +9,11 @@ ARG PIP_EXTRA_INDEX_URL=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv
 # Wheels from disk. The [l] makes the path a pattern, so that the folder may be absent.
-COPY requirements.txt requirements.lock images/requirements-segment.txt images/requirements-torch.txt \
-    .loca[l]/staged-wheels/*.whl /wheels/
-# What segmenting imports, each file by its hash.
+COPY requirements.txt requirements.lock images/requirements-torch.txt .loca[l]/staged-wheels/*.whl /wheels/
+COPY .local/staged-package/requirements.txt /tmp/requirements.txt
+# What this version imports, each file by its hash.
 RUN awk -F '==' 'FNR == NR { wanted[$1]; next } /^[a-z]/ { keep = $1 in wanted } keep' \
-        /wheels/requirements-segment.txt /wheels/requirements.lock > /tmp/requirements.lock \
+        /tmp/requirements.txt /wheels/requirements.lock > /tmp/requirements.lock \
     && pip install --require-hashes --no-deps --only-binary :all: --requirement /tmp/requirements.lock
 # The address of PyTorch's CPU wheel index, for a build of torch without CUDA.
 ARG TORCH_INDEX=
@@ -21,9 +21,10 @@ RUN cd /wheels && pip install --find-links . ${TORCH_INDEX:+--extra-index-url "$
     --constraint requirements.txt --constraint requirements-torch.txt "$(grep '^torch==' requirements.txt)" \
     && pip check \
     && pip uninstall --yes pip
-# Remove what nothing imports: C++ headers (there is no compiler) and the packages' own tests.
+# Remove what nothing imports: C++ headers and compilers of PyTorch, and the packages' own tests.
 RUN cd /opt/venv/lib/python3.11/site-packages && rm -rf torch/include torch/test \
-    && find . -type d -name tests -regex '\./\(scipy\|sympy\|numpy\|nibabel\|networkx\)/.*' -prune -exec rm -rf {} + \
+    && find . -type f -path './torch/bin/*' ! -name torch_shm_manager -delete \
+    && find . -type d -name tests -regex '\./\(scipy\|sympy\)/.*' -prune -exec rm -rf {} + \
     && echo /app > app.pth
 
 FROM ${BASE} AS code

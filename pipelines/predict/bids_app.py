@@ -5,10 +5,13 @@ docker run --network none -v in:/in:ro -v out:/out dwi-stroke/segment:3 /in /out
 
 import argparse
 import logging
+import os
+import re
 import signal
 import sys
 import traceback
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 from components.core.errors import StepError, disk_advice
@@ -76,47 +79,81 @@ def _segment(asked: argparse.Namespace, facts: Package, package: Path) -> None:
     source, target = asked.bids_dir, asked.output_dir
     if not source.exists():
         raise StepError(f"{source} does not exist. Mount the folder of your scans there: -v /my/scans:{source}:ro")
-    scan = source.name if source.is_file() else ""
-    folder = source.parent if scan else source
-    choose = partial(_choose, folder=folder, scan=scan, labels=asked.participant_label, target=target)
+    there = target if target.exists() else target.parent
+    if not os.access(there, os.W_OK):
+        raise StepError(
+            f"{target} cannot be written. Mount a folder of yours there, and start the container as its owner: "
+            f'-v /my/results:{target} --user "$(id -u):$(id -g)"'
+        )
     logging.info("%s segments on %s. %s", facts.uri, describe_device(), RESEARCH)
-    load = partial(PackedSegmenter, package)
-    rows = segment_folder(folder, target, load, asked.probability, asked.modality_check, asked.overwrite, choose)
-    if any(bids_derivative.is_output(row.mask) for row in rows):
-        bids_derivative.describe(target, folder, facts.version, facts.image, rows)
+    call = Call(asked, facts, cache(partial(PackedSegmenter, package)))
+    if not asked.participant_label:
+        return call.segment()
+    failed = []
+    for label in asked.participant_label:
+        try:
+            call.segment(label if label.startswith("sub-") else f"sub-{label}")
+        except StepError as error:
+            failed.append(f"{label}: {error}")
+    if failed:
+        raise StepError("\n".join(failed))
 
 
-def _choose(found: Found, folder: Path, scan: str, labels: list[str], target: Path) -> None:
-    """Keep the scan that was named, or the participants, and give results of BIDS their names.
+class Call:
+    """One call of the program. `load` loads the model, once."""
 
-    Raises:
-        StepError: there is no such scan or participant, or `target` is a data set of another program.
-    """
-    if scan:
-        found.cases = [case for case in found.cases if case.image == [scan]]
-        found.refused = {name: why for name, why in found.refused.items() if name == scan}
+    def __init__(self, asked: argparse.Namespace, facts: Package, load: Callable[[], PackedSegmenter]):
+        self.asked, self.facts, self.load = asked, facts, load
+        self.scan = asked.bids_dir.name if asked.bids_dir.is_file() else ""
+        self.folder = asked.bids_dir.parent if self.scan else asked.bids_dir
+        self.is_bids = False
+
+    def segment(self, participant: str = "") -> None:
+        """Segment all scans, or those of one participant: calls for several may run at the same time.
+
+        Raises:
+            StepError: as `segment_folder` does, and if there is no such participant or scan.
+        """
+        target, asked = self.asked.output_dir, self.asked
+        rows = segment_folder(
+            self.folder, target / participant, self.load, asked.probability, asked.modality_check, asked.overwrite,
+            partial(self._choose, participant),
+        )  # fmt: skip
+        if self.is_bids:
+            bids_derivative.describe(target, self.folder, self.facts.version, self.facts.image)
+            bids_derivative.write_sidecars(target / participant, rows)
+
+    def _choose(self, participant: str, found: Found) -> None:
+        """Keep the scan that was named, or the participant, and give results of BIDS their names."""
+        if self.scan:
+            self._keep_scan(found)
+        self.is_bids = found.layout == bids_derivative.LAYOUT
+        if participant:
+            self._keep_participant(found, participant)
+        if self.is_bids:
+            bids_derivative.require_own(self.asked.output_dir)
+            for case in found.cases:
+                start = bids_derivative.start_of_names(case)
+                case.derivative = start if participant else f"{case.patient}/{start}"
+
+    def _keep_scan(self, found: Found) -> None:
+        found.cases = [case for case in found.cases if case.image == [self.scan]]
+        found.refused = {name: why for name, why in found.refused.items() if name == self.scan}
         found.ignored = []
         if not found.cases and not found.refused:
-            raise StepError(f"{folder / scan} is not a scan: give a .nii or .nii.gz file of a DWI, or a folder.")
-    if labels:
-        _keep_participants(found, [label if label.startswith("sub-") else f"sub-{label}" for label in labels])
-    if found.layout == bids_derivative.LAYOUT:
-        bids_derivative.require_own(target)
-        for case in found.cases:
-            case.derivative = bids_derivative.start_of_names(case)
+            raise StepError(f"{self.asked.bids_dir} is not a DWI as .nii or .nii.gz. Give such a file, or a folder.")
 
-
-def _keep_participants(found: Found, wanted: list[str]) -> None:
-    def belongs(name: str, participant: str) -> bool:
-        return name == participant or name.startswith((f"{participant}_", f"{participant}/"))
-
-    there = {case.patient for case in found.cases}
-    for participant in wanted:
-        if participant not in there and not any(belongs(name, participant) for name in found.refused):
-            some = ", ".join(map(shown, sorted(there)[:5])) or "none"
+    def _keep_participant(self, found: Found, participant: str) -> None:
+        if not self.is_bids:
+            raise StepError(f"{self.folder} is no data set of BIDS (sub-X/), so it has no participants. Name a scan.")
+        there = sorted({case.patient for case in found.cases})
+        found.cases = [case for case in found.cases if case.patient == participant]
+        found.refused = {
+            name: why for name, why in found.refused.items() if re.match(rf"{re.escape(participant)}(?:[_/]|$)", name)
+        }
+        if not found.cases and not found.refused:
+            some = ", ".join(map(shown, there[:5])) or "none"
             raise StepError(f"there is no participant {shown(participant)}. There are: {some}. Name one of them.")
-    found.cases = [case for case in found.cases if case.patient in wanted]
-    found.refused = {n: why for n, why in found.refused.items() if any(belongs(n, p) for p in wanted)}
 
 
 if __name__ == "__main__":

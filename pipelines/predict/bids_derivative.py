@@ -18,26 +18,21 @@ LAYOUT = "BIDS"
 DESCRIPTION = "dataset_description.json"
 NAME = "dwi-stroke-segment"
 KIND = re.compile(r"_dwi\.nii(?:\.gz)?$", re.IGNORECASE)
-OUTPUT = r"(?:[^/\0]+/)*sub-[^/\0]+/(?:ses-[^/\0]+/)?dwi/[^/\0]+_space-orig_label-L_(?:mask|probseg)\.nii\.gz"
-"""A pattern of the files that `outputs` names."""
+OUTPUT = r"(?:sub-[^/\0]+/)?(?:ses-[^/\0]+/)?dwi/[^/\0]+_space-orig_label-L_(?:mask|probseg)\.nii\.gz"
+"""A pattern of the files that `outputs` names, in the data set or in the folder of a participant."""
 NOT_BIDS = ("predictions.csv", "predictions.html")
 """Files in the same folder that BIDS does not know."""
 
 
 def start_of_names(case: FoundCase) -> str:
-    """Return how the names of a case's results begin: sub-X/ses-Y/dwi/sub-X_ses-Y."""
-    folder, _, name = KIND.sub("", case.image[0]).rpartition("/")
-    return f"{folder}/{name}" if folder.lower().endswith("/dwi") else f"{folder}/dwi/{name}"
+    """Return how the names of a case's results begin, in the folder of its participant: ses-Y/dwi/sub-X_ses-Y."""
+    name = case.image[0].rsplit("/", 1)[-1]
+    return "/".join(filter(None, (case.session, "dwi", KIND.sub("", name))))
 
 
 def outputs(start: str) -> tuple[str, str]:
     """Return the names of a mask and of its probabilities. `L` is the label that BIDS has for a lesion."""
     return f"{start}_space-orig_label-L_mask.nii.gz", f"{start}_space-orig_label-L_probseg.nii.gz"
-
-
-def is_output(name: str) -> bool:
-    """Return whether a result has a name of a derivative of BIDS."""
-    return bool(re.fullmatch(OUTPUT, name))
 
 
 def require_own(folder: Path) -> None:
@@ -53,12 +48,13 @@ def require_own(folder: Path) -> None:
         raise StepError(f"{file} describes the data set of another program. Name another output folder.")
 
 
-def describe(folder: Path, source: Path, version: str, image: str, rows: list[Row]) -> None:
-    """Write `dataset_description.json`, `.bidsignore`, and a JSON sidecar for each mask of `rows`.
+def describe(folder: Path, source: Path, version: str, image: str) -> None:
+    """Write `dataset_description.json` and `.bidsignore`.
 
     Raises:
         OSError: a file cannot be written.
     """
+    raw = source.resolve().as_uri()
     description = {
         "Name": "Stroke lesions on diffusion MRI. Research use only",
         "BIDSVersion": VERSION,
@@ -67,14 +63,25 @@ def describe(folder: Path, source: Path, version: str, image: str, rows: list[Ro
             "Name": NAME, "Version": version, "Container": {"Type": "docker", "Tag": image},
             "Description": "Lesion masks as a model predicts them. Nobody has checked them. Not a medical device.",
         }],
-        "DatasetLinks": {"raw": source.resolve().as_uri()},
-        "SourceDatasets": [{"URL": source.resolve().as_uri()}],
+        "DatasetLinks": {"raw": raw},
+        "SourceDatasets": [{"URL": raw}],
     }  # fmt: skip
     write_json(folder / DESCRIPTION, description)
     write_bytes(folder / ".bidsignore", "".join(f"{name}\n" for name in NOT_BIDS).encode())
+
+
+def write_sidecars(folder: Path, rows: list[Row]) -> None:
+    """Write a JSON file beside each result of `rows` in `folder`, and remove those whose result is gone.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     for row in rows:
         for output in filter(None, (row.mask, row.probability)):
             write_json(folder / f"{output.removesuffix('.nii.gz')}.json", _sidecar(row))
+    for file in folder.rglob("*_space-orig_label-L_*.json"):
+        if not file.with_suffix(".nii.gz").exists():
+            file.unlink()
 
 
 def _sidecar(row: Row) -> dict:

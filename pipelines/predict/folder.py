@@ -192,7 +192,8 @@ def _earlier(target: Path, found: Found, probability: bool, overwrite: bool) -> 
         if not is_untouched(local_path(target, name)):
             raise StepError(f"{target / name} was changed since make predict made it. {KEEP}")
     for name in sorted(new - old):
-        if local_path(target, name).exists() and not (overwrite and RESULT.fullmatch(name)):
+        path = local_path(target, name)
+        if path.exists() and not (RESULT.fullmatch(name) and (overwrite or is_untouched(path))):
             raise StepError(f"{target / name} exists, and make predict did not write it. {KEEP}")
     return old
 

@@ -228,6 +228,72 @@ def test_the_images_say_what_they_are_and_can_install_nothing(images):
         assert (shell == "None") == (name == "mlflow")  # KFP starts a step through a shell
 
 
+class TestThePackage:
+    """The image of the run's version, made by make package."""
+
+    @pytest.fixture(scope="class")
+    def image(self, run, checkout):
+        said = checkout.python("package", "--model", f"models:/{MODEL_NAME}/1", "--registry", "dwi-stroke-test")
+        assert "dwi-stroke-test/segment:1 /in /out participant" in said
+        yield "dwi-stroke-test/segment:1"
+        docker("rmi", "dwi-stroke-test/segment:1", check=False)
+
+    @pytest.fixture(scope="class")
+    def data(self, request):
+        return REAL if REAL.is_dir() else request.getfixturevalue("demo_scans")
+
+    @pytest.fixture
+    def out(self, tmp_path):
+        """A folder for the results that belongs to the container's user."""
+        (tmp_path / "out").mkdir()
+        if not os.getuid():
+            os.chown(tmp_path / "out", *map(int, user().split(":")))
+        return tmp_path / "out"
+
+    @staticmethod
+    def call(image, data, out, *options):
+        places = ["--volume", f"{data}:/in:ro", "--volume", f"{out}:/out"]
+        command = ["docker", "run", "--rm", "--network", "none", *LOCKED, "--user", user(), *places, image]
+        return subprocess.run([*command, "/in", "/out", "participant", *options], capture_output=True, text=True)
+
+    def test_its_results_are_those_of_make_predict_without_a_network_or_a_right(
+        self, image, data, out, checkout, tmp_path
+    ):
+        done = self.call(image, data, out, "--probability")
+        assert done.returncode == 0, done.stdout + done.stderr
+        model = f"models:/{MODEL_NAME}/1"
+        checkout.python(
+            "predict", "--input", str(data), "--output", str(tmp_path / "made"), "--model", model, "--probability", "1"
+        )
+        for kind, folder in (("mask", "masks"), ("probseg", "probabilities")):
+            ours = {path.name.split("_space-")[0]: path for path in out.rglob(f"*_label-L_{kind}.nii.gz")}
+            theirs = {path.name.removesuffix(".nii.gz"): path for path in (tmp_path / "made" / folder).iterdir()}
+            assert ours.keys() == theirs.keys() and len(ours) >= 4
+            assert all(ours[case].read_bytes() == theirs[case].read_bytes() for case in ours)
+        assert {path.stat().st_uid for path in out.rglob("*")} == {int(user().split(":")[0])}
+        assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+
+    def test_it_says_what_is_wrong_and_ends_with_1(self, image, data, out, tmp_path):
+        done = self.call(image, data, tmp_path / "made by docker, so root's", "--overwrite")
+        assert done.returncode == 1 and "/out cannot be written. Mount a folder of yours" in done.stderr
+        done = self.call(image, data, out, "--participant-label", "nobody")
+        assert done.returncode == 1 and "there is no participant sub-nobody" in done.stderr
+
+    def test_its_card_and_its_version_are_inside(self, image):
+        said = [docker("run", "--rm", "--network", "none", *LOCKED, image, o) for o in ("--card", "--version")]
+        assert "## Out of scope" in said[0] and "Research use only" in said[0]
+        assert f"models:/{MODEL_NAME}/1" in said[1] and "model_sha256" in said[1]
+
+    def test_it_is_small_and_has_no_servers_and_nothing_that_installs(self, image):
+        names = ("pip", "mlflow", "kfp", "boto3", "pandas")
+        looks = f"import importlib.util; print([name for name in {names} if importlib.util.find_spec(name)])"
+        inside = ["run", "--rm", *LOCKED, "--network", "none", "--entrypoint", "python3", image, "-c", looks]
+        assert docker(*inside) == "[]"
+        config = json.loads(docker("inspect", image))[0]
+        assert config["Config"]["User"] == "10001:10001"
+        assert config["Size"] < 1.4e9, "with PyTorch for CPUs"
+
+
 @pytest.mark.parametrize("name", ["components", "trainer"])
 def test_a_step_image_has_what_a_step_imports(images, name):
     code = "import kfp.dsl.executor_main, kfp.kubernetes, kubernetes, mlflow, torch; print(torch.__version__)"

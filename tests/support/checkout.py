@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("components", "pipelines", "images", "tests/support", "requirements.txt", "requirements.lock", "Makefile")
+COPIED = (
+    "components", "pipelines", "images", "tests/support", "requirements.txt", "requirements.lock", "Makefile",
+    ".dockerignore",
+)  # fmt: skip
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_")
 
 

@@ -170,3 +170,23 @@ def test_a_checkout_of_another_user_is_named(build):
     status, said, asked = build("abc", IMAGES="mlflow", GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
     assert status == 0 and "REVISION=unknown" in asked
     assert f"git config --global --add safe.directory '{build.repo}'" in said
+
+
+def test_the_image_of_a_version_has_its_own_dockerfile_and_the_wheels_of_a_cpu(build, tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "torch-2+cpu.whl").touch()
+    status, said, asked = build("--segment", "3", "registry.example/team/", WHEELS=str(wheels), TORCH_INDEX="index")
+    assert status == 0, said
+    staged, line = asked.splitlines()
+    assert staged == "torch-2+cpu.whl"
+    assert "--file images/segment.Dockerfile --tag registry.example/team/segment:3 " in line
+    assert "--build-arg TORCH_INDEX=index" in line and "--build-arg VERSION=3" in line and "IMAGE=" not in line
+    assert "TORCH_INDEX" not in said and "segment: about 1" in said
+
+
+def test_the_image_of_a_version_says_that_cuda_would_make_it_large(build):
+    status, said, _ = build("--segment", "3")
+    before, *_ = said.partition("building ")
+    assert status == 0 and all(word in before for word in ("segment: about", "CUDA", "TORCH_INDEX", "WHEELS"))
+    assert "components" not in said

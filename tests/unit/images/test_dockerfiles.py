@@ -1,18 +1,25 @@
 """The Dockerfiles as text: what the pods' security context and the pins rely on. No Docker needed."""
 
+import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+
+from components.core.code_closure import closure
+from pipelines.models.package import ENTRY
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "images"
-NAMES = ("steps", "mlflow")
+NAMES = ("steps", "mlflow", "segment")
 LABELS = ("source", "revision", "version", "licenses")
 
 
@@ -71,6 +78,7 @@ def test_nothing_in_it_lends_its_users_rights_to_another(instructions):
 def test_the_server_has_no_shell_and_no_package_manager_and_the_steps_keep_the_shell_that_kfp_starts_them_with():
     runs = {name: next(r for w, r in _final_stage(_instructions(name)) if w == "RUN") for name in NAMES}
     assert runs["mlflow"].endswith("cd /usr/bin && rm -f apt* dpkg* perl* bash rbash dash sh")
+    assert runs["segment"].endswith("cd /usr/bin && rm -f apt* dpkg* perl*"), "Apptainer starts it through a shell"
     assert "rm -f" not in runs["steps"]
     assert _final_stage(_instructions("mlflow"))[-1][0] == "EXPOSE", "no RUN after the shell is gone"
     compiled = yaml.safe_load_all((ROOT / "tests" / "golden" / "pipeline.yaml").read_text())
@@ -105,7 +113,7 @@ def test_nothing_that_starts_the_server_asks_for_a_shell():
 
 def test_it_runs_as_a_numeric_user_that_is_not_root(instructions):
     assert [rest for word, rest in instructions if word == "USER"] == ["10001:10001"]
-    assert not any(word in ("ENTRYPOINT", "CMD", "VOLUME") for word, _ in instructions)
+    assert not any(word in ("CMD", "VOLUME") for word, _ in instructions)
 
 
 def test_all_that_it_writes_goes_to_tmp(instructions):
@@ -135,7 +143,44 @@ def test_labels_and_environment_name_the_revision(instructions):
     for label in LABELS:
         assert re.search(rf'org\.opencontainers\.image\.{label}="[^"]+"', labels), label
     assert 'revision="$REVISION"' in labels and 'version="$VERSION"' in labels
-    assert ("ENV", "GIT_COMMIT=$REVISION") in last
+
+
+@pytest.mark.parametrize("name", ["steps", "mlflow"])
+def test_what_records_its_commit_knows_it(name):
+    assert ("ENV", "GIT_COMMIT=$REVISION") in _final_stage(_instructions(name))
+
+
+def test_the_image_of_a_version_starts_its_program_and_no_other_does():
+    for name in NAMES:
+        started = [rest for word, rest in _instructions(name) if word == "ENTRYPOINT"]
+        expected = [["python3", "-P", "-m", ENTRY.removesuffix(".py").replace("/", ".")]] if name == "segment" else []
+        assert [json.loads(rest) for rest in started] == expected, name
+
+
+def test_the_image_of_a_version_has_what_its_program_imports_and_nothing_else():
+    """The program's own imports, and what these packages need on Linux."""
+    imported = {name for path in closure(ENTRY) for name in _imported((ROOT / path).read_text())}
+    provided = packages_distributions()
+    wanted, needed = {provided[name][0] for name in imported - {"components", "pipelines"}}, set()
+    while wanted:
+        name = re.sub(r"[-_.]+", "-", wanted.pop()).lower()
+        if name not in needed:
+            needed.add(name)
+            lines = [Requirement(line) for line in requires(name) or []]
+            wanted |= {r.name for r in lines if r.marker is None or r.marker.evaluate({"extra": ""})}
+    pins = _pins(IMAGES / "requirements-segment.txt")
+    assert set(pins) | {"torch"} == needed
+    assert not needed & {"mlflow", "kfp", "pandas", "boto3", "kubernetes"}
+    for other in (ROOT / "requirements.txt", IMAGES / "requirements-torch.txt"):
+        assert {n: v for n, v in _pins(other).items() if n in pins}.items() <= pins.items()
+
+
+def _imported(source: str) -> set[str]:
+    """The packages outside Python's own that a module imports, also in functions."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
 
 
 def test_a_change_of_the_steps_leaves_the_dependency_layers_alone():
@@ -172,7 +217,7 @@ def test_the_build_context_is_a_list_of_what_may_enter():
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert allowed == {
         "requirements.txt", "requirements.lock", "images/requirements-*.txt", "images/requirements-*.lock",
-        "components", "images/mlflow", ".local/staged-wheels",
+        "components", "images/mlflow", ".local/staged-wheels", ".local/staged-package",
     }  # fmt: skip
 
 
@@ -182,7 +227,8 @@ REMOVED = {
     "usr/local/lib/python3.11/site-packages/pip", "usr/local/bin/pip3",
 }  # fmt: skip
 KEPT = {"site-packages/torch/nn", "site-packages/torchgen/tests", "site-packages/numpy/tests", "usr/bin/python3"}
-SERVERS = {"usr/bin/apt-get", "usr/bin/dpkg", "usr/bin/perl", "usr/bin/bash", "usr/bin/dash", "usr/bin/sh"}
+SHELLS = {"usr/bin/bash", "usr/bin/dash", "usr/bin/sh"}
+SERVERS = {"usr/bin/apt-get", "usr/bin/dpkg", "usr/bin/perl", *SHELLS}
 
 
 def _removals(name: str, root: Path) -> list[str]:
@@ -210,6 +256,11 @@ def test_what_is_removed_need_not_be_there(tmp_path, name, lacking):
     for line in removals:
         done = subprocess.run(["sh", "-ec", line], capture_output=True, text=True)
         assert done.returncode == 0, f"{line}: {done.stderr}"
-    gone = {path for path in REMOVED if "usr" in path or name != "mlflow"} | (SERVERS if name == "mlflow" else set())
+    gone = {
+        "steps": REMOVED,
+        "mlflow": {path for path in REMOVED if "usr" in path} | SERVERS,
+        "segment": {path for path in REMOVED if not re.search("pandas|sklearn", path)} | SERVERS - SHELLS,
+    }[name]
     assert not [path for path in gone if (tmp_path / path).exists()]
+    assert name != "segment" or lacking or all((tmp_path / path).exists() for path in SHELLS)
     assert lacking == "everything" or all((tmp_path / path).exists() for path in KEPT)

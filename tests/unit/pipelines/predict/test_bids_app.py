@@ -16,6 +16,7 @@ from components.artifacts.synthetic import WARNING
 from components.core.local_files import file_sha256
 from components.model.mlflow_model import LesionSegmenter
 from components.model.network import AttentionUNet
+from components.model.segment_scan import segment_scan
 from components.scans.prediction_mark import read_mark
 from components.scans.volumes import BadVolume
 from components.train.write_model import write_weights
@@ -25,7 +26,7 @@ from tests.support.trained import trained
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
 MASK = "sub-{0}/ses-1/dwi/sub-{0}_ses-1_space-orig_label-L_mask.nii.gz"
-CARD = "# A model\n\n" + "This line is longer than a terminal is wide, and stays whole: it may be a row. " * 2 + "\n"
+CARD = f"# A model\n\nA line that is longer than a terminal is wide, and is not wrapped: {'long ' * 30}\n"
 
 
 @pytest.fixture
@@ -157,23 +158,68 @@ def test_the_data_set_of_another_program_is_not_written_into(app, scans, tmp_pat
 
 
 @pytest.mark.parametrize("option", ["--participant-label", "--participant_label"])
-def test_participants_are_chosen_by_their_labels(app, scans, tmp_path, option):
+def test_participants_are_chosen_by_their_labels_and_leave_the_others_alone(app, scans, tmp_path, option):
+    out = tmp_path / "out"
+    assert app(scans, option, "01")[0] == 0
     assert app(scans, option, "02", "sub-X3")[0] == 0
-    assert set(table(tmp_path / "out")) == {"sub-02_ses-1", "sub-X3_ses-1"}
+    for label in ("01", "02", "X3"):
+        rows = table(out / f"sub-{label}")
+        assert [(case, f"sub-{label}/{row['mask']}") for case, row in rows.items()] == [
+            (f"sub-{label}_ses-1", MASK.format(label))
+        ]
+        assert (out / MASK.format(label)).exists() and (out / MASK.format(label).replace(".nii.gz", ".json")).exists()
+    assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    assert not (out / "predictions.csv").exists()
 
 
-def test_an_unknown_participant_is_named(app, scans, tmp_path):
-    code, said = app(scans, "--participant-label", "02", "9")
-    assert code == 1 and "there is no participant sub-9. There are: sub-01, sub-02, sub-X3" in said
-    assert not (tmp_path / "out").exists()
+def test_calls_for_two_participants_run_at_the_same_time(app, scans, tmp_path, monkeypatch):
+    inner = []
+
+    def meanwhile(*arguments, **options):
+        if not inner:
+            inner.append(None)
+            inner[0] = app(scans, "--participant-label", "02")[0]
+        return segment_scan(*arguments, **options)
+
+    monkeypatch.setattr("pipelines.predict.packed_model.segment_scan", meanwhile)
+    assert app(scans, "--participant-label", "01")[0] == 0 and inner == [0]
+    assert all((tmp_path / "out" / MASK.format(label)).exists() for label in ("01", "02"))
 
 
-def test_a_refused_participant_is_reported_among_the_chosen_ones_alone(app, scans, tmp_path):
-    for label in ("01", "02"):
-        (scans / f"sub-{label}" / "ses-1" / "dwi" / f"sub-{label}_ses-1_dwi.nii.gz").unlink()
-    code, said = app(scans, "--participant-label", "01", "X3")
-    assert code == 0 and set(table(tmp_path / "out")) == {"sub-01_ses-1", "sub-X3_ses-1"}
-    assert "refused    sub-01_ses-1" in said
+def test_one_call_for_all_and_one_for_a_participant_replace_each_others_predictions(app, scans, tmp_path):
+    mask = tmp_path / "out" / MASK.format("02")
+    for options in ((), ("--participant-label", "02", "--probability"), ("--probability",), ()):
+        code, said = app(scans, *options)
+        assert code == 0, said
+        assert mask.exists()
+        for name in files(tmp_path / "out"):
+            if name.endswith("_mask.json") or name.endswith("_probseg.json"):
+                assert (tmp_path / "out" / name).with_suffix(".nii.gz").exists(), name
+    mask.write_bytes(b"a person's")
+    for options in ((), ("--participant-label", "02")):
+        code, said = app(scans, *options)
+        assert code == 1 and mask.read_bytes() == b"a person's" and str(mask) in said
+
+
+def test_an_unknown_participant_is_named_and_the_others_are_segmented(app, scans, tmp_path):
+    code, said = app(scans, "--participant-label", "9", "02")
+    assert code == 1 and "9: there is no participant sub-9. There are: sub-01, sub-02, sub-X3" in said
+    assert [path.name for path in (tmp_path / "out").glob("sub-*")] == ["sub-02"]
+
+
+def test_a_refused_participant_is_reported_by_its_own_call(app, scans, tmp_path):
+    (scans / "sub-01" / "ses-1" / "dwi" / "sub-01_ses-1_dwi.nii.gz").unlink()
+    code, said = app(scans, "--participant-label", "X3")
+    assert code == 0 and "sub-01" not in said
+    code, said = app(scans, "--participant-label", "01")
+    assert code == 1 and "refused    sub-01_ses-1" in said and "no scan could be segmented, 1 refused" in said
+
+
+def test_only_a_data_set_of_bids_has_participants(app, tmp_path, make_scan):
+    (tmp_path / "plain").mkdir()
+    nib.save(nib.Nifti1Image(make_scan()[0], LAS_2X2X5_MM), tmp_path / "plain" / "a.nii.gz")
+    code, said = app(tmp_path / "plain", "--participant-label", "a")
+    assert code == 1 and "is no data set of BIDS" in said and not files(tmp_path / "out")
 
 
 def test_a_folder_without_a_layout_gives_masks_by_name(app, scans, tmp_path, make_scan):
@@ -194,15 +240,19 @@ def test_one_scan_takes_the_adc_map_beside_it(app, scans, tmp_path):
     assert files(tmp_path / "out" / "masks") == {"sub-01_ses-1_dwi.nii.gz"}
     (tmp_path / "notes.txt").write_text("no scan")
     code, said = app(tmp_path / "notes.txt")
-    assert code == 1 and "notes.txt is not a scan" in said
+    assert code == 1 and "notes.txt is not a DWI" in said
 
 
-def test_what_cannot_be_segmented_ends_in_a_sentence(app, scans, tmp_path):
+def test_what_cannot_be_segmented_ends_in_a_sentence(app, scans, tmp_path, monkeypatch):
     code, said = app(tmp_path / "nowhere")
     assert code == 1 and f"{tmp_path / 'nowhere'} does not exist. Mount the folder of your scans there" in said
     (tmp_path / "out").write_text("a file")
     code, said = app(scans)
     assert code == 1 and "is a file" in said and "Traceback" not in said
+    (tmp_path / "out").unlink()
+    monkeypatch.setattr(bids_app.os, "access", lambda path, mode: path != tmp_path)
+    code, said = app(scans)
+    assert code == 1 and f"{tmp_path / 'out'} cannot be written. Mount a folder of yours there" in said
 
 
 def test_a_scan_that_looks_like_an_adc_map_needs_an_option(app, scans, tmp_path, monkeypatch):

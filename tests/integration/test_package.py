@@ -1,0 +1,166 @@
+"""What make package puts into an image, and that it segments as make predict does, with nothing else of ours."""
+
+import contextlib
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from components.artifacts.synthetic import TAG
+from components.core.code_closure import MODEL, closure, closure_digest
+from components.core.errors import StepError
+from components.core.local_files import file_sha256
+from components.registry.tracking import MODEL_NAME
+from pipelines.models import package
+from pipelines.predict.packed_model import Package
+from pipelines.predict.registered_model import predict_folder
+
+pytestmark = pytest.mark.usefixtures("servers_here")
+
+CHAMPION = f"models:/{MODEL_NAME}@champion"
+ALONE = """
+import sys
+for name in ("mlflow", "kfp", "kfp_kubernetes", "kubernetes", "boto3", "pandas", "yaml", "matplotlib", "SimpleITK"):
+    sys.modules[name] = None
+from pipelines.predict.bids_app import main
+sys.exit(main(sys.argv[2:], __import__("pathlib").Path(sys.argv[1])))
+"""
+HALF = {"bias": 0.0, "threshold": 0.5066}
+"""A network that calls about half of the voxels lesion."""
+
+
+@pytest.fixture
+def scans(tmp_path, put):
+    for name in ("a", "b"):
+        put(tmp_path / "in" / f"sub-{name}" / "ses-1" / "dwi" / f"sub-{name}_ses-1_dwi.nii.gz")
+    return tmp_path / "in"
+
+
+def test_the_staged_code_and_model_alone_give_the_masks_of_make_predict(champion, scans, tmp_path):
+    number = champion(**HALF)
+    staged = tmp_path / "staged"
+    image, version = package.stage(CHAMPION, staged)
+    assert (image, version) == (f"dwi-stroke/segment:{number}", number)
+    code = {path.relative_to(staged / "code").as_posix() for path in (staged / "code").rglob("*") if path.is_file()}
+    assert code == set(closure(package.ENTRY))
+    command = [sys.executable, "-P", "-c", ALONE, staged / "package", scans, tmp_path / "out", "participant"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(staged / "code"), "HOME": str(tmp_path)}
+    done = subprocess.run([*command, "--probability"], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    predict_folder(scans, tmp_path / "predicted", CHAMPION, tmp_path / "state", True)
+    for name in ("a", "b"):
+        ours = tmp_path / "out" / f"sub-{name}" / "ses-1" / "dwi" / f"sub-{name}_ses-1_space-orig_label-L"
+        for kind, folder in (("mask", "masks"), ("probseg", "probabilities")):
+            theirs = tmp_path / "predicted" / folder / f"sub-{name}_ses-1.nii.gz"
+            assert Path(f"{ours}_{kind}.nii.gz").read_bytes() == theirs.read_bytes()
+    tables = [table(tmp_path / folder) for folder in ("out", "predicted")]
+    assert tables[0] == tables[1] and 0 < float(tables[0][0]["lesion_ml"]) < 32 * 24 * 5 * 20 / 1000
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """The rows of its table, without the names of files."""
+    with (folder / "predictions.csv").open(encoding="utf-8-sig", newline="") as file:
+        return [{k: v for k, v in row.items() if k not in ("mask", "probability")} for row in csv.DictReader(file)]
+
+
+def test_the_package_knows_what_it_is_made_of(champion, registry, tmp_path):
+    number = champion(**HALF)
+    for tag, value in TAG.items():
+        registry.set_model_version_tag(MODEL_NAME, number, tag, value)
+    package.stage(f"models:/{MODEL_NAME}/{number}", tmp_path / "staged", registry="registry.example/team/")
+    facts = Package.read(tmp_path / "staged" / "package")
+    assert facts.image == f"registry.example/team/segment:{number}" and facts.uri == f"models:/{MODEL_NAME}/{number}"
+    assert facts.model_sha256 == registry.get_model_version(MODEL_NAME, number).tags["model_sha256"]
+    assert facts.code_sha256 == closure_digest(package.ENTRY) and facts.synthetic
+    assert set(facts.files) == {
+        "model/best_model.pth", "model/best_model.safetensors", "model/model.json", "model_card.md",
+    }  # fmt: skip
+    assert "Research use only" in (tmp_path / "staged" / "package" / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("n4", [False, True])
+def test_simpleitk_is_packed_for_a_model_that_uses_it(champion, tmp_path, n4):
+    champion(**HALF, n4_bias_correction=n4)
+    package.stage(CHAMPION, tmp_path / "staged")
+    assert ("simpleitk==" in (tmp_path / "staged" / "requirements.txt").read_text()) == n4
+
+
+def test_the_card_is_the_one_that_was_registered(champion, registry, tmp_path):
+    number = champion(**HALF)
+    run = registry.get_model_version(MODEL_NAME, number).run_id
+    card = tmp_path / "model_card.json"
+    card.write_text(json.dumps({"of": "older code"}))
+    registry.log_artifact(run, str(card), "model_card")
+    registry.set_model_version_tag(MODEL_NAME, number, "card_sha256", file_sha256(card))
+    package.stage(CHAMPION, tmp_path / "staged")
+    assert '"of": "older code"' in (tmp_path / "staged" / "package" / "model_card.md").read_text()
+    registry.set_model_version_tag(MODEL_NAME, number, "card_sha256", "0" * 64)
+    with pytest.raises(StepError, match=r"the model card of .* is not the one that was registered"):
+        package.stage(CHAMPION, tmp_path / "staged")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("models:/dwi-attention-unet/99", "there is no models:/dwi-attention-unet/99 in the registry"),
+        ("models:/other/1", "is no version of dwi-attention-unet"),
+        ("runs:/0123456789abcdef/model", "is no version of dwi-attention-unet"),
+    ],
+)
+def test_what_is_no_version_is_not_packed(champion, tmp_path, address, reason):
+    champion(**HALF)
+    with pytest.raises(StepError, match=reason) as refusal:
+        package.stage(address, tmp_path / "staged")
+    assert "make package MODEL=" in str(refusal.value) and not (tmp_path / "staged").exists()
+
+
+def test_without_a_champion_it_says_how_to_get_one(versionless, tmp_path):
+    with pytest.raises(StepError, match="there is no champion"):
+        package.stage(CHAMPION, tmp_path / "staged")
+
+
+def test_a_version_that_differs_from_the_registry_is_not_packed(champion, registry, tmp_path):
+    number = champion(**HALF)
+    registry.set_model_version_tag(MODEL_NAME, number, "model_sha256", "0" * 64)
+    with pytest.raises(StepError, match="was not loaded: a file of the model is not what was registered"):
+        package.stage(CHAMPION, tmp_path / "staged")
+
+
+def test_a_version_without_our_weights_is_not_packed(old_champion, tmp_path):
+    with pytest.raises(StepError, match=r"has no best_model\.pth with model\.json: it is too old"):
+        package.stage(CHAMPION, tmp_path / "staged")
+
+
+def test_it_warns_where_the_version_was_registered_with_other_code(champion, registry, tmp_path, caplog):
+    number = champion(**HALF)
+    registry.set_model_version_tag(MODEL_NAME, number, "code_sha256", closure_digest(MODEL))
+    package.stage(CHAMPION, tmp_path / "staged")
+    assert "other code" not in caplog.text
+    registry.set_model_version_tag(MODEL_NAME, number, "code_sha256", "0" * 64)
+    package.stage(CHAMPION, tmp_path / "staged")
+    assert "was registered with other code than this checkout's" in caplog.text
+
+
+def test_the_image_is_built_from_what_was_staged_and_nothing_is_left(champion, tmp_path, monkeypatch, capsys):
+    number, asked = champion(**HALF), []
+
+    def build(command):
+        asked.append((command[1:], sorted(path.name for path in package.STAGED.iterdir())))
+        return SimpleNamespace(returncode=len(asked) - 1)
+
+    monkeypatch.setattr(package, "STAGED", tmp_path / "staged")
+    monkeypatch.setattr(package, "subprocess", SimpleNamespace(run=build))
+    monkeypatch.setattr(package, "target", lambda _: SimpleNamespace(tracking=lambda _: contextlib.nullcontext()))
+    package.package(CHAMPION, tmp_path / "state")
+    assert asked == [(["--segment", number], ["code", "package", "requirements.txt"])]
+    said = capsys.readouterr().out
+    assert f"dwi-stroke/segment:{number} /in /out participant" in said and "Research use only" in said
+    assert not package.STAGED.exists()
+    with pytest.raises(StepError, match="the image was not built"):
+        package.package(CHAMPION, tmp_path / "state", registry="registry.example")
+    assert asked[1][0] == ["--segment", number, "registry.example"] and not package.STAGED.exists()
