@@ -132,9 +132,7 @@ def check_data(arguments: Namespace) -> int:
     if not arguments.data:
         raise StepError("DATA is missing: make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     settings = presets.load(arguments.preset, arguments.set)
-    return checking.check_data(
-        _data(arguments), arguments.state, settings.b_value, settings.modality_check, arguments.target
-    )
+    return checking.check_data(_data(arguments), arguments.state, settings, arguments.target)
 
 
 def predict(arguments: Namespace) -> None:

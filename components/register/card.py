@@ -223,6 +223,8 @@ class Card(CardWithoutLimits):
 
     limits: Texts
     """What the numbers do not show."""
+    holds_for: Text
+    """The test patients for whom the numbers hold."""
 
 
 AnyCard = TypeVar("AnyCard", bound=CardWithoutLimits)

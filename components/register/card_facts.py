@@ -38,6 +38,8 @@ WORST = 5
 """Number of failures on the card."""
 FEW, TOO_FEW = 30, 10
 """Below these numbers of test patients a limit warns of wide intervals, or of no conclusion."""
+MOST_NAMED = 5
+"""Sites or scanners in the first lines of the card."""
 SMALL_SUBGROUP = 5
 """Below this number of patients a limit names the subgroup."""
 
@@ -82,7 +84,36 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
             "weights_sha256": file_sha256(model / WEIGHTS),
         },
     }
-    return validate(values | {"limits": limits(validate(values, CardWithoutLimits))}, Card)
+    derived = {"limits": limits(validate(values, CardWithoutLimits)), "holds_for": holds_for(scans)}
+    return validate(values | derived, Card)
+
+
+def holds_for(scans: ScanDigests) -> str:
+    """Return a sentence about the patients for whom the test results hold."""
+    tested = [case for case in scans.cases if case.subset == "test"]
+    patients = {case.patient for case in tested}
+    with_lesion = {case.patient for case in tested if case.lesion_voxels}
+    volumes = _volumes(tested)
+    lesions = "lesions of unknown volume"
+    if volumes:
+        lesions = f"lesions of {volumes[0]:.2g} to {volumes[-1]:.3g} mL (median {statistics.median(volumes):.2g})"
+    kind = "synthetic patient" if scans.synthetic else "patient"
+    free = len(patients - with_lesion)
+    return (
+        f"These numbers hold for patients like the {_count(len(patients), kind)} of the test: {lesions}, {free} "
+        f"without a lesion; {_named(tested, 'site')}; {_named(tested, 'scanner')}."
+    )
+
+
+def _named(cases: Sequence[ScanDigest], field: str) -> str:
+    """Return the sites or scanners of these cases with their patients, the largest first."""
+    counted = sorted(_patients_by(cases, field).items(), key=lambda item: (-item[1], item[0]))
+    if not counted:
+        return f"{field} unknown"
+    named = ", ".join(f"{name} ({patients})" for name, patients in counted[:MOST_NAMED])
+    more = f" and {len(counted) - MOST_NAMED} more" if len(counted) > MOST_NAMED else ""
+    unknown = len({case.patient for case in cases}) - len({case.patient for case in cases if getattr(case, field)})
+    return f"{field} {named}{more}" + (f", unknown ({unknown})" if unknown else "")
 
 
 def limits(card: CardWithoutLimits) -> list[str]:

@@ -182,11 +182,13 @@ Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M p
 
 def markdown(card: Card, first: str) -> str:
     """Return the complete card; `first` is its first sentence."""
+    first = f"{first}\n\n{_escaped(card.holds_for)}"
     return f"# {card.name}\n\n{first}\n{_body(card)}\n\nThe same content for programs: model_card.json.\n"
 
 
 def description(card: Card, first: str, link: str) -> str:
     """Return the card within `DESCRIPTION_LIMIT`: the first sections that fit, and a `link` to the complete card."""
+    first = f"{first}\n\n{_escaped(card.holds_for)}"
     sections = re.split(r"\n(?=## )", _add_table_space(_body(card)))[1:]
     names = [section.partition("\n")[0].removeprefix("## ").lower() for section in sections]
     for shown in range(len(sections), -1, -1):

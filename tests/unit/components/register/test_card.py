@@ -166,6 +166,35 @@ def test_the_data_are_counted_by_hand(card):
     assert subsets["test"].lesion_free_scans == 1 and subsets["test"].lesion_ml_median == 6.0
 
 
+def test_the_first_lines_say_for_whom_the_numbers_hold(card):
+    made = card()
+    assert made.holds_for == (
+        "These numbers hold for patients like the 12 patients of the test: lesions of 1 to 11 mL (median 6), 1 without "
+        "a lesion; site Siriraj (6), Zürich (6); scanner unknown."
+    )
+    assert card_text.markdown(made, SENTENCE).split("\n\n")[2].startswith("These numbers hold for patients like the")
+    assert card_text.description(made, SENTENCE, "there").split("\n\n")[1].startswith("These numbers hold for")
+    assert "12 synthetic patients of the test" in card(cases={"synthetic": True}).holds_for
+
+
+def test_the_first_lines_count_patients_whose_site_is_unknown_and_name_few_of_many_sites(card):
+    cases = measured.listed()["cases"]
+    for number, case in enumerate(cases):
+        case["site"] = None if number < 3 else f"site {number}"
+    assert "; site site 10 (1), site 11 (1), site 3 (1), site 4 (1), site 5 (1) and 4 more, unknown (3);" in (
+        card(cases={"cases": cases}).holds_for
+    )
+
+
+def test_a_site_breaks_no_markdown(card):
+    cases = measured.listed()["cases"]
+    for case in cases:
+        case["site"] = "<img src=x>\n# *big*"
+    made = card(cases={"cases": cases})
+    for text in (card_text.markdown(made, SENTENCE), card_text.description(made, SENTENCE, "there")):
+        assert r"&lt;img src=x> # \*big\*" in text
+
+
 def test_the_training_took_its_epochs_times_the_usual_one_and_a_pause_does_not_count(card, trained, tmp_path):
     assert card().training.seconds == pytest.approx(30)
     paused = [row | {"time": row["time"] + 1e5 * (row["epoch"] > 5)} for row in measured.HISTORY]
