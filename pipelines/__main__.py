@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", default="", help="folder or s3://bucket/prefix; synthetic demo scans where empty")
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
+        sub.add_argument(
+            "--start", default="", help="model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, s3://"
+        )
 
     what_to_run(command("run", commands.run_pipeline, "run the pipeline"))
     comparing = command(

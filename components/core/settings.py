@@ -104,6 +104,10 @@ class Settings(BaseModel):
     """Number format of the forward pass; auto takes the fastest on this machine."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = _setting("auto", "train")
     """Layout of the tensors; auto takes the fastest on this machine."""
+    start: str = _setting("", "fingerprint", pattern=r"^((models:/|s3://)\S+)?$")
+    """Model to start from: models:/NAME/VERSION, models:/NAME@ALIAS or s3://bucket/prefix; empty starts at random."""
+    start_rate: float = _setting(1.0, "train", gt=0, le=1)
+    """Share of learning_rate that a training from `start` uses; a training from random weights ignores it."""
 
     @field_validator("*", mode="before")
     @classmethod

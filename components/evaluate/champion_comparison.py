@@ -19,8 +19,7 @@ from components.evaluate.metrics import SUMMARISED, patient_means
 from components.model.inference import load_model
 from components.model.network import AttentionUNet
 from components.registry import tracking
-from components.registry.mlflow_requests import log_while_waiting
-from components.registry.model_digest import model_digest
+from components.registry.version_files import download_model
 from components.scans.volumes import BadVolume
 
 Subsets = dict[str, list[str]]
@@ -61,7 +60,7 @@ def compare_with_champion(
     with tempfile.TemporaryDirectory() as folder:
         try:
             same = model is not None and _has_files_of(champion, model)
-            theirs = results if same else measure(*load_model(_download(champion, Path(folder))))
+            theirs = results if same else measure(*load_model(download_model(champion, Path(folder))))
             pairs = pairs_by_patient(results, theirs)
         except Exception as error:  # a broken champion must not stop the evaluation of the new model
             tracking.champion(mlflow.MlflowClient())  # raises if MLflow is down: then it is not the champion's fault
@@ -70,7 +69,7 @@ def compare_with_champion(
             reason = f"{name} cannot be evaluated on these patients: {cause}"
             return comparison.model_copy(update={"reason": reason})
         reason = unfair_test_reason(name, subsets, _download_subsets(champion, Path(folder)))
-    differences = {metric: _difference(pairs[metric]) for metric in pairs}
+    differences = {metric: difference(pairs[metric]) for metric in pairs}
     dice = differences["dice"]
     interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
     logging.info("Dice %+.3f (%s) with the new model%s", dice.mean, interval, reason and f"; but {reason}")
@@ -105,38 +104,11 @@ def unfair_test_reason(name: str, now: Subsets, then: Subsets | None) -> str:
     return ""
 
 
-def _difference(pairs: dict[str, tuple[float, float]]) -> Difference:
+def difference(pairs: dict[str, tuple[float, float]]) -> Difference:
+    """Return the mean difference over patients, and its interval."""
     values = [new - old for new, old in pairs.values()]
     low, high = paired_interval(values) or (None, None)
     return Difference(mean=sum(values) / len(values), ci_low=low, ci_high=high)
-
-
-def _download(champion, folder: Path) -> Path:
-    """Download the champion and return the folder of its weights and `model.json`, checked by the registry's digests.
-
-    Raises:
-        StepError: a file or its digest is missing, or a file was altered.
-    """
-    import mlflow
-
-    uri = f"models:/{champion.name}/{champion.version}"
-    with log_while_waiting(f"the files of {uri}"):
-        model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
-    weights = next(model.rglob(WEIGHTS), None)
-    if weights is None:
-        raise StepError(f"its model holds no {WEIGHTS}")
-    facts = weights.with_name(TrainedModel.FILE)
-    expected = [(WEIGHTS, "weights_sha256", file_sha256(weights))]
-    if "facts_sha256" in champion.tags:
-        expected.append((TrainedModel.FILE, "facts_sha256", file_sha256(facts) if facts.is_file() else ""))
-    else:  # registered before this tag existed
-        expected.append(("a file of its model", "model_sha256", model_digest(model)))
-    for file, tag, digest in expected:
-        if tag not in champion.tags:
-            raise StepError(f"it was registered without the tag {tag}: changes of {file} cannot be detected")
-        if digest != champion.tags[tag]:
-            raise StepError(f"{file} is not what was registered (tag {tag}): it was altered in storage")
-    return weights.parent
 
 
 def _has_files_of(champion, model: Path) -> bool:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from components.artifacts.cases import Case, Cases
-from components.artifacts.evaluation import MASKS, OVERLAYS, OverlayCases, ScanResult, TestMetrics
+from components.artifacts.evaluation import MASKS, OVERLAYS, OverlayCases, ParentComparison, ScanResult, TestMetrics
 from components.artifacts.headline import against_rule, in_words
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import TrainedModel
@@ -25,6 +25,7 @@ from components.evaluate.agreement import (
 from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
 from components.evaluate.champion_comparison import compare_with_champion
 from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.evaluate.parent_comparison import compare_with_parent
 from components.evaluate.report import Pictures, write_page
 from components.evaluate.subgroups import lesion_free, subgroups
 from components.evaluate.threshold_rule_score import measure_rule, rule_summary
@@ -81,11 +82,13 @@ def evaluate(
     comparison = compare_with_champion(
         results,
         subsets.patients,
-        lambda network, champion: [scan.result for scan in measure_scans(network, champion, cases, tested)],
+        lambda network, champion: _results(network, champion, cases, tested),
         listed.synthetic,
         model,
     )
     comparison.write(evaluation)
+    if forgotten := compare_with_parent(network, trained, cases, subsets, _results):
+        forgotten.write(evaluation / ParentComparison.FILE)
     rule = measure_rule(cases, tested)
     results = [result.model_copy(update=fields) for result, fields in zip(results, rule, strict=True)]
     reliability_sum = np.sum([scan.reliability for scan in measured], axis=0)
@@ -109,6 +112,10 @@ def evaluate(
         numbers["test_slice_dice_mean"],
     )  # fmt: skip
     return numbers
+
+
+def _results(network: AttentionUNet, trained: TrainedModel, folder: Path, cases: Sequence[Case]) -> list[ScanResult]:
+    return [scan.result for scan in measure_scans(network, trained, folder, cases)]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ def fingerprint(
     random_seed: int,
     inputs: str,
     carry_split: bool,
+    start: str,
     run_name: str,
-) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str)]):  # type: ignore[valid-type]  # KFP reads outputs here
-    """Find the version of the data, and the split history that this run extends. Never cached.
+) -> NamedTuple("Fingerprint", [("data_version", str), ("lineage", str), ("parent", str)]):  # type: ignore[valid-type]  # outputs for KFP
+    """Find the version of the data, the split history that this run extends, and the model to start from. Never cached.
 
     Args:
         data_uri: s3://bucket/prefix of the scans.
@@ -26,12 +27,15 @@ def fingerprint(
         inputs: Input of the network: three slices of the DWI, or of the DWI and of the ADC map.
         carry_split: Keep each patient of earlier registered runs in its subset; false draws a new split, and then a
             fair comparison with the champion is impossible.
+        start: Model to start from: models:/NAME/VERSION, models:/NAME@ALIAS or s3://bucket/prefix; empty starts at
+            random.
         run_name: Name of this run in Kubeflow, for MLflow; empty if it is the id of the run.
     """
     from components.core.run_name import write_name
     from components.core.step import step
     from components.fingerprint.fingerprint import fingerprint as run
     from components.fingerprint.fingerprint import history_to_extend
+    from components.registry.parent import find_parent
 
     with step("fingerprint"):
         if run_name:
@@ -39,4 +43,4 @@ def fingerprint(
         version = run(data_uri)
         ratios = (train_ratio, val_ratio, test_ratio)
         history = history_to_extend(data_uri, version, ratios, random_seed, inputs) if carry_split else ""
-        return version, history
+        return version, history, find_parent(start)

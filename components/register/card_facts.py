@@ -11,6 +11,7 @@ from components.artifacts.evaluation import (
     OVERLAYS,
     Comparison,
     OverlayCases,
+    ParentComparison,
     ScanDigest,
     ScanDigests,
     ScanResult,
@@ -72,6 +73,7 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
         "review": metrics.review,
         "failures": _failures(metrics.cases, overlays.cases),
         "comparison": comparison.model_dump(include={"champion", "reason", "differences"}),
+        "parent": _parent(evaluation),
         "versions": {
             "image_tag": lineage.get("image_tag"),
             "git_commit": None if lineage.get("git_commit") == "unknown" else lineage.get("git_commit"),
@@ -169,6 +171,16 @@ def limits(card: CardWithoutLimits) -> list[str]:
                    "if air around the head is added or cut off.")  # fmt: skip
     if card.training.best_epoch == card.training.epochs:
         out.append("The last epoch was the best: a longer training may give a better model.")
+    if parent := card.parent:
+        out.append(
+            f"It started from the weights of {parent.address}, and what that model learnt counts as learnt here too."
+        )
+        if parent.unknown:
+            out.append(
+                f"The training scans of {', '.join(parent.unknown)} are unknown: test patients may be among them."
+            )
+        if not parent.patients:
+            out.append(f"What it has forgotten of its parent was not measured: {parent.reason}.")
     if comparison.champion is None:
         out.append("There was no champion for a comparison.")
     if not card.versions.git_commit:
@@ -219,6 +231,17 @@ def _data(scans: ScanDigests) -> dict[str, Any]:
         "scanners": _patients_by(used, "scanner"),
         "refused": scans.refused,
     }
+
+
+def _parent(evaluation: Path) -> dict[str, Any] | None:
+    """Return the facts of the parent; None for a training from random weights."""
+    if not (evaluation / ParentComparison.FILE).exists():
+        return None
+    comparison = ParentComparison.read(evaluation)
+    address, _, digest = comparison.parent.rpartition("#")
+    facts = comparison.model_dump(include={"unknown", "reason", "differences"})
+    patients = max(map(len, comparison.pairs.values()), default=0)
+    return {"address": address, "weights_sha256": digest, "patients": patients, **facts}
 
 
 def _volumes(cases: Sequence[ScanDigest]) -> list[float]:

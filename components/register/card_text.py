@@ -114,6 +114,24 @@ This comparison cannot support a promotion: {{ card.comparison.reason }}.
 {% endfor %}
 {% endif %}
 
+{% if card.parent %}
+## Comparison with the parent
+
+The training started from the weights of {{ card.parent.address }} (SHA-256 {{ card.parent.weights_sha256 }}).
+
+{% if card.parent.patients %}
+This version less the parent, on {{ card.parent.patients }} of the parent's own test patients.
+
+| metric | difference | 95 % interval |
+|---|---:|---:|
+{% for name, m in card.parent.differences.items() %}
+| {{ name | label }} | {{ m.mean | number }} | {{ m | interval }} |
+{% endfor %}
+{% else %}
+Not measured on the parent's test patients: {{ card.parent.reason }}.
+{% endif %}
+
+{% endif %}
 ## Risks and biases
 
 {% for line in card.known_risks + card.known_biases %}

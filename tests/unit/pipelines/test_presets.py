@@ -53,6 +53,7 @@ IMPROVEMENTS = {
     "strong-augmentation": {"augmentation": "strong"},
     "patient-sampling": {"sampling": "patients"},
     "instance-norm": {"norm": "instance"},
+    "fine-tune": {"schedule": "cosine", "start_rate": 0.3},
     "best": WHAT_BEST_ADDS,
 }
 
