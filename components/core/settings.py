@@ -179,6 +179,8 @@ def _message(error: ErrorDetails) -> str:
         choices = list(get_args(fields[key].annotation))
         near = difflib.get_close_matches(given, choices, n=1, cutoff=0) or choices
         return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{key}={given} is impossible. {fields[key].description}"
     if key and fields[key].annotation is bool:
         return f"{key}={given} is impossible: it is true or false"
     reason = error["msg"].removeprefix("Value error, ")
