@@ -2,7 +2,6 @@
 
 import datetime
 
-from components.artifacts.split_file import SUBSETS
 from components.core.errors import StepError
 from components.registry.tracking import EPOCH_METRICS, EXPERIMENT, MODEL_NAME, PIPELINE_RUNS
 from pipelines.summary import links
@@ -43,7 +42,7 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
         "decision": version.tags.get("decision", ""),
         "new_version": version.creation_timestamp >= started.timestamp() * 1000,
         "metrics": {name: value for name, value in run.data.metrics.items() if name.startswith("test_")},
-        "patients": sum(int(run.data.params[f"{subset}_patients"]) for subset in SUBSETS),
+        "patients": sum(int(count) for name, count in run.data.params.items() if name.endswith("_patients")),
         "synthetic": "data" in run.data.tags,
         "links": links(uri, run.info.experiment_id, run.info.run_id, MODEL_NAME, number),
     }
