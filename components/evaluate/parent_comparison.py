@@ -44,11 +44,9 @@ def compare_with_parent(
     unknown = [ancestor.address for ancestor in ancestors(parent) if ancestor.scans is None]
     result = ParentComparison(parent=parent, unknown=unknown, reason="")
     old = Cases.read(cases / PARENT_TESTS)
-    by_name = Cases.read(cases).by_name
-    learnt = {by_name[name].voxel_sha256 for subset in ("train", "val") for name in split.cases[subset]}
-    tested = [case for case in old.cases if case.labelled and case.voxel_sha256 not in learnt]
+    tested = _unlearnt(old, Cases.read(cases), split)
     if not tested:
-        reason = "; ".join(old.notes) or "this model learnt from all test scans of its parent"
+        reason = "this model learnt from all test patients of its parent" if old.cases else "; ".join(old.notes)
         return result.model_copy(update={"reason": reason})
     address = address_of(parent)
     logging.info("the parent, %s, and this model on the parent's %d test scans", address, len(tested))
@@ -64,3 +62,12 @@ def compare_with_parent(
     interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
     logging.info("Dice %+.3f (%s) on the parent's test patients, against the parent", dice.mean, interval)
     return result.model_copy(update={"pairs": pairs, "differences": differences})
+
+
+def _unlearnt(old: Cases, new: Cases, split: Split) -> list[Case]:
+    """Return the cases of `old` of patients from whom nothing was learnt: by image, or by name at the same address."""
+    learnt = [new.by_name[name] for subset in ("train", "val") for name in split.cases[subset]]
+    images = {case.voxel_sha256 for case in learnt}
+    names = {case.patient for case in learnt} if old.data_uri == new.data_uri else set()
+    names |= {case.patient for case in old.cases if case.voxel_sha256 in images}
+    return [case for case in old.cases if case.labelled and case.patient not in names]

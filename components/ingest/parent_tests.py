@@ -75,8 +75,8 @@ def _ingest(scans: ScanDigests, folder: Path, b_value: float, modality_check: bo
         )  # fmt: skip
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
-    notes = [f"{len(sources) - len(same)} test scans of the parent were changed or removed"] * (
-        len(same) < len(sources)
-    )
+    notes = [f"{case}: {why}" for case, why in checked.refused.items()]
+    if changed := sorted(sources.keys() - same):
+        notes.append(f"test scans of the parent that were changed or removed: {', '.join(changed)}")
     logging.info("%d of %d test scans of the parent can be measured again", len(checked.cases), len(sources))
     return checked.model_copy(update={"notes": notes})

@@ -40,16 +40,22 @@ def download_model(version, folder: Path) -> Path:
 
 
 def download_scan_digests(version, folder: Path) -> ScanDigests | None:
-    """Download the list of a version's scans; None if its run does not hold the registered list."""
+    """Download the list of a version's scans; None if its run is gone or does not hold the registered list.
+
+    Raises:
+        MlflowException, OSError: MLflow or its storage does not answer.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    client = mlflow.MlflowClient()
     try:
-        path = mlflow.artifacts.download_artifacts(
-            run_id=version.run_id, artifact_path=ScanDigests.FILE, dst_path=str(folder)
-        )
-        if file_sha256(Path(path)) != version.tags.get("cases_sha256"):
-            return None
-        return ScanDigests.read(Path(path))
-    except (MlflowException, OSError, StepError):
+        files = {file.path for file in client.list_artifacts(version.run_id)} if version.run_id else set()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
         return None
+    if ScanDigests.FILE not in files:
+        return None
+    path = Path(client.download_artifacts(version.run_id, ScanDigests.FILE, str(folder)))
+    return ScanDigests.read(path) if file_sha256(path) == version.tags.get("cases_sha256") else None

@@ -53,7 +53,16 @@ def test_both_are_measured_on_the_parents_test_patients(cases, measure):
 def test_scans_that_the_child_learnt_from_are_left_out(cases, measure):
     assert compare_with_parent("the child", CHILD, cases("A", "B", "X"), SPLIT, measure).pairs["dice"].keys() == {"X"}
     all_learnt = compare_with_parent("the child", CHILD, cases("A", "B"), SPLIT, measure)
-    assert all_learnt.reason == "this model learnt from all test scans of its parent" and not all_learnt.pairs
+    assert all_learnt.reason == "this model learnt from all test patients of its parent" and not all_learnt.pairs
+
+
+def test_another_scan_of_a_patient_that_the_child_learnt_from_is_left_out(cases, measure):
+    """By its name at the same address; elsewhere a name says nothing."""
+    folder = cases("X")
+    other = [make_case("A", voxel_sha256="another session"), make_case("X")]
+    for data_uri, left in (("s3://bucket/scans", {"X"}), ("s3://elsewhere/scans", {"A", "X"})):
+        make_cases(other, data_uri=data_uri).write(folder / PARENT_TESTS)
+        assert compare_with_parent("the child", CHILD, folder, SPLIT, measure).pairs["dice"].keys() == left
 
 
 def test_why_the_scans_are_missing_is_the_reason(cases, measure):

@@ -78,7 +78,7 @@ def test_a_scan_that_changed_is_left_out_with_a_note(registered, scans, tmp_path
     next(scans.rglob("sub-2_*_dwi.nii.gz")).write_bytes(b"other")
     found = read_again(tmp_path)
     assert [case.case for case in found.cases] == NAMES[3:]
-    assert found.notes == ["1 test scans of the parent were changed or removed"]
+    assert found.notes == [f"test scans of the parent that were changed or removed: {NAMES[2]}"]
 
 
 def test_scans_that_are_gone_are_the_reason(registered, scans, tmp_path):
