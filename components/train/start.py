@@ -73,6 +73,7 @@ def require_unseen_test(inputs: TrainingInputs, line: list[Ancestor]) -> None:
             )
             continue
         learnt = [case for case in ancestor.scans.cases if case.subset in LEARNT]
+        trained_on = [case for case in learnt if case.subset == "train"]
         if seen := _seen(inputs, "test", learnt, ancestor.scans.data_uri):
             raise StepError(
                 f"{ancestor.address} learnt from {len(seen)} of the {len(inputs.split.patients['test'])} test patients "
@@ -80,7 +81,7 @@ def require_unseen_test(inputs: TrainingInputs, line: list[Ancestor]) -> None:
                 "it has seen. Remove these patients from DATA, or continue the parent's split (carry_split=true, in "
                 "the MLflow that it is registered in)."
             )
-        if seen := _seen(inputs, "val", learnt, ancestor.scans.data_uri):
+        if seen := _seen(inputs, "val", trained_on, ancestor.scans.data_uri):
             logging.warning(
                 "%s learnt from %d of the %d validation patients: the chosen threshold may fit new patients less well",
                 ancestor.address, len(seen), len(inputs.split.patients["val"]),
