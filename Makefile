@@ -13,6 +13,7 @@ PRESET ?= demo
 PRESETS ?= baseline n4 deep-supervision cca loss
 SEEDS ?= 3
 SET ?=
+START ?=
 TARGET ?= local
 REASON ?=
 INPUT ?=
@@ -53,21 +54,21 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON FOLDS STATE
+export DATA PRESET PRESETS SEEDS SET START TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON FOLDS STATE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve package promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="..."] [FOLDS=5] [TARGET=kind]
-	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
 
 experiments: $(INSTALLED) ## models: compare presets over seeds [PRESETS="n4 loss"] [SEEDS=3]
-	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
 
 pipeline-logs: $(INSTALLED) ## use: show the logs of the last run's steps [STEP=train] [FOLLOW=1]
 	@exec $(PYTHON) -m pipelines logs --run="$$RUN" --step="$$STEP" --follow="$$FOLLOW" --raw="$$RAW" --target="$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## cluster: run by the clock: CRON="0 2 * * *" TARGET=kind|cluster
-	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
 
 pipeline-schedules: $(INSTALLED) ## cluster: list the schedules of TARGET=kind|cluster [REMOVE=name]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"

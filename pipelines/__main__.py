@@ -72,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", default="", help="folder or s3://bucket/prefix; synthetic demo scans where empty")
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
+        sub.add_argument(
+            "--start", default="", help="model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, s3://"
+        )
 
     what_to_run(command("run", commands.run_pipeline, "run the pipeline"))
     comparing = command(
@@ -104,9 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     checking = command("check-data", commands.check_data, "show what would be ingested, without any change")
     checking.add_argument("--data", required=True)
     checking.add_argument("--preset", default="demo")
-    checking.add_argument(
-        "--set", default="", help='only b_value and modality_check have an effect here: "b_value=800"'
-    )
+    checking.add_argument("--set", default="", help='settings of the data and the split: "b_value=800 test_ratio=0.2"')
     predicting = command("predict", commands.predict, "segment a scan, or a folder of them, with a registered model")
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)

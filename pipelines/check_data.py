@@ -7,7 +7,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from components.artifacts.cases import LESION_PATIENTS_NEEDED
+from components.artifacts.cases import LESION_PATIENTS_NEEDED, Cases
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.storage import Storage
@@ -18,6 +18,8 @@ from components.ingest.label_masks import Predictions
 from components.ingest.report import write_report
 from components.ingest.validate import validate
 from components.scans.volumes import BadVolume
+from components.split.assignment import assign, lesion_sizes, linked_patients
+from pipelines.power_report import power_report
 from pipelines.target import target
 from pipelines.upload import files_of, listed
 
@@ -25,14 +27,18 @@ PAGE = "data-report.html"
 NOT_UPLOADED, MOST_SHOWN = "not uploaded", 1000
 
 
-def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool = True, place: str = "local") -> int:
-    """Print and draw what would be ingested, repaired and refused; return 0 if a run could start with it.
+def check_data(data: str, state: Path, settings: Settings | None = None, place: str = "local") -> int:
+    """Print and draw what would be ingested, repaired and refused, and what a test on the patients can show.
 
-    `b_value` and `modality_check` are those of a run; `place` is the target with the storage for `s3://`.
+    `settings` are those of a run; `place` is the target with the storage for `s3://`.
+
+    Returns:
+        0 if a run could start with it.
 
     Raises:
-        StepError: there is nothing, or no known layout.
+        StepError: there is nothing, or no known layout, or too few patients.
     """
+    settings = settings or Settings()
     with tempfile.TemporaryDirectory() as temporary:
         source, cases = Path(data).expanduser(), Path(temporary) / "cases"
         if data.startswith("s3://"):
@@ -48,15 +54,28 @@ def check_data(data: str, state: Path, b_value: float = 0, modality_check: bool 
         else:
             raise StepError(f"DATA={data} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
         validated = check(
-            found, source, cases, b_value, modality_check, data_uri=shown(data, MOST_SHOWN), data_version=NOT_UPLOADED
-        )
+            found, source, cases, settings.b_value, settings.modality_check,
+            data_uri=shown(data, MOST_SHOWN), data_version=NOT_UPLOADED,
+        )  # fmt: skip
         state.mkdir(exist_ok=True)
         state.chmod(0o700)  # the page shows scans
         write_report(validated, cases, state / PAGE)
     log_summary(validated)
     logging.info("page with pictures: %s", state / PAGE)
     require_enough(validated)
+    for line in _power(validated, settings):
+        logging.info("%s", line)
     return 0
+
+
+def _power(cases: Cases, settings: Settings) -> list[str]:
+    """Return lines about what a first split of these cases can show."""
+    learnable = cases.learnable(settings.inputs)
+    groups = linked_patients(learnable)
+    ratios = (settings.train_ratio, settings.val_ratio, settings.test_ratio)
+    subset_of = assign(groups, lesion_sizes(groups, learnable), ratios, settings.random_seed)
+    tested = sum(subset == "test" for subset in subset_of.values())
+    return power_report(tested, len(subset_of), cases.synthetic, settings.test_ratio)
 
 
 def require_learnable(data: str, settings: Settings) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 from components.core.errors import StepError
 from pipelines.target_name import LOCAL
 
+FINE_TUNE = "fine-tune"
+"""The preset that START adds."""
+
 
 def run_pipeline(arguments: Namespace) -> int | None:
     from pipelines.target import target
@@ -18,13 +21,15 @@ def run_experiments(arguments: Namespace) -> int:
     from pipelines.experiments.run_experiments import experiments
     from pipelines.target import target
 
-    data = _what_to_run(arguments)["data"]
+    if arguments.start:
+        arguments.start = _fixed(arguments.start, arguments)
+    what = _what_to_run(arguments)
     return experiments(
         arguments.presets.split(),
         arguments.seeds,
-        arguments.preset,
-        data,
-        arguments.set,
+        what["preset"],
+        what["data"],
+        _assignments(arguments),
         target(arguments.target),
         arguments.state,
     )
@@ -34,9 +39,25 @@ def _what_to_run(arguments: Namespace) -> dict:
     from pipelines import presets
     from pipelines.check_data import require_learnable
 
-    settings, data = presets.load(arguments.preset, arguments.set), _data_to_upload(arguments)
+    preset = arguments.preset
+    if arguments.start and FINE_TUNE not in preset.split("+"):
+        preset = f"{preset}+{FINE_TUNE}"
+    settings, data = presets.load(preset, _assignments(arguments)), _data_to_upload(arguments)
     require_learnable(data, settings)
-    return {"data": data, "preset": arguments.preset, "settings": settings}
+    return {"data": data, "preset": preset, "settings": settings}
+
+
+def _fixed(start: str, arguments: Namespace) -> str:
+    """Return the address of the version that `start` names now: the runs may move an alias."""
+    from components.registry.parent import address_of, find_parent
+    from pipelines.target import target
+
+    with target(arguments.target).services(arguments.state):
+        return address_of(find_parent(start))
+
+
+def _assignments(arguments: Namespace) -> str:
+    return f"{arguments.set} start={arguments.start}" if arguments.start else arguments.set
 
 
 def _data_to_upload(arguments: Namespace) -> str:
@@ -132,9 +153,7 @@ def check_data(arguments: Namespace) -> int:
     if not arguments.data:
         raise StepError("DATA is missing: make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     settings = presets.load(arguments.preset, arguments.set)
-    return checking.check_data(
-        _data(arguments), arguments.state, settings.b_value, settings.modality_check, arguments.target
-    )
+    return checking.check_data(_data(arguments), arguments.state, settings, arguments.target)
 
 
 def predict(arguments: Namespace) -> None:

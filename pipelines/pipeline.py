@@ -95,12 +95,16 @@ def build(
 
         looked = fingerprint_step(data_uri=data_uri, run_name=run_name, **dealt, **parameters("fingerprint"))
         looked.set_caching_options(False)
-        ingested = ingest_step(data_uri=data_uri, data_version=looked.outputs["data_version"], **parameters("ingest"))
+        parent = looked.outputs["parent"]
+        ingested = ingest_step(
+            data_uri=data_uri, data_version=looked.outputs["data_version"], parent=parent, **parameters("ingest")
+        )
         cases = ingested.outputs["cases"]
         sliced = preprocess_step(cases=cases, **parameters("preprocess"))
         divided = split_step(cases=cases, lineage=looked.outputs["lineage"], **dealt, **parameters("split"))
         split = divided.outputs["split"]
-        inputs = {"cases": cases, "slices": sliced.outputs["slices"], "split": split, **parameters("train")}
+        inputs = {"cases": cases, "slices": sliced.outputs["slices"], "split": split, "parent": parent}
+        inputs |= parameters("train")
         if folds == 1:
             trained = [train_step(**inputs)]
         else:  # one task for each fold: KFP drops the retries of tasks in its loops
@@ -137,10 +141,13 @@ def _named(component: BaseComponent, name: str) -> BaseComponent:
 
 
 def settings_that_decide(step: str) -> set[str]:
-    """Return the settings that decide the outputs of a step: its own, and those of the steps that it depends on."""
+    """Return the settings that decide the outputs of a step: its own, and those of the steps that it depends on.
+
+    `start` decides the outputs of all steps: ingest reads the test scans of that model too.
+    """
     if step not in DEPENDS_ON:
         return set(Settings.model_fields)
-    return {name for taker in (step, *DEPENDS_ON[step]) for name in parameters_of(taker)}
+    return {"start", *(name for taker in (step, *DEPENDS_ON[step]) for name in parameters_of(taker))}
 
 
 def _signature() -> inspect.Signature:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 from components.artifacts.headline import in_words, not_better, out_of_fold
 from components.artifacts.metric_labels import METRIC_LABELS
+from components.core.intervals import FEWEST
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.atomic_write import write_json
+from pipelines.power_report import power_report
 
 PRINTED = ("lesion_dice", "dice", "absolute_volume_difference_ml", "lesion_f1", "lesion_f1_matched")
 CHECKING_STEPS = {"fingerprint", "register"}
@@ -27,6 +29,14 @@ def links(uri: str, experiment_id: str, mlflow_run_id: str, name: str, version: 
         "run": f"{uri}/#/experiments/{experiment_id}/runs/{mlflow_run_id}{TRAINING_VIEW}",
         "model": f"{uri}/#/models/{name}/versions/{version}{TRAINING_VIEW}",
     }
+
+
+def _power(summary: dict) -> list[str]:
+    """Return lines about what the patients of this run can show."""
+    tested = int(summary["metrics"]["test_patients"])
+    spread = summary["metrics"].get("test_dice_std") if tested >= FEWEST else None
+    ratio = summary.get("settings", {}).get("test_ratio")
+    return power_report(tested, summary.get("patients", tested), summary["synthetic"], ratio, spread)
 
 
 def show(summary: dict, state: Path) -> None:
@@ -57,6 +67,8 @@ def show(summary: dict, state: Path) -> None:
         print(f"  {out_of_fold(metrics['test_folds'])}")
     if count < 10:
         print("  These patients are too few for any conclusion.")
+    for line in _power(summary):
+        print(f"  {line}")
     if summary["synthetic"]:
         print("  The scans are synthetic: these numbers say nothing about patients.")
     print("  This is one training: the digits repeat only on one machine in one precision; another seed gives others.")

@@ -13,6 +13,10 @@ REPORT = "data_report.html"
 """The data report beside cases.json, for the MLflow runs of later steps."""
 
 
+PARENT_TESTS = "parent_tests"
+"""Folder beside cases.json with the test scans of the model that the training starts from, and a cases.json."""
+
+
 class Source(Record):
     """One file that a scan was read from."""
 

@@ -187,6 +187,23 @@ class Comparison(Artifact):
     differences: dict[str, Difference] = Field(default_factory=dict)
 
 
+class ParentComparison(Artifact):
+    """The results of a fine-tuned model and of its parent on the parent's own test patients: what was forgotten."""
+
+    FILE: ClassVar[str] = "parent_comparison.json"
+    WRITTEN_BY: ClassVar[str] = "evaluate"
+
+    parent: str
+    """Address of the parent, and the SHA-256 of its weights."""
+    unknown: list[str]
+    """The models before it, and itself, whose training scans are unknown."""
+    reason: str
+    """Why nothing was measured; "" if something was."""
+    pairs: dict[str, dict[str, tuple[float, float]]] = Field(default_factory=dict)
+    """Metric to patient to (this model, parent)."""
+    differences: dict[str, Difference] = Field(default_factory=dict)
+
+
 class OverlayCases(Artifact):
     """The cases that the overlays show."""
 

@@ -104,6 +104,10 @@ class Settings(BaseModel):
     """Number format of the forward pass; auto takes the fastest on this machine."""
     memory_format: Literal["auto", "contiguous", "channels_last"] = _setting("auto", "train")
     """Layout of the tensors; auto takes the fastest on this machine."""
+    start: str = _setting("", "fingerprint", pattern=r"^((models:/|s3://)\S+)?$")
+    """Model to start from: models:/NAME/VERSION, models:/NAME@ALIAS or s3://bucket/prefix; empty starts at random."""
+    start_rate: float = _setting(1.0, "train", gt=0, le=1)
+    """Share of learning_rate that a training from `start` uses; a training from random weights ignores it."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -175,6 +179,8 @@ def _message(error: ErrorDetails) -> str:
         choices = list(get_args(fields[key].annotation))
         near = difflib.get_close_matches(given, choices, n=1, cutoff=0) or choices
         return f"{key}={given} is impossible: the nearest valid value is '{near[0]}' (one of {', '.join(choices)})"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{key}={given} is impossible. {fields[key].description}"
     if key and fields[key].annotation is bool:
         return f"{key}={given} is impossible: it is true or false"
     reason = error["msg"].removeprefix("Value error, ")

@@ -20,8 +20,7 @@ from components.evaluate.metrics import SUMMARISED, patient_means
 from components.evaluate.unseen import Subsets, unfair_test_reason, unseen_patients
 from components.model.inference import load_model
 from components.registry import tracking
-from components.registry.mlflow_requests import log_while_waiting
-from components.registry.model_digest import model_digest
+from components.registry.version_files import download_model
 from components.scans.volumes import BadVolume
 
 Measure = Callable[[nn.Module, TrainedModel, set[str]], Sequence[ScanResult]]
@@ -70,7 +69,7 @@ def compare_with_champion(
             if model is not None and _has_files_of(champion, model):
                 theirs = results
             else:
-                network, trained = load_model(_download(champion, Path(folder)))
+                network, trained = load_model(download_model(champion, Path(folder)))
                 unseen = unseen_patients(network, trained, then, subsets, images or {})
                 theirs = [scan for part in unseen for scan in measure(part.network, part.trained, part.patients)]
             pairs = pairs_by_patient(results, theirs)
@@ -84,7 +83,7 @@ def compare_with_champion(
     if not pairs:
         reason = reason or f"{name} has seen every test patient in each network that could predict the patient"
         return comparison.model_copy(update={"reason": reason, "pairs": {}})
-    differences = {metric: _difference(pairs[metric]) for metric in pairs}
+    differences = {metric: difference(pairs[metric]) for metric in pairs}
     dice = differences["dice"]
     interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
     count, all_of_them = len(pairs["dice"]), len(patients_tested(subsets))
@@ -105,38 +104,11 @@ def pairs_by_patient(
     return pairs
 
 
-def _difference(pairs: dict[str, tuple[float, float]]) -> Difference:
+def difference(pairs: dict[str, tuple[float, float]]) -> Difference:
+    """Return the mean difference over patients, and its interval."""
     values = [new - old for new, old in pairs.values()]
     low, high = paired_interval(values) or (None, None)
     return Difference(mean=sum(values) / len(values), ci_low=low, ci_high=high)
-
-
-def _download(champion, folder: Path) -> Path:
-    """Download the champion and return the folder of its weights and `model.json`, checked by the registry's digests.
-
-    Raises:
-        StepError: a file or its digest is missing, or a file was altered.
-    """
-    import mlflow
-
-    uri = f"models:/{champion.name}/{champion.version}"
-    with log_while_waiting(f"the files of {uri}"):
-        model = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
-    weights = next(model.rglob(WEIGHTS), None)
-    if weights is None:
-        raise StepError(f"its model holds no {WEIGHTS}")
-    facts = weights.with_name(TrainedModel.FILE)
-    expected = [(WEIGHTS, "weights_sha256", file_sha256(weights))]
-    if "facts_sha256" in champion.tags:
-        expected.append((TrainedModel.FILE, "facts_sha256", file_sha256(facts) if facts.is_file() else ""))
-    else:  # registered before this tag existed
-        expected.append(("a file of its model", "model_sha256", model_digest(model)))
-    for file, tag, digest in expected:
-        if tag not in champion.tags:
-            raise StepError(f"it was registered without the tag {tag}: changes of {file} cannot be detected")
-        if digest != champion.tags[tag]:
-            raise StepError(f"{file} is not what was registered (tag {tag}): it was altered in storage")
-    return weights.parent
 
 
 def _has_files_of(champion, model: Path) -> bool:

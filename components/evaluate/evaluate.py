@@ -11,7 +11,15 @@ import numpy as np
 from torch import nn
 
 from components.artifacts.cases import Case, Cases
-from components.artifacts.evaluation import FOLDS, MASKS, OVERLAYS, OverlayCases, ScanResult, TestMetrics
+from components.artifacts.evaluation import (
+    FOLDS,
+    MASKS,
+    OVERLAYS,
+    OverlayCases,
+    ParentComparison,
+    ScanResult,
+    TestMetrics,
+)
 from components.artifacts.headline import against_rule, in_words
 from components.artifacts.split_file import Split, subset_names
 from components.artifacts.trained_model import TrainedModel
@@ -27,6 +35,7 @@ from components.evaluate.calibration_error import reliability
 from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
 from components.evaluate.champion_comparison import compare_with_champion
 from components.evaluate.metrics import case_metrics, slice_dices, summary
+from components.evaluate.parent_comparison import compare_with_parent
 from components.evaluate.report import Pictures, write_page
 from components.evaluate.subgroups import lesion_free, subgroups
 from components.evaluate.threshold_rule_score import measure_rule, rule_summary
@@ -87,13 +96,15 @@ def evaluate(
 
     def measure(network: nn.Module, champion: TrainedModel, patients: set[str]) -> list[ScanResult]:
         chosen = [case for case in tested if case.patient in patients]
-        return [scan.result for scan in measure_scans(network, champion, cases, chosen)]
+        return _results(network, champion, cases, chosen)
 
     images: dict[str, set[str]] = {case.patient: set() for case in tested}
     for case in tested:
         images[case.patient].add(case.voxel_sha256)
     comparison = compare_with_champion(results, subsets.patients, measure, listed.synthetic, model, images)
     comparison.write(evaluation)
+    if forgotten := compare_with_parent(network, trained, cases, subsets, _results):
+        forgotten.write(evaluation / ParentComparison.FILE)
     rule = measure_rule(cases, tested)
     results = [result.model_copy(update=fields) for result, fields in zip(results, rule, strict=True)]
     reliability_sum = np.sum([scan.reliability for scan in measured], axis=0)
@@ -121,6 +132,10 @@ def evaluate(
         numbers["test_slice_dice_mean"],
     )  # fmt: skip
     return numbers
+
+
+def _results(network: nn.Module, trained: TrainedModel, folder: Path, cases: Sequence[Case]) -> list[ScanResult]:
+    return [scan.result for scan in measure_scans(network, trained, folder, cases)]
 
 
 @dataclass(frozen=True)

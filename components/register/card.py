@@ -181,6 +181,21 @@ class FoldResult(Strict):
     weights_sha256: Digest
 
 
+class Parent(Strict):
+    """The model whose weights the training started from, and what was forgotten of it."""
+
+    address: Text
+    weights_sha256: Digest
+    unknown: list[Text]
+    """Models of its line whose training scans are unknown."""
+    reason: str
+    """Why both were not measured on the parent's test patients; "" if they were."""
+    patients: Count
+    """The parent's test patients on which both were measured."""
+    differences: dict[Text, Difference]
+    """This version less the parent, on these patients."""
+
+
 class Versions(Strict):
     image_tag: Text
     """The image of the training. Its tag is a digest of the code and the pinned packages."""
@@ -230,6 +245,8 @@ class CardWithoutLimits(Statement):
     """The worst test scans."""
     comparison: ChampionComparison
     """Comparison with the champion."""
+    parent: Parent | None
+    """The model that the training started from; None for random weights."""
     versions: Versions
     """Versions of code, packages, data and weights."""
 
@@ -239,6 +256,8 @@ class Card(CardWithoutLimits):
 
     limits: Texts
     """What the numbers do not show."""
+    holds_for: Text
+    """The test patients for whom the numbers hold."""
 
 
 AnyCard = TypeVar("AnyCard", bound=CardWithoutLimits)

@@ -11,6 +11,7 @@ from components.artifacts.evaluation import (
     OVERLAYS,
     Comparison,
     OverlayCases,
+    ParentComparison,
     ScanDigest,
     ScanDigests,
     ScanResult,
@@ -40,6 +41,8 @@ WORST = 5
 """Number of failures on the card."""
 FEW, TOO_FEW = 30, 10
 """Below these numbers of test patients a limit warns of wide intervals, or of no conclusion."""
+MOST_NAMED = 5
+"""Sites or scanners in the first lines of the card."""
 SMALL_SUBGROUP = 5
 """Below this number of patients a limit names the subgroup."""
 
@@ -73,6 +76,7 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
         "review": metrics.review,
         "failures": _failures(metrics.cases, overlays.cases),
         "comparison": comparison.model_dump(include={"champion", "reason", "differences"}),
+        "parent": _parent(evaluation),
         "versions": {
             "image_tag": lineage.get("image_tag"),
             "git_commit": None if lineage.get("git_commit") == "unknown" else lineage.get("git_commit"),
@@ -85,7 +89,36 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
             "weights_sha256": file_sha256(model / WEIGHTS),
         },
     }
-    return validate(values | {"limits": limits(validate(values, CardWithoutLimits))}, Card)
+    derived = {"limits": limits(validate(values, CardWithoutLimits)), "holds_for": holds_for(scans)}
+    return validate(values | derived, Card)
+
+
+def holds_for(scans: ScanDigests) -> str:
+    """Return a sentence about the patients for whom the test results hold."""
+    tested = [case for case in scans.cases if case.subset == "test"]
+    patients = {case.patient for case in tested}
+    with_lesion = {case.patient for case in tested if case.lesion_voxels}
+    volumes = _volumes(tested)
+    lesions = "lesions of unknown volume"
+    if volumes:
+        lesions = f"lesions of {volumes[0]:.2g} to {volumes[-1]:.3g} mL (median {statistics.median(volumes):.2g})"
+    kind = "synthetic patient" if scans.synthetic else "patient"
+    free = len(patients - with_lesion)
+    return (
+        f"These numbers hold for patients like the {_count(len(patients), kind)} of the test: {lesions}, {free} "
+        f"without a lesion; {_named(tested, 'site')}; {_named(tested, 'scanner')}."
+    )
+
+
+def _named(cases: Sequence[ScanDigest], field: str) -> str:
+    """Return the sites or scanners of these cases with their patients, the largest first."""
+    counted = sorted(_patients_by(cases, field).items(), key=lambda item: (-item[1], item[0]))
+    if not counted:
+        return f"{field} unknown"
+    named = ", ".join(f"{name} ({patients})" for name, patients in counted[:MOST_NAMED])
+    more = f" and {len(counted) - MOST_NAMED} more" if len(counted) > MOST_NAMED else ""
+    unknown = len({case.patient for case in cases}) - len({case.patient for case in cases if getattr(case, field)})
+    return f"{field} {named}{more}" + (f", unknown ({unknown})" if unknown else "")
 
 
 def limits(card: CardWithoutLimits) -> list[str]:
@@ -145,6 +178,16 @@ def limits(card: CardWithoutLimits) -> list[str]:
                    "if air around the head is added or cut off.")  # fmt: skip
     if card.training.best_epoch == card.training.epochs:
         out.append("The last epoch was the best: a longer training may give a better model.")
+    if parent := card.parent:
+        out.append(
+            f"It started from the weights of {parent.address}, and what that model learnt counts as learnt here too."
+        )
+        if parent.unknown:
+            out.append(
+                f"The training scans of {', '.join(parent.unknown)} are unknown: test patients may be among them."
+            )
+        if not parent.patients:
+            out.append(f"What it has forgotten of its parent was not measured: {parent.reason}.")
     if comparison.champion is None:
         out.append("There was no champion for a comparison.")
     if not card.versions.git_commit:
@@ -195,6 +238,17 @@ def _data(scans: ScanDigests) -> dict[str, Any]:
         "scanners": _patients_by(used, "scanner"),
         "refused": scans.refused,
     }
+
+
+def _parent(evaluation: Path) -> dict[str, Any] | None:
+    """Return the facts of the parent; None for a training from random weights."""
+    if not (evaluation / ParentComparison.FILE).exists():
+        return None
+    comparison = ParentComparison.read(evaluation)
+    address, _, digest = comparison.parent.rpartition("#")
+    facts = comparison.model_dump(include={"unknown", "reason", "differences"})
+    patients = max(map(len, comparison.pairs.values()), default=0)
+    return {"address": address, "weights_sha256": digest, "patients": patients, **facts}
 
 
 def _volumes(cases: Sequence[ScanDigest]) -> list[float]:

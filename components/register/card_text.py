@@ -129,6 +129,24 @@ This comparison cannot support a promotion: {{ card.comparison.reason }}.
 {% endfor %}
 {% endif %}
 
+{% if card.parent %}
+## Comparison with the parent
+
+The training started from the weights of {{ card.parent.address }} (SHA-256 {{ card.parent.weights_sha256 }}).
+
+{% if card.parent.patients %}
+This version less the parent, on {{ card.parent.patients }} of the parent's own test patients.
+
+| metric | difference | 95 % interval |
+|---|---:|---:|
+{% for name, m in card.parent.differences.items() %}
+| {{ name | label }} | {{ m.mean | number }} | {{ m | interval }} |
+{% endfor %}
+{% else %}
+Not measured on the parent's test patients: {{ card.parent.reason }}.
+{% endif %}
+
+{% endif %}
 ## Risks and biases
 
 {% for line in card.known_risks + card.known_biases %}
@@ -201,11 +219,13 @@ Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M p
 
 def markdown(card: Card, first: str) -> str:
     """Return the complete card; `first` is its first sentence."""
+    first = f"{first}\n\n{_escaped(card.holds_for)}"
     return f"# {card.name}\n\n{first}\n{_body(card)}\n\nThe same content for programs: model_card.json.\n"
 
 
 def description(card: Card, first: str, link: str) -> str:
     """Return the card within `DESCRIPTION_LIMIT`: the first sections that fit, and a `link` to the complete card."""
+    first = f"{first}\n\n{_escaped(card.holds_for)}"
     sections = re.split(r"\n(?=## )", _add_table_space(_body(card)))[1:]
     names = [section.partition("\n")[0].removeprefix("## ").lower() for section in sections]
     for shown in range(len(sections), -1, -1):

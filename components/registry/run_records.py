@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from components.artifacts import synthetic
 from components.artifacts.artifact import read_json
 from components.artifacts.cases import REPORT, Cases
-from components.artifacts.evaluation import FOLDS, OVERLAYS, Comparison, ScanDigests, TestMetrics
+from components.artifacts.evaluation import FOLDS, OVERLAYS, Comparison, ParentComparison, ScanDigests, TestMetrics
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import CURVE, WEIGHTS, TrainedModel, read_history
 from components.core.storage import file_sha256
@@ -98,7 +98,9 @@ def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
 def record_comparison(run: Run, evaluation: Path) -> None:
     """Log the comparison with the champion. An unfinished run keeps the newest one."""
     if not run.finished_at:
-        run.log_artifact(evaluation / Comparison.FILE)
+        for name in (Comparison.FILE, ParentComparison.FILE):
+            if (evaluation / name).exists():
+                run.log_artifact(evaluation / name)
 
 
 def evaluation_digest(model: Path, evaluation: Path) -> str:

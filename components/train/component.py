@@ -7,6 +7,7 @@ def train(
     cases: Input[Dataset],
     slices: Input[Dataset],
     split: Input[Artifact],
+    parent: str,
     base_channels: int,
     epochs: int,
     batch_size: int,
@@ -31,6 +32,7 @@ def train(
     deep_supervision: bool,
     precision: str,
     memory_format: str,
+    start_rate: float,
     model: Output[Model],
     curves: Output[HTML],
     fold: int = 0,
@@ -41,6 +43,8 @@ def train(
         cases: From ingest.
         slices: From preprocess.
         split: From split.
+        parent: Address of the model to start from and the digest of its weights, from fingerprint; empty for random
+            weights.
         base_channels: Width of the first encoder level: 64 gives 31.4 M parameters, 32 gives 7.9 M.
         epochs: Largest number of passes over the training slices.
         batch_size: Slices per optimiser step.
@@ -69,6 +73,7 @@ def train(
         deep_supervision: Train two coarser decoder levels too, with weights 1/2 and 1/4; the kept model stays the same.
         precision: Number format of the forward pass; auto takes the fastest on this machine.
         memory_format: Layout of the tensors; auto takes the fastest on this machine.
+        start_rate: Share of learning_rate that a training from `start` uses; a training from random weights ignores it.
         model: Best weights (state_dict), threshold, settings, history.
         curves: Loss, Dice and learning rate over the epochs as a page.
         fold: Fold of a cross-validation that this network is tested on, from 1; 0 without folds.
@@ -83,6 +88,8 @@ def train(
 
     with step(f"train-fold-{fold}" if fold else "train"):
         settings = settings_among(locals())
+        if parent:
+            settings = settings.model_copy(update={"start": parent})
         paths = TrainingPaths(
             cases=Path(cases.path),
             slices=Path(slices.path),

@@ -18,14 +18,14 @@ from components.train.lr_schedule import Schedule
 
 
 class Learner:
-    """A network in training on the device `where`, with weights from PyTorch's random state.
+    """A network in training on the device `where`, with the weights `start`, or from PyTorch's random state.
 
     `prior` is the share of lesion in the training slices; `batches_per_epoch` is the length of an epoch.
     """
 
     def __init__(
         self, settings: Settings, channels: int, where: torch.device, precision: str, memory_format: str,
-        batches_per_epoch: int, prior: float,
+        batches_per_epoch: int, prior: float, start: dict[str, Tensor] | None = None,
     ):  # fmt: skip
         self.loss, self.where, self.precision = LOSSES[settings.loss], where, precision
         self.layout = MEMORY_FORMATS[memory_format]
@@ -35,9 +35,12 @@ class Learner:
         self.whole = DeeplySupervised(self.network).to(where) if settings.deep_supervision else self.network
         if settings.prior_bias:
             start_at_prior(self.whole, prior)
+        if start:
+            self.network.load_state_dict(start)
         self.ema = Ema(self.network, settings.ema_decay) if settings.ema_decay else None
+        rate = settings.learning_rate * (settings.start_rate if settings.start else 1)
         self.optimizer = torch.optim.Adam(
-            self.whole.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            self.whole.parameters(), lr=rate, weight_decay=settings.weight_decay, fused=True
         )
         self.schedule = Schedule(self.optimizer, settings.schedule, settings.epochs, batches_per_epoch)
         self.scaler = torch.amp.GradScaler(where.type, enabled=precision == "float16")

@@ -36,9 +36,16 @@ class Setup:
 
     @classmethod
     def make(
-        cls, inputs: TrainingInputs, settings: Settings, device: torch.device, checkpoint: dict[str, Any] | None
+        cls,
+        inputs: TrainingInputs,
+        settings: Settings,
+        device: torch.device,
+        checkpoint: dict[str, Any] | None,
+        start: dict[str, torch.Tensor] | None = None,
     ) -> "Setup":
-        """Build dataset, sampler and learner. Number format and memory layout of a checkpoint are kept.
+        """Build dataset, sampler and learner, with the weights `start` if they are given.
+
+        Number format and memory layout of a checkpoint are kept.
 
         Raises:
             StepError: no training slice has a lesion, or the split names an unknown case.
@@ -58,7 +65,7 @@ class Setup:
             ranks.rank(), ranks.count(), dataset.patients if settings.sampling == "patients" else None,
         )  # fmt: skip
         prior = batches.lesion_share(dataset.lesion_pixels, dataset.side)
-        learner = Learner(settings, dataset.channels, device, precision, memory_format, batches.per_epoch, prior)
+        learner = Learner(settings, dataset.channels, device, precision, memory_format, batches.per_epoch, prior, start)
         validation = inputs.grid_cases("val")
         devices = ranks.devices(device_name(device))
         params = {

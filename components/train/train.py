@@ -18,6 +18,7 @@ from components.train.checkpoints import Checkpoints
 from components.train.learn import learn, save
 from components.train.progress import Progress
 from components.train.setup import Setup, choose_device, cores
+from components.train.start import starting_weights
 from components.train.training_inputs import TrainingInputs, TrainingPaths
 from components.train.training_key import TrainingKey
 from components.train.write_model import write_model
@@ -28,7 +29,7 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
 
     Raises:
         StepError: an input is invalid, the loss became NaN or infinite, memory ran out, or a GPU was asked for and
-            cannot be used.
+            cannot be used; or the model of START does not fit, or has seen a test patient.
         Preempted: SIGTERM arrived. The progress is saved to the batch; with several processes, to the epoch.
     """
     inputs = TrainingInputs.read(paths)
@@ -39,7 +40,10 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
     checkpoint = ranks.of_first(checkpoints.load)
     run = _open_run(key, inputs) if ranks.first() else None
 
-    setup = Setup.make(inputs, settings, device, checkpoint)
+    start = None
+    if settings.start and not checkpoint:
+        start = ranks.of_first(lambda: starting_weights(inputs, settings))
+    setup = Setup.make(inputs, settings, device, checkpoint, start)
     if run:
         run.log_params(setup.params)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from components.artifacts.trained_model import CURVE, HISTORY, TENSORS, WEIGHTS, TrainedModel
 from components.core.storage import file_sha256
 from components.model.inference import load_model
+from components.registry.parent import TAG
 from components.registry.run_records import data_params, data_tags
 from components.registry.tracking import code_tags
 from components.train.calibrate import calibrate
@@ -72,5 +73,9 @@ def _describe(inputs: TrainingInputs, key: TrainingKey, setup: Setup, progress: 
         training_seconds=sum(seconds),
         training_seconds_taken_over=sum(seconds[: progress.resumed_epochs]),
         params={**setup.params, **data_params(inputs.cases, inputs.split)},
-        lineage={**code_tags(), **data_tags(inputs.cases, inputs.split)},
+        lineage={
+            **code_tags(),
+            **data_tags(inputs.cases, inputs.split),
+            **({TAG: settings.start} if settings.start else {}),
+        },
     )

@@ -42,6 +42,7 @@ def results(uri: str, kfp_run_id: str, started: datetime.datetime) -> dict:
         "decision": version.tags.get("decision", ""),
         "new_version": version.creation_timestamp >= started.timestamp() * 1000,
         "metrics": {name: value for name, value in run.data.metrics.items() if name.startswith("test_")},
+        "patients": sum(int(count) for name, count in run.data.params.items() if name.endswith("_patients")),
         "synthetic": "data" in run.data.tags,
         "links": links(uri, run.info.experiment_id, run.info.run_id, MODEL_NAME, number),
     }

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.split_file import Split
 from components.core.errors import StepError
 from components.core.settings import Settings
 from components.core.step import without_logins
@@ -144,6 +145,7 @@ def _results(run: LocalRun, started: float) -> dict:
         "decision": version.tags.get("decision", registered["decision"]),
         "new_version": version.creation_timestamp >= started * 1000,
         "metrics": metrics["summary"],
+        "patients": sum(map(len, _split(run).patients.values())),
         "synthetic": metrics["synthetic"],
         "links": links(tracking_uri, experiment_id, registered["run_id"], registered["name"], registered["version"]),
     }
@@ -175,6 +177,10 @@ def _outdated_step(run: LocalRun) -> str:
 
 def _evaluation(run: LocalRun, name: str) -> dict:
     return json.loads((Path(run.steps["evaluate"].outputs["evaluation"].path) / name).read_text())
+
+
+def _split(run: LocalRun) -> Split:
+    return Split.read(Path(run.steps["split"].outputs["split"].path))
 
 
 def _remove_from_cache(outputs: dict, cache: Path) -> None:

@@ -12,15 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.trained_model import WEIGHTS
 from components.core import code_closure
 from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.storage import file_sha256
+from components.core.storage import Storage, file_sha256
 from components.register.register import CARD
 from components.registry.ledger import NAMES_ENTRY, Ledger, champion_stack
 from components.registry.ledger_entry import changes_since
 from components.registry.ledger_pairing import pairing_problem
 from components.registry.model_digest import model_digest
+from components.registry.parent import TAG as PARENT_TAG
+from components.registry.parent import address_of, ancestors
 from components.registry.run_records import evaluation_digest
 from components.registry.tracking import MODEL_NAME
 from pipelines.image_tags import commit, image, sources_tag
@@ -54,6 +57,7 @@ def lineage(model: str, state: Path, place: str = "local") -> int:
         _code(report, tags, files)
         _training(report, tags, files)
         _networks(report, client, files)
+        _parent(report, client, tags, Path(folder))
         _evaluation(report, tags, files)
         check_scans(report, tags, files)
     return report.end()
@@ -202,6 +206,31 @@ def _networks(report: LinkReport, client: Any, files: VersionFiles) -> None:
         check_networks(report, client, networks, files)
     except (NotReached, *UNREADABLE) as why:
         report.link(NOT_REACHED, "its networks", f"model.json does not name them: {why!r}")
+
+
+def _parent(report: LinkReport, client: Any, tags: dict[str, str], folder: Path) -> None:
+    """Report from which model the training started, and whether that model's weights are what they were."""
+    from mlflow.exceptions import MlflowException
+
+    parent = tags.get(PARENT_TAG)
+    if not parent:
+        return
+    report.section("parent")
+    report.fact("started from", address_of(parent))
+    for earlier in ancestors(parent)[1:]:
+        report.fact("which started from", earlier.address)
+
+    def weights() -> str:
+        name, _, number = address_of(parent).removeprefix("models:/").partition("/")
+        if parent.startswith("s3://"):
+            return Storage(address_of(parent)).sha256(WEIGHTS)
+        try:
+            version = client.get_model_version(name, number)
+        except MlflowException as error:
+            raise NotReached(str(error)[:160]) from None
+        return file_sha256(VersionFiles(version, folder).model_file(WEIGHTS))
+
+    report.compare("parent's weights", parent.rpartition("#")[2], weights)
 
 
 def _facts(files: VersionFiles) -> dict:

@@ -65,7 +65,7 @@ def _epochs_within(seconds: float, data: Path, trial: Path, settings: Settings) 
 
 def _trained(data: Path, model: Path, settings: Settings, epochs: int, seed: int) -> dict:
     page, sized = data / "split.html", checked(settings.model_dump() | {"epochs": epochs, "random_seed": seed})
-    with _alone(), Cost() as cost:
+    with alone(), Cost() as cost:
         read = data_workers.read
         with mock.patch.object(data_workers, "read", lambda loader: cost.batches(read(loader), _size)):
             start = time.perf_counter()
@@ -80,7 +80,7 @@ def _trained(data: Path, model: Path, settings: Settings, epochs: int, seed: int
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Without services: nothing is tracked and no checkpoint is found or kept."""
     checkpoints = mock.MagicMock()
     checkpoints.return_value.load.return_value = None

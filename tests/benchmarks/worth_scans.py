@@ -26,17 +26,18 @@ RATIOS = (0.74, 0.25, 0.01)
 
 def training_set(folder: Path, patients: int) -> Path:
     """Make synthetic patients, a quarter of them to validate; return the folder with `cases` and `split.json`."""
-    ingested(_written(folder / "scans", patients, TRAINING_SEED, TRAINING), folder / "cases")
+    ingested(write_scans(folder / "scans", patients, TRAINING_SEED, TRAINING), folder / "cases")
     split(folder / "cases", folder / "split.json", folder / "split.html", RATIOS, 0)
     return folder
 
 
 def unseen_set(folder: Path, patients: int) -> Path:
     """Make synthetic patients of another seed and of shifted ranges; return their `cases`."""
-    return ingested(_written(folder / "scans", patients, UNSEEN_SEED, HELD_OUT), folder / "cases")
+    return ingested(write_scans(folder / "scans", patients, UNSEEN_SEED, HELD_OUT), folder / "cases")
 
 
-def _written(folder: Path, patients: int, seed: int, protocol: Protocol) -> Path:
+def write_scans(folder: Path, patients: int, seed: int, protocol: Protocol) -> Path:
+    """Write synthetic patients as images and masks; return the folder."""
     with ProcessPoolExecutor(cpus(), multiprocessing.get_context("spawn")) as pool:
         list(pool.map(partial(_write, folder, seed, protocol), range(patients)))
     return folder

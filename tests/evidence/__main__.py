@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from components.core.errors import StepError
-from tests.evidence import flags, policy, relations, resolution, seeds, statistics
+from tests.evidence import fine_tuning, flags, policy, relations, resolution, seeds, statistics
 from tests.evidence.page import PAGE, updated
 
 SECTIONS: dict[str, Callable[[], str]] = {
@@ -18,6 +18,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "resolution": resolution.section,
     "statistics": statistics.section,
     "policy": policy.section,
+    "fine-tuning": fine_tuning.section,
 }
 """Name to what measures it and returns markdown, without a heading of the first two levels."""
 

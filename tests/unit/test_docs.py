@@ -213,6 +213,8 @@ def allowed(field) -> str:
         return ", ".join(f"`{choice}`" for choice in choices)
     if field.annotation is bool:
         return "`true`, `false`"
+    if field.annotation is str:
+        return "an address, or empty"
     limits = {
         name: getattr(m, name)
         for m in field.metadata

@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from components.core.code_closure import closure
-from pipelines.models.package import ENTRY
+from pipelines.predict.package import ENTRY
 
 ROOT = Path(__file__).parents[3]
 IMAGES = ROOT / "images"

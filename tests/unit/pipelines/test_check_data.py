@@ -6,7 +6,7 @@ import pytest
 from components.core.errors import StepError
 from components.core.settings import Settings
 from pipelines import __main__ as command_line
-from pipelines import check_data
+from pipelines import check_data, presets
 from pipelines.check_data import require_learnable
 
 
@@ -59,6 +59,14 @@ def test_too_few_adc_maps_are_refused_where_the_network_is_to_see_them(folder):
     require_learnable(data, Settings())
     with pytest.raises(StepError, match=r"inputs=dwi\+adc needs 3 labelled patients"):
         require_learnable(data, Settings(inputs="dwi+adc"))
+
+
+def test_it_says_what_a_test_on_the_patients_can_show(folder, tmp_path, caplog):
+    caplog.set_level("INFO")
+    assert check_data.check_data(folder(8, lesion_free=4), tmp_path / "state", presets.load("demo")) == 0
+    assert "  test of 2: no interval; a comparison of two models can show nothing" in caplog.messages
+    assert any(line.startswith("  FOLDS=5, test of all 12: mean Dice within ±0.16") for line in caplog.messages)
+    assert any("asks for 10 test patients, about 50 patients with this split" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,9 @@ def test_every_parameter_reaches_a_step_under_its_own_name(tasks, name):
     assert all(source == {"componentInputParameter": name} for source in sources)
 
 
-@pytest.mark.parametrize(("step", "name"), [("ingest", "data_version"), ("split", "lineage")])
+@pytest.mark.parametrize(
+    ("step", "name"), [("ingest", "data_version"), ("ingest", "parent"), ("split", "lineage"), ("train", "parent")]
+)
 def test_what_fingerprint_finds_is_an_argument_of_the_cached_steps(tasks, step, name):
     """An argument is in the cache's key: data or lineage that changed are noticed."""
     assert parameters(tasks[step])[name] == {

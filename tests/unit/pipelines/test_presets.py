@@ -53,6 +53,7 @@ IMPROVEMENTS = {
     "strong-augmentation": {"augmentation": "strong"},
     "patient-sampling": {"sampling": "patients"},
     "instance-norm": {"norm": "instance"},
+    "fine-tune": {"schedule": "cosine", "start_rate": 0.3},
     "best": WHAT_BEST_ADDS,
 }
 
@@ -127,6 +128,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest(wrong, near):
         ("epochs=", "epochs= is impossible"),
         ("loss=dise", "loss=dise is impossible: the nearest valid value is 'dice'"),
         ("train_ratio=0.7", "is 1.1, not 1"),
+        ("start=champion", r"start=champion is impossible. Model to start from: models:/NAME/VERSION"),
     ],
 )
 def test_an_impossible_value_is_answered_with_the_nearest_possible(wrong, answer):

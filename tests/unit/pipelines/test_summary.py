@@ -10,13 +10,13 @@ from tests.support import measured
 def shown(capsys, tmp_path):
     """shown(test_dice_mean=0.4, ...): the lines about a version with these numbers changed."""
 
-    def run(**changes) -> list[str]:
+    def run(synthetic: bool = False, **changes) -> list[str]:
         numbers = measured.metrics()["summary"] | changes
         show({
             "metrics": {name: value for name, value in numbers.items() if value is not None},
             "model": {"name": "m", "version": "3", "aliases": "challenger"}, "decision": "the champion stays",
-            "steps": {"train": {"cached": False}}, "new_version": True, "synthetic": False, "wall_seconds": 61,
-            "links": {},
+            "steps": {"train": {"cached": False}}, "new_version": True, "synthetic": synthetic, "wall_seconds": 61,
+            "links": {}, "patients": 60, "settings": {"test_ratio": 0.2},
         }, tmp_path)  # fmt: skip
         return capsys.readouterr().out.splitlines()
 
@@ -41,6 +41,18 @@ def test_a_model_that_is_not_better_than_the_rule_says_so_in_the_first_line(show
 def test_of_few_patients_no_interval_is_shown(shown):
     lines = shown(test_lesion_dice_ci_low=None, test_lesion_dice_ci_high=None)
     assert "  Dice with a lesion 0.680 (no interval: fewer than 5 patients)" in lines
+
+
+def test_it_says_what_the_patients_can_show_with_the_spread_of_this_run(shown):
+    text = "\n".join(shown(test_dice_std=0.1))
+    assert "what these patients can show, with a standard deviation of Dice of 0.10 (of this run):" in text
+    assert "test of 12: mean Dice within ±0.06 (95 %)" in text and "FOLDS=5, test of all 60" in text
+    assert "promotion: 12 test patients are enough for the policy" in text
+    assert "promotion:" not in "\n".join(shown(synthetic=True))
+
+
+def test_of_few_patients_the_spread_is_assumed(shown):
+    assert "Dice of 0.25 (assumed):" in "\n".join(shown(test_patients=3, test_dice_std=0.01))
 
 
 def test_it_says_where_programs_find_it(shown, tmp_path):

@@ -105,7 +105,7 @@ def test_a_champion_that_is_this_very_model_is_not_measured_once_more(registry):
 
 
 def test_a_champion_with_the_same_weights_and_another_threshold_is_measured(registry, monkeypatch):
-    monkeypatch.setattr(champion_comparison, "_download", lambda *_: None)
+    monkeypatch.setattr(champion_comparison, "download_model", lambda *_: None)
     monkeypatch.setattr(champion_comparison, "load_model", lambda _: ("network", trained()))
     other = champion_comparison.compare_with_champion([result("D")], THEN, measured_again, False, registry("another"))
     assert "measured again" in other.reason

@@ -62,7 +62,7 @@ def fields(values: dict, path: tuple = ()) -> list[tuple]:
 MAY_BE_EMPTY = {
     ("developer",), ("contact",), ("versions", "git_commit"), ("comparison", "champion"), ("comparison", "reason"),
     ("comparison", "differences"), ("data", "refused"), ("data", "sites"), ("data", "scanners"),
-    ("data", "lesion_ml"), ("data", "voxel_mm"), ("training", "seconds"), ("folds",),
+    ("data", "lesion_ml"), ("data", "voxel_mm"), ("training", "seconds"), ("folds",), ("parent",),
 }  # fmt: skip
 """Where nothing is an answer: the card says so in its limits."""
 
@@ -164,6 +164,73 @@ def test_the_data_are_counted_by_hand(card):
     subsets = card().subsets
     assert {name: s.patients for name, s in subsets.items()} == {"train": 5, "val": 3, "test": 12}
     assert subsets["test"].lesion_free_scans == 1 and subsets["test"].lesion_ml_median == 6.0
+
+
+def test_the_first_lines_say_for_whom_the_numbers_hold(card):
+    made = card()
+    assert made.holds_for == (
+        "These numbers hold for patients like the 12 patients of the test: lesions of 1 to 11 mL (median 6), 1 without "
+        "a lesion; site Siriraj (6), Zürich (6); scanner unknown."
+    )
+    assert card_text.markdown(made, SENTENCE).split("\n\n")[2].startswith("These numbers hold for patients like the")
+    assert card_text.description(made, SENTENCE, "there").split("\n\n")[1].startswith("These numbers hold for")
+    assert "12 synthetic patients of the test" in card(cases={"synthetic": True}).holds_for
+
+
+def test_the_first_lines_count_patients_whose_site_is_unknown_and_name_few_of_many_sites(card):
+    cases = measured.listed()["cases"]
+    for number, case in enumerate(cases):
+        case["site"] = None if number < 3 else f"site {number}"
+    assert "; site site 10 (1), site 11 (1), site 3 (1), site 4 (1), site 5 (1) and 4 more, unknown (3);" in (
+        card(cases={"cases": cases}).holds_for
+    )
+
+
+def test_a_site_breaks_no_markdown(card):
+    cases = measured.listed()["cases"]
+    for case in cases:
+        case["site"] = "<img src=x>\n# *big*"
+    made = card(cases={"cases": cases})
+    for text in (card_text.markdown(made, SENTENCE), card_text.description(made, SENTENCE, "there")):
+        assert r"&lt;img src=x> # \*big\*" in text
+
+
+ADDRESS = "models:/dwi-attention-unet/3"
+
+
+def write_parent(evaluation: Path, **fields) -> None:
+    """What evaluate writes of a fine-tuned model and its parent."""
+    known = {"parent": f"{ADDRESS}#{'e' * 64}", "unknown": [], "reason": ""}
+    (evaluation / "parent_comparison.json").write_text(json.dumps(known | fields))
+
+
+def test_a_card_of_random_weights_names_no_parent(card):
+    made = card()
+    assert made.parent is None
+    assert "parent" not in card_text.markdown(made, SENTENCE)
+
+
+def test_the_card_names_the_parent_and_what_was_forgotten(card, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    pairs = {"dice": {f"P{n}": (0.5, 0.6) for n in range(7)}}
+    write_parent(
+        tmp_path / "evaluation", pairs=pairs, differences={"dice": {"mean": -0.1, "ci_low": -0.2, "ci_high": -0.05}}
+    )
+    made = card()
+    assert (made.parent.address, made.parent.weights_sha256, made.parent.patients) == (ADDRESS, "e" * 64, 7)
+    assert any(line.startswith(f"It started from the weights of {ADDRESS}") for line in made.limits)
+    text = " ".join(card_text.markdown(made, SENTENCE).split())
+    assert "This version less the parent, on 7 of the parent's own test patients." in text
+    assert "| Dice, all patients | -0.100 | -0.200 to -0.050 |" in text
+
+
+def test_the_card_says_what_is_not_known_of_the_parent(card, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    write_parent(tmp_path / "evaluation", unknown=["s3://models/theirs"], reason="its test scans are gone")
+    made = card()
+    assert "The training scans of s3://models/theirs are unknown: test patients may be among them." in made.limits
+    assert "What it has forgotten of its parent was not measured: its test scans are gone." in made.limits
+    assert "Not measured on the parent's test patients: its test scans are gone." in card_text.markdown(made, SENTENCE)
 
 
 def test_the_training_took_its_epochs_times_the_usual_one_and_a_pause_does_not_count(card, trained, tmp_path):

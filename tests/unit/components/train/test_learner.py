@@ -106,3 +106,18 @@ def test_the_rate_of_a_step_is_that_of_its_batch():
         ours.step(*batch(number), 2, number)
         rates.append(ours.schedule.rate)
     assert 0 < rates[1] < rates[0] < 1e-2
+
+
+def test_a_training_from_a_parent_begins_with_its_weights_and_a_share_of_the_rate():
+    theirs = AttentionUNet(4)
+    torch.nn.init.constant_(theirs.head.bias, -2.5)
+    settings = checked(
+        {"base_channels": 4, "prior_bias": True, "learning_rate": 1e-2, "start": "models:/m/1", "start_rate": 0.3}
+    )
+    ours = Learner(settings, 3, CPU, "float32", "contiguous", BATCHES, PRIOR, weights(theirs))
+    assert same(weights(ours.network), weights(theirs)) and same(weights(ours.kept), weights(theirs))
+    assert ours.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3)
+
+
+def test_from_random_weights_the_share_of_the_rate_is_ignored():
+    assert learner(start_rate=0.3).optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)

@@ -44,6 +44,14 @@ def test_each_part_of_the_recipe_determines_the_weights(name):
     assert changed.weights["settings"][name] == RECIPE[name]
 
 
+def test_the_weights_that_a_training_starts_from_determine_its_own():
+    address = "models:/m/1#"
+    keys = [
+        TrainingKey.of(inputs(), checked({"start": start})) for start in ("", address + "a" * 64, address + "b" * 64)
+    ]
+    assert len({key.weights_digest for key in keys}) == len({key.model_digest for key in keys}) == 3
+
+
 @pytest.mark.parametrize("name", ["tta", "cca"])
 def test_a_setting_of_the_masks_determines_the_model_but_not_the_weights(name):
     off, on = (TrainingKey.of(inputs(), checked({name: value})) for value in (False, True))
