@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--data", default="", help="folder or s3://bucket/prefix; synthetic demo scans where empty")
         sub.add_argument("--preset", default="demo")
         sub.add_argument("--set", default="", help='settings over the preset: "epochs=5 base_channels=16"')
+        series(sub)
+
+    def series(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--series", default="", help="numbers or UIDs of the DICOM series to take, where several fit")
 
     what_to_run(command("run", commands.run_pipeline, "run the pipeline"))
     comparing = command(
@@ -107,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument(
         "--set", default="", help='only b_value and modality_check have an effect here: "b_value=800"'
     )
+    series(checking)
     predicting = command("predict", commands.predict, "segment a scan, or a folder of them, with a registered model")
+    series(predicting)
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")

@@ -140,6 +140,7 @@ def check_data(arguments: Namespace) -> int:
 def predict(arguments: Namespace) -> None:
     from pipelines import presets
     from pipelines.predict.folder import predict_folder
+    from pipelines.predict.open_input import is_zip
     from pipelines.predict.scan import predict_scan
 
     if not arguments.input or not arguments.output:
@@ -152,13 +153,16 @@ def predict(arguments: Namespace) -> None:
         "place": arguments.target,
         "digest": arguments.digest,
     }
-    if not source.is_dir():
+    if not source.is_dir() and not is_zip(source):
+        if arguments.series:
+            raise StepError("SERIES chooses among DICOM series. Give a folder or a zip of DICOM files as INPUT.")
         adc = Path(arguments.adc).expanduser() if arguments.adc else None
         return predict_scan(source, adc, output, arguments.model, arguments.state, probability, **options)
     if arguments.adc:
         raise StepError(
             "ADC is for one scan. In a folder, ADC maps are found beside the DWI by their name (NAME_adc.nii.gz)."
         )
+    options["series"] = arguments.series
     predict_folder(source, output, arguments.model, arguments.state, probability, **options)
 
 

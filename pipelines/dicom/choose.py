@@ -25,7 +25,8 @@ class Volume:
     """Images of a series that make one volume.
 
     kind: "trace", "direction", "b0", "ADC" or "mosaic". planes: in the order of their place, along the normal of the
-    images. problem: why they are not one whole volume, "" if they are. sure: whether the header says that it is a trace.
+    images. problem: why they are not one whole volume, "" if they are. sure: whether the header says that this is a
+    trace.
     """
 
     series: Series

@@ -23,7 +23,7 @@ from pipelines.dicom.choose import Chosen, Volume
 from pipelines.strip_header import stripped
 
 SECONDS = 300
-DWI, ADC, B0 = "dwi.nii.gz", "adc.nii.gz", "b0.nii.gz"
+DWI, ADC, B0, SIDECAR_NAME = "dwi.nii.gz", "adc.nii.gz", "b0.nii.gz", f"dwi{SIDECAR}"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def convert(chosen: Chosen) -> Converted:
     """
     volumes = {DWI: chosen.dwi, ADC: chosen.adc, B0: chosen.b0}
     files = {name: _nifti(volume) for name, volume in volumes.items() if volume}
-    files["dwi" + SIDECAR] = as_file(SIDECAR, chosen.dwi.b_value)
+    files[SIDECAR_NAME] = as_file(SIDECAR, chosen.dwi.b_value)
     return Converted(chosen, files)
 
 
@@ -100,8 +100,8 @@ def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Warning"))]
     said = shown(lines[0].replace(str(images), ""), 200) if lines else f"exit code {done.returncode}"
     raise BadVolume(
-        f"{volume.named}: dcm2niix made {len(found)} volumes of it, not one ({said}). Its files may be damaged, or in a "
-        "compression that dcm2niix cannot read: export them uncompressed, or give NIfTI"
+        f"{volume.named}: dcm2niix made {len(found)} volumes of it, not one ({said}). Its files may be damaged, or in "
+        "a compression that dcm2niix cannot read: export them uncompressed, or give NIfTI"
     )
 
 

@@ -92,7 +92,7 @@ def is_dicom(path: Path) -> bool:
 
 def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
     """Return the series of MR images among DICOM files, and the files that cannot be read."""
-    series: dict[str, Series] = {}
+    series: dict[tuple, Series] = {}
     broken: list[Path] = []
     for path in paths:
         try:
@@ -107,10 +107,7 @@ def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
         except Exception:  # the content is a stranger's: pydicom raises errors of many kinds for it
             broken.append(path)
             continue
-        same = series.setdefault(one.uid, one)
-        if (same.study, same.patient) != (one.study, one.patient):  # one series of two studies: kept apart, compared later
-            same = series.setdefault(f"{one.uid} {one.study} {one.patient}", one)
-        same.planes += planes
+        series.setdefault((one.uid, one.study, one.patient), one).planes.extend(planes)
     return list(series.values()), broken
 
 

@@ -39,7 +39,8 @@ class Study:
         ds = Dataset()
         ds.SOPClassUID, ds.SOPInstanceUID = sop_class, generate_uid()
         ds.SpecificCharacterSet = "ISO_IR 192"
-        ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = self.patient, self.patient_id, PLANTED[2], "M"
+        ds.PatientName, ds.PatientID, ds.PatientBirthDate = self.patient, self.patient_id, PLANTED[2]
+        ds.PatientSex = "M"
         ds.OtherPatientIDsSequence = Sequence([_item(PatientID=PLANTED[1], TypeOfPatientID="TEXT")])
         ds.StudyInstanceUID, ds.StudyDate, ds.StudyTime, ds.StudyID = self.uid, "20260203", "101112", "1"
         ds.AccessionNumber, ds.ReferringPhysicianName = PLANTED[5], PLANTED[4]
@@ -82,7 +83,12 @@ class SeriesOptions:
 
 
 def write_series(
-    folder: Path, voxels: np.ndarray, affine: np.ndarray, study: Study, options: SeriesOptions | None = None, **more: Any
+    folder: Path,
+    voxels: np.ndarray,
+    affine: np.ndarray,
+    study: Study,
+    options: SeriesOptions | None = None,
+    **more: Any,
 ) -> list[Path]:
     """Write a volume (columns, rows, planes) of unsigned 16-bit numbers as a file for each plane; return the files.
 
