@@ -42,14 +42,21 @@ def _what_to_run(arguments: Namespace) -> dict:
 def _data_to_upload(arguments: Namespace) -> str:
     from pipelines.pseudonyms import require_key_if_used_before
 
-    require_key_if_used_before(arguments.data, arguments.pseudonym_key, arguments.state)
-    return _data(arguments)
+    data = _as_nifti(arguments)
+    require_key_if_used_before(data, arguments.pseudonym_key, arguments.state)
+    return _pseudonymized(data, arguments)
 
 
-def _data(arguments: Namespace) -> str:
+def _as_nifti(arguments: Namespace) -> str:
+    from pipelines.dicom.data_set import as_nifti
+
+    return as_nifti(arguments.data, arguments.series, arguments.state)
+
+
+def _pseudonymized(data: str, arguments: Namespace) -> str:
     from pipelines.pseudonyms import pseudonymized
 
-    return pseudonymized(arguments.data, arguments.pseudonym_key, arguments.state)
+    return pseudonymized(data, arguments.pseudonym_key, arguments.state)
 
 
 def show_logs(arguments: Namespace) -> int:
@@ -132,9 +139,8 @@ def check_data(arguments: Namespace) -> int:
     if not arguments.data:
         raise StepError("DATA is missing: make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     settings = presets.load(arguments.preset, arguments.set)
-    return checking.check_data(
-        _data(arguments), arguments.state, settings.b_value, settings.modality_check, arguments.target
-    )
+    data = _pseudonymized(_as_nifti(arguments), arguments)
+    return checking.check_data(data, arguments.state, settings.b_value, settings.modality_check, arguments.target)
 
 
 def predict(arguments: Namespace) -> None:

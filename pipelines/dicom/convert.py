@@ -3,6 +3,7 @@
 dcm2niix sees only the images of one volume, under neutral names. Of the header the NIfTI file keeps the geometry.
 """
 
+import logging
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -14,15 +15,22 @@ import numpy as np
 import pydicom
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import MRImageStorage, generate_uid
+from pydicom.valuerep import DSfloat
 
 from components.core.text import shown
 from components.scans.b_value import SIDECAR, as_file
 from components.scans.geometry import AFFINE_TOLERANCE, BadVolume
 from components.scans.volumes import MAX_VOXELS, read
 from pipelines.dicom.choose import Chosen, Volume
+from pipelines.dicom.headers import Plane
 from pipelines.strip_header import stripped
 
-SECONDS = 300
+SECONDS, LEAST_SAME = 300, 0.99
+PIXEL_FIELDS = (
+    "SpecificCharacterSet", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType",
+)  # fmt: skip
 DWI, ADC, B0, SIDECAR_NAME = "dwi.nii.gz", "adc.nii.gz", "b0.nii.gz", f"dwi{SIDECAR}"
 
 
@@ -78,12 +86,12 @@ def _nifti(volume: Volume) -> bytes:
         images, results = Path(temporary) / "images", Path(temporary) / "results"
         images.mkdir()
         results.mkdir()
-        _gather(volume, images)
+        files = _gather(volume, images)
         path = _convert_folder(images, results, volume)
         data, geometry = read(path)
         if geometry.affine is None:
             raise BadVolume(f"{volume.named}: dcm2niix gave it no place in space")
-        in_planes(geometry.native(data), geometry.affine, volume)
+        _require_same_pixels(volume, files, in_planes(geometry.native(data), geometry.affine, volume))
         return stripped(path)
 
 
@@ -105,36 +113,80 @@ def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
     )
 
 
-def _gather(volume: Volume, folder: Path) -> None:
-    """Put the images of a volume into a folder: files as links, frames as a multi-frame file without the others."""
-    frames: dict[Path, list[int]] = {}
+def _gather(volume: Volume, folder: Path) -> list[Path]:
+    """Put the images of a volume into a folder, one file each, and return the files in the order of the planes."""
+    files = []
+    whole: dict[Path, pydicom.Dataset] = {}
     for number, plane in enumerate(volume.planes):
+        files.append(folder / f"{number:05}.dcm")
         if plane.frame is None:
-            (folder / f"{number:05}.dcm").symlink_to(plane.path.resolve())
+            files[-1].symlink_to(plane.path.resolve())
         else:
-            frames.setdefault(plane.path, []).append(plane.frame)
-    for number, (path, wanted) in enumerate(frames.items()):
-        _with_frames(path, sorted(wanted)).save_as(folder / f"{number:05}.dcm")
+            if plane.path not in whole:
+                whole[plane.path] = pydicom.dcmread(plane.path)
+            _frame(whole[plane.path], plane, number).save_as(files[-1], enforce_file_format=True)
+    return files
 
 
-def _with_frames(path: Path, wanted: list[int]) -> pydicom.Dataset:
-    """Return a multi-frame file with some of its frames.
+def _frame(whole: pydicom.Dataset, plane: Plane, number: int) -> pydicom.Dataset:
+    """Return a frame of a multi-frame file as a file of its own, with what places and scales its pixels and no more.
+
+    dcm2niix 1.0.20260724 puts the frames of a compressed multi-frame file in the wrong order if they run against the
+    normal of the images. It has no trouble with single files.
 
     Raises:
-        BadVolume: its pixels are cut short.
+        BadVolume: the pixels are cut short.
     """
-    image = pydicom.dcmread(path)
-    total = int(image.NumberOfFrames)
-    if image.file_meta.TransferSyntaxUID.is_compressed:
-        packed = list(generate_frames(image.PixelData, number_of_frames=total))
-        image.PixelData = encapsulate([packed[n] for n in wanted])
+    image, frame = pydicom.Dataset(), plane.frame or 0
+    for keyword in PIXEL_FIELDS:
+        if keyword in whole:
+            image[keyword] = whole[keyword]
+    groups = (whole.PerFrameFunctionalGroupsSequence[frame], *whole.get("SharedFunctionalGroupsSequence", []))
+    scales = [scale for group in groups for scale in group.get("PixelValueTransformationSequence", [])]
+    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
+        if scales and keyword in scales[0]:
+            image[keyword] = scales[0][keyword]
+    image.SOPClassUID, image.SOPInstanceUID = MRImageStorage, generate_uid()
+    image.StudyInstanceUID = image.SeriesInstanceUID = image.FrameOfReferenceUID = "2.25.1"
+    image.Modality, image.SeriesNumber, image.InstanceNumber = "MR", 1, number + 1
+    image.ImagePositionPatient, image.ImageOrientationPatient, image.PixelSpacing = (
+        [DSfloat(number, auto_format=True) for number in numbers]
+        for numbers in (plane.position, plane.orientation, plane.spacing)
+    )
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = whole.file_meta.TransferSyntaxUID
+    if whole.file_meta.TransferSyntaxUID.is_compressed:
+        packed = list(generate_frames(whole.PixelData, number_of_frames=int(whole.NumberOfFrames)))
+        image.PixelData = encapsulate([packed[frame]])
         image["PixelData"].VR = "OB"
-    else:
-        size = int(image.Rows) * int(image.Columns) * int(image.SamplesPerPixel) * int(image.BitsAllocated) // 8
-        if len(image.PixelData) < size * total:
-            raise BadVolume(f"{path.name} is cut short: its header promises {total} frames. Export it again")
-        image.PixelData = b"".join(image.PixelData[n * size : (n + 1) * size] for n in wanted)
-    groups = image.PerFrameFunctionalGroupsSequence
-    image.PerFrameFunctionalGroupsSequence = pydicom.Sequence([groups[n] for n in wanted])
-    image.NumberOfFrames = len(wanted)
+        return image
+    size = int(whole.Rows) * int(whole.Columns) * int(whole.BitsAllocated) // 8
+    image.PixelData = whole.PixelData[frame * size : (frame + 1) * size]
+    image["PixelData"].VR = "OW"
+    if len(image.PixelData) < size:
+        raise BadVolume(f"{shown(plane.path.name)} is cut short: its header promises more frames. Export it again")
     return image
+
+
+def _require_same_pixels(volume: Volume, files: list[Path], planes: np.ndarray) -> None:
+    """Check with pydicom that the first, a middle and the last plane hold the pixels of their images.
+
+    The values may be scaled. An image that pydicom cannot unpack is not checked.
+
+    Raises:
+        BadVolume: they hold those of others.
+    """
+    for number in {0, len(files) // 2, len(files) - 1}:
+        try:
+            pixels = pydicom.dcmread(files[number]).pixel_array.astype(np.float64)
+        except Exception as error:
+            logging.debug("%s was not compared with its conversion: %s", volume.named, error)
+            continue
+        if pixels.std() == 0:
+            continue
+        same = np.corrcoef(pixels.ravel(), planes[number].ravel())[0, 1] if planes[number].std() else 0
+        if not same > LEAST_SAME:
+            raise BadVolume(
+                f"{volume.named}: dcm2niix put its images in another order. Convert it yourself, and give the .nii.gz "
+                "file"
+            )

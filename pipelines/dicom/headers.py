@@ -15,10 +15,10 @@ from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 
 from components.core.text import shown
 
-MAGIC_AT, MAGIC = 128, b"DICM"
 PRIVATE_B_VALUES = (
     (0x0019, "SIEMENS MR HEADER", 0x0C),
     (0x0043, "GEMS_PARM_01", 0x39),
@@ -27,6 +27,7 @@ PRIVATE_B_VALUES = (
 )
 GE_OFFSET = 10**9
 """GE adds this to the b-values of some scans."""
+IMAGES = {MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage}
 LARGEST_B = 100_000
 ADC_CODE = "113041"
 """Code of DICOM (DCM) for a derivation or a quantity that is the apparent diffusion coefficient."""
@@ -81,15 +82,6 @@ class Series:
         return {plane.path for plane in self.planes}
 
 
-def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM, by its first bytes; a directory of a disk (DICOMDIR) is not."""
-    try:
-        with path.open("rb") as file:
-            return file.read(MAGIC_AT + 4)[MAGIC_AT:] == MAGIC and path.name.upper() != "DICOMDIR"
-    except OSError:
-        return False
-
-
 def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
     """Return the series of MR images among DICOM files, and the files that cannot be read."""
     series: dict[tuple, Series] = {}
@@ -97,7 +89,7 @@ def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
     for path in paths:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
-            if header.get("Modality") != "MR" or "Rows" not in header:
+            if header.Modality != "MR" or header.SOPClassUID not in IMAGES:
                 continue
             one = Series(
                 str(header.SeriesInstanceUID), _text(header, "SeriesNumber"), _text(header, "SeriesDescription"),

@@ -9,7 +9,7 @@ from components.core.text import shown
 from components.scans.geometry import BadVolume
 from pipelines.dicom.choose import choose, is_named
 from pipelines.dicom.convert import Converted, convert
-from pipelines.dicom.headers import Series, is_dicom, read_series
+from pipelines.dicom.headers import Series, read_series
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,6 @@ class Study:
         if self.problem:
             raise BadVolume(self.problem)
         return convert(choose(self.series, wanted))
-
-
-def dicom_keys(folder: Path, keys: list[str]) -> list[str]:
-    """Return the keys of the files that are DICOM."""
-    return [key for key in keys if not key.lower().endswith((".nii", ".nii.gz", ".npy")) and is_dicom(folder / key)]
 
 
 def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[Study]:

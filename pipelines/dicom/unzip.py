@@ -24,10 +24,11 @@ def unzip(path: Path, folder: Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as packed:
-            files = [one for one in packed.infolist() if not one.is_dir() and not HIDDEN.search(one.filename)]
+            files = [one for one in packed.infolist() if not one.is_dir()]
             _require_harmless(path, files)
             for one in files:
-                packed.extract(one, folder)
+                if not HIDDEN.search(one.filename):
+                    packed.extract(one, folder)
     except (*DAMAGED, FileExistsError, NotADirectoryError) as error:
         raise StepError(
             f"INPUT={path} cannot be unpacked ({shown(str(error), 100)}). Make the zip again, or give the folder."

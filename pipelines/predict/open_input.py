@@ -14,7 +14,8 @@ from components.ingest.found_files import Found, FoundCase
 from components.scans.geometry import BadVolume
 from pipelines.dicom.choose import names_series
 from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, Converted
-from pipelines.dicom.studies import dicom_keys, find_studies
+from pipelines.dicom.dicom_files import dicom_keys
+from pipelines.dicom.studies import find_studies
 from pipelines.dicom.unzip import unzip
 from pipelines.predict.find_scans import find
 from pipelines.upload import files_of

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import zipfile
 from pathlib import Path
 
 import highdicom as hd
@@ -13,10 +12,9 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless
 
-from components.core.errors import StepError
 from components.registry.tracking import MODEL_NAME
 from pipelines.predict.folder import predict_folder
-from tests.support.dicom_studies import PLANTED, TO_LPS, SeriesOptions, Study, write_enhanced, write_series
+from tests.support.dicom_studies import TO_LPS, SeriesOptions, Study, write_enhanced, write_series
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 

@@ -72,6 +72,8 @@ class SeriesOptions:
     direction: tuple[float, float, float] = (1.0, 0.0, 0.0)
     syntax: str = ExplicitVRLittleEndian
     without: tuple[int, ...] = ()
+    slope: float = 1
+    intercept: float = 0
 
     @property
     def image_type(self) -> list[str]:
@@ -104,6 +106,8 @@ def write_series(
         position, orientation, spacing, thickness = _place(affine, plane)
         ds.ImagePositionPatient, ds.ImageOrientationPatient = position, orientation
         ds.PixelSpacing, ds.SliceThickness, ds.SpacingBetweenSlices = spacing, thickness, thickness
+        if (options.slope, options.intercept) != (1, 0):
+            ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = options.slope, options.intercept, "US"
         _diffusion(ds, options, ds)
         paths.append(folder / f"IM{options.number:03}{plane:04}")
         _save(ds, [voxels[:, :, plane].T], options.syntax, paths[-1])
@@ -153,6 +157,9 @@ def write_enhanced(
                     FrameContentSequence=Sequence([content]),
                     MRImageFrameTypeSequence=Sequence([_item(FrameType=options.image_type)]),
                     MRDiffusionSequence=Sequence([diffusion]),
+                    PixelValueTransformationSequence=Sequence(
+                        [_item(RescaleSlope=options.slope, RescaleIntercept=options.intercept, RescaleType="US")]
+                    ),
                 )
             )
             frames.append(voxels[:, :, plane].T)
