@@ -192,7 +192,7 @@ def _outlined(image: np.ndarray, lesion: np.ndarray, model: str) -> np.ndarray:
 def _picture(grey: np.ndarray, lesion: np.ndarray, scale: int, model: str) -> np.ndarray:
     large, inside = (np.kron(plane, np.ones((scale, scale), np.uint8)) for plane in (grey, lesion.astype(np.uint8)))
     picture = np.stack([large] * 3, axis=-1)
-    picture[(inside > 0) & ~ndimage.binary_erosion(inside, border_value=1)] = COLOUR
+    picture[(inside > 0) & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = COLOUR
     name, version = named(model)
     for line, text in enumerate((NOTICE, f"{name} {version}")):
         place = (6, picture.shape[0] - 26 + 20 * line)

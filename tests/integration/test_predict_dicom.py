@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import zipfile
 from pathlib import Path
 
 import highdicom as hd
@@ -9,9 +10,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless
 
+from components.core.errors import StepError
 from components.registry.tracking import MODEL_NAME
 from pipelines.predict.folder import predict_folder
 from tests.support.dicom_studies import TO_LPS, SeriesOptions, Study, write_enhanced, write_series
@@ -83,57 +84,92 @@ def test_a_volume_gives_one_mask_as_nifti_and_as_dicom(predict, voxels, tmp_path
     assert np.array_equal(mask_of(tmp_path / "out" / "masks" / "dicom.nii.gz", affine), expected)
 
 
-@pytest.mark.parametrize(
-    ("layout", "syntax"),
-    [("classic", ExplicitVRLittleEndian), ("enhanced", JPEG2000Lossless)],
-)
-def test_the_segmentation_is_the_mask(predict, voxels, tmp_path, layout, syntax):
-    study, affine, source = Study(), ORIENTATIONS["oblique"], tmp_path / "patient"
-    if layout == "classic":
-        write_series(source, voxels, affine, study, syntax=syntax)
-    else:
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as target:
+        for file in folder.rglob("*"):
+            target.write(file, file.relative_to(folder))
+    return path
+
+
+@pytest.mark.parametrize("given", ["classic", "enhanced", "zip"])
+def test_the_answer_in_dicom_is_the_mask(predict, voxels, tmp_path, given):
+    affine, source = ORIENTATIONS["oblique"], tmp_path / "patient"
+    if given == "enhanced":
         volumes = [
-            (voxels // 2, SeriesOptions(kind="b0", syntax=syntax)),
+            (voxels // 2, SeriesOptions(kind="b0", syntax=JPEG2000Lossless)),
             (voxels, SeriesOptions()),
             (voxels // 3, SeriesOptions(kind="direction")),
         ]
-        write_enhanced(source / "file", volumes, affine, study)
-    (row,) = predict(source).values()
+        write_enhanced(source / "file", volumes, affine, Study())
+    else:
+        write_series(source, voxels, affine, Study())
+    (row,) = predict(zipped(source, tmp_path / "patient.zip") if given == "zip" else source).values()
     assert row["case"] == "patient" and "b = 1000" in row["noted"] and not row["refused"]
     out = tmp_path / "out"
     mask = mask_of(out / row["mask"], affine)
-    file = out / "dicom" / "patient" / "segmentation.dcm"
-
-    ours = hd.seg.segread(file)
-    volume = ours.get_volume(combine_segments=True)
+    volume = hd.seg.segread(out / "dicom" / "patient" / "segmentation.dcm").get_volume(combine_segments=True)
     assert 0 < mask.sum() < mask.size
     assert np.array_equal(on_grid(volume.array, TO_LPS @ volume.affine, affine), mask)
-    _same_by_itk(file, out / row["mask"])
-    _refers_to_its_places(ours, source)
+    assert len(list((out / "dicom" / "patient" / "outline").iterdir())) == voxels.shape[2]
 
 
-def _same_by_itk(file: Path, mask: Path) -> None:
-    """Compare with what ITK reads of both: it knows nothing of our code and of highdicom."""
-    read = sitk.ReadImage(str(file))
-    expected = sitk.ReadImage(str(mask))
-    resampled = sitk.Resample(expected, read, sitk.Transform(), sitk.sitkNearestNeighbor)
-    assert np.array_equal(sitk.GetArrayFromImage(read) > 0, sitk.GetArrayFromImage(resampled) > 0)
+def test_a_study_that_is_refused_is_named_and_the_others_go_on(predict, voxels, tmp_path):
+    write_series(tmp_path / "in/good", voxels, placed(), Study())
+    write_series(tmp_path / "in/directions", voxels, placed(), Study(), kind="direction")
+    two = Study()
+    write_series(tmp_path / "in/two/a", voxels, placed(), two, number=4)
+    write_series(tmp_path / "in/two/b", voxels, placed(), two, number=5)
+    rows = predict(tmp_path / "in")
+    assert "no trace" in rows["directions"]["refused"] and "SERIES=4 (or 5)" in rows["two"]["refused"]
+    assert rows["good"]["mask"] and not rows["good"]["refused"]
+    rows = predict(tmp_path / "in", series="5")
+    assert rows["two"]["mask"] and rows["good"]["mask"]
 
 
-def _refers_to_its_places(segmentation: pydicom.Dataset, source: Path) -> None:
-    """Check that each frame refers to the image at its place, with the same header otherwise."""
-    images = {}
-    for path in source.iterdir():
-        header = pydicom.dcmread(path)
-        images[header.SOPInstanceUID] = header
-    for frame in segmentation.PerFrameFunctionalGroupsSequence:
-        reference = frame.DerivationImageSequence[0].SourceImageSequence[0]
-        image = images[reference.ReferencedSOPInstanceUID]
-        if "NumberOfFrames" in image:
-            image = image.PerFrameFunctionalGroupsSequence[reference.ReferencedFrameNumber - 1]
-            assert image.MRDiffusionSequence[0].DiffusionDirectionality == "ISOTROPIC"
-            image = image.PlanePositionSequence[0]
-        assert np.allclose(image.ImagePositionPatient, frame.PlanePositionSequence[0].ImagePositionPatient)
-    first = next(iter(images.values()))
-    for keyword in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName", "AccessionNumber"):
-        assert segmentation[keyword].value == first[keyword].value
+def test_a_second_call_replaces_its_own_files_and_no_others(predict, voxels, tmp_path):
+    write_series(tmp_path / "in", voxels, placed(), Study())
+    predict(tmp_path / "in")
+    answer = tmp_path / "out" / "dicom" / "in"
+    (tmp_path / "out/dicom/gone").mkdir()
+    shutil.copy(answer / "segmentation.dcm", tmp_path / "out/dicom/gone/segmentation.dcm")
+    before = pydicom.dcmread(answer / "segmentation.dcm").SOPInstanceUID
+    predict(tmp_path / "in")
+    assert pydicom.dcmread(answer / "segmentation.dcm").SOPInstanceUID == before
+    assert not (tmp_path / "out/dicom/gone/segmentation.dcm").exists()
+    drawn = pydicom.dcmread(answer / "segmentation.dcm")
+    drawn.Manufacturer = "A viewer"
+    drawn.save_as(answer / "segmentation.dcm")
+    with pytest.raises(StepError, match=r"segmentation\.dcm exists, and make predict did not write it"):
+        predict(tmp_path / "in")
+    predict(tmp_path / "in", overwrite=True)
+    assert pydicom.dcmread(answer / "segmentation.dcm").Manufacturer == "dwi-stroke"
+
+
+def test_a_model_that_sees_adc_gets_the_map_of_the_study(champion, predict, voxels, make_scan, tmp_path):
+    champion(inputs="dwi+adc")
+    study = Study()
+    write_series(tmp_path / "in/a", voxels, placed(), study, number=4)
+    write_series(
+        tmp_path / "in/b", np.rint(1000 * make_scan(3)[1]).astype(np.uint16), placed(), study, number=5, kind="adc"
+    )
+    (row,) = predict(tmp_path / "in").values()
+    assert row["mask"] and "ADC map: series 5" in row["noted"]
+
+
+def test_without_an_adc_map_it_is_computed_with_the_b_value_of_the_header(champion, predict, make_scan, tmp_path):
+    champion(inputs="dwi+adc")
+    study, (dwi, adc, _) = Study(), make_scan(3)
+    b0 = dwi * np.exp(0.8 * adc)
+    write_series(tmp_path / "in/a", np.rint(100 * dwi).astype(np.uint16), placed(), study, number=4, b_value=800)
+    write_series(tmp_path / "in/b", np.rint(100 * b0).astype(np.uint16), placed(), study, number=5, kind="b0")
+    (row,) = predict(tmp_path / "in").values()
+    assert "ADC computed from b0, b = 800 s/mm²" in row["noted"]
+
+
+def test_nifti_beside_dicom_is_what_is_segmented(predict, voxels, tmp_path, caplog):
+    write_series(tmp_path / "in/dicom", voxels, placed(), Study())
+    nib.save(nib.Nifti1Image(voxels, placed()), tmp_path / "in/scan.nii.gz")
+    assert predict(tmp_path / "in").keys() == {"scan"}
+    assert "left out: 5 DICOM files" in caplog.text
+    with pytest.raises(StepError, match="SERIES"):
+        predict(tmp_path / "in", series="4")
