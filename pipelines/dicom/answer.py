@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 from scipy import ndimage
 
 from components.core.text import shown
+from components.scans.geometry import BadVolume
 from components.scans.prediction_mark import digest
 from components.scans.volumes import read_nifti_bytes
 from pipelines.dicom.choose import Volume
@@ -31,6 +32,10 @@ SEG_NUMBER, OUTLINE_NUMBER = 9001, 9002
 SIDE, BRIGHTEST = 512, 99.5
 """Least width of a picture, pixels, and the percentile of the intensities that is white."""
 COLOUR, WHITE = (249, 115, 22), (255, 255, 255)
+MAY_BE_EMPTY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+)  # fmt: skip
+"""Attributes that highdicom copies, and that an anonymized study often lacks. The standard lets them be empty."""
 MOST_TEXT = 64
 """Length of a text in DICOM (LO)."""
 
@@ -40,6 +45,9 @@ def answer(study: Converted, mask: bytes, model: str) -> dict[str, bytes]:
 
     mask: the NIfTI file of the prediction. model: its address, models:/NAME/VERSION. The same input gives the same
     UIDs.
+
+    Raises:
+        BadVolume: the headers of the source lack what an answer must refer to.
     """
     volume = study.chosen.dwi
     lesion = _planes(mask, volume) > 0.5
@@ -47,8 +55,18 @@ def answer(study: Converted, mask: bytes, model: str) -> dict[str, bytes]:
     sources = _sources(volume)
     key = [digest(lesion), model, *(plane.sop_uid for plane in volume.planes)]
     pictures = _pictures(sources[0], volume, _outlined(image, lesion, model), model, key)
-    made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key), **dict(pictures)}
-    return {name: _content(file) for name, file in made.items()}
+    try:
+        made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key), **dict(pictures)}
+        return {name: _content(file) for name, file in made.items()}
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # of highdicom and pydicom, for a stranger's header
+        raise BadVolume(
+            f"no answer in DICOM, as the headers of its source do not allow one: {shown(str(error), 150)}"
+        ) from None
 
 
 def answer_names(study: Converted) -> list[str]:
@@ -79,8 +97,13 @@ def _planes(nifti: bytes, volume: Volume) -> np.ndarray:
 
 def _sources(volume: Volume) -> list[pydicom.Dataset]:
     """Return the headers of the files of a volume: one for each plane, or the one multi-frame file."""
-    paths = dict.fromkeys(plane.path for plane in volume.planes)
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in dict.fromkeys(p.path for p in volume.planes)]
+    for source in sources:
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in source:
+                setattr(source, keyword, "")
+        source.SliceThickness = source.get("SliceThickness") or _thickness(volume)
+    return sources
 
 
 def _segmentation(

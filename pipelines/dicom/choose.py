@@ -76,6 +76,9 @@ def choose(series: list[Series], wanted: frozenset[str] = frozenset()) -> Chosen
     if len({one.patient for one in series}) > 1:
         raise BadVolume("its images name several patients in one study: take the images of the others out")
     volumes = [volume for one in series for volume in _volumes(one)]
+    for one in series:
+        if is_named(one, wanted) and not any(v.series is one and v.kind in ("trace", "ADC") for v in volumes):
+            raise BadVolume(f"SERIES names {one.named}, which holds no trace DWI and no ADC map. {_found(volumes)}")
     dwi = _only(_nearest(_named(_of_kind(volumes, "trace"), wanted), volumes), "DWI", volumes)
     same_grid = [v for v in _named(_of_kind(volumes, "ADC"), wanted) if v.problem or _same_grid(v, dwi)]
     adc = _only(same_grid, "ADC map", volumes) if same_grid else None

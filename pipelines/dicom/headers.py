@@ -25,6 +25,8 @@ PRIVATE_B_VALUES = (
     (0x2001, "Philips Imaging DD 001", 0x03),
     (0x0065, "Image Private Header", 0x09),
 )
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+"""pydicom would print values that break a rule of the standard, and with them what a header holds."""
 GE_OFFSET = 10**9
 """GE adds this to the b-values of some scans."""
 IMAGES = {MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage}
@@ -62,13 +64,13 @@ class Plane:
 
 @dataclass
 class Series:
-    """The images of one series, and whose they are. `patient` is only compared: it is never written."""
+    """The images of one series. `patient`, the Patient ID or else the name, is only compared: it is never written."""
 
     uid: str
     number: str
     description: str
     study: str
-    patient: tuple[str, str]
+    patient: str
     planes: list[Plane] = field(default_factory=list)
 
     @property
@@ -93,7 +95,7 @@ def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
                 continue
             one = Series(
                 str(header.SeriesInstanceUID), _text(header, "SeriesNumber"), _text(header, "SeriesDescription"),
-                str(header.StudyInstanceUID), (str(header.get("PatientID", "")), str(header.get("PatientName", ""))),
+                str(header.StudyInstanceUID), str(header.get("PatientID") or header.get("PatientName") or ""),
             )  # fmt: skip
             planes = _planes(path, header)
         except Exception:  # the content is a stranger's: pydicom raises errors of many kinds for it
@@ -205,7 +207,7 @@ def _directed(types: set[str], groups: list[Dataset], header: Dataset) -> bool |
     said = said or str(_private(header, 0x0019, "SIEMENS MR HEADER", 0x0D) or "").upper()
     if said in ("DIRECTIONAL", "BMATRIX"):
         return True
-    if said in ("ISOTROPIC", "NONE") or types & TRACE_TYPES:
+    if said == "ISOTROPIC" or types & TRACE_TYPES:
         return False
     if _private(header, 0x2001, "Philips Imaging DD 001", 0x04) == "I":
         return False

@@ -152,17 +152,21 @@ def _segment(
         row = Row(case.name, file, str(reason))
         table.add(row)
         return row, None
+    made: dict[str, bytes] = {}
     if study:
-        prediction = replace(prediction, noted=(*study.chosen.notes, *prediction.noted))
+        notes = study.chosen.notes
+        try:
+            made = answer(study, prediction.mask, segmenter.uri)
+        except BadVolume as reason:
+            notes = (*notes, str(reason))
+        prediction = replace(prediction, noted=(*notes, *prediction.noted))
     row = Row.of(case.name, file, prediction, segmenter.named)
     outputs = dict(zip(("mask", "probability"), _outputs(case, options["probability"]), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)
     table.add(row)  # before the files: if we are stopped, each file that exists is in the table
     contents = {name: getattr(prediction, column) for column, name in outputs.items()}
-    if study:
-        made = answer(study, prediction.mask, segmenter.uri)
-        contents |= {f"dicom/{case.name}/{name}": content for name, content in made.items()}
+    contents |= {f"dicom/{case.name}/{name}": content for name, content in made.items()}
     for name, content in contents.items():
         path = local_path(target, name)
         path.parent.mkdir(parents=True, exist_ok=True)

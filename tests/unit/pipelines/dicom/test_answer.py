@@ -11,8 +11,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from components.scans.geometry import BadVolume
 from components.scans.volumes import nifti_bytes, read_nifti_bytes
-from pipelines.dicom.answer import COLOUR, answer, answer_names, is_ours, named
+from pipelines.dicom.answer import COLOUR, MAY_BE_EMPTY, answer, answer_names, is_ours, named
 from pipelines.dicom.choose import choose
 from pipelines.dicom.convert import DWI, convert
 from pipelines.dicom.headers import read_series
@@ -181,6 +182,38 @@ def test_the_same_input_gives_the_same_uids_and_another_model_others(tmp_path, l
     first = uids(lesion, MODEL)
     assert len(first) == 1 + VOXELS.shape[2] and uids(lesion, MODEL) == first
     assert not first & uids(lesion, "models:/dwi-attention-unet/4") and not first & uids(1 - lesion, MODEL)
+
+
+def answer_to(folder, change) -> list[pydicom.Dataset]:
+    """Return the answer to a study with changed headers."""
+    for path in write_series(folder, VOXELS, PLACES["axial"], Study()):
+        header = pydicom.dcmread(path)
+        change(header)
+        header.save_as(path)
+    series, _ = read_series(sorted(folder.iterdir()))
+    converted = convert(choose(series))
+    return [pydicom.dcmread(io.BytesIO(file)) for file in answer(converted, converted.files[DWI], MODEL).values()]
+
+
+def test_an_anonymized_study_gets_an_answer(tmp_path):
+    def empty(header: pydicom.Dataset) -> None:
+        for keyword in (*MAY_BE_EMPTY, "SliceThickness", "SpacingBetweenSlices", "Manufacturer", "SeriesNumber"):
+            del header[keyword]
+
+    assert {file.PatientName for file in answer_to(tmp_path, empty)} == {""}
+
+
+@pytest.mark.parametrize("characters", ["ISO_IR 192", "ISO_IR 166"])
+def test_a_thai_name_stays_itself(tmp_path, characters):
+    def rename(header: pydicom.Dataset) -> None:
+        header.SpecificCharacterSet, header.PatientName = characters, "สมชาย^ใจดี"
+
+    assert {str(file.PatientName) for file in answer_to(tmp_path, rename)} == {"สมชาย^ใจดี"}
+
+
+def test_without_a_frame_of_reference_the_reason_is_given(tmp_path):
+    with pytest.raises(BadVolume, match="no answer in DICOM.*Frame Of Reference"):
+        answer_to(tmp_path, lambda header: header.pop("FrameOfReferenceUID"))
 
 
 @pytest.mark.parametrize(

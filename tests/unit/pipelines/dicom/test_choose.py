@@ -140,6 +140,11 @@ class TestRefused:
         assert "SERIES=1.2.3 (or 1.2.4)" in refusal(chosen)
         assert chosen("1.2.4").dwi.series.uid == "1.2.4"
 
+    def test_a_named_series_that_is_neither_dwi_nor_adc_map(self, put, chosen):
+        put("a", number=4)
+        put("b", number=5, kind="direction")
+        assert "SERIES names series 5 (ep2d_diff), which holds no trace" in refusal(chosen, "5")
+
     def test_directions_without_a_trace(self, put, chosen):
         put("a", number=1, kind="direction")
         assert "no trace. Export the trace" in refusal(chosen)
