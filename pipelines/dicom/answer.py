@@ -4,6 +4,7 @@ Both have the patient and the study of their source, so that an archive files th
 were segmented, say "research use only", and name the model and its version.
 """
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,6 @@ from scipy import ndimage
 
 from components.core.text import shown
 from components.scans.geometry import BadVolume
-from components.scans.prediction_mark import digest
 from components.scans.volumes import read_nifti_bytes
 from pipelines.dicom.choose import Volume
 from pipelines.dicom.convert import DWI, Converted, in_planes
@@ -33,7 +33,8 @@ SIDE, BRIGHTEST = 512, 99.5
 """Least width of a picture, pixels, and the percentile of the intensities that is white."""
 COLOUR, WHITE = (249, 115, 22), (255, 255, 255)
 MAY_BE_EMPTY = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
+    "AccessionNumber",
 )  # fmt: skip
 """Attributes that highdicom copies, and that an anonymized study often lacks. The standard lets them be empty."""
 MOST_TEXT = 64
@@ -53,20 +54,13 @@ def answer(study: Converted, mask: bytes, model: str) -> dict[str, bytes]:
     lesion = _planes(mask, volume) > 0.5
     image = _planes(study.files[DWI], volume)
     sources = _sources(volume)
-    key = [digest(lesion), model, *(plane.sop_uid for plane in volume.planes)]
+    key = [hashlib.sha256(np.packbits(lesion)).hexdigest(), model, *(plane.sop_uid for plane in volume.planes)]
     pictures = _pictures(sources[0], volume, _outlined(image, lesion, model), model, key)
     try:
         made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key), **dict(pictures)}
         return {name: _content(file) for name, file in made.items()}
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # of highdicom and pydicom, for a stranger's header
-        raise BadVolume(
-            f"no answer in DICOM, as the headers of its source do not allow one: {shown(str(error), 150)}"
-        ) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # highdicom's, for a header that lacks much
+        raise BadVolume(f"no answer in DICOM: its source does not allow one ({shown(str(error), 150)})") from None
 
 
 def answer_names(study: Converted) -> list[str]:
@@ -97,7 +91,9 @@ def _planes(nifti: bytes, volume: Volume) -> np.ndarray:
 
 def _sources(volume: Volume) -> list[pydicom.Dataset]:
     """Return the headers of the files of a volume: one for each plane, or the one multi-frame file."""
-    sources = [pydicom.dcmread(path, stop_before_pixels=True) for path in dict.fromkeys(p.path for p in volume.planes)]
+    sources: list[pydicom.Dataset] = [
+        pydicom.dcmread(path, stop_before_pixels=True) for path in dict.fromkeys(p.path for p in volume.planes)
+    ]
     for source in sources:
         for keyword in MAY_BE_EMPTY:
             if keyword not in source:
