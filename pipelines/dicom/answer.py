@@ -54,7 +54,11 @@ def answer(study: Converted, mask: bytes, model: str) -> dict[str, bytes]:
     lesion = _planes(mask, volume) > 0.5
     image = _planes(study.files[DWI], volume)
     sources = _sources(volume)
-    key = [hashlib.sha256(np.packbits(lesion)).hexdigest(), model, *(plane.sop_uid for plane in volume.planes)]
+    key = [
+        hashlib.sha256(np.packbits(lesion).tobytes()).hexdigest(),
+        model,
+        *(plane.sop_uid for plane in volume.planes),
+    ]
     pictures = _pictures(sources[0], volume, _outlined(image, lesion, model), model, key)
     try:
         made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key), **dict(pictures)}

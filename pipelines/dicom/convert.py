@@ -43,14 +43,15 @@ class Converted:
 
 
 def convert(chosen: Chosen) -> Converted:
-    """Return the volumes of a study as NIfTI files, and the b-value of the DWI as a JSON sidecar.
+    """Return the volumes of a study as NIfTI files. Beside a b0 image the b-value of the DWI is a JSON sidecar.
 
     Raises:
         BadVolume: dcm2niix cannot convert a volume, or puts it elsewhere than its headers say.
     """
     volumes = {DWI: chosen.dwi, ADC: chosen.adc, B0: chosen.b0}
     files = {name: _nifti(volume) for name, volume in volumes.items() if volume}
-    files[SIDECAR_NAME] = as_file(SIDECAR, chosen.dwi.b_value)
+    if chosen.b0:
+        files[SIDECAR_NAME] = as_file(SIDECAR, chosen.dwi.b_value)
     return Converted(chosen, files)
 
 

@@ -22,7 +22,7 @@ from components.scans.geometry import BadVolume
 from components.scans.prediction_mark import TABLE
 from pipelines.atomic_write import read_json, write_bytes, write_json
 from pipelines.dicom.choose import names_series
-from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME
+from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, convert
 from pipelines.dicom.dicom_files import dicom_keys
 from pipelines.dicom.masks import find_masks, table_of_predictions
 from pipelines.dicom.owner import LAYOUT, Owner, owner_of_folder
@@ -101,7 +101,7 @@ def _copy(folder: Path, keys: list[str], studies: list[Study], wanted: frozenset
     if not scans:
         raise StepError(f"none of the {len(refused)} DICOM studies of DATA={folder} can be used: each is named above.")
     logging.info(
-        "DICOM: %d studies as NIfTI in %s, %d refused. The copy has geometry and b-value of the headers, and no more.",
+        "DICOM: %d studies as NIfTI in %s, %d refused. Nothing of a header but geometry and b-value is in the copy.",
         len(studies) - len(refused), copy, len(refused),
     )  # fmt: skip
 
@@ -121,12 +121,14 @@ def _convert_all(
                 raise BadVolume(f"its files are in no folder of one patient. {LAYOUT}")
             if len(studies) > 1:
                 raise BadVolume(f"{len(studies)} studies of one patient or session. {LAYOUT}")
+            chosen = studies[0].chosen(wanted)
             if not done or done["stamp"] != stamp or not all((copy / key).is_file() for key in done["keys"]):
-                files = {whose.scan_key(ENDINGS[name]): one for name, one in studies[0].converted(wanted).files.items()}
+                files = {whose.scan_key(ENDINGS[name]): content for name, content in convert(chosen).files.items()}
                 for key, content in files.items():
                     _write(copy / key, content)
                 done = {"stamp": stamp, "keys": sorted(files)}
             made[home] = done
+            logging.info("taken      %s: %s", shown(whose.named), "; ".join(chosen.notes))
             write_json(memory, before | made, 0o600)
         except BadVolume as reason:
             refused |= {study.home: str(reason) for study in studies}

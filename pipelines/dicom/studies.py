@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 from components.core.errors import StepError
 from components.core.text import shown
 from components.scans.geometry import BadVolume
-from pipelines.dicom.choose import choose, is_named
-from pipelines.dicom.convert import Converted, convert
+from pipelines.dicom.choose import Chosen, choose, is_named
 from pipelines.dicom.headers import Series, read_series
 
 
@@ -20,15 +19,15 @@ class Study:
     series: list[Series]
     problem: str = ""
 
-    def converted(self, wanted: frozenset[str]) -> Converted:
-        """Return the volumes that are taken of the study, as NIfTI files.
+    def chosen(self, wanted: frozenset[str]) -> Chosen:
+        """Return the volumes that are taken of the study.
 
         Raises:
             BadVolume: the study is refused.
         """
         if self.problem:
             raise BadVolume(self.problem)
-        return convert(choose(self.series, wanted))
+        return choose(self.series, wanted)
 
 
 def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[Study]:

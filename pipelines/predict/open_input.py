@@ -13,7 +13,7 @@ from components.core.step import progress
 from components.ingest.found_files import Found, FoundCase
 from components.scans.geometry import BadVolume
 from pipelines.dicom.choose import names_series
-from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, Converted
+from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, Converted, convert
 from pipelines.dicom.dicom_files import dicom_keys
 from pipelines.dicom.studies import find_studies
 from pipelines.dicom.unzip import unzip
@@ -84,7 +84,7 @@ def _converted(folder: Path, keys: list[str], temporary: Path, name: str, series
     for number, study in enumerate(progress(studies, total=len(studies), what="converted")):
         case = name if len(studies) == 1 or not study.home else study.home
         try:
-            made = study.converted(wanted)
+            made = convert(study.chosen(wanted))
         except BadVolume as reason:
             found.refused[case] = "; ".join(filter(None, (found.refused.get(case), str(reason))))
             continue
@@ -93,7 +93,7 @@ def _converted(folder: Path, keys: list[str], temporary: Path, name: str, series
         for file, content in made.files.items():
             (place / file).write_bytes(content)
         adc, b0 = (f"{number}/{file}" if file in made.files else None for file in (ADC, B0))
-        b_values = [f"{number}/{SIDECAR_NAME}"]
+        b_values = [f"{number}/{SIDECAR_NAME}"] if b0 else []
         found.cases.append(FoundCase(case, case, image=[f"{number}/{DWI}"], adc=adc, b0=b0, b_values=b_values))
         converted[case] = made
     return Input(temporary / "converted", found, converted)

@@ -12,7 +12,7 @@ from components.core.errors import StepError
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.scans.volumes import read
-from pipelines.dicom import studies
+from pipelines.dicom import data_set
 from pipelines.dicom.convert import convert
 from pipelines.dicom.data_set import as_nifti
 from pipelines.pseudonyms import pseudonymized
@@ -74,26 +74,27 @@ def test_nothing_of_a_header_is_in_the_copy(patient, copied, tmp_path):
     patient("A")
     copy, keys = copied()
     assert keys == [
-        "derivatives/sub-A/sub-A_msk.nii.gz", "sub-A/dwi/sub-A_adc.nii.gz", "sub-A/dwi/sub-A_dwi.json",
-        "sub-A/dwi/sub-A_dwi.nii.gz",
+        "derivatives/sub-A/sub-A_msk.nii.gz", "sub-A/dwi/sub-A_adc.nii.gz", "sub-A/dwi/sub-A_dwi.nii.gz",
     ]  # fmt: skip
     planted = [*PLANTED, "Prasert^Wongsa", "ep2d_diff", "20260203", "Synthetic"]
     assert found(tmp_path / "data", planted[:1]) and not found(copy.parent, planted)
-    assert (copy / "sub-A/dwi/sub-A_dwi.json").read_text() == '{"DiffusionBValue": 1000.0}'
 
 
 def test_with_a_key_the_folders_get_pseudonyms_too(patient, copied, tmp_path):
     patient("Somchai-Jaidee")
     copy, _ = copied()
     renamed = Path(pseudonymized(str(copy), KEY, tmp_path / "state"))
-    assert len(files_of(renamed)) == 3  # with an ADC map the b-value is not needed
+    assert len(files_of(renamed)) == 3
     assert not found(renamed, [*PLANTED, "Somchai", "Jaidee"])
 
 
-def test_without_an_adc_map_the_b0_image_comes_along(patient, copied):
+def test_without_an_adc_map_the_b0_image_and_the_b_value_come_along(patient, copied, caplog):
+    caplog.set_level("INFO")
     patient("A", adc=False)
-    _, keys = copied()
+    copy, keys = copied()
     assert "sub-A/dwi/sub-A_b0.nii.gz" in keys and "sub-A/dwi/sub-A_adc.nii.gz" not in keys
+    assert (copy / "sub-A/dwi/sub-A_dwi.json").read_text() == '{"DiffusionBValue": 1000.0}'
+    assert "taken      sub-A: DWI: series 4 (ep2d_diff): trace, b = 1000 s/mm², 5 images" in caplog.text
 
 
 def test_a_second_call_converts_only_what_changed(patient, copied, monkeypatch, tmp_path):
@@ -104,7 +105,7 @@ def test_a_second_call_converts_only_what_changed(patient, copied, monkeypatch, 
     shutil.rmtree(tmp_path / "data/B")
     patient("B", 2, adc=False)
     converted = []
-    monkeypatch.setattr(studies, "convert", lambda chosen: converted.append(1) or convert(chosen))
+    monkeypatch.setattr(data_set, "convert", lambda chosen: converted.append(1) or convert(chosen))
     _, now = copied()
     assert len(converted) == 1
     assert all((copy / key).stat().st_mtime_ns == times[key] for key in now if "sub-A" in key)
