@@ -50,7 +50,7 @@ def _data_to_upload(arguments: Namespace) -> str:
 def _as_nifti(arguments: Namespace) -> str:
     from pipelines.dicom.data_set import as_nifti
 
-    return as_nifti(arguments.data, arguments.series, arguments.state)
+    return as_nifti(arguments.data, arguments.series, arguments.state, arguments.pseudonym_key is not None)
 
 
 def _pseudonymized(data: str, arguments: Namespace) -> str:

@@ -25,12 +25,12 @@ from pipelines.dicom.convert import DWI, Converted, in_planes
 
 MAKER = "dwi-stroke"
 """Manufacturer of the files: by it a later call knows them."""
-NOTICE = "RESEARCH USE ONLY"
+NOTICE, OF_SYNTHETIC = "RESEARCH USE ONLY", "RESEARCH USE ONLY. Model of SYNTHETIC scans alone"
 SEGMENTATION, OUTLINE = "segmentation.dcm", "outline"
 SEG_NUMBER, OUTLINE_NUMBER = 9001, 9002
 """Series numbers, above those of scanners."""
-SIDE, BRIGHTEST = 512, 99.5
-"""Least width of a picture, pixels, and the percentile of the intensities that is white."""
+SIDE, BRIGHTEST, MOST_SHOWN = 512, 99.5, 50
+"""Least width of a picture, pixels; the percentile of the intensities that is white; characters that fit in a line."""
 COLOUR, WHITE = (249, 115, 22), (255, 255, 255)
 MAY_BE_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
@@ -41,11 +41,11 @@ MOST_TEXT = 64
 """Length of a text in DICOM (LO)."""
 
 
-def answer(study: Converted, mask: bytes, model: str) -> dict[str, bytes]:
+def answer(study: Converted, mask: bytes, model: str, synthetic: bool = False) -> dict[str, bytes]:
     """Return the files of the answer, by name: SEGMENTATION, and OUTLINE/0001.dcm and so on, one for each slice.
 
-    mask: the NIfTI file of the prediction. model: its address, models:/NAME/VERSION. The same input gives the same
-    UIDs.
+    mask: the NIfTI file of the prediction. model: its address, models:/NAME/VERSION. synthetic: it learnt from
+    synthetic scans alone, which the files say then. The same input gives the same UIDs.
 
     Raises:
         BadVolume: the headers of the source lack what an answer must refer to.
@@ -54,14 +54,12 @@ def answer(study: Converted, mask: bytes, model: str) -> dict[str, bytes]:
     lesion = _planes(mask, volume) > 0.5
     image = _planes(study.files[DWI], volume)
     sources = _sources(volume)
-    key = [
-        hashlib.sha256(np.packbits(lesion).tobytes()).hexdigest(),
-        model,
-        *(plane.sop_uid for plane in volume.planes),
-    ]
-    pictures = _pictures(sources[0], volume, _outlined(image, lesion, model), model, key)
+    content = hashlib.sha256(np.packbits(lesion).tobytes()).hexdigest()
+    key, notice = [content, model, *(plane.sop_uid for plane in volume.planes)], OF_SYNTHETIC if synthetic else NOTICE
+    drawn = _outlined(image, lesion, (notice, " ".join(named(model))))
+    pictures = _pictures(sources[0], volume, drawn, model, key, notice)
     try:
-        made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key), **dict(pictures)}
+        made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key, notice), **dict(pictures)}
         return {name: _content(file) for name, file in made.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # highdicom's, for a header that lacks much
         raise BadVolume(f"no answer in DICOM: its source does not allow one ({shown(str(error), 150)})") from None
@@ -76,7 +74,7 @@ def is_ours(path: Path) -> bool:
     """Return whether `answer` made a file."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer", "SeriesDescription"])
-    except (pydicom.errors.InvalidDicomError, OSError):
+    except Exception:  # whatever is in a file of others
         return False
     return header.get("Manufacturer") == MAKER and NOTICE in str(header.get("SeriesDescription", ""))
 
@@ -107,7 +105,7 @@ def _sources(volume: Volume) -> list[pydicom.Dataset]:
 
 
 def _segmentation(
-    sources: list[pydicom.Dataset], volume: Volume, lesion: np.ndarray, model: str, key: list[str]
+    sources: list[pydicom.Dataset], volume: Volume, lesion: np.ndarray, model: str, key: list[str], notice: str
 ) -> hd.seg.Segmentation:
     name, version = named(model)
     algorithm = hd.AlgorithmIdentificationSequence(name, codes.cid7162.ArtificialIntelligence, version)
@@ -125,7 +123,7 @@ def _segmentation(
         sources, lesion.astype(np.uint8), hd.seg.SegmentationTypeValues.BINARY, [described],
         generate_uid(entropy_srcs=[*key, "series"]), SEG_NUMBER, generate_uid(entropy_srcs=[*key, "seg"]), 1,
         MAKER, name, version, MAKER,
-        content_label="LESION", content_description=NOTICE,
+        content_label="LESION", content_description=notice,
         plane_positions=[hd.PlanePositionSequence("PATIENT", plane.position) for plane in volume.planes],
         plane_orientation=hd.PlaneOrientationSequence("PATIENT", first.orientation),
         pixel_measures=hd.PixelMeasuresSequence(first.spacing, _thickness(volume), _thickness(volume)),
@@ -148,7 +146,7 @@ def _refer(result: hd.seg.Segmentation, volume: Volume) -> None:
 
 
 def _pictures(
-    source: pydicom.Dataset, volume: Volume, drawn: np.ndarray, model: str, key: list[str]
+    source: pydicom.Dataset, volume: Volume, drawn: np.ndarray, model: str, key: list[str], notice: str
 ) -> Iterator[tuple[str, pydicom.Dataset]]:
     scale = drawn.shape[1] // volume.planes[0].size[0]
     for number, (plane, pixels) in enumerate(zip(volume.planes, drawn, strict=True)):
@@ -162,7 +160,7 @@ def _pictures(
         )  # fmt: skip
         picture.ImageType = ["DERIVED", "SECONDARY"]
         picture.SeriesDescription = _description("outline", model)
-        picture.ImageComments = f"{NOTICE}. {shown(model, 200)}"
+        picture.ImageComments = f"{notice}. {shown(model, 200)}"
         picture.BodyPartExamined = "BRAIN"
         picture.BurnedInAnnotation = "NO"  # the text in it names no patient
         picture.ManufacturerModelName, picture.SoftwareVersions = named(model)
@@ -204,20 +202,19 @@ def _letters(orientation: tuple[float, ...]) -> tuple[str, str]:
     return pairs[across][orientation[across] < 0], pairs[down][orientation[3 + down] < 0]
 
 
-def _outlined(image: np.ndarray, lesion: np.ndarray, model: str) -> np.ndarray:
-    """Return pictures (planes, rows, columns, 3) of a scan, enlarged, with the outline of the lesion and a notice."""
+def _outlined(image: np.ndarray, lesion: np.ndarray, text: tuple[str, ...]) -> np.ndarray:
+    """Return pictures (planes, rows, columns, 3) of a scan, enlarged, with the lesion's outline and lines of text."""
     white = float(np.percentile(image, BRIGHTEST)) or 1.0
     grey = (255 * np.clip(image / white, 0, 1)).astype(np.uint8)
     scale = max(1, -(-SIDE // image.shape[2]))
-    return np.stack([_picture(*plane, scale, model) for plane in zip(grey, lesion, strict=True)])
+    return np.stack([_picture(*plane, scale, text) for plane in zip(grey, lesion, strict=True)])
 
 
-def _picture(grey: np.ndarray, lesion: np.ndarray, scale: int, model: str) -> np.ndarray:
+def _picture(grey: np.ndarray, lesion: np.ndarray, scale: int, text: tuple[str, ...]) -> np.ndarray:
     large, inside = (np.kron(plane, np.ones((scale, scale), np.uint8)) for plane in (grey, lesion.astype(np.uint8)))
     picture = np.stack([large] * 3, axis=-1)
     picture[(inside > 0) & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = COLOUR
-    name, version = named(model)
-    for line, text in enumerate((NOTICE, f"{name} {version}")):
+    for line, content in enumerate(text):
         place = (6, picture.shape[0] - 26 + 20 * line)
-        cv2.putText(picture, text[:40], place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, WHITE, 1, cv2.LINE_AA)
+        cv2.putText(picture, content[:MOST_SHOWN], place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, WHITE, 1, cv2.LINE_AA)
     return picture

@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from components.core.text import shown
 from components.scans.b_value import UNKNOWN, USUAL
 from components.scans.geometry import AFFINE_TOLERANCE, BadVolume
 from pipelines.dicom.headers import Plane, Series
 
-SAME_DIRECTION = 1e-3
-"""How far the direction cosines of two images of one volume may differ."""
+SAME_DIRECTION, RIGHT_ANGLES = 1e-3, 1e-2
+"""How far the direction cosines of two images of one volume may differ, and the length of their normal from 1."""
 EVEN = 0.05
 """How far a step from slice to slice may differ from the usual one, as a share of it."""
 LARGEST_B0 = 10.0
@@ -87,7 +88,8 @@ def choose(series: list[Series], wanted: frozenset[str] = frozenset()) -> Chosen
         notes.append("the header does not say whether the DWI is a trace: taken as one")
     if not adc and _of_kind(volumes, "ADC"):
         notes.append("the ADC map was left out: it is on another grid than the DWI")
-    b0 = None if adc else next((v for v in _of_kind(volumes, "b0") if not v.problem and _same_grid(v, dwi)), None)
+    b0s = sorted(_of_kind(volumes, "b0"), key=lambda v: v.series is not dwi.series)  # that of the DWI's series first
+    b0 = None if adc else next((v for v in b0s if _same_grid(v, dwi)), None)
     return Chosen(dwi, adc, b0, tuple(notes))
 
 
@@ -163,8 +165,17 @@ def _normal(plane: Plane) -> np.ndarray:
     return np.cross(plane.orientation[:3], plane.orientation[3:])
 
 
+def _is_placed(plane: Plane) -> bool:
+    """Return whether the header of an image places it in space: finite numbers, and axes at right angles."""
+    if (len(plane.position), len(plane.orientation), len(plane.spacing)) != (3, 6, 2):
+        return False
+    numbers = (*plane.position, *plane.orientation, *plane.spacing)
+    right_angles = abs(float(np.linalg.norm(_normal(plane))) - 1) < RIGHT_ANGLES
+    return bool(np.isfinite(numbers).all()) and min(plane.spacing) > 0 and right_angles
+
+
 def _in_order(planes: list[Plane]) -> tuple[Plane, ...]:
-    if any(len(p.position) != 3 or len(p.orientation) != 6 for p in planes):
+    if not all(map(_is_placed, planes)):
         return tuple(planes)
     normal = _normal(planes[0])
     return tuple(sorted(planes, key=lambda p: float(normal @ p.position)))
@@ -172,11 +183,11 @@ def _in_order(planes: list[Plane]) -> tuple[Plane, ...]:
 
 def _problem(planes: list[Plane], slices: int) -> str:
     """Return why images are not one whole volume; `slices` is the number of places of the series' largest volume."""
-    if any(len(p.position) != 3 or len(p.orientation) != 6 or len(p.spacing) != 2 for p in planes):
-        return "the headers of its images lack position, orientation or spacing. Export it again, from the archive"
+    if not all(map(_is_placed, planes)):
+        return "the headers of its images lack a usable position, orientation or spacing. Export it from the archive"
     if len({(p.sop_uid, p.frame) for p in planes}) < len(planes):
         twice = next(p for p in planes if sum((o.sop_uid, o.frame) == (p.sop_uid, p.frame) for o in planes) > 1)
-        return f"the same image is there twice ({shown_name(twice)} is one of them). Remove the copies"
+        return f"the same image is there twice ({shown(twice.path.name)} is one of them). Remove the copies"
     first = planes[0]
     turned = max(float(np.abs(np.subtract(p.orientation, first.orientation)).max()) for p in planes)
     if turned > SAME_DIRECTION or len({(p.size, p.spacing) for p in planes}) > 1:
@@ -200,11 +211,6 @@ def _problem(planes: list[Plane], slices: int) -> str:
     if max(float(np.linalg.norm(o - offsets[0])) for o in offsets) > 2 * EVEN * usual:
         return "its slices do not lie on a straight line. Export the original series, not a reformatted one"
     return ""
-
-
-def shown_name(plane: Plane) -> str:
-    """Return the name of the file of an image."""
-    return plane.path.name
 
 
 def _same_grid(a: Volume, b: Volume) -> bool:

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import MRImageStorage, generate_uid
 from pydicom.valuerep import DSfloat
 
@@ -115,17 +115,26 @@ def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
 
 
 def _gather(volume: Volume, folder: Path) -> list[Path]:
-    """Put the images of a volume into a folder, one file each, and return the files in the order of the planes."""
-    files = []
+    """Put the images of a volume into a folder, one file each, and return the files in the order of the planes.
+
+    Raises:
+        BadVolume: a multi-frame file is damaged.
+    """
+    files = [folder / f"{number:05}.dcm" for number in range(len(volume.planes))]
     whole: dict[Path, pydicom.Dataset] = {}
-    for number, plane in enumerate(volume.planes):
-        files.append(folder / f"{number:05}.dcm")
+    for number, (plane, file) in enumerate(zip(volume.planes, files, strict=True)):
         if plane.frame is None:
-            files[-1].symlink_to(plane.path.resolve())
-        else:
+            file.symlink_to(plane.path.resolve())
+            continue
+        try:
             if plane.path not in whole:
-                whole[plane.path] = pydicom.dcmread(plane.path)
-            _frame(whole[plane.path], plane, number).save_as(files[-1], enforce_file_format=True)
+                whole = {plane.path: pydicom.dcmread(plane.path)}
+            _frame(whole[plane.path], plane, number).save_as(file, enforce_file_format=True)
+        except Exception as error:  # pydicom raises errors of many kinds for a damaged file
+            raise BadVolume(
+                f"{volume.named}: {shown(plane.path.name)} is damaged or cut short ({shown(str(error), 100)}). "
+                "Export it again"
+            ) from None
     return files
 
 
@@ -136,7 +145,7 @@ def _frame(whole: pydicom.Dataset, plane: Plane, number: int) -> pydicom.Dataset
     normal of the images. It has no trouble with single files.
 
     Raises:
-        BadVolume: the pixels are cut short.
+        ValueError: the pixels are cut short.
     """
     image, frame = pydicom.Dataset(), plane.frame or 0
     for keyword in PIXEL_FIELDS:
@@ -157,15 +166,14 @@ def _frame(whole: pydicom.Dataset, plane: Plane, number: int) -> pydicom.Dataset
     image.file_meta = pydicom.dataset.FileMetaDataset()
     image.file_meta.TransferSyntaxUID = whole.file_meta.TransferSyntaxUID
     if whole.file_meta.TransferSyntaxUID.is_compressed:
-        packed = list(generate_frames(whole.PixelData, number_of_frames=int(whole.NumberOfFrames)))
-        image.PixelData = encapsulate([packed[frame]])
+        image.PixelData = encapsulate([get_frame(whole.PixelData, frame, number_of_frames=int(whole.NumberOfFrames))])
         image["PixelData"].VR = "OB"
         return image
     size = int(whole.Rows) * int(whole.Columns) * int(whole.BitsAllocated) // 8
     image.PixelData = whole.PixelData[frame * size : (frame + 1) * size]
     image["PixelData"].VR = "OW"
     if len(image.PixelData) < size:
-        raise BadVolume(f"{shown(plane.path.name)} is cut short: its header promises more frames. Export it again")
+        raise ValueError("the header promises more frames")
     return image
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from components.core.errors import StepError
@@ -23,7 +24,7 @@ from components.scans.prediction_mark import TABLE
 from pipelines.atomic_write import read_json, write_bytes, write_json
 from pipelines.dicom.choose import names_series
 from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, convert
-from pipelines.dicom.dicom_files import dicom_keys
+from pipelines.dicom.dicom_files import dicom_keys, is_dicom
 from pipelines.dicom.masks import find_masks, table_of_predictions
 from pipelines.dicom.owner import LAYOUT, Owner, owner_of_folder
 from pipelines.dicom.studies import Study, find_studies
@@ -31,26 +32,29 @@ from pipelines.file_lock import lock
 from pipelines.kept_tables import write_tables
 from pipelines.upload import files_of
 
+ASK = "without PSEUDONYM_KEY, make check-data says what; it sends nothing"
+TAKEN = "taken"
 ENDINGS = {DWI: "dwi.nii.gz", ADC: "adc.nii.gz", B0: "b0.nii.gz", SIDECAR_NAME: "dwi.json"}
 
 
-def as_nifti(data: str, series: str, state: Path) -> str:
+def as_nifti(data: str, series: str, state: Path, private: bool = False) -> str:
     """Return the DATA for the pipeline: the copy if `data` is a folder of DICOM studies, else `data`.
 
-    series: SERIES, as in `choose`. Studies that are refused are named in the log.
+    series: SERIES, as in `choose`. private: no message has a name or a word of a header, as with PSEUDONYM_KEY.
 
     Raises:
         StepError: no study can be converted, SERIES names none of the series, or the copy cannot be written.
     """
     folder = Path(data).expanduser().resolve()
-    is_folder = data and not data.startswith("s3://") and folder.is_dir()
-    keys = list(files_of(folder)) if is_folder else []
+    is_local = bool(data) and not data.startswith("s3://") and folder.is_dir()
+    called = (lambda _: f"something in DATA ({ASK})") if private else shown
+    keys = list(files_of(folder, called)) if is_local and any(map(is_dicom, _files(folder))) else []
     dicom = dicom_keys(folder, [key for key in keys if not SOURCE.search(key)])
     scans = [key for key in keys if _is_scan(key, prediction_folders(keys))] if dicom else []
     if scans:
         logging.warning(
             "left out: %d DICOM files, because DATA has scans in NIfTI or .npy too (%s). Keep them in two folders.",
-            len(dicom), shown(scans[0]),
+            len(dicom), called(scans[0]),
         )  # fmt: skip
     if scans or not dicom:
         if series:
@@ -59,18 +63,32 @@ def as_nifti(data: str, series: str, state: Path) -> str:
     place = state / "dicom" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     copy = place / folder.name
     try:
-        for private in (state, state / "dicom", place, copy):
-            private.mkdir(mode=0o700, parents=True, exist_ok=True)
-            private.chmod(0o700)
+        for one in (state, state / "dicom", place, copy):
+            one.mkdir(mode=0o700, parents=True, exist_ok=True)
+            one.chmod(0o700)
         with (place / "lock").open("w") as file:
             lock(file, fcntl.LOCK_EX)
-            _copy(folder, keys, find_studies(folder, dicom, names_series(series)), names_series(series), copy)
+            wanted = names_series(series)
+            lines = _copy(folder, keys, find_studies(folder, dicom, wanted), wanted, copy)
+    except StepError:
+        if private:
+            raise StepError(f"DATA holds DICOM that cannot be converted; {ASK}. Nothing was sent.") from None
+        raise
     except OSError as error:
         raise StepError(
             f"DATA could not be converted into {place} ({error.strerror}). Make room there, or set STATE, and check "
             "that you may read DATA. Then run the same command again."
         ) from None
+    for line in () if private else lines:
+        logging.log(logging.INFO if line.startswith(TAKEN) else logging.WARNING, line)
+    if private and (others := sum(not line.startswith(TAKEN) for line in lines)):
+        logging.warning("%d DICOM studies or masks refused or left out; %s", others, ASK)
+    logging.info("DICOM: converted into %s. Of the headers it has nothing but geometry and b-value.", place)
     return str(copy)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def _is_scan(key: str, predicted: set[str]) -> bool:
@@ -81,38 +99,37 @@ def _is_scan(key: str, predicted: set[str]) -> bool:
     return bool(BIDS_DWI.match(key)) or (flat is not None and flat["kind"].lower() == "images")
 
 
-def _copy(folder: Path, keys: list[str], studies: list[Study], wanted: frozenset[str], copy: Path) -> None:
+def _copy(folder: Path, keys: list[str], studies: list[Study], wanted: frozenset[str], copy: Path) -> list[str]:
+    """Make the copy what it has to be; return a line for what was taken, refused and left out."""
     by_owner: dict[Owner | None, list[Study]] = defaultdict(list)
     for study in studies:
         by_owner[owner_of_folder(study.home)].append(study)
     owners = [whose for whose in by_owner if whose]
-    scans, refused = _convert_all(by_owner, wanted, copy)
-    others = find_masks(folder, keys, owners) | {TABLE: table_of_predictions(folder, keys)}
+    scans, lines = _convert_all(by_owner, wanted, copy)
+    if not scans:
+        raise StepError(
+            "\n".join([f"None of the {len(studies)} DICOM studies of DATA={folder} can be used:", *sorted(lines)])
+        )
+    masks, left_out = find_masks(folder, keys, owners)
+    others = masks | {TABLE: table_of_predictions(folder, keys)}
     others = {key: content for key, content in others.items() if content}
     for key, content in others.items():
         _write(copy / key, content)
-    tables = write_tables(folder, copy, {whose.subject: whose.name for whose in owners})
-    kept = {copy / key for key in (*scans, *others)} | tables
-    for path in copy.rglob("*"):
-        if path.is_file() and path not in kept:
+    kept = {copy / key for key in (*scans, *others)}
+    kept |= write_tables(folder, copy, {whose.subject: whose.name for whose in owners})
+    for path in _files(copy):
+        if path not in kept:
             path.unlink()
-    for home, why in sorted(refused.items()):
-        logging.warning("refused    %s: %s", shown(home or "."), why)
-    if not scans:
-        raise StepError(f"none of the {len(refused)} DICOM studies of DATA={folder} can be used: each is named above.")
-    logging.info(
-        "DICOM: %d studies as NIfTI in %s, %d refused. Nothing of a header but geometry and b-value is in the copy.",
-        len(studies) - len(refused), copy, len(refused),
-    )  # fmt: skip
+    return sorted([*lines, *(f"left out   {shown(key)}: {why}" for key, why in left_out.items())])
 
 
 def _convert_all(
     by_owner: dict[Owner | None, list[Study]], wanted: frozenset[str], copy: Path
-) -> tuple[list[str], dict[str, str]]:
-    """Convert what changed since the last call; return the keys of all scans, and refused folders with the reason."""
+) -> tuple[list[str], list[str]]:
+    """Convert what changed since the last call; return the keys of all scans, and a line for each study."""
     memory = copy.with_name("made.json")
     before, made = read_json(memory, {}), {}
-    refused: dict[str, str] = {}
+    lines: list[str] = []
     for whose, studies in progress(list(by_owner.items()), total=len(by_owner), what="converted"):
         home, stamp = studies[0].home, _stamp(studies, wanted)
         done = before.get(home)
@@ -128,12 +145,12 @@ def _convert_all(
                     _write(copy / key, content)
                 done = {"stamp": stamp, "keys": sorted(files)}
             made[home] = done
-            logging.info("taken      %s: %s", shown(whose.named), "; ".join(chosen.notes))
+            lines.append(f"{TAKEN}      {shown(whose.named)}: {'; '.join(chosen.notes)}")
             write_json(memory, before | made, 0o600)
         except BadVolume as reason:
-            refused |= {study.home: str(reason) for study in studies}
+            lines += [f"refused    {shown(study.home or '.')}: {reason}" for study in studies]
     write_json(memory, made, 0o600)
-    return [key for done in made.values() for key in done["keys"]], refused
+    return [key for done in made.values() for key in done["keys"]], lines
 
 
 def _stamp(studies: list[Study], wanted: frozenset[str]) -> str:

@@ -1,6 +1,5 @@
 """The masks of a DICOM data set: masks/NAME.nii.gz for the study in the folder NAME."""
 
-import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,13 +12,11 @@ from components.scans.prediction_mark import DIGEST, FIRST_COLUMNS
 from pipelines.dicom.owner import LAYOUT, Owner, owner
 from pipelines.strip_header import stripped
 
-MOST_NAMED = 20
 
-
-def find_masks(folder: Path, keys: list[str], owners: Collection[Owner]) -> dict[str, bytes]:
+def find_masks(folder: Path, keys: list[str], owners: Collection[Owner]) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the masks of these owners by their keys in the layout of BIDS, without header text.
 
-    Any other scan file is named in the log, with the reason. Results of `make predict` are passed over.
+    Also return why each other scan file is left out, by key. Results of `make predict` are passed over.
     """
     found: dict[str, bytes] = {}
     left_out: dict[str, str] = {}
@@ -43,11 +40,7 @@ def find_masks(folder: Path, keys: list[str], owners: Collection[Owner]) -> dict
                 found[whose.mask_key] = stripped(folder / key)
             except (BadVolume, OSError) as reason:
                 left_out[key] = str(reason)
-    for key, why in list(left_out.items())[:MOST_NAMED]:
-        logging.warning("left out   %s: %s", shown(key), why)
-    if len(left_out) > MOST_NAMED:
-        logging.warning("left out   %d more files like these", len(left_out) - MOST_NAMED)
-    return found
+    return found, left_out
 
 
 def table_of_predictions(folder: Path, keys: list[str]) -> bytes:

@@ -156,7 +156,7 @@ def _segment(
     if study:
         notes = study.chosen.notes
         try:
-            made = answer(study, prediction.mask, segmenter.uri)
+            made = answer(study, prediction.mask, segmenter.uri, segmenter.synthetic)
         except BadVolume as reason:
             notes = (*notes, str(reason))
         prediction = replace(prediction, noted=(*notes, *prediction.noted))

@@ -56,8 +56,8 @@ def open_input(source: Path, series: str) -> Iterator[Input]:
             logging.warning("left out: %d DICOM files, because there are NIfTI scans in the same folder", len(keys))
         if nifti and series:
             raise StepError(f"SERIES chooses a series of DICOM, and {source} holds NIfTI scans. Leave it out.")
-        name = source.resolve().name
-        yield nifti or _converted(folder, keys, Path(temporary), name.removesuffix(".zip"), series)
+        name = source.stem if is_zip(source) else folder.name
+        yield nifti or _converted(folder, keys, Path(temporary), name, series)
 
 
 def _nifti(folder: Path, dicom: list[str]) -> Input | None:

@@ -145,6 +145,16 @@ def test_it_says_what_it_is(answered, lesion):
     assert len(series) == 2
 
 
+def test_it_says_that_the_model_is_of_synthetic_scans_alone(tmp_path):
+    write_series(tmp_path, VOXELS, PLACES["axial"], Study())
+    series, _ = read_series(sorted(tmp_path.iterdir()))
+    converted = convert(choose(series))
+    files = answer(converted, converted.files[DWI], MODEL, synthetic=True)
+    segmentation, *pictures = (pydicom.dcmread(io.BytesIO(file)) for file in files.values())
+    assert "SYNTHETIC" in segmentation.ContentDescription and len(segmentation.ContentDescription) <= 64
+    assert all("SYNTHETIC" in picture.ImageComments for picture in pictures)
+
+
 def test_the_outline_is_burnt_into_the_slice_of_the_lesion(answered, lesion, layout):
     out, _, _ = answered(lesion, PLACES["oblique, feet first"], layout)
     pictures = [pydicom.dcmread(path) for path in sorted((out / "outline").iterdir())]

@@ -185,7 +185,23 @@ class TestRefused:
             header = pydicom.dcmread(path)
             del header.ImagePositionPatient
             header.save_as(path)
-        assert "lack position" in refusal(chosen)
+        assert "lack a usable position" in refusal(chosen)
+
+    @pytest.mark.parametrize(
+        ("keyword", "value"),
+        [
+            ("ImagePositionPatient", ["nan", "0", "0"]),
+            ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"]),
+            ("PixelSpacing", ["0", "2"]),
+            ("PixelSpacing", ["-2", "2"]),
+        ],
+    )
+    def test_a_header_with_an_impossible_place(self, put, chosen, keyword, value):
+        for path in put("a", number=1):
+            header = pydicom.dcmread(path)
+            header[keyword].value = value
+            header.save_as(path)
+        assert "lack a usable position" in refusal(chosen)
 
     def test_a_mosaic(self, put, chosen):
         put("a", number=1, types=("ORIGINAL", "PRIMARY", "M", "MOSAIC"))

@@ -88,6 +88,20 @@ def test_with_a_key_the_folders_get_pseudonyms_too(patient, copied, tmp_path):
     assert not found(renamed, [*PLANTED, "Somchai", "Jaidee"])
 
 
+def test_with_a_key_no_message_has_a_name(patient, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    patient("Somchai")
+    patient("Jaidee/first", 1, mask=False)
+    patient("Jaidee/second", 2, mask=False)
+    (tmp_path / "data" / "Malee.nii").touch()
+    as_nifti(str(tmp_path / "data"), "", tmp_path / "state", private=True)
+    assert "3 DICOM studies or masks refused or left out" in caplog.text
+    with pytest.raises(StepError) as refused:
+        as_nifti(str(tmp_path / "data"), "77", tmp_path / "state", private=True)
+    for name in ("Somchai", "Jaidee", "Malee", "ep2d_diff", str(tmp_path / "data")):
+        assert name not in caplog.text + str(refused.value)
+
+
 def test_without_an_adc_map_the_b0_image_and_the_b_value_come_along(patient, copied, caplog):
     caplog.set_level("INFO")
     patient("A", adc=False)
@@ -133,17 +147,16 @@ def test_studies_that_cannot_be_used_are_named_and_the_others_go_on(patient, cop
 
 def test_when_all_are_refused_it_is_an_error(patient, copied, tmp_path):
     write_series(tmp_path / "data" / "A", np.ones((32, 24, 5), np.uint16), AFFINE, Study(), kind="direction")
-    with pytest.raises(StepError, match="none of the 1 DICOM studies"):
+    with pytest.raises(StepError, match="None of the 1 DICOM studies"):
         copied()
 
 
-def test_series_chooses(patient, copied, tmp_path, caplog):
+def test_series_chooses(patient, copied, tmp_path):
     patient("A")
     study = Study(pydicom.dcmread(next((tmp_path / "data/A/DICOM/S4").iterdir())).StudyInstanceUID)
     write_series(tmp_path / "data/A/S9", np.full((32, 24, 5), 7, np.uint16), AFFINE, study, number=9)
-    with pytest.raises(StepError, match="none of the 1"):
+    with pytest.raises(StepError, match=r"2 series could be the DWI\. Choose one: SERIES=4 \(or 9\)"):
         copied()
-    assert "2 series could be the DWI. Choose one: SERIES=4 (or 9)" in caplog.text
     copy, _ = copied("9")
     assert (read(copy / "sub-A/dwi/sub-A_dwi.nii.gz")[0] == 7).all()
     with pytest.raises(StepError, match="SERIES=77"):
