@@ -19,6 +19,7 @@ REASON ?=
 INPUT ?=
 OUTPUT ?=
 ADC ?=
+SERIES ?=
 PROBABILITY ?=
 OVERWRITE ?=
 SERVE_PORT ?= 5001
@@ -54,21 +55,21 @@ export PYTHONPATH := $(CURDIR)
 export PYTHONUTF8 := 1
 $(if $(PYTHONHOME),$(info not used here: PYTHONHOME (docs/environment.md says why)))
 unexport PYTHONHOME
-export DATA PRESET PRESETS SEEDS SET START TARGET REASON INPUT OUTPUT ADC PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON FOLDS STATE
+export DATA PRESET PRESETS SEEDS SET START TARGET REASON INPUT OUTPUT ADC SERIES PROBABILITY OVERWRITE SERVE_PORT MODEL MODEL_DIGEST REGISTRY RUN STEP FOLLOW CRON REMOVE FORCE RAW ONLY SECONDS_EACH SEED BASE_PYTHON FOLDS STATE
 .DEFAULT_GOAL := help
 .PHONY: help pipeline-run experiments pipeline-logs pipeline-schedule pipeline-schedules test test-all up mlflow down status check-data demo-data predict serve package promote rollback champion lineage compile images images-push base-digests kind-up kind-down test-kind test-containers relations torture lint typecheck parameters audit lock sbom bench evidence install
 
 pipeline-run: $(INSTALLED) ## use: run all [DATA=folder] [PRESET=best] [SET="..."] [FOLDS=5] [TARGET=kind]
-	@exec $(PYTHON) -m pipelines run --data="$$DATA" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines run --data="$$DATA" --series="$$SERIES" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
 
 experiments: $(INSTALLED) ## models: compare presets over seeds [PRESETS="n4 loss"] [SEEDS=3]
-	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines experiments --presets="$$PRESETS" --seeds="$$SEEDS" --data="$$DATA" --series="$$SERIES" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
 
 pipeline-logs: $(INSTALLED) ## use: show the logs of the last run's steps [STEP=train] [FOLLOW=1]
 	@exec $(PYTHON) -m pipelines logs --run="$$RUN" --step="$$STEP" --follow="$$FOLLOW" --raw="$$RAW" --target="$$TARGET"
 
 pipeline-schedule: $(INSTALLED) ## cluster: run by the clock: CRON="0 2 * * *" TARGET=kind|cluster
-	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines schedule --cron="$$CRON" --data="$$DATA" --series="$$SERIES" --preset="$$PRESET" --set="$$SET" --start="$$START" --target="$$TARGET"
 
 pipeline-schedules: $(INSTALLED) ## cluster: list the schedules of TARGET=kind|cluster [REMOVE=name]
 	@exec $(PYTHON) -m pipelines schedules --target="$$TARGET" --remove="$$REMOVE" --force="$$FORCE"
@@ -80,10 +81,10 @@ test-all: test ## develop: make test, then the slow tests; not test-kind, tortur
 	@$(PYTEST) -m "slow and not cluster and not torture and not relations"
 
 check-data: $(INSTALLED) ## data: show what would be ingested of DATA=folder|s3://..., and what refused
-	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines check-data --data="$$DATA" --series="$$SERIES" --preset="$$PRESET" --set="$$SET" --target="$$TARGET"
 
 predict: $(INSTALLED) ## use: segment INPUT=scan.nii.gz OUTPUT=mask.nii.gz, or folders
-	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --model="$$MODEL" --digest="$$MODEL_DIGEST" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
+	@exec $(PYTHON) -m pipelines predict --input="$$INPUT" --output="$$OUTPUT" --adc="$$ADC" --series="$$SERIES" --model="$$MODEL" --digest="$$MODEL_DIGEST" --probability="$$PROBABILITY" --overwrite="$$OVERWRITE" --set="$$SET" --target="$$TARGET"
 
 serve: $(INSTALLED) ## use: serve the champion over HTTP on 127.0.0.1 [SERVE_PORT=5001]
 	@exec $(PYTHON) -m pipelines serve --model="$$MODEL" --digest="$$MODEL_DIGEST" --port="$$SERVE_PORT" --target="$$TARGET"

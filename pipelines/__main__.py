@@ -75,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--start", default="", help="model to start from: models:/NAME/VERSION, models:/NAME@ALIAS, s3://"
         )
+        series(sub)
+
+    def series(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--series", default="", help="numbers or UIDs of the DICOM series to take, where several fit")
 
     what_to_run(command("run", commands.run_pipeline, "run the pipeline"))
     comparing = command(
@@ -108,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("--data", required=True)
     checking.add_argument("--preset", default="demo")
     checking.add_argument("--set", default="", help='settings of the data and the split: "b_value=800 test_ratio=0.2"')
+    series(checking)
     predicting = command("predict", commands.predict, "segment a scan, or a folder of them, with a registered model")
+    series(predicting)
     predicting.add_argument("--input", required=True)
     predicting.add_argument("--output", required=True)
     predicting.add_argument("--adc", default="", help="the scan's ADC map, for a model that needs one")

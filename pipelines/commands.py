@@ -63,14 +63,21 @@ def _assignments(arguments: Namespace) -> str:
 def _data_to_upload(arguments: Namespace) -> str:
     from pipelines.pseudonyms import require_key_if_used_before
 
-    require_key_if_used_before(arguments.data, arguments.pseudonym_key, arguments.state)
-    return _data(arguments)
+    data = _as_nifti(arguments)
+    require_key_if_used_before(data, arguments.pseudonym_key, arguments.state)
+    return _pseudonymized(data, arguments)
 
 
-def _data(arguments: Namespace) -> str:
+def _as_nifti(arguments: Namespace) -> str:
+    from pipelines.dicom.data_set import as_nifti
+
+    return as_nifti(arguments.data, arguments.series, arguments.state, arguments.pseudonym_key is not None)
+
+
+def _pseudonymized(data: str, arguments: Namespace) -> str:
     from pipelines.pseudonyms import pseudonymized
 
-    return pseudonymized(arguments.data, arguments.pseudonym_key, arguments.state)
+    return pseudonymized(data, arguments.pseudonym_key, arguments.state)
 
 
 def show_logs(arguments: Namespace) -> int:
@@ -153,11 +160,13 @@ def check_data(arguments: Namespace) -> int:
     if not arguments.data:
         raise StepError("DATA is missing: make check-data DATA=folder, or DATA=s3://bucket/prefix.")
     settings = presets.load(arguments.preset, arguments.set)
-    return checking.check_data(_data(arguments), arguments.state, settings, arguments.target)
+    data = _pseudonymized(_as_nifti(arguments), arguments)
+    return checking.check_data(data, arguments.state, settings, arguments.target)
 
 
 def predict(arguments: Namespace) -> None:
     from pipelines import presets
+    from pipelines.predict.open_input import is_zip
     from pipelines.predict.registered_model import predict_folder
     from pipelines.predict.scan import predict_scan
 
@@ -171,13 +180,16 @@ def predict(arguments: Namespace) -> None:
         "place": arguments.target,
         "digest": arguments.digest,
     }
-    if not source.is_dir():
+    if not source.is_dir() and not is_zip(source):
+        if arguments.series:
+            raise StepError("SERIES chooses among DICOM series. Give a folder or a zip of DICOM files as INPUT.")
         adc = Path(arguments.adc).expanduser() if arguments.adc else None
         return predict_scan(source, adc, output, arguments.model, arguments.state, probability, **options)
     if arguments.adc:
         raise StepError(
             "ADC is for one scan. In a folder, ADC maps are found beside the DWI by their name (NAME_adc.nii.gz)."
         )
+    options["series"] = arguments.series
     predict_folder(source, output, arguments.model, arguments.state, probability, **options)
 
 

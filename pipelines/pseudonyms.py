@@ -11,16 +11,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from components.artifacts.synthetic import DESCRIPTION
 from components.core.errors import StepError
 from components.core.machine import cpus
 from components.core.step import progress
 from components.core.storage import file_sha256
-from components.ingest import participants
 from components.ingest.discover import discover
 from components.ingest.file_names import FLAT, owner_conflict
 from components.ingest.found_files import Found
-from components.ingest.ingest import is_synthetic_set
 from components.ingest.label_masks import Predictions, display_name
 from components.scans.prediction_mark import DIGEST, FIRST_COLUMNS, TABLE
 from components.scans.volumes import BadVolume
@@ -28,6 +25,7 @@ from pipelines import strip_header
 from pipelines.atomic_write import read_json, write_bytes, write_json
 from pipelines.file_lock import lock
 from pipelines.folder_files import files_of
+from pipelines.kept_tables import write_tables
 from pipelines.pseudonym_names import PseudonymNames
 
 VARIABLE, SHORTEST, FEWEST_KINDS = "PSEUDONYM_KEY", 32, 10
@@ -138,7 +136,7 @@ def _copy(folder: Path, copy: Path, map_path: Path, names: PseudonymNames) -> No
                 pass
     finally:
         write_map()
-    kept = {copy / new for new in targets} | _tables(folder, copy, names.patients)
+    kept = {copy / new for new in targets} | write_tables(folder, copy, names.patients)
     kept |= _predictions(Predictions(found.tables, folder), copy, targets, names)
     for path in copy.rglob("*"):
         if path.is_file() and path not in kept:
@@ -173,21 +171,6 @@ def _stripped(path: Path, new: str, map_path: Path) -> bytes:
         return b""
     except OSError as error:
         raise StepError(f"{new} cannot be read ({error.strerror}). Its own name: {map_path}.") from None
-
-
-def _tables(folder: Path, copy: Path, patients: dict[str, str]) -> set[Path]:
-    """Write what the copy keeps of the tables beside the scans: sites, scanners, and whether they are synthetic."""
-    written = set()
-    if is_synthetic_set(folder):
-        written.add(_ready(copy / DESCRIPTION))
-        write_json(copy / DESCRIPTION, {"Name": "synthetic"})
-    if (folder / participants.FILE).is_file():
-        table = participants.read_participants(folder, patients.values())
-        rows = [("participant_id", "site", "scanner")]
-        rows += [(new, table.site.get(old, ""), table.scanner.get(old, "")) for new, old in sorted(patients.items())]
-        written.add(copy / participants.FILE)
-        write_bytes(copy / participants.FILE, "".join("\t".join(row) + "\n" for row in rows).encode())
-    return written
 
 
 def _predictions(predictions: Predictions, copy: Path, targets: dict[str, str], names: PseudonymNames) -> set[Path]:

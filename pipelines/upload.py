@@ -12,6 +12,7 @@ from components.core.errors import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.text import shown
 from pipelines.atomic_write import identity, read_json, write_json
+from pipelines.dicom.dicom_files import is_dicom
 from pipelines.folder_files import files_of
 
 ALLOW_DELETE = "UPLOAD_DELETE"
@@ -70,7 +71,7 @@ def upload(folder: Path, state: Path) -> str:
 
 
 def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
-    """Return the folder, resolved, and its files as `files_of` gives them.
+    """Return the folder, resolved, and its files as `files_of` gives them, without DICOM files.
 
     Raises:
         StepError: the folder does not exist, is empty, or has a file that cannot be read.
@@ -78,7 +79,10 @@ def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
-    files = files_of(folder)
+    found = files_of(folder)
+    files = {key: stamp for key, stamp in found.items() if not is_dicom(folder / key)}
+    if len(found) > len(files):
+        logging.warning("not uploaded: %d DICOM files, whose headers name patients", len(found) - len(files))
     if not files:
         raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see docs/data.md, 'Layouts').")
     return folder, files

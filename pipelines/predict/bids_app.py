@@ -21,6 +21,7 @@ from components.ingest.found_files import Found
 from components.model.gpu_advice import describe_device
 from pipelines.predict import bids_derivative
 from pipelines.predict.folder import segment_folder
+from pipelines.predict.open_input import is_zip
 from pipelines.predict.packed_model import CARD, Package, PackedSegmenter
 
 PACKAGE = Path(__file__).parents[2] / "package"
@@ -54,11 +55,13 @@ def _parser(facts: Package, card: str) -> argparse.ArgumentParser:
         description=f"Segment stroke lesions on diffusion MRI with {facts.uri}. {RESEARCH}",
         formatter_class=argparse.RawDescriptionHelpFormatter,  # it keeps the lines of the card
     )
-    parser.add_argument("bids_dir", type=Path, help="a BIDS data set, another folder of NIfTI scans, or one scan")
+    parser.add_argument("bids_dir", type=Path, help="a BIDS data set, another folder of NIfTI scans, one scan, or "
+                        "a folder or a zip of DICOM files")  # fmt: skip
     parser.add_argument("output_dir", type=Path, help="a folder for the masks, the table and the page")
     parser.add_argument("analysis_level", choices=["participant"])
     parser.add_argument("--participant-label", "--participant_label", nargs="+", default=[], metavar="LABEL",
                         help="segment these participants only, with or without sub-")  # fmt: skip
+    parser.add_argument("--series", default="", help="numbers or UIDs of the DICOM series to take, where several fit")
     parser.add_argument("--probability", action="store_true", help="also write the lesion probabilities")
     parser.add_argument("--overwrite", action="store_true", help="also replace masks that a person drew or changed")
     parser.add_argument("--no-modality-check", dest="modality_check", action="store_false",
@@ -104,7 +107,7 @@ class Call:
 
     def __init__(self, asked: argparse.Namespace, facts: Package, load: Callable[[], PackedSegmenter]):
         self.asked, self.facts, self.load = asked, facts, load
-        self.scan = asked.bids_dir.name if asked.bids_dir.is_file() else ""
+        self.scan = asked.bids_dir.name if asked.bids_dir.is_file() and not is_zip(asked.bids_dir) else ""
         self.folder = asked.bids_dir.parent if self.scan else asked.bids_dir
         self.is_bids = False
 
@@ -117,7 +120,7 @@ class Call:
         target, asked = self.asked.output_dir, self.asked
         rows = segment_folder(
             self.folder, target / participant, self.load, asked.probability, asked.modality_check, asked.overwrite,
-            partial(self._choose, participant),
+            asked.series, partial(self._choose, participant),
         )  # fmt: skip
         if self.is_bids:
             bids_derivative.describe(target, self.folder, self.facts.version, self.facts.image)

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from components.artifacts.synthetic import WARNING
@@ -17,13 +18,16 @@ from components.ingest.found_files import Found, FoundCase
 from components.scans.prediction_mark import PART, TABLE
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes
+from pipelines.dicom.answer import answer, answer_names, is_ours
 from pipelines.predict import bids_derivative
-from pipelines.predict.find_scans import find
+from pipelines.predict.open_input import Input, open_input
 from pipelines.predict.results import MOST_PICTURED, Pictures, Row, Table, draw, is_untouched, listed, page
 from pipelines.predict.segmenter import Segmenter
 
 PAGE = "predictions.html"
-RESULT = re.compile(rf"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz|{bids_derivative.OUTPUT}")
+RESULT = re.compile(
+    rf"(masks|probabilities)/(?!\.\.?/)[^\0]+\.nii\.gz|dicom/(?!\.\.?/)[^\0]+\.dcm|{bids_derivative.OUTPUT}"
+)
 """A file that this command writes into its folder."""
 ELSEWHERE = "Name another OUTPUT."
 KEEP = f"{ELSEWHERE} To overwrite it, run again with OVERWRITE=1 (a container: with --overwrite)."
@@ -36,24 +40,29 @@ def segment_folder(
     probability: bool,
     modality_check: bool = True,
     overwrite: bool = False,
+    series: str = "",
     choose: Callable[[Found], None] = lambda found: None,
 ) -> list[Row]:
     """Segment every scan under `source`, one at a time, into the folder `target`; return a row for each.
 
-    It writes `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
-    `predictions.html`. Files of an earlier call are replaced if nobody changed them or `overwrite` is set; other files
-    stay. Without `modality_check`, scans that look like an ADC map or a b0 image are segmented too. `load` loads the
-    model, when scans and `target` are known to be usable. `choose` may change what was found.
+    `source` is a folder of NIfTI files, or a folder or a zip of DICOM files; `series` chooses among DICOM series. It
+    writes `masks/CASE.nii.gz`, with `probability` also `probabilities/CASE.nii.gz`, `predictions.csv` and
+    `predictions.html`, for DICOM also `dicom/CASE/`. Files of an earlier call are replaced if nobody changed them or
+    `overwrite` is set; other files stay. Without `modality_check`, scans that look like an ADC map or a b0 image are
+    segmented too. `load` loads the model, when scans and `target` are known to be usable. `choose` may change what was
+    found.
 
     Raises:
         StepError: there are no scans or none can be segmented, the model cannot be loaded, `target` has files of others
             or changed ones, or another call writes there.
     """
-    found = find(source)
-    choose(found)
-    _require_apart(source, target)
-    with _alone(target):
-        old = _earlier(target, found, probability, overwrite)
+    with contextlib.ExitStack() as stack:
+        scans = stack.enter_context(open_input(source, series))
+        found = scans.found
+        choose(found)
+        _require_apart(source, target)
+        stack.enter_context(_alone(target))
+        old = _earlier(target, scans, probability, overwrite)
         segmenter = load()
         if probability:
             segmenter.require_probabilities()
@@ -62,7 +71,7 @@ def segment_folder(
                 for left in (name, f"{name}.part"):
                     local_path(target, left).unlink(missing_ok=True)
             options = {"probability": probability, "modality_check": modality_check}
-            rows, pictures = _segment_all(found, source.resolve(), target, segmenter, options)
+            rows, pictures = _segment_all(scans, target, segmenter, options)
             write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
         except OSError as error:
             raise _cannot_write(target, error) from None
@@ -103,8 +112,9 @@ def _cannot_write(target: Path, error: OSError) -> StepError:
 
 
 def _segment_all(
-    found: Found, source: Path, target: Path, segmenter: Segmenter, options: dict[str, bool]
+    scans: Input, target: Path, segmenter: Segmenter, options: dict[str, bool]
 ) -> tuple[list[Row], list[Pictures]]:
+    found = scans.found
     rows: list[Row] = []
     pictures: list[Pictures] = []
     done = 0
@@ -114,7 +124,7 @@ def _segment_all(
         table.add(rows[-1])
     try:
         for case in progress(found.cases, total=len(found.cases), what="segmented"):
-            row, drawn = _segment(case, source, target, segmenter, options, table, len(pictures) < MOST_PICTURED)
+            row, drawn = _segment(case, scans, target, segmenter, options, table, len(pictures) < MOST_PICTURED)
             rows.append(row)
             pictures += [drawn] if drawn else []
             done += 1
@@ -129,30 +139,42 @@ def _segment_all(
 
 def _segment(
     case: FoundCase,
-    source: Path,
+    scans: Input,
     target: Path,
     segmenter: Segmenter,
     options: dict[str, bool],
     table: Table,
     draw_it: bool,
 ) -> tuple[Row, Pictures | None]:
-    adc, b0 = (source / key if key else None for key in (case.adc, case.b0))
+    adc, b0 = (scans.folder / key if key else None for key in (case.adc, case.b0))
+    study = scans.studies.get(case.name)
+    file = study.chosen.dwi.series.named if study else case.image[0]
     try:
-        b_values = [source / key for key in case.b_values]
-        prediction = segmenter.segment(source / case.image[0], adc, b0, b_values, **options)
+        b_values = [scans.folder / key for key in case.b_values]
+        prediction = segmenter.segment(scans.folder / case.image[0], adc, b0, b_values, **options)
     except BadVolume as reason:
-        row = Row(case.name, case.image[0], str(reason))
+        row = Row(case.name, file, str(reason))
         table.add(row)
         return row, None
-    row = Row.of(case.name, case.image[0], prediction, segmenter.named)
+    made: dict[str, bytes] = {}
+    if study:
+        notes = study.chosen.notes
+        try:
+            made = answer(study, prediction.mask, segmenter.uri, segmenter.synthetic)
+        except BadVolume as reason:
+            notes = (*notes, str(reason))
+        prediction = replace(prediction, noted=(*notes, *prediction.noted))
+    row = Row.of(case.name, file, prediction, segmenter.named)
     outputs = dict(zip(("mask", "probability"), _outputs(case, options["probability"]), strict=False))
     for column, name in outputs.items():
         setattr(row, column, name)
     table.add(row)  # before the files: if we are stopped, each file that exists is in the table
-    for column, name in outputs.items():
+    contents = {name: getattr(prediction, column) for column, name in outputs.items()}
+    contents |= {f"dicom/{case.name}/{name}": content for name, content in made.items()}
+    for name, content in contents.items():
         path = local_path(target, name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, getattr(prediction, column))
+        write_bytes(path, content)
     return row, draw(prediction) if draw_it else None
 
 
@@ -175,7 +197,7 @@ def _require_apart(source: Path, target: Path) -> None:
         raise StepError(f"OUTPUT={target} is a scan's name. INPUT is a folder, so name a folder for the results.")
 
 
-def _earlier(target: Path, found: Found, probability: bool, overwrite: bool) -> set[str]:
+def _earlier(target: Path, scans: Input, probability: bool, overwrite: bool) -> set[str]:
     """The files in `target` that an earlier call made and this one may replace.
 
     Raises:
@@ -187,7 +209,9 @@ def _earlier(target: Path, found: Found, probability: bool, overwrite: bool) -> 
     if foreign:
         raise StepError(f"{target / TABLE} lists {shown(min(foreign))}, which make predict never makes. {ELSEWHERE}")
     old = tables | ({PAGE} if tables else set()) | masks
-    new = {TABLE, PAGE} | {name for case in found.cases for name in _outputs(case, probability)}
+    old |= {p.relative_to(target).as_posix() for p in (target / "dicom").rglob("*.dcm") if is_ours(p)}
+    new = {TABLE, PAGE} | {name for case in scans.found.cases for name in _outputs(case, probability)}
+    new |= {f"dicom/{case}/{name}" for case, study in scans.studies.items() for name in answer_names(study)}
     for name in () if overwrite else sorted(masks):
         if not is_untouched(local_path(target, name)):
             raise StepError(f"{target / name} was changed since make predict made it. {KEEP}")

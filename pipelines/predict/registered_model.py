@@ -88,6 +88,7 @@ def predict_folder(
     overwrite: bool = False,
     place: str = "local",
     digest: str = "",
+    series: str = "",
 ) -> None:
     """`make predict` of a folder: see `segment_folder`.
 
@@ -95,7 +96,7 @@ def predict_folder(
         StepError: as `segment_folder` and `RegisteredSegmenter` do.
     """
     load = partial(RegisteredSegmenter, model, state, place, digest)
-    segment_folder(source, target, load, probability, modality_check, overwrite)
+    segment_folder(source, target, load, probability, modality_check, overwrite, series)
 
 
 def say_if_code_differs(uri: str, tags: dict[str, str]) -> None:

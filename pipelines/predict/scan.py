@@ -41,7 +41,10 @@ def predict_scan(
     if adc and not adc.is_file():
         raise StepError(f"ADC={adc} is not a file. Give the scan's ADC map, or none.")
     if not source.name.lower().endswith((".nii", ".nii.gz")):
-        raise StepError(f"INPUT={source} is not NIfTI. Give a .nii or .nii.gz file: a mask needs a scan's space.")
+        raise StepError(
+            f"INPUT={source} is not NIfTI. Give a .nii or .nii.gz file: a mask needs a scan's space. Of DICOM give the "
+            "folder, or a zip."
+        )
     if not target.name.endswith(".nii.gz"):
         raise StepError(f"OUTPUT={target} must end in .nii.gz.")
     beside = target.with_name(target.name.removesuffix(".nii.gz") + "_probability.nii.gz")

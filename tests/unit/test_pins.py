@@ -18,8 +18,9 @@ LAPTOPS = {
     "Linux arm64": {"sys_platform": "linux", "platform_machine": "aarch64", "platform_system": "Linux"},
     "macOS arm64": {"sys_platform": "darwin", "platform_machine": "arm64", "platform_system": "Darwin"},
 }
-NOT_PINNED = {"setuptools"}
-"""torch's, of which any version from the last two years will do."""
+NOT_PINNED = {"setuptools", "pyjpegls"}
+"""torch's, of which any version from the last two years will do; highdicom's, which it never imports, and which has no
+wheel for Python 3.14."""
 
 
 def pins() -> dict[str, str]:
