@@ -51,8 +51,8 @@ def record_inputs(run: Run, cases: Cases, split: Split, split_file: Path, data_r
         return
     run.log_params(data_params(cases, split))
     run.set_tags(data_tags(cases, split))
-    run.log_text(split_file.read_text(), Split.FILE)
-    run.log_text(data_report.read_text(), REPORT)
+    run.log_artifact_as(split_file, Split.FILE)
+    run.log_artifact_as(data_report, REPORT)
 
 
 @explain_mlflow_errors()
@@ -73,7 +73,7 @@ def record_training(run: Run, model: Path) -> None:
 def record_page(run: Run, page: Path) -> None:
     """Log the page of the evaluation."""
     if not run.finished_at:
-        run.log_text(page.read_text(), "evaluation.html")
+        run.log_artifact_as(page, "evaluation.html")
 
 
 @explain_mlflow_errors()

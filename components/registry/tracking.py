@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,12 @@ class Run:
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.id, str(path), folder)
 
-    def log_text(self, text: str, file: str) -> None:
-        self.client.log_text(self.id, text, file)
+    def log_artifact_as(self, path: Path, name: str) -> None:
+        """Log a file under another name."""
+        with tempfile.TemporaryDirectory() as folder:
+            named = Path(folder) / name
+            named.symlink_to(path.resolve())
+            self.log_artifact(named)
 
     def has_tag(self, tag: str, value: str | None = None) -> bool:
         """Return whether the run has the tag, and with this value if one is given."""

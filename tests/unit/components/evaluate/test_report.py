@@ -16,6 +16,7 @@ from components.evaluate.metrics import case_metrics, slice_dices
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
 from components.model.calibration import reliability
+from components.scans.viewer.page import Viewer
 from tests.support.scan_results import scan_result
 
 ALONE = Comparison(champion=None, model=None, reason="there was no champion to compare with")
@@ -50,7 +51,9 @@ def page_of(tmp_path):
         truth = np.array([True, False])[:counted]
         bins = np.stack([reliability(np.array(p)[:counted], truth) for p in ((0.9, 0.4), (0.8, 0.3))])
         metrics = collect_metrics(results, bins, trained, synthetic)
-        write_page(metrics, trained, comparison, Pictures(list(samples), dict(failures)), tmp_path / "page.html")
+        pictures = Pictures(list(samples), dict(failures))
+        with Viewer() as viewer:
+            write_page(metrics, trained, comparison, pictures, viewer, tmp_path / "page.html")
         return (tmp_path / "page.html").read_text()
 
     return run
