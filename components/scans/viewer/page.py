@@ -26,6 +26,8 @@ PLACE = f"viewer-{secrets.token_hex(16)}"
 LIBRARY, CODE = (Path(__file__).with_name(name) for name in ("niivue.umd.js", "page.js"))
 WHITE = 99.95
 """Percentile of a scan that is stored as 255."""
+SAMPLED = 1_000_000
+"""About how many voxels of a scan give its percentiles."""
 SHOWN = 1, 99.5
 """Percentiles of a scan that are shown as black and white, as in the pictures."""
 
@@ -120,7 +122,7 @@ class Viewer:
             shown = f"The first {len(self.names)} scans are in the viewer" if self.names else "No scan is in the viewer"
             yield (
                 f"<p>{shown}: a page holds at most {self.limit / 1e6:g} MB of volumes. "
-                f"{self.left_out} {'is' if self.left_out == 1 else 'are'} shown by pictures alone.</p>\n"
+                f"{self.left_out} {'is' if self.left_out == 1 else 'are'} left out.</p>\n"
             ).encode()
         if self.names:
             self._file.seek(0)
@@ -139,23 +141,22 @@ class Viewer:
 
 def _block(name: str, text: str, voxel_mm: tuple[float, float, float] | None, volumes: Volumes) -> bytes:
     scan = volumes.scan
-    low, high = (float(value) for value in np.percentile(scan, (0, WHITE)))
+    sample = scan.ravel(order="K")[:: max(1, scan.size // SAMPLED)]
+    low, high = float(scan.min()), float(np.percentile(sample, WHITE))
     scale = 255 / max(high - low, 1e-12)
-    grey = np.clip((scan - low) * scale, 0, 255).astype(np.uint8)
-    black, white = ((float(value) - low) * scale for value in np.percentile(scan, SHOWN))
+    black, white = ((float(value) - low) * scale for value in np.percentile(sample, SHOWN))
     sizes = voxel_mm or (1.0, 1.0, 1.0)
 
     def layer(kind: str, called: str, voxels: np.ndarray, window: tuple[float, float], **more: Any) -> dict[str, Any]:
         packed = nifti_bytes(voxels, np.diag([*sizes, 1.0]))
         return {"kind": kind, "name": called, "window": window, "nifti": base64.b64encode(packed).decode(), **more}
 
-    layers = [layer("scan", "scan", grey, (round(black), max(round(white), round(black) + 1)))]
+    layers = [layer("scan", "scan", _shades(scan, low, scale), (round(black), max(round(white), round(black) + 1)))]
     for mask in volumes.masks:
         voxels = (mask.voxels > 0).astype(np.uint8)
         layers.append(layer("mask", mask.name, voxels, (0, 1), colour=mask.colour))
     if volumes.probability is not None:
-        shades = np.round(255 * volumes.probability).astype(np.uint8)
-        layers.append(layer("probability", "probability", shades, (5, 255)))
+        layers.append(layer("probability", "probability", _shades(volumes.probability, 0, 255), (5, 255)))
     content = {
         "text": text, "slice": _first_slice(volumes) + 1, "oriented": voxel_mm is not None, "range": (low, high),
         "layers": layers,
@@ -163,6 +164,14 @@ def _block(name: str, text: str, voxel_mm: tuple[float, float, float] | None, vo
     escaped = json.dumps(content).replace("<", "\\u003c")
     shown = html.escape(name.encode(errors="backslashreplace").decode())
     return f'<script type="application/json" class="viewer-case" data-name="{shown}">{escaped}</script>\n'.encode()
+
+
+def _shades(volume: np.ndarray, low: float, scale: float) -> np.ndarray:
+    """Return a volume (X, Y, S) in 256 shades, slice by slice, because a copy in floating point is four times as large."""
+    shades = np.empty(volume.shape, np.uint8)
+    for s in range(volume.shape[2]):
+        shades[:, :, s] = np.clip(np.rint((volume[:, :, s] - low) * scale), 0, 255)
+    return shades
 
 
 def _first_slice(volumes: Volumes) -> int:

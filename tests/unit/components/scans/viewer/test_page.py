@@ -93,7 +93,7 @@ def test_scans_beyond_the_limit_are_counted_and_the_page_says_so():
         text = html(viewer)
     assert 0 < len(cases(text)) == len(viewer.names) < 5
     assert sum(len(case["layers"][0]["nifti"]) for case in cases(text)) <= 4_000
-    assert f"{viewer.left_out} are shown by pictures alone" in text and viewer.is_full
+    assert f"{viewer.left_out} are left out" in text and viewer.is_full
     assert len(read) == len(viewer.names) + 1
 
 
@@ -194,6 +194,16 @@ def test_keys_go_to_the_next_scan_and_back_and_around(opened):
         assert opened.locator("[data-part=case]").input_value() == name
         assert most_alike(opened, make_scan(seed)) == expected
     assert opened.locator("[data-part=text]").text_content() == "no lesion"
+
+
+def test_what_is_laid_over_one_scan_is_laid_over_the_next_too(opened):
+    opened.keyboard.press("p")
+    before = canvas(opened)
+    for key, volumes in (("n", 1), ("b", 3)):
+        opened.keyboard.press(key)
+        opened.wait_for_function("count => viewer.volumes.length == count", arg=volumes)
+    assert np.abs(canvas(opened).astype(int) - before).mean() < 1
+    assert opened.locator("[data-part=layers] input:checked").count() == 2
 
 
 def test_masks_and_probabilities_are_laid_over_the_scan_and_taken_off(opened):
