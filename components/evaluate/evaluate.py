@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +71,7 @@ def evaluate(
     Raises:
         StepError: an artifact is missing or invalid, or MLflow does not answer.
     """
+    start = time.perf_counter()
     listed, subsets = Cases.read(cases), Split.read(split)
     by_name = listed.by_name
     tested = [by_name[name] for name in subsets.cases["test"]]
@@ -107,6 +109,7 @@ def evaluate(
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
     authenticate(run, model, evaluation)
+    run.log_seconds("evaluate", time.perf_counter() - start)
     numbers = metrics.summary
     logging.info("%s", against_rule(numbers))
     logging.info(

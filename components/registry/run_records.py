@@ -14,6 +14,7 @@ from components.artifacts.evaluation import OVERLAYS, Comparison, ScanDigests, T
 from components.artifacts.split_file import SUBSETS, Split
 from components.artifacts.trained_model import CURVE, WEIGHTS, TrainedModel, read_history
 from components.core.storage import file_sha256
+from components.registry.datasets import dataset_inputs
 from components.registry.mlflow_requests import explain_mlflow_errors
 from components.registry.tracking import Run
 
@@ -46,11 +47,12 @@ def data_params(cases: Cases, split: Split) -> dict[str, Any]:
 
 @explain_mlflow_errors()
 def record_inputs(run: Run, cases: Cases, split: Split, split_file: Path, data_report: Path) -> None:
-    """Log the data of a training: version, split, patient and scan counts, the data report."""
+    """Log the data of a training: version, split, datasets, patient and scan counts, the data report."""
     if run.finished_at:
         return
     run.log_params(data_params(cases, split))
     run.set_tags(data_tags(cases, split))
+    run.log_datasets(dataset_inputs(cases, split))
     run.log_artifact_as(split_file, Split.FILE)
     run.log_artifact_as(data_report, REPORT)
 

@@ -6,6 +6,7 @@ first one logs, saves and writes (see `ranks`).
 """
 
 import logging
+import time
 
 import torch
 
@@ -18,6 +19,7 @@ from components.train.checkpoints import Checkpoints
 from components.train.learn import learn, save
 from components.train.progress import Progress
 from components.train.setup import Setup, choose_device, cores
+from components.train.system_metrics import log_system_metrics
 from components.train.training_inputs import TrainingInputs, TrainingPaths
 from components.train.training_key import TrainingKey
 from components.train.write_model import write_model
@@ -31,6 +33,7 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
             cannot be used.
         Preempted: SIGTERM arrived. The progress is saved to the batch; with several processes, to the epoch.
     """
+    start = time.perf_counter()
     inputs = TrainingInputs.read(paths)
     key = TrainingKey.of(inputs, settings)
     torch.set_num_threads(cores())
@@ -53,12 +56,14 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
     elif run:
         save(setup, progress, checkpoints)  # keeps the number format that was measured to be the fastest
 
-    learn(setup, progress, checkpoints, run)
+    with log_system_metrics(run):
+        learn(setup, progress, checkpoints, run)
 
     if run:
         write_model(inputs, key, setup, progress)
         try:
             record_training(run, paths.model)
+            run.log_seconds("train", time.perf_counter() - start)
         except StepError as error:
             logging.warning("the training is complete; evaluate logs what MLflow does not have yet. %s", error)
 

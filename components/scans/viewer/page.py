@@ -167,7 +167,7 @@ def _block(name: str, text: str, voxel_mm: tuple[float, float, float] | None, vo
 
 
 def _shades(volume: np.ndarray, low: float, scale: float) -> np.ndarray:
-    """Return a volume (X, Y, S) in 256 shades, slice by slice, because a copy in floating point is four times as large."""
+    """Return a volume (X, Y, S) in 256 shades, slice by slice: a copy in floating point is four times as large."""
     shades = np.empty(volume.shape, np.uint8)
     for s in range(volume.shape[2]):
         shades[:, :, s] = np.clip(np.rint((volume[:, :, s] - low) * scale), 0, 255)
