@@ -83,9 +83,9 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     aliases = sorted(a for a, v in client.get_registered_model(MODEL_NAME).aliases.items() if str(v) == str(version))
     if not run.has_tag("decision", decision):
         run.set_tags({"decision": decision})
-    run.add_note(_note(sentence(metrics.summary, metrics.synthetic), version, decision))
-    run.log_seconds("register", time.perf_counter() - start)
     if is_new or not run.finished_at:
+        run.add_note(_note(sentence(metrics.summary, metrics.synthetic), version, decision))
+        run.log_seconds("register", time.perf_counter() - start)
         run.finish()
     logging.info("%s version %s (%s)", MODEL_NAME, version, ", ".join(aliases))
     return {

@@ -166,7 +166,7 @@ class Run:
 
     def add_note(self, note: str) -> None:
         """Describe the run (Markdown), unless somebody did."""
-        if not self.finished_at and not self.has_tag(NOTE):
+        if not self.has_tag(NOTE):
             self.set_tags({NOTE: note})
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
