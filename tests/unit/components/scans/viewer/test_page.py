@@ -196,6 +196,7 @@ def test_keys_go_to_the_next_scan_and_back_and_around(opened):
     assert opened.locator("[data-part=text]").text_content() == "no lesion"
 
 
+@pytest.mark.slow
 def test_what_is_laid_over_one_scan_is_laid_over_the_next_too(opened):
     opened.keyboard.press("p")
     before = canvas(opened)
@@ -218,6 +219,7 @@ def test_masks_and_probabilities_are_laid_over_the_scan_and_taken_off(opened):
     assert coloured(opened) == pytest.approx(area, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_window_changes_what_is_black_and_white(opened):
     opened.keyboard.press("o")
     before = canvas(opened).mean()
@@ -230,6 +232,7 @@ def test_the_window_changes_what_is_black_and_white(opened):
     assert canvas(opened).mean() == pytest.approx(before, abs=1)
 
 
+@pytest.mark.slow
 def test_no_key_leads_to_another_view_than_slices(opened):
     opened.locator("#viewer canvas").click()
     for key in "vchjkludi":
