@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ def write_json(path: Path, content: Any, mode: int = 0o666) -> None:
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Replace `path` in one step: after a power cut it holds the old content or the new one, whole."""
+    write_parts(path, [content], mode)
+
+
+def write_parts(path: Path, parts: Iterable[bytes], mode: int = 0o666) -> None:
+    """Write the parts, one after another, as `write_bytes` writes one."""
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -44,6 +44,9 @@ RULES = (
     Rule("MLFLOW_S3_ENDPOINT_URL", WITH_MLFLOW, "where your own MLflow keeps its artifacts; ours keeps them in the S3"),
     Rule("MLFLOW_S3_* MLFLOW_BOTO_*", WITH_EITHER, "how MLflow writes into an S3 server of yours"),
     Rule("MLFLOW_EXPERIMENT_NAME", YES, "the experiment of the runs, instead of dwi-stroke-segmentation"),
+    Rule("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", YES,
+         "true logs the load of the machine while training runs, every ten seconds or at this interval; off by "
+         "default"),
     Rule("MLFLOW_HTTP_* MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT", YES,
          "how long MLflow is waited for"),
     Rule("MLFLOW_LOGGING_LEVEL MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT "

@@ -33,9 +33,8 @@ def sources_tag() -> str:
 
 
 def _step_files(step: str) -> list[str]:
-    """Return the files that decide what a step does: the modules that it imports, its own YAML, and the pins."""
-    own = (ROOT / "components" / step).glob("*.yaml")
-    return [*closure(step_entry(step), root=ROOT), *(path.relative_to(ROOT).as_posix() for path in own), PINS]
+    """Return the files that decide what a step does: the modules that it imports with their data, and the pins."""
+    return [*closure(step_entry(step), root=ROOT), PINS]
 
 
 def _all_steps_files() -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from components.artifacts.headline import in_words, not_better, out_of_fold
 from components.artifacts.metric_labels import METRIC_LABELS
 from components.core.intervals import FEWEST
+from components.registry.mlflow_page import view_address
 from components.registry.tracking import TRAINING_VIEW
 from pipelines.atomic_write import write_json
 from pipelines.power_report import power_report
@@ -23,9 +24,10 @@ def save(summary: dict, state: Path) -> None:
 
 
 def links(uri: str, experiment_id: str, mlflow_run_id: str, name: str, version: str) -> dict[str, str]:
-    """Return the addresses of the run and of the model version in MLflow."""
+    """Return the addresses of the runs, this run and the model version in MLflow."""
     uri = uri.rstrip("/")
     return {
+        "runs": view_address(uri, experiment_id),
         "run": f"{uri}/#/experiments/{experiment_id}/runs/{mlflow_run_id}{TRAINING_VIEW}",
         "model": f"{uri}/#/models/{name}/versions/{version}{TRAINING_VIEW}",
     }

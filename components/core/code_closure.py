@@ -1,4 +1,4 @@
-"""The modules that an entry file imports, directly or not, and one digest of their text.
+"""The modules that an entry file imports, directly or not, the data files beside them, and one digest of them all.
 
 An image tag, a checkpoint's key, a split and a registered model depend on this code and on no other.
 """
@@ -30,7 +30,8 @@ def step_entry(step: str) -> str:
 def closure(*entries: str, root: Path = ROOT) -> list[str]:
     """Return the entry files and every module of ours that they import, also inside functions, sorted.
 
-    All paths are relative to `root`. The `__init__.py` of each package is among them, since Python runs it.
+    All paths are relative to `root`. The `__init__.py` of each package is among them, since Python runs it, and so are
+    the other files in the folder of a package, since its modules read them.
 
     Raises:
         FileNotFoundError: `root` has no such entry file.
@@ -41,7 +42,7 @@ def closure(*entries: str, root: Path = ROOT) -> list[str]:
         if path not in found:
             found.add(path)
             pending += _packages(path, root) + _imports((root / path).read_text(encoding="utf-8"), root)
-    return sorted(found)
+    return sorted(found.union(*(_data_files(path, root) for path in found)))
 
 
 def closure_digest(*entries: str, extra: Iterable[str] = (), root: Path = ROOT) -> str:
@@ -76,6 +77,15 @@ def copy_closure(entry: str, folder: Path) -> None:
 def _packages(path: str, root: Path) -> list[str]:
     folders = list(Path(path).parents)[:-1]
     return [init for folder in folders if (root / (init := f"{folder.as_posix()}/__init__.py")).exists()]
+
+
+def _data_files(path: str, root: Path) -> list[str]:
+    """Return the files beside a module that are not Python's; without a package, there are none."""
+    folder = Path(path).parent
+    if not (root / folder / "__init__.py").exists():
+        return []
+    files = (file for file in (root / folder).iterdir() if file.is_file() and not file.name.startswith("."))
+    return [(folder / file.name).as_posix() for file in files if file.suffix not in (".py", ".pyc")]
 
 
 def _imports(source: str, root: Path) -> list[str]:

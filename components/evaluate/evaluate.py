@@ -2,8 +2,11 @@
 
 import logging
 import shutil
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -24,6 +27,7 @@ from components.artifacts.headline import against_rule, in_words
 from components.artifacts.split_file import Split, subset_names
 from components.artifacts.trained_model import TrainedModel
 from components.core.step import progress
+from components.core.storage import scratch
 from components.evaluate.agreement import (
     agreement_summary,
     calibration_errors,
@@ -32,7 +36,7 @@ from components.evaluate.agreement import (
     volume_agreement,
 )
 from components.evaluate.calibration_error import reliability
-from components.evaluate.case_pictures import choose_samples, draw_failure, draw_sample
+from components.evaluate.case_pictures import PREDICTION, TRUTH, choose_samples, draw_failure, draw_sample
 from components.evaluate.champion_comparison import compare_with_champion
 from components.evaluate.metrics import case_metrics, slice_dices, summary
 from components.evaluate.parent_comparison import compare_with_parent
@@ -58,6 +62,7 @@ from components.registry.run_records import (
 from components.registry.scan_digests import scan_digests
 from components.registry.tracking import Run
 from components.scans.head import find_head
+from components.scans.viewer.page import Mask, Viewer, Volumes
 from components.scans.volumes import read, write
 
 FAILURES_DRAWN = 12
@@ -80,6 +85,7 @@ def evaluate(
         StepError: an artifact is missing or invalid, a network was not trained without its fold, or MLflow does not
             answer.
     """
+    start = time.perf_counter()
     listed, subsets = Cases.read(cases), Split.read(split)
     for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
@@ -90,32 +96,38 @@ def evaluate(
     logging.info("evaluating on %s", device_name(device()))
     tests = held_out_tests(network, trained, subsets, listed)
     tested = [case for test in tests for case in test.cases]
-    by_test = [measure_scans(test.network, test.trained, cases, test.cases, evaluation / MASKS) for test in tests]
-    measured = [scan for scans in by_test for scan in scans]
-    results = [scan.result for scan in measured]
+    by_name = {case.case: case for case in tested}
+    with Viewer() as viewer, tempfile.TemporaryDirectory(dir=scratch()) as shades:
+        by_test = [
+            measure_scans(test.network, test.trained, cases, test.cases, evaluation / MASKS, Path(shades))
+            for test in tests
+        ]
+        measured = [scan for scans in by_test for scan in scans]
+        results = [scan.result for scan in measured]
 
-    def measure(network: nn.Module, champion: TrainedModel, patients: set[str]) -> list[ScanResult]:
-        chosen = [case for case in tested if case.patient in patients]
-        return _results(network, champion, cases, chosen)
+        def measure(network: nn.Module, champion: TrainedModel, patients: set[str]) -> list[ScanResult]:
+            chosen = [case for case in tested if case.patient in patients]
+            return _results(network, champion, cases, chosen)
 
-    images: dict[str, set[str]] = {case.patient: set() for case in tested}
-    for case in tested:
-        images[case.patient].add(case.voxel_sha256)
-    comparison = compare_with_champion(results, subsets.patients, measure, listed.synthetic, model, images)
-    comparison.write(evaluation)
-    if forgotten := compare_with_parent(network, trained, cases, subsets, _results):
-        forgotten.write(evaluation / ParentComparison.FILE)
-    rule = measure_rule(cases, tested)
-    results = [result.model_copy(update=fields) for result, fields in zip(results, rule, strict=True)]
-    reliability_sum = np.sum([scan.reliability for scan in measured], axis=0)
-    metrics = collect_metrics(results, reliability_sum, trained, listed.synthetic)
-    metrics.write(evaluation)
-    of_folds = collect_folds(tests, by_test, results, listed.synthetic) if trained.networks else {}
-    for fold, found in of_folds.items():
-        (evaluation / FOLDS).mkdir(exist_ok=True)
-        found.write(evaluation / FOLDS / f"{fold}.json")
-    pictures = draw_pictures(results, {case.case: case for case in tested}, cases, evaluation)
-    write_page(metrics, trained, comparison, pictures, page, of_folds)
+        images: dict[str, set[str]] = {case.patient: set() for case in tested}
+        for case in tested:
+            images[case.patient].add(case.voxel_sha256)
+        comparison = compare_with_champion(results, subsets.patients, measure, listed.synthetic, model, images)
+        comparison.write(evaluation)
+        if forgotten := compare_with_parent(network, trained, cases, subsets, _results):
+            forgotten.write(evaluation / ParentComparison.FILE)
+        rule = measure_rule(cases, tested)
+        results = [result.model_copy(update=fields) for result, fields in zip(results, rule, strict=True)]
+        reliability_sum = np.sum([scan.reliability for scan in measured], axis=0)
+        metrics = collect_metrics(results, reliability_sum, trained, listed.synthetic)
+        metrics.write(evaluation)
+        of_folds = collect_folds(tests, by_test, results, listed.synthetic) if trained.networks else {}
+        for fold, found in of_folds.items():
+            (evaluation / FOLDS).mkdir(exist_ok=True)
+            found.write(evaluation / FOLDS / f"{fold}.json")
+        pictures = draw_pictures(results, by_name, cases, evaluation)
+        add_scans(viewer, results, by_name, cases, evaluation, Path(shades))
+        write_page(metrics, trained, comparison, pictures, viewer, page, of_folds)
 
     run = Run.open(trained.training_digest, evaluation_digest(model, evaluation))
     record_inputs(run, listed, subsets, split, data_report)
@@ -124,6 +136,7 @@ def evaluate(
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
     authenticate(run, model, evaluation)
+    run.log_seconds("evaluate", time.perf_counter() - start)
     numbers = metrics.summary
     logging.info("%s", against_rule(numbers))
     logging.info(
@@ -170,9 +183,17 @@ class MeasuredScan:
 
 
 def measure_scans(
-    network: nn.Module, trained: TrainedModel, folder: Path, cases: Sequence[Case], masks: Path | None = None
+    network: nn.Module,
+    trained: TrainedModel,
+    folder: Path,
+    cases: Sequence[Case],
+    masks: Path | None = None,
+    shades: Path | None = None,
 ) -> list[MeasuredScan]:
-    """Predict and measure each case. `folder` holds the volumes; the predicted masks are written to `masks`."""
+    """Predict and measure each case. `folder` holds the volumes.
+
+    The predicted masks are written to `masks`, and the calibrated probabilities, times 255, to `shades`.
+    """
     measured = []
     for case in progress(cases, what="evaluated"):
         volume, geometry = read(folder / case.files["dwi"])
@@ -184,6 +205,9 @@ def measure_scans(
         predicted = lesion_mask(probability, trained, case.voxel_mm)
         if masks:
             write(masks / _mask_name(case), predicted.astype(np.uint8), geometry.space)
+        if shades:
+            levels = np.round(255 * calibrated(probability, trained)).astype(np.uint8)
+            write(shades / _mask_name(case), levels, geometry.space)
         assessment = assess(probability, predicted, volume, case.voxel_mm, trained, head)
         counted = probability >= COUNTED
         probabilities = (probability[counted], calibrated(probability[counted], trained))
@@ -252,22 +276,39 @@ def mean_temperature(trained: TrainedModel) -> float | None:
 
 def draw_pictures(results: Sequence[ScanResult], cases: dict[str, Case], folder: Path, evaluation: Path) -> Pictures:
     """Draw test slices into `evaluation`, list them in `pictures.json`, and return them with the worst failures."""
-
-    def load(name: str, slices: int | slice = slice(None)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return scan, truth and prediction."""
-        case = cases[name]
-        files = (folder / case.files["dwi"], folder / case.files["mask"], evaluation / MASKS / _mask_name(case))
-        image, truth, predicted = (np.asarray(nib.nifti1.load(file).dataobj[:, :, slices]) for file in files)
-        return image, truth > 0, predicted > 0
-
     overlays = {}
     for number, sample in enumerate(choose_samples(results), start=1):
         path = evaluation / OVERLAYS / f"{number:02d}_{sample.kind}.png"
-        draw_sample(sample, *load(sample.case, sample.slice), path)
+        draw_sample(sample, *_load(cases[sample.case], folder, evaluation, sample.slice), path)
         overlays[path] = sample.case
     OverlayCases(cases={path.name: case for path, case in overlays.items()}).write(evaluation)
     worst = [scan.case for scan in failed_scans(results)[:FAILURES_DRAWN]]
-    return Pictures(list(overlays), {name: draw_failure(*load(name)) for name in worst})
+    return Pictures(list(overlays), {name: draw_failure(*_load(cases[name], folder, evaluation)) for name in worst})
+
+
+def add_scans(
+    viewer: Viewer, results: Sequence[ScanResult], cases: dict[str, Case], folder: Path, evaluation: Path, shades: Path
+) -> None:
+    """Add the scans with truth, prediction and probability to the viewer, the lowest Dice first."""
+
+    def load(case: Case) -> Volumes:
+        image, truth, predicted = _load(case, folder, evaluation)
+        levels = np.asarray(nib.nifti1.load(shades / _mask_name(case)).dataobj)
+        masks = [Mask("truth", truth, TRUTH), Mask("prediction", predicted, PREDICTION)]
+        return Volumes(image, masks, levels / np.float32(255))
+
+    for result in sorted(results, key=lambda result: result.dice):
+        case = cases[result.case]
+        viewer.add(case.case, f"Dice {result.dice:.2f}", case.voxel_mm, partial(load, case))
+
+
+def _load(
+    case: Case, folder: Path, evaluation: Path, slices: int | slice = slice(None)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scan, truth and prediction."""
+    files = (folder / case.files["dwi"], folder / case.files["mask"], evaluation / MASKS / _mask_name(case))
+    image, truth, predicted = (np.asarray(nib.nifti1.load(file).dataobj[:, :, slices]) for file in files)
+    return image, truth > 0, predicted > 0
 
 
 def _mask_name(case: Case) -> str:

@@ -18,8 +18,10 @@ from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.subgroups import LESION_VOLUME
 from components.model.calibration import COUNTED
 from components.model.threshold_rule import FACTOR, SMALLEST_ML, SMOOTHING_MM
+from components.scans.viewer.page import PLACE, Viewer
 
 PAGE_LIMIT = 950_000
+"""Most bytes of the page without the volumes of its viewer."""
 MOST_ROWS, MOST_FAILURES = 500, 50
 RULE_ROWS = ("dice", "lesion_dice", "lesion_f1", "false_positive_ml_lesion_free")
 """Metrics of both the model and the rule without a network."""
@@ -154,6 +156,7 @@ FAILURES = """
 {% endfor %}</div>
 {% if failures|length < review.failures %}<p>The worst {{ failures|length }} of {{ review.failures }}; all are in
 test_metrics.json.</p>{% endif %}{% else %}<p>None.</p>{% endif %}
+<h2>Scans</h2><p>The lowest Dice first.</p>{{ viewer }}
 <h2>Pictures</h2><p>Green: truth. Orange: prediction. Radiological view: the patient's left is on the right.</p>
 <div class="tiles wide">{% for src in pictures %}<figure><img src="{{ src }}" alt=""></figure>{% endfor %}</div>
 """
@@ -197,10 +200,11 @@ def write_page(
     trained: TrainedModel,
     comparison: Comparison,
     pictures: Pictures,
+    viewer: Viewer,
     page: Path,
     folds: Mapping[str, TestMetrics] | None = None,
 ) -> None:
-    """Write the page, under 1 MB. Samples become JPEG. Pictures that do not fit are left out, failures first.
+    """Write the page, without its viewer under 1 MB. Samples become JPEG. Pictures that do not fit are left out.
 
     folds: Fold to its metrics, of a cross-validation.
     """
@@ -221,11 +225,12 @@ def write_page(
         "worse": not_better(summary), "against_rule": against_rule(summary),
         "folds": folds or {}, "out_of_fold": out_of_fold(len(folds or {})),
         "headline": in_words(summary, "test_lesion_dice") if "test_lesion_dice_mean" in summary else "",
+        "viewer": PLACE,
     }  # fmt: skip
     left = PAGE_LIMIT - len(render(BODY, pictures=[], shown={}, **values).encode())
     samples, left = _fitting({str(i): _jpeg(path) for i, path in enumerate(pictures.samples)}, left)
     shown, _ = _fitting(pictures.failures, left)
-    page.write_text(render(BODY, pictures=list(samples.values()), shown=shown, **values))
+    viewer.write(render(BODY, pictures=list(samples.values()), shown=shown, **values), page)
 
 
 def _fitting(pictures: dict[str, str], limit: int) -> tuple[dict[str, str], int]:

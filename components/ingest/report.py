@@ -1,5 +1,6 @@
 """Write the data report: what was found, what was repaired, and what was refused for which reason."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from components.artifacts.cases import Case, Cases
 from components.core.html_page import render, thumbnail
+from components.scans.viewer.page import PLACE, Mask, Viewer, Volumes
 
 MOST_THUMBNAILS, MOST_ROWS = 60, 1000
 LESION = (255, 90, 60)
@@ -21,6 +23,7 @@ BODY = """
 {% if refused %}<h2>Refused</h2><table><tr><th>case</th><th>reason</th></tr>
 {% for name, why in (refused.items()|list)[:most] %}<tr><td>{{ name }}</td><td>{{ why }}</td></tr>{% endfor %}</table>
 {% if refused|length > most %}<p>The first {{ most }} of {{ refused|length }}.</p>{% endif %}{% endif %}
+<h2>Scans</h2>{{ viewer }}
 <h2>Pictures</h2><div class="tiles">{% for t in tiles %}<figure><img src="{{ t.src }}" alt="{{ t.name }}">
 <figcaption>{{ t.name }}<br>{{ t.what }}</figcaption></figure>{% endfor %}</div>
 {% if tiles|length < cases|length %}<p>The first {{ tiles|length }} of {{ cases|length }} are shown.</p>{% endif %}
@@ -49,28 +52,41 @@ def lesion_text(case: Case) -> str:
 
 
 def write_report(validated: Cases, folder: Path, page: Path) -> None:
-    """Write a page (under 1 MB) about the cases, with pictures of the volumes in `folder`."""
+    """Write a page about the cases, with pictures and a viewer of the volumes in `folder`.
+
+    Without the volumes of its viewer it has less than 1 MB.
+    """
     cases = validated.cases
     tiles = [{"name": c.case, "what": lesion_text(c), "src": _picture(c, folder)} for c in cases[:MOST_THUMBNAILS]]
-    page.write_text(
-        render(
-            BODY,
-            title="Data report",
-            tiles=tiles,
-            most=MOST_ROWS,
-            patients=len({c.patient for c in cases}),
-            lesion=lesion_text,
-            has_sites=any(c.site or c.scanner for c in cases),
-            ignored=len(validated.ignored),
-            cases=cases,
-            refused=validated.refused,
-            notes=validated.notes,
-            layout=validated.layout,
-            data_uri=validated.data_uri,
-            data_version=validated.data_version,
-            synthetic=validated.synthetic,
-        )
+    text = render(
+        BODY,
+        title="Data report",
+        tiles=tiles,
+        most=MOST_ROWS,
+        patients=len({c.patient for c in cases}),
+        lesion=lesion_text,
+        has_sites=any(c.site or c.scanner for c in cases),
+        ignored=len(validated.ignored),
+        cases=cases,
+        refused=validated.refused,
+        notes=validated.notes,
+        layout=validated.layout,
+        data_uri=validated.data_uri,
+        data_version=validated.data_version,
+        synthetic=validated.synthetic,
+        viewer=PLACE,
     )
+    with Viewer() as viewer:
+        for case in cases:
+            viewer.add(case.case, lesion_text(case), case.voxel_mm, partial(_volumes, case, folder))
+        viewer.write(text, page)
+
+
+def _volumes(case: Case, folder: Path) -> Volumes:
+    scan = np.asarray(_voxels(folder / case.files["dwi"]))
+    if not case.lesion_voxels:
+        return Volumes(scan)
+    return Volumes(scan, [Mask("lesion", np.asarray(_voxels(folder / case.files["mask"])), f"#{bytes(LESION).hex()}")])
 
 
 def _picture(case: Case, folder: Path) -> str:

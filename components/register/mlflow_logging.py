@@ -23,7 +23,25 @@ RUNTIME = (
 """Python packages that the model's code imports."""
 
 
-def log_model(run: Run, model: Path):
+def logged_model(run: Run, model: Path, evaluation_digest: str) -> tuple[str, str]:
+    """Log the model to the run, unless an earlier try did, and return its id and its address.
+
+    What a killed try left incomplete is deleted: MLflow would list it as a second model.
+    """
+    experiment = run.client.get_run(run.id).info.experiment_id
+    mine = f"source_run_id = '{run.id}' AND tags.evaluation_digest = '{evaluation_digest}'"
+    ready = None
+    for found in run.client.search_logged_models([experiment], mine):
+        if found.status == "READY":
+            ready = found
+        else:
+            run.client.delete_logged_model(found.model_id)
+    if ready is None:
+        ready = log_model(run, model, {"evaluation_digest": evaluation_digest})
+    return ready.model_id, ready.model_uri
+
+
+def log_model(run: Run, model: Path, tags: dict[str, str] | None = None):
     """Log the pyfunc model to the run, and return MLflow's `ModelInfo`."""
     import mlflow
     from mlflow.models import ModelSignature
@@ -47,7 +65,7 @@ def log_model(run: Run, model: Path):
             if name != TENSORS or trained.tensors_sha256:
                 shutil.copy(model / name, weights)
         code_closure.copy_closure(code_closure.MODEL, code)
-        with mlflow.start_run(run.id):
+        with mlflow.start_run(run.id, log_system_metrics=False):
             return mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(code_closure.ROOT / code_closure.MODEL),
@@ -56,6 +74,9 @@ def log_model(run: Run, model: Path):
                 signature=signature,
                 input_example=example,
                 pip_requirements=requirements(),
+                params={name: str(value) for name, value in trained.params.items()},
+                tags=tags,
+                step=trained.best_epoch or 0,  # MLflow links the metrics of this step: those of the chosen weights
             )
 
 

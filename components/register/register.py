@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from components.register.card import Card
 from components.register.card import load as load_statement
 from components.register.card_facts import make_card
 from components.register.decision import decide
-from components.register.mlflow_logging import log_model, packages, stored_model_digest
+from components.register.mlflow_logging import logged_model, packages, stored_model_digest
 from components.register.policy import load as load_policy
 from components.registry.evaluation_signature import require_authentic
 from components.registry.ledger import Ledger
@@ -59,7 +60,7 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     trained, metrics = TrainedModel.read(model), TestMetrics.read(evaluation)
     digest = card.versions.evaluation_digest
 
-    run = Run.open(trained.training_digest, digest)
+    run, start = Run.open(trained.training_digest, digest), time.perf_counter()
     record_training(run, model)
     record_evaluation(run, model, evaluation)
     record_comparison(run, evaluation)
@@ -84,12 +85,20 @@ def register(model: Path, evaluation: Path) -> dict[str, str]:
     if not run.has_tag("decision", decision):
         run.set_tags({"decision": decision})
     if is_new or not run.finished_at:
+        run.add_note(_note(sentence(metrics.summary, metrics.synthetic), version, decision))
+        run.log_seconds("register", time.perf_counter() - start)
         run.finish()
     logging.info("%s version %s (%s)", MODEL_NAME, version, ", ".join(aliases))
     return {
         "name": MODEL_NAME, "version": str(version), "aliases": ",".join(aliases), "run_id": run.id,
         "decision": decision,
     }  # fmt: skip
+
+
+def _note(result: str, version: str, decision: str) -> str:
+    """Return the description of the run: its result, its version, and the decision about it."""
+    page = f"#/models/{MODEL_NAME}/versions/{version}{TRAINING_VIEW}"
+    return f"{result}\n\n[{MODEL_NAME} version {version}]({page}): {decision}"
 
 
 def _version_tags(
@@ -119,17 +128,18 @@ def _add_pipeline_run(client, version: str) -> None:
 
 def _create_version(run: Run, model: Path, tags: dict[str, Any], description: str) -> str:
     """Log the model and create a version of it. If two pipeline runs create one together, the older is kept."""
-    info, client = log_model(run, model), run.client
+    digest, client = tags["evaluation_digest"], run.client
+    model_id, address = logged_model(run, model, digest)
+    run.link_model(model_id)
     digests = {
-        "model_sha256": stored_model_digest(info.model_uri, tags),
+        "model_sha256": stored_model_digest(address, tags),
         "description_sha256": hashlib.sha256(description.encode()).hexdigest(),
     }
     texts = {name: str(value) for name, value in {**tags, **digests}.items()}
-    digest = tags["evaluation_digest"]
 
     def create() -> str:
         return client.create_model_version(
-            MODEL_NAME, info.model_uri, run.id, texts, description=description, model_id=info.model_id
+            MODEL_NAME, address, run.id, texts, description=description, model_id=model_id
         ).version
 
     version = find_or_create(lambda: _find_version(client, digest), create)

@@ -14,6 +14,7 @@ from components.artifacts.evaluation import FOLDS, OVERLAYS, Comparison, ParentC
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import CURVE, WEIGHTS, TrainedModel, read_history
 from components.core.storage import file_sha256
+from components.registry.datasets import dataset_inputs
 from components.registry.mlflow_requests import explain_mlflow_errors
 from components.registry.tracking import Run
 
@@ -46,13 +47,14 @@ def data_params(cases: Cases, split: Split) -> dict[str, Any]:
 
 @explain_mlflow_errors()
 def record_inputs(run: Run, cases: Cases, split: Split, split_file: Path, data_report: Path) -> None:
-    """Log the data of a training: version, split, patient and scan counts, the data report."""
+    """Log the data of a training: version, split, datasets, patient and scan counts, the data report."""
     if run.finished_at:
         return
     run.log_params(data_params(cases, split))
     run.set_tags(data_tags(cases, split))
-    run.log_text(split_file.read_text(), Split.FILE)
-    run.log_text(data_report.read_text(), REPORT)
+    run.log_datasets(dataset_inputs(cases, split))
+    run.log_artifact_as(split_file, Split.FILE)
+    run.log_artifact_as(data_report, REPORT)
 
 
 @explain_mlflow_errors()
@@ -75,7 +77,7 @@ def record_training(run: Run, model: Path) -> None:
 def record_page(run: Run, page: Path) -> None:
     """Log the page of the evaluation."""
     if not run.finished_at:
-        run.log_text(page.read_text(), "evaluation.html")
+        run.log_artifact_as(page, "evaluation.html")
 
 
 @explain_mlflow_errors()

@@ -2,18 +2,21 @@
 
 import logging
 import os
+import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.core import run_name
 from components.core.errors import StepError
 from components.core.loopback import is_here
+from components.registry.mlflow_page import EXPERIMENT_NOTE, NOTE, experiment_tags, source_tags
 from components.registry.mlflow_requests import explain_mlflow_errors, find_or_create
 
+if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput
+
 EXPERIMENT = "dwi-stroke-segmentation"
-KIND = "mlflow.experimentKind"
-"""Tag of an experiment: MLflow lists it as model training, not as GenAI."""
 TRAINING_VIEW = "?workflowType=machine_learning"
 """The end of every link into MLflow's pages. Without it, a new browser shows the pages for GenAI."""
 MODEL_NAME = "dwi-attention-unet"
@@ -25,6 +28,8 @@ PARENT, FOLD = "mlflow.parentRunId", "fold"
 PIPELINE_RUNS = "pipeline_runs"
 """Tag of a version: the ids of the pipeline runs that produced it, the newest last."""
 MOST_PIPELINE_RUNS = 20
+LINKED_TOGETHER = 100
+"""MLflow 3.17 refuses a repeated request with more metrics of a model."""
 TOKEN = "MLFLOW_TRACKING_TOKEN"  # noqa: S105 - the variable's name
 
 
@@ -53,7 +58,7 @@ class Run:
         import mlflow
 
         kfp_run = os.environ.get("KFP_RUN_ID", "")
-        name, tags = run_name.read_name(), {**code_tags(), "training_digest": training_digest}
+        name, tags = run_name.read_name(), {**code_tags(), **source_tags(), "training_digest": training_digest}
         client = mlflow.MlflowClient()
         if run_id := os.environ.get("MLFLOW_RUN_ID"):
             client.get_run(run_id)
@@ -61,8 +66,9 @@ class Run:
         else:
             experiment = _experiment()
             number = experiment.experiment_id
-            if KIND not in experiment.tags:
-                client.set_experiment_tag(number, KIND, "custom_model_development")
+            for key, value in ({NOTE: EXPERIMENT_NOTE} | experiment.tags | experiment_tags()).items():
+                if experiment.tags.get(key) != value:
+                    client.set_experiment_tag(number, key, value)
             run_id = find_or_create(
                 lambda: _find_run(client, number, kfp_run, training_digest, evaluation_digest),
                 lambda: client.create_run(number, run_name=name or None, tags=tags).info.run_id,
@@ -167,11 +173,50 @@ class Run:
         new = [Metric(name, value, now, 0) for name, value in metrics.items() if logged.get(name) != value]
         self.client.log_batch(self.id, metrics=new)
 
+    def log_datasets(self, inputs: "list[DatasetInput]") -> None:
+        """Log the datasets of the run. MLflow skips those that it has."""
+        self.client.log_inputs(self.id, datasets=inputs)
+
+    @explain_mlflow_errors()
+    def log_seconds(self, step: str, seconds: float) -> None:
+        """Log how long a step took, as the metric `step_seconds_<step>`. A run that finished before keeps its own."""
+        if not self.finished_at:
+            self.log_metrics({f"step_seconds_{step}": round(seconds, 1)})
+
+    def link_model(self, model_id: str) -> None:
+        """Show the metrics of the test as those of a logged model too, on the dataset of the context "test".
+
+        Each is logged again as it is in the run, with its time, so that its history in the run stays the same.
+        """
+        from mlflow.entities import Metric
+
+        run = self.client.get_run(self.id)
+        contexts = {tag.value: used.dataset for used in run.inputs.dataset_inputs for tag in used.tags}
+        test = contexts.get("test")
+        on = {"dataset_name": test.name, "dataset_digest": test.digest} if test else {}
+        linked = {metric.key for metric in self.client.get_logged_model(model_id).metrics or ()}
+        metrics = [
+            Metric(metric.key, metric.value, metric.timestamp, metric.step, model_id=model_id, run_id=self.id, **on)
+            for metric in run.to_proto().data.metrics
+            if metric.key.startswith("test_") and metric.key not in linked
+        ]
+        for first in range(0, len(metrics), LINKED_TOGETHER):
+            self.client.log_batch(self.id, metrics=metrics[first : first + LINKED_TOGETHER])
+
+    def add_note(self, note: str) -> None:
+        """Describe the run (Markdown), unless somebody did."""
+        if not self.has_tag(NOTE):
+            self.set_tags({NOTE: note})
+
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         self.client.log_artifact(self.id, str(path), folder)
 
-    def log_text(self, text: str, file: str) -> None:
-        self.client.log_text(self.id, text, file)
+    def log_artifact_as(self, path: Path, name: str) -> None:
+        """Log a file under another name."""
+        with tempfile.TemporaryDirectory() as folder:
+            named = Path(folder) / name
+            named.symlink_to(path.resolve())
+            self.log_artifact(named)
 
     def has_tag(self, tag: str, value: str | None = None) -> bool:
         """Return whether the run has the tag, and with this value if one is given."""

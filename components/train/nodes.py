@@ -21,7 +21,7 @@ from components.train.node_storage import NodeStorage
 from components.train.training_inputs import TrainingPaths
 from components.train.trainjob import API_VERSION, GROUP, RUNTIME, TrainJob
 
-COPIED_VARIABLES = ("KFP_RUN_ID", "KFP_HOST", "MLFLOW_RUN_ID")
+COPIED_VARIABLES = ("KFP_RUN_ID", "KFP_HOST", "MLFLOW_RUN_ID", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")
 """Environment variables of the step that its nodes get too."""
 
 

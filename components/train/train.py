@@ -6,6 +6,7 @@ first one logs, saves and writes (see `ranks`).
 """
 
 import logging
+import time
 
 import torch
 
@@ -19,6 +20,7 @@ from components.train.learn import learn, save
 from components.train.progress import Progress
 from components.train.setup import Setup, choose_device, cores
 from components.train.start import starting_weights
+from components.train.system_metrics import log_system_metrics
 from components.train.training_inputs import TrainingInputs, TrainingPaths
 from components.train.training_key import TrainingKey
 from components.train.write_model import write_model
@@ -32,6 +34,7 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
             cannot be used; or the model of START does not fit, or has seen a test patient.
         Preempted: SIGTERM arrived. The progress is saved to the batch; with several processes, to the epoch.
     """
+    start = time.perf_counter()
     inputs = TrainingInputs.read(paths)
     key = TrainingKey.of(inputs, settings)
     torch.set_num_threads(cores())
@@ -40,10 +43,10 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
     checkpoint = ranks.of_first(checkpoints.load)
     run = _open_run(key, inputs) if ranks.first() else None
 
-    start = None
+    weights = None
     if settings.start and not checkpoint:
-        start = ranks.of_first(lambda: starting_weights(inputs, settings))
-    setup = Setup.make(inputs, settings, device, checkpoint, start)
+        weights = ranks.of_first(lambda: starting_weights(inputs, settings))
+    setup = Setup.make(inputs, settings, device, checkpoint, weights)
     if run:
         run.log_params(setup.params)
 
@@ -57,12 +60,14 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
     elif run:
         save(setup, progress, checkpoints)  # keeps the number format that was measured to be the fastest
 
-    learn(setup, progress, checkpoints, run)
+    with log_system_metrics(run):
+        learn(setup, progress, checkpoints, run)
 
     if run:
         write_model(inputs, key, setup, progress)
         try:
             record_training(run, paths.model)
+            run.log_seconds("train", time.perf_counter() - start)
             if inputs.split.held_out:
                 run.finish()
         except StepError as error:

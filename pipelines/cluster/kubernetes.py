@@ -15,7 +15,7 @@ from pipelines.pipeline import TRAIN_FOLDS, base_step, compile_to, folds_asked, 
 
 CONFIG_MAP, S3_SECRET = "dwi-stroke-settings", "dwi-stroke-s3"
 SETTINGS = ("S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "S3_BUCKET", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME")
-OPTIONAL_SETTINGS = ("KFP_HOST",)  # only for links
+OPTIONAL_SETTINGS = ("KFP_HOST", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING")
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 MLFLOW_SECRET = "dwi-stroke-mlflow"  # noqa: S105 - a name
 USER = 10001

@@ -16,12 +16,23 @@ from components.core.step import progress
 from components.core.text import shown
 from components.ingest.found_files import Found, FoundCase
 from components.scans.prediction_mark import PART, TABLE
+from components.scans.viewer.page import Viewer
 from components.scans.volumes import BadVolume
-from pipelines.atomic_write import write_bytes
+from pipelines.atomic_write import write_bytes, write_parts
 from pipelines.dicom.answer import answer, answer_names, is_ours
 from pipelines.predict import bids_derivative
 from pipelines.predict.open_input import Input, open_input
-from pipelines.predict.results import MOST_PICTURED, Pictures, Row, Table, draw, is_untouched, listed, page
+from pipelines.predict.results import (
+    MOST_PICTURED,
+    Pictures,
+    Row,
+    Table,
+    add_to_viewer,
+    draw,
+    is_untouched,
+    listed,
+    page,
+)
 from pipelines.predict.segmenter import Segmenter
 
 PAGE = "predictions.html"
@@ -71,8 +82,10 @@ def segment_folder(
                 for left in (name, f"{name}.part"):
                     local_path(target, left).unlink(missing_ok=True)
             options = {"probability": probability, "modality_check": modality_check}
-            rows, pictures = _segment_all(scans, target, segmenter, options)
-            write_bytes(target / PAGE, page(rows, pictures, source, segmenter.uri, segmenter.synthetic))
+            with Viewer() as viewer:
+                rows, pictures = _segment_all(scans, target, segmenter, options, viewer)
+                text = page(rows, pictures, source, segmenter.uri, segmenter.synthetic)
+                write_parts(target / PAGE, viewer.parts(text))
         except OSError as error:
             raise _cannot_write(target, error) from None
     _say(rows, found, target)
@@ -112,7 +125,7 @@ def _cannot_write(target: Path, error: OSError) -> StepError:
 
 
 def _segment_all(
-    scans: Input, target: Path, segmenter: Segmenter, options: dict[str, bool]
+    scans: Input, target: Path, segmenter: Segmenter, options: dict[str, bool], viewer: Viewer
 ) -> tuple[list[Row], list[Pictures]]:
     found = scans.found
     rows: list[Row] = []
@@ -124,7 +137,8 @@ def _segment_all(
         table.add(rows[-1])
     try:
         for case in progress(found.cases, total=len(found.cases), what="segmented"):
-            row, drawn = _segment(case, scans, target, segmenter, options, table, len(pictures) < MOST_PICTURED)
+            draw_it = len(pictures) < MOST_PICTURED
+            row, drawn = _segment(case, scans, target, segmenter, options, table, draw_it, viewer)
             rows.append(row)
             pictures += [drawn] if drawn else []
             done += 1
@@ -145,13 +159,16 @@ def _segment(
     options: dict[str, bool],
     table: Table,
     draw_it: bool,
+    viewer: Viewer,
 ) -> tuple[Row, Pictures | None]:
     adc, b0 = (scans.folder / key if key else None for key in (case.adc, case.b0))
     study = scans.studies.get(case.name)
     file = study.chosen.dwi.series.named if study else case.image[0]
+    view_probability = segmenter.gives_probabilities and not viewer.is_full
+    asked = options | {"probability": options["probability"] or view_probability}
     try:
         b_values = [scans.folder / key for key in case.b_values]
-        prediction = segmenter.segment(scans.folder / case.image[0], adc, b0, b_values, **options)
+        prediction = segmenter.segment(scans.folder / case.image[0], adc, b0, b_values, **asked)
     except BadVolume as reason:
         row = Row(case.name, file, str(reason))
         table.add(row)
@@ -175,6 +192,7 @@ def _segment(
         path = local_path(target, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, content)
+    add_to_viewer(viewer, case.name, prediction)
     return row, draw(prediction) if draw_it else None
 
 

@@ -14,6 +14,8 @@ from components.artifacts.synthetic import WARNING
 from components.core.errors import StepError
 from components.core.html_page import render, thumbnail
 from components.scans.prediction_mark import DIGEST, PART, digest, read_mark
+from components.scans.viewer.page import PLACE, Mask, Viewer, Volumes
+from components.scans.volumes import read_nifti_bytes
 from pipelines.predict.segmenter import Prediction
 
 FORMULA = tuple("=+-@\t\r\n＝＋－＠")
@@ -140,6 +142,7 @@ unknown.</p>{% endif %}
 {% if noted %}<h2>Noted</h2><table><tr><th>case</th><th>what was assumed</th></tr>
 {% for r in noted[:most] %}<tr><td>{{ r.case }}</td><td>{{ r.noted }}</td></tr>{% endfor %}
 </table>{% endif %}
+<h2>Scans</h2>{{ viewer }}
 <h2>Pictures</h2><p>The slices with most of the predicted lesion, outlined in orange; a middle one where none is
 predicted. Slices are counted from below. Radiological view: the patient's left is on the right.</p>
 {% for r, pictures in drawn %}<h3>{{ r.case }}</h3><p>{{ r.words }}{% if r.reasons %}.
@@ -150,8 +153,8 @@ predicted. Slices are counted from below. Radiological view: the patient's left 
 """
 
 
-def page(rows: list[Row], pictures: list[Pictures], source: Path, model: str, synthetic: bool) -> bytes:
-    """The page; `pictures` are those of the first predicted cases, as `draw` made them.
+def page(rows: list[Row], pictures: list[Pictures], source: Path, model: str, synthetic: bool) -> str:
+    """The page without its viewer; `pictures` are those of the first predicted cases, as `draw` made them.
 
     `synthetic`: the model learnt from synthetic scans alone.
     """
@@ -163,7 +166,18 @@ def page(rows: list[Row], pictures: list[Pictures], source: Path, model: str, sy
         free=sum(row.words.startswith("no lesion") for row in predicted),
         unknown=any(row.needs_review == "unknown" for row in predicted), noted=[row for row in predicted if row.noted],
         drawn=list(zip(predicted, pictures, strict=False)), most=MOST_ROWS, side=SIDE,
-    ).encode(errors="backslashreplace")  # fmt: skip
+        viewer=PLACE,
+    )  # fmt: skip
+
+
+def add_to_viewer(viewer: Viewer, case: str, found: Prediction) -> None:
+    """Add a scan with its predicted mask and, if the model gives it, its probability."""
+
+    def load() -> Volumes:
+        probability = None if found.probability is None else read_nifti_bytes(found.probability)[0]
+        return Volumes(found.image, [Mask("prediction", found.lesion, f"#{bytes(PREDICTED).hex()}")], probability)
+
+    viewer.add(case, found.volume, found.voxel_mm, load)
 
 
 def draw(found: Prediction) -> Pictures:

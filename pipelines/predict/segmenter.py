@@ -24,7 +24,7 @@ class Prediction:
 
     mask and probability: `.nii.gz` files in the scan's own space. review: why a person should check it, "" if nothing
     is unusual.
-    image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, for a picture.
+    image, lesion: the scan and its mask as arrays (X, Y, S) in RAS+, for a picture. voxel_mm: their voxel size.
     noted: what was assumed about the scan or repaired in its header, one line each.
     """
 
@@ -37,6 +37,7 @@ class Prediction:
     review: str | None
     image: np.ndarray
     lesion: np.ndarray
+    voxel_mm: tuple[float, float, float] | None = None
     noted: tuple[str, ...] = ()
 
     @property
@@ -72,9 +73,14 @@ class Segmenter(ABC):
         """Return the model's address, and that it was trained with synthetic scans only if so."""
         return f"{self.uri} (learnt from SYNTHETIC scans alone)" if self.synthetic else self.uri
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Return whether the model is new enough to give probabilities."""
+        return "probability" in self.parameters
+
     def require_probabilities(self) -> None:
         """Raise StepError if the model is too old to give probabilities."""
-        if "probability" not in self.parameters:
+        if not self.gives_probabilities:
             raise StepError(
                 f"{self.uri} is too old to give probabilities. Leave PROBABILITY out, or register a new model."
             )
@@ -120,7 +126,7 @@ class Segmenter(ABC):
         mask = stamped(row["mask"], mark_of_mask(lesion))  # that of an old model has no mark yet
         return Prediction(
             mask, row.get("probability"), float(row["lesion_ml"]), low, high, level,
-            row.get("needs_review"), image, lesion > 0, noted,
+            row.get("needs_review"), image, lesion > 0, geometry.voxel_mm, noted,
         )  # fmt: skip
 
     def _asked(self, probability: bool) -> dict[str, bool]:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
+from components.artifacts.evaluation import TestMetrics
 from components.core.settings import checked
 from components.evaluate.evaluate import evaluate
 from components.ingest.discover import discover
@@ -15,6 +17,7 @@ from components.preprocess.preprocess import preprocess
 from components.split.split import split
 from components.train.train import train
 from components.train.training_inputs import TrainingPaths
+from tests.support.viewer import viewed, volume, without_viewer
 
 SETTINGS = {
     "base_channels": 4, "epochs": 8, "batch_size": 4, "learning_rate": 1e-2, "weight_decay": 1e-5, "loss": "dice+bce",
@@ -81,4 +84,17 @@ def test_the_models_statements_are_measured_and_shown(evaluated):
         assert run.data.metrics[name] == measured["summary"][name]
     logged = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/evaluation.html")
     assert logged == page.read_text()
-    assert len(logged.encode()) < 1_000_000
+    assert len(without_viewer(logged).encode()) < 1_000_000
+
+
+def test_the_viewer_shows_the_lowest_dice_first_with_truth_prediction_and_probability(evaluated):
+    _, evaluation, page, _ = evaluated
+    measured = TestMetrics.read(evaluation)
+    dices = {scan.case: scan.dice for scan in measured.cases}
+    found = viewed(page.read_text())
+    assert sorted(dices) == sorted(found) and [dices[name] for name in found] == sorted(dices.values())
+    for scan in measured.cases:
+        layers = {layer["name"]: volume(layer) for layer in found[scan.case]["layers"]}
+        truth, predicted, levels = (np.asarray(layers[name].dataobj) for name in ("truth", "prediction", "probability"))
+        assert (truth.sum(), predicted.sum()) == (scan.truth_voxels, scan.predicted_voxels)
+        assert not predicted.any() or levels[predicted > 0].mean() > levels.mean()

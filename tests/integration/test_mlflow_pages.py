@@ -4,10 +4,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mlflow
+import numpy as np
 import pytest
 
+from components.core.html_page import render
 from components.register.register import CARD, _card_link
-from components.registry.tracking import MODEL_NAME, Run
+from components.registry.run_records import record_page
+from components.registry.tracking import MODEL_NAME, TRAINING_VIEW, Run
+from components.scans.viewer.page import PLACE, Viewer, Volumes
 from pipelines.summary import links
 from tests.support.browser import launch
 from tests.support.mlflow_login import log_in
@@ -68,6 +72,22 @@ def test_a_printed_link_opens_the_view_of_model_training(printed, name, page):
     page.get_by_text("Model registry", exact=True).first.wait_for(timeout=WAIT_MS)
     menu = page.inner_text("body")
     assert not [entry for entry in OF_GENAI if entry in menu]
+
+
+def test_the_viewer_of_a_page_works_in_the_artifact_view(registry, page, servers, tmp_path, monkeypatch):
+    monkeypatch.setenv("KFP_RUN_ID", "20261126-160000-viewer")
+    volumes = Volumes(np.random.default_rng(0).normal(size=(32, 32, 4)))
+    with Viewer() as viewer:
+        viewer.add("sub-1", "", None, lambda: volumes)
+        viewer.write(render("{{ viewer }}", title="Evaluation", viewer=PLACE), tmp_path / "page.html")
+    run = Run.open("digest of a run with a viewer")
+    record_page(run, tmp_path / "page.html")
+    experiment = run.client.get_run(run.id).info.experiment_id
+    uri = servers["MLFLOW_TRACKING_URI"]
+    page.goto(f"{uri}/#/experiments/{experiment}/runs/{run.id}/artifacts/evaluation.html{TRAINING_VIEW}")
+    frame = page.frame_locator("iframe.mlflow-html-iframe")
+    frame.locator("#viewer[data-ready]").wait_for(timeout=WAIT_MS)
+    assert frame.locator("#viewer select").input_value() == "sub-1"
 
 
 def test_a_link_logs_a_browser_in_once_and_every_page_of_it_stays_logged_in(servers, browser, page):

@@ -1,5 +1,6 @@
 """MLflow runs against a real server."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,10 +14,13 @@ import pytest
 from components.core import run_name
 from components.core.errors import StepError
 from components.registry import mlflow_requests, run_records, tracking
+from components.registry.datasets import dataset_inputs, subset_dataset
+from components.registry.mlflow_page import KIND, NOTE, VIEW_TAG
 from components.registry.mlflow_requests import find_or_create
 from components.registry.tracking import MODEL_NAME, Run
 from pipelines.local.run_locally import _close_tracking
 from tests.faults.proxy import Proxy
+from tests.support.artifacts import make_case, make_cases, make_split
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -218,6 +222,110 @@ def test_lineage_variables_become_tags(kfp_run, monkeypatch):
     assert (tags["git_commit"], tags["image_tag"], tags["kfp_run_id"]) == ("abc", "image:1", kfp_run)
 
 
+CASES = make_cases([make_case(name) for name in "abcde"])
+SPLIT = make_split({"train": ["a", "b", "c"], "val": ["d"], "test": ["e"]})
+
+
+def logged_datasets(run: Run) -> dict[str, tuple[str, str, str]]:
+    """Return the datasets of a run: context to name, digest and address."""
+    inputs = run.client.get_run(run.id).inputs.dataset_inputs
+    assert len(inputs) == len({tag.value for used in inputs for tag in used.tags})
+    return {
+        used.tags[0].value: (used.dataset.name, used.dataset.digest, json.loads(used.dataset.source)["uri"])
+        for used in inputs
+    }
+
+
+def test_the_scans_of_each_subset_are_datasets_of_the_run_once_also_after_a_retry(kfp_run):
+    run = Run.open("digest-m")
+    for _ in range(2):
+        run.log_datasets(dataset_inputs(CASES, SPLIT))
+    found = logged_datasets(run)
+    assert found.keys() == {"training", "validation", "test"}
+    assert {(name, uri) for name, _, uri in found.values()} == {("scans", "s3://bucket/scans")}
+    assert len({digest for _, digest, _ in found.values()}) == 3
+
+
+def test_a_dataset_has_the_same_digest_as_long_as_its_scans_are_the_same():
+    digests = [
+        subset_dataset(cases, split, "test").digest
+        for cases, split in (
+            (CASES, SPLIT),
+            (CASES, make_split({"train": ["c", "b"], "val": ["a", "d"], "test": ["e"]})),
+            (CASES, make_split({"train": ["b", "c"], "val": ["d"], "test": ["a", "e"]})),
+            (CASES.model_copy(update={"data_version": "2"}), SPLIT),
+        )
+    ]
+    assert digests[0] == digests[1] and len(set(digests)) == 3
+
+
+def test_a_subset_without_scans_is_no_dataset():
+    split = make_split({"train": ["a", "b"], "val": [], "test": ["e"]})
+    assert [used.tags[0].value for used in dataset_inputs(CASES, split)] == ["training", "test"]
+
+
+def test_the_metrics_of_the_test_are_linked_to_the_logged_model_and_its_dataset_and_stay_once_in_the_run(
+    proxy, kfp_run
+):
+    run = Run.open("digest-n")
+    run.log_datasets(dataset_inputs(CASES, SPLIT))
+    run.log_metrics({"test_dice_mean": 0.5, "threshold": 0.4} | {f"test_{n}": n for n in range(150)})
+    number = run.client.get_run(run.id).info.experiment_id
+    model = run.client.create_logged_model(number, name="model", source_run_id=run.id)
+    proxy.plan = lose_the_answer_to("/runs/log-batch")
+    for _ in range(2):
+        run.link_model(model.model_id)
+    assert proxy.counts["lost"] == 1
+    linked, *others = sorted(run.client.get_logged_model(model.model_id).metrics, key=lambda metric: -len(metric.key))
+    assert len(others) == 150
+    assert (linked.key, linked.value, linked.run_id) == ("test_dice_mean", 0.5, run.id)
+    assert (linked.dataset_name, linked.dataset_digest) == logged_datasets(run)["test"][:2]
+    assert len(run.client.get_metric_history(run.id, "test_dice_mean")) == 1
+
+
+def test_the_experiment_says_what_it_is_and_has_our_columns_and_a_persons_note_stays(kfp_run, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"described {kfp_run}")
+    run = Run.open("digest-o")
+    number = run.client.get_run(run.id).info.experiment_id
+    tags = run.client.get_experiment(number).tags
+    assert "Research use only" in tags[NOTE] and tags[KIND] == "custom_model_development"
+    columns = json.loads(tags[VIEW_TAG])["selectedColumns"]
+    assert "attributes.`Dataset`" in columns and "metrics.`test_lesion_dice_mean`" in columns
+    run.client.set_experiment_tag(number, NOTE, "a person's")
+    run.client.set_experiment_tag(number, VIEW_TAG, "of an older version")
+    Run.open("digest-o")
+    assert run.client.get_experiment(number).tags == tags | {NOTE: "a person's"}
+
+
+def test_a_run_has_a_source_a_note_that_a_person_may_replace_and_the_seconds_of_its_steps(kfp_run, monkeypatch):
+    monkeypatch.setenv("GIT_COMMIT", "0123abc")
+    run = Run.open("digest-p")
+    run.add_note("first")
+    run.add_note("second")
+    run.log_seconds("train", 12.345)
+    data = run.client.get_run(run.id).data
+    assert (data.tags["mlflow.source.name"], data.tags["mlflow.source.git.commit"]) == (
+        "dwi-stroke pipeline", "0123abc",
+    )  # fmt: skip
+    assert (data.tags[NOTE], data.metrics) == ("first", {"step_seconds_train": 12.3})
+
+
+def test_a_finished_run_gets_no_seconds(kfp_run):
+    run = Run.open("digest-q")
+    run.set_tags({"evaluation_digest": "e"})
+    run.finish()
+    again = Run.open("digest-q", "e")
+    again.log_seconds("evaluate", 1)
+    assert again.finished_at and not run.client.get_run(run.id).data.metrics
+
+
+def test_a_lost_answer_makes_no_second_dataset(proxy, kfp_run):
+    run = Run.open("digest-r")
+    proxy.plan = lose_the_answer_to("/runs/log-inputs")
+    run.log_datasets(dataset_inputs(CASES, SPLIT))
+    assert proxy.counts["lost"] == 1 and len(logged_datasets(run)) == 3
+
+
 def test_a_lost_answer_makes_no_second_run(proxy, kfp_run, monkeypatch):
     Run.open("another digest").finish()
     digest = uuid.uuid4().hex
@@ -287,6 +395,8 @@ def test_an_outage_of_mlflow_gives_one_sentence_everywhere(proxy, kfp_run, tmp_p
         lambda: run.log_params({"epochs": 1}),
         lambda: run_records.record_training(run, tmp_path),
         lambda: run_records.record_comparison(run, tmp_path),
+        lambda: run_records.record_inputs(run, CASES, SPLIT, tmp_path, tmp_path),
+        lambda: run.log_seconds("train", 1),
     ):
         with pytest.raises(StepError, match="MLflow at http") as error:
             call()

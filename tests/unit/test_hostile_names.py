@@ -13,6 +13,7 @@ from components.ingest.report import write_report
 from components.register import card_text
 from components.register.card import load
 from components.register.card_facts import make_card
+from components.scans.viewer.page import Mask, Viewer, Volumes
 from components.scans.volumes import write
 from components.split.split_page import write_page
 from pipelines.experiments.compare import LeftOut, compare
@@ -70,7 +71,11 @@ def split_page(name: str, folder: Path) -> str:
 
 def predictions(name: str, folder: Path) -> str:
     rows = [Row(name, name, reasons=name, words=name, needs_review="yes"), Row(name, name, refused=name)]
-    return page(rows, [[("1 of 3", "data:image/jpeg;base64,")]], Path(name.replace("\0", "")), name, False).decode()
+    text = page(rows, [[("1 of 3", "data:image/jpeg;base64,")]], Path(name.replace("\0", "")), name, False)
+    with Viewer() as viewer:
+        volumes = Volumes(np.arange(48.0).reshape(4, 4, 3), [Mask(name, np.ones((4, 4, 3)), "#f97316")])
+        viewer.add(name, name, None, lambda: volumes)
+        return b"".join(viewer.parts(text)).decode()
 
 
 def experiments(name: str, folder: Path) -> str:

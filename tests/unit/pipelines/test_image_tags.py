@@ -82,6 +82,9 @@ def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other
         ("components/model/mlflow_model.py", {"register"}),
         ("components/register/policy.yaml", {"register"}),
         ("components/register/card.yaml", {"register"}),
+        ("components/scans/viewer/page.py", {"ingest", "evaluate"}),
+        ("components/scans/viewer/page.js", {"ingest", "evaluate"}),
+        ("components/scans/viewer/niivue.umd.js", {"ingest", "evaluate"}),
         ("components/core/step.py", set(STEPS)),
     ],
 )

@@ -69,6 +69,26 @@ def test_the_packages_whose_code_python_runs_are_found(tmp_path):
     assert names(root) == ["a/entry", "b/__init__", "b/far", "c/more"]
 
 
+def test_the_data_files_beside_a_module_of_a_package_are_found_and_count(tmp_path):
+    root = tree(tmp_path, a__entry="import components.b.far", b__far="", b____init__="", c__other="")
+    before = closure_digest(ENTRY, root=root)
+    for name in (
+        "b/far.js",
+        "b/far.yaml",
+        "b/.hidden",
+        "b/far.pyc",
+        "b/deeper/data.js",
+        "a/no_package.js",
+        "c/other.js",
+    ):
+        (root / "components" / name).parent.mkdir(exist_ok=True)
+        (root / "components" / name).write_text("1")
+    assert sorted(names(root)) == ["a/entry", "b/__init__", "b/far", "b/far.js", "b/far.yaml"]
+    after = closure_digest(ENTRY, root=root)
+    (root / "components/b/far.js").write_text("2")
+    assert len({before, after, closure_digest(ENTRY, root=root)}) == 3
+
+
 def test_a_missing_entry_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         closure(ENTRY, root=tmp_path)
@@ -137,6 +157,7 @@ def test_a_registered_model_gets_what_it_imports_and_nothing_else(tmp_path):
     code_closure.copy_closure(MODEL, tmp_path)
     packed = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert packed == {*closure(MODEL)} == {*closure(MODEL, root=tmp_path)}
+    assert not [path for path in packed if "viewer" in path]
     assert {path.split("/")[1] for path in packed} == {"__init__.py", "artifacts", "core", "model", "scans"}
 
 

@@ -16,6 +16,7 @@ from components.evaluate.evaluate import collect_metrics
 from components.evaluate.metrics import case_metrics, slice_dices
 from components.evaluate.plots import draw_agreement, draw_reliability
 from components.evaluate.report import Pictures, write_page
+from components.scans.viewer.page import Viewer
 from tests.support.scan_results import scan_result
 
 ALONE = Comparison(champion=None, model=None, reason="there was no champion to compare with")
@@ -60,7 +61,8 @@ def page_of(tmp_path):
         metrics = collect_metrics(results, bins, trained, synthetic)
         of_folds = {f"fold-{n}": collect_metrics(part, bins, TRAINED, synthetic) for n, part in enumerate(folds, 1)}
         pictures = Pictures(list(samples), dict(failures))
-        write_page(metrics, trained, comparison, pictures, tmp_path / "page.html", of_folds)
+        with Viewer() as viewer:
+            write_page(metrics, trained, comparison, pictures, viewer, tmp_path / "page.html", of_folds)
         return (tmp_path / "page.html").read_text()
 
     return run

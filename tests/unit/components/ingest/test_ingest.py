@@ -14,6 +14,7 @@ from components.ingest.discover import discover
 from components.ingest.ingest import check, log_summary, require_enough
 from components.ingest.report import lesion_text, write_report
 from tests.support.artifacts import make_case, make_cases
+from tests.support.viewer import viewed, without_viewer
 
 
 @pytest.fixture
@@ -105,8 +106,11 @@ def test_the_report_shows_every_case_and_every_refusal_and_needs_nothing_from_el
         assert words in page
     pictures = re.findall(r'<img src="([^"]*)"', page)
     assert len(pictures) == 4 and all(p.startswith("data:image/jpeg;base64,") for p in pictures)
-    assert not re.search(r"https?://|<script|<link", page)
-    assert len(page) < 1e6
+    assert not re.search(r"https?://|<script src|<link", page)
+    assert len(without_viewer(page)) < 1e6
+    kinds = {name: [layer["kind"] for layer in case["layers"]] for name, case in viewed(page).items()}
+    assert len(kinds) == 4 and kinds["sub-a_ses-0001"] == ["scan", "mask"]
+    assert [name for name, found in kinds.items() if found == ["scan"]]  # the scans without a lesion
 
 
 def test_names_that_came_with_the_data_do_nothing_in_the_report(tmp_path, make_scan, write_npy, checked):
