@@ -80,6 +80,10 @@ class Cases(Artifact):
     def by_name(self) -> dict[str, Case]:
         return {case.case: case for case in self.cases}
 
+    @property
+    def patient_of(self) -> dict[str, str]:
+        return {case.case: case.patient for case in self.cases}
+
     def learnable(self, inputs: str) -> list[Case]:
         """Return the labelled cases that have all images that the network sees (`inputs`).
 

@@ -6,7 +6,7 @@ Some fields have older names in the file (`lineage`, `people`, `carried_from`, `
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -152,6 +152,22 @@ class Split(Artifact):
     def folds(self) -> int:
         """Return the number of folds; 1 for train, val and test."""
         return count_folds(self.patients)
+
+    def require_own_cases(self, patient_of: Mapping[str, str]) -> None:
+        """Check that the cases of each subset are of its patients: `patient_of` maps a case to its patient.
+
+        Raises:
+            StepError: a case is in another subset than its patient.
+        """
+        subset_of = {patient: subset for subset, patients in self.patients.items() for patient in patients}
+        for subset, names in self.cases.items():
+            for name in names:
+                if name in patient_of and subset_of.get(patient_of[name]) != subset:
+                    raise StepError(
+                        f"{self.FILE}: the case {name} is in {subset}, and its patient {patient_of[name]} is in "
+                        f"{subset_of.get(patient_of[name], 'no subset')}: a network would be tested on a patient that "
+                        "it learnt from. The split was altered: run the split step again."
+                    )
 
     def require_held_out(self, digests: Sequence[str | None]) -> None:
         """Check that the n-th network was trained without fold n: `digests` are those of the networks' splits.

@@ -82,11 +82,12 @@ def evaluate(
         The summary: metric name to value.
 
     Raises:
-        StepError: an artifact is missing or invalid, a network was not trained without its fold, or MLflow does not
-            answer.
+        StepError: an artifact is missing or invalid, a case is in another subset than its patient, a network was not
+            trained without its fold, or MLflow does not answer.
     """
     start = time.perf_counter()
     listed, subsets = Cases.read(cases), Split.read(split)
+    subsets.require_own_cases(listed.patient_of)
     for folder in (OVERLAYS, MASKS):
         (evaluation / folder).mkdir(parents=True, exist_ok=True)
     scan_digests(listed, subsets).write(evaluation)

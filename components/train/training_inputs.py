@@ -50,9 +50,11 @@ class TrainingInputs:
         """Read the artifacts.
 
         Raises:
-            StepError: one of them is missing or invalid.
+            StepError: one of them is missing or invalid, or a case is in another subset than its patient.
         """
-        return cls(paths, Cases.read(paths.cases), Slices.read(paths.slices), Split.read(paths.split))
+        cases, split = Cases.read(paths.cases), Split.read(paths.split)
+        split.require_own_cases(cases.patient_of)
+        return cls(paths, cases, Slices.read(paths.slices), split)
 
     def grid_cases(self, subset: str) -> list[GridCase]:
         """Return the cases of a subset ("train", "val") on the model grid."""

@@ -100,3 +100,18 @@ def test_networks_must_have_been_trained_without_their_folds():
 def test_patients_of_all_folds_are_tested_and_only_those_of_a_test_set():
     assert (count_folds(FOLDS), patients_tested(FOLDS), patients_learnt(FOLDS)) == (4, set("abcdef"), set())
     assert (count_folds(PATIENTS), patients_tested(PATIENTS), patients_learnt(PATIENTS)) == (1, {"c"}, {"a", "b"})
+
+
+@pytest.mark.parametrize("subsets", [PATIENTS, FOLDS], ids=["a split", "folds"])
+def test_a_scan_of_a_patient_that_was_moved_to_another_subset_is_refused(subsets):
+    made = make_split(subsets, ratios_asked=dict.fromkeys(subsets, 0.25))
+    first, *_, last = subsets
+    patient_of = {name: name for names in subsets.values() for name in names}
+    made.require_own_cases(patient_of)
+    moved = {**made.cases, first: made.cases[first][1:], last: ["a", *made.cases[last]]}
+    altered = made.model_copy(update={"cases": moved})
+    with pytest.raises(StepError, match=f"the case a is in {last}, and its patient a is in {first}"):
+        altered.require_own_cases(patient_of)
+    if subsets is FOLDS:
+        with pytest.raises(StepError, match="the case a is in test, and its patient a is in val"):
+            altered.of_fold(4).require_own_cases(patient_of)
