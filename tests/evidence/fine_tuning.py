@@ -101,9 +101,10 @@ def _text(parent: dict[str, Dices], found: dict[str, dict[str, list[Dices]]]) ->
     ]  # fmt: skip
     return f"""A parent learns from {PARENT_PATIENTS} synthetic patients of one protocol. A local site has
 {LOCAL_PATIENTS} labelled scans of another one (shifted ranges of noise, sharpness, contrast, bias, tilt), a quarter of
-them to validate. Preset `demo` on a small grid ({GRID}), {_settings("demo", 42).epochs} epochs for the parent and {LOCAL_EPOCHS} for the local site; `fine-tune` adds
-its schedule, and `start_rate` is its share of the learning rate. The Dice of a patient is the mean over the
-{len(SEEDS)} seeds of the local training; there is one parent. Intervals are 95 %, over patients, of a difference paired
+them to validate. Preset `demo` on a small grid ({GRID}): {_settings("demo", 42).epochs} epochs for the
+parent, {LOCAL_EPOCHS} for the local site. `fine-tune` adds its schedule, and `start_rate` is its share of the learning
+rate. The Dice of a patient is the mean over the {len(SEEDS)} seeds of the local training; there is one parent.
+Intervals are 95 %, over patients, of a difference paired
 by patient. All scans are synthetic: the numbers say what the code does, and nothing about patients.
 
 {table(header, rows)}"""
