@@ -66,7 +66,8 @@ def compare_with_parent(
 
 def _unlearnt(old: Cases, new: Cases, split: Split) -> list[Case]:
     """Return the cases of `old` of patients from whom nothing was learnt: by image, or by name at the same address."""
-    learnt = [new.by_name[name] for subset in ("train", "val") for name in split.cases[subset]]
+    by_name = new.by_name
+    learnt = [by_name[name] for subset, names in split.cases.items() if subset != "test" for name in names]
     images = {case.voxel_sha256 for case in learnt}
     names = {case.patient for case in learnt} if old.data_uri == new.data_uri else set()
     names |= {case.patient for case in old.cases if case.voxel_sha256 in images}
