@@ -10,6 +10,11 @@ TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They change the direction of reading: a name looks like another one."""
 
 
+def is_pseudonym(patient: str) -> bool:
+    """Return whether the name of a patient was made with PSEUDONYM_KEY."""
+    return PSEUDONYM.fullmatch(patient.removeprefix("sub-")) is not None
+
+
 def can_be_shown(c: str) -> bool:
     """Return whether a character is text: it does not control a terminal and does not end a line."""
     return unicodedata.category(c) not in ("Cc", "Cs", "Zl", "Zp") and c not in TURNING

@@ -70,7 +70,8 @@ def _unlearnt(old: Cases, new: Cases, split: Split) -> list[Case]:
 
     Of an ensemble, one of its networks has learnt from every patient of the folds.
     """
-    learnt = [new.by_name[name] for subset, names in split.cases.items() if subset != "test" for name in names]
+    by_name = new.by_name
+    learnt = [by_name[name] for subset, names in split.cases.items() if subset != "test" for name in names]
     images = {case.voxel_sha256 for case in learnt}
     names = {case.patient for case in learnt} if old.data_uri == new.data_uri else set()
     names |= {case.patient for case in old.cases if case.voxel_sha256 in images}

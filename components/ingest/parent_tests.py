@@ -8,6 +8,7 @@ from components.artifacts.cases import PARENT_TESTS, Cases
 from components.artifacts.evaluation import ScanDigests
 from components.core.errors import StepError
 from components.core.storage import Storage, file_sha256, local_path, scratch
+from components.core.text import is_pseudonym
 from components.ingest.discover import discover
 from components.ingest.ingest import METADATA, check
 from components.registry.parent import ancestors
@@ -16,8 +17,9 @@ from components.registry.parent import ancestors
 def ingest_parent_tests(parent: str, cases: Path, b_value: float = 0, modality_check: bool = True) -> None:
     """Write the test scans of the parent into the folder `PARENT_TESTS` of `cases`, as `ingest` writes scans.
 
-    A scan is left out if its files are gone, or are not those that the parent was tested on. Why scans are missing
-    stands in the notes; no such reason stops the run.
+    A scan is left out if its files are gone, or are not those that the parent was tested on. None is read if this run
+    has pseudonyms, and the parent's run had names. Why scans are missing stands in the notes; no such reason stops the
+    run.
 
     Args:
         parent: Address and digest of the parent, from fingerprint.
@@ -33,6 +35,12 @@ def ingest_parent_tests(parent: str, cases: Path, b_value: float = 0, modality_c
     try:
         if nearest.scans is None:
             raise StepError(f"the test scans of {nearest.address} are unknown")
+        if all(is_pseudonym(c.patient) for c in Cases.read(cases).cases) and not all(
+            is_pseudonym(c.patient) for c in nearest.scans.cases
+        ):
+            raise StepError(
+                f"{nearest.address} was tested on patients under their own names, and this run has pseudonyms"
+            )
         found = _ingest(nearest.scans, folder, b_value, modality_check)
     except StepError as why:
         logging.warning("forgetting will not be measured: %s", why)

@@ -89,13 +89,14 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
             "weights_sha256": file_sha256(model / WEIGHTS),
         },
     }
-    derived = {"limits": limits(validate(values, CardWithoutLimits)), "holds_for": holds_for(scans)}
+    derived = {"limits": limits(validate(values, CardWithoutLimits)), "holds_for": holds_for(scans, metrics)}
     return validate(values | derived, Card)
 
 
-def holds_for(scans: ScanDigests) -> str:
+def holds_for(scans: ScanDigests, metrics: TestMetrics) -> str:
     """Return a sentence about the patients for whom the test results hold."""
-    tested = [case for case in scans.cases if case.subset == "test"]
+    measured = {scan.case for scan in metrics.cases}
+    tested = [case for case in scans.cases if case.case in measured]
     patients = {case.patient for case in tested}
     with_lesion = {case.patient for case in tested if case.lesion_voxels}
     volumes = _volumes(tested)

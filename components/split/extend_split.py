@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from components.artifacts.cases import Case
 from components.artifacts.split_file import AssignedPatient, SplitHistory, SplitSource
 from components.core.errors import StepError
-from components.core.text import PSEUDONYM, look
+from components.core.text import is_pseudonym, look
 from components.registry.split_history import DRAW_AGAIN
 from components.split.assignment import Group
 
@@ -15,17 +15,13 @@ def without_plain_names(history: SplitHistory, patients: Iterable[str]) -> Split
 
     Earlier runs without a pseudonym key wrote real names. Those patients are recognised by their images.
     """
-    if not all(_is_pseudonym(name) for name in patients):
+    if not all(is_pseudonym(name) for name in patients):
         return history
     renamed = [
-        earlier if _is_pseudonym(earlier.patient) else earlier.model_copy(update={"patient": f"earlier patient {n}"})
+        earlier if is_pseudonym(earlier.patient) else earlier.model_copy(update={"patient": f"earlier patient {n}"})
         for n, earlier in enumerate(history.patients, 1)
     ]
     return history.model_copy(update={"patients": renamed})
-
-
-def _is_pseudonym(patient: str) -> bool:
-    return PSEUDONYM.fullmatch(patient.removeprefix("sub-")) is not None
 
 
 def earlier_subsets(groups: list[Group], cases: list[Case], history: SplitHistory, data_uri: str) -> dict[Group, str]:

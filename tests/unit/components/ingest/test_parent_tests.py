@@ -15,7 +15,7 @@ from components.ingest.ingest import check
 from components.ingest.parent_tests import ingest_parent_tests
 from components.registry.parent import Ancestor
 from components.registry.scan_digests import scan_digests
-from tests.support.artifacts import make_split
+from tests.support.artifacts import make_case, make_cases, make_split
 
 NAMES = [f"sub-{number}_ses-0001" for number in range(4)]
 PATIENTS = {"train": ["sub-0"], "val": ["sub-1"], "test": ["sub-2", "sub-3"]}
@@ -59,7 +59,9 @@ def registered(scans, bucket, tmp_path, monkeypatch) -> ScanDigests:
     return digests
 
 
-def read_again(tmp_path: Path) -> Cases:
+def read_again(tmp_path: Path, patient: str = "sub-local") -> Cases:
+    (tmp_path / "cases").mkdir(exist_ok=True)
+    make_cases([make_case(patient)]).write(tmp_path / "cases")
     ingest_parent_tests(f"models:/m/1#{'a' * 64}", tmp_path / "cases")
     return Cases.read(tmp_path / "cases" / PARENT_TESTS)
 
@@ -72,6 +74,12 @@ def test_the_test_scans_alone_are_read_as_they_were(registered, tmp_path):
         assert all((tmp_path / "cases" / PARENT_TESTS / file).is_file() for file in case.files.values())
     assert (found.notes, found.data_uri) == ([], "s3://theirs/scans")
     assert not list((tmp_path / "scratch" / "dwi-stroke").iterdir())
+
+
+def test_names_of_the_parents_patients_do_not_enter_a_run_with_pseudonyms(registered, tmp_path):
+    found = read_again(tmp_path, patient="sub-p0123456789abcdef")
+    assert found.notes == ["models:/m/1 was tested on patients under their own names, and this run has pseudonyms"]
+    assert not list((tmp_path / "cases" / PARENT_TESTS).glob("*.nii.gz"))
 
 
 def test_a_scan_that_changed_is_left_out_with_a_note(registered, scans, tmp_path):
