@@ -97,8 +97,8 @@ def _nifti(volume: Volume) -> bytes:
 
 
 def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
-    """Run dcm2niix: -x i keeps the grid of the images, -b n writes no sidecar, -z i packs without another program."""
-    command = [dcm2niix.bin, "-b", "n", "-z", "i", "-x", "i", "-f", "scan", "-o", str(results), str(images)]
+    """Run dcm2niix without a person's own defaults (-g i) and a sidecar (-b n), on the grid of the images (-x i)."""
+    command = [dcm2niix.bin, "-g", "i", "-b", "n", "-z", "i", "-x", "i", "-f", "scan", "-o", str(results), str(images)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired:

@@ -84,14 +84,16 @@ class Series:
         return {plane.path for plane in self.planes}
 
 
-def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
-    """Return the series of MR images among DICOM files, and the files that cannot be read."""
+def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path], list[Path]]:
+    """Return the series of MR images among DICOM files, the files that cannot be read, and those of other kinds."""
     series: dict[tuple, Series] = {}
     broken: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             if header.Modality != "MR" or header.SOPClassUID not in IMAGES:
+                others.append(path)
                 continue
             one = Series(
                 str(header.SeriesInstanceUID), _text(header, "SeriesNumber"), _text(header, "SeriesDescription"),
@@ -102,7 +104,7 @@ def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
             broken.append(path)
             continue
         series.setdefault((one.uid, one.study, one.patient), one).planes.extend(planes)
-    return list(series.values()), broken
+    return list(series.values()), broken, others
 
 
 def _text(header: Dataset, keyword: str) -> str:

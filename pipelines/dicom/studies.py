@@ -38,7 +38,7 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
     Raises:
         StepError: a name in `wanted` is that of no series, or there is no MR image.
     """
-    series, broken = read_series(folder / key for key in keys)
+    series, broken, other_kinds = read_series(folder / key for key in keys)
     _require_known(wanted, series)
     if not series and not broken:
         raise StepError(f"no MR images among the {len(keys)} DICOM files of {folder}. Give the folder of a DWI study.")
@@ -67,6 +67,10 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
         home = _home(folder, [path])
         if not any(_is_inside(home, study.home) for study in studies):
             studies.append(Study(home, [], f"{shown(path.name)} is not readable as DICOM. Copy it again"))
+    tops = {path.relative_to(folder).parts[0] for path in other_kinds if path.parent != folder}
+    for top in tops - {PurePosixPath(study.home or ".").parts[0] for study in studies if study.home}:
+        if not any(study.home == "" for study in studies):
+            studies.append(Study(top, [], "none of its DICOM files is an MR image. Export the DWI too"))
     return sorted(studies, key=lambda study: study.home)
 
 

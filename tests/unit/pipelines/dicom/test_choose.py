@@ -39,7 +39,7 @@ def chosen(tmp_path):
     """chosen(series="") -> what is taken of the one study there."""
 
     def take(series: str = ""):
-        found, broken = read_series(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
+        found, broken, _ = read_series(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
         assert not broken
         return choose(found, names_series(series))
 
@@ -259,6 +259,15 @@ class TestStudiesOfAFolder:
         report.save_as(tmp_path / "p" / "report")
         (study,) = studies()
         assert len(study.series) == 1 and len(study.series[0].planes) == 5
+
+    def test_a_folder_of_other_images_is_named(self, put, studies):
+        put("p", number=1)
+        for path in put("q/CT", number=1, of=Study()):
+            header = pydicom.dcmread(path)
+            header.Modality = "CT"
+            header.save_as(path)
+        other = {study.home: study.problem for study in studies()}
+        assert other["p"] == "" and "none of its DICOM files is an MR image" in other["q"]
 
     def test_no_images_at_all(self, tmp_path, studies, put):
         for path in put("p", number=1):
