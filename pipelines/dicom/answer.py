@@ -53,15 +53,15 @@ def answer(study: Converted, mask: bytes, model: str, synthetic: bool = False) -
     volume = study.chosen.dwi
     lesion = _planes(mask, volume) > 0.5
     image = _planes(study.files[DWI], volume)
-    sources = _sources(volume)
     content = hashlib.sha256(np.packbits(lesion).tobytes()).hexdigest()
     key, notice = [content, model, *(plane.sop_uid for plane in volume.planes)], OF_SYNTHETIC if synthetic else NOTICE
     drawn = _outlined(image, lesion, (notice, " ".join(named(model))))
-    pictures = _pictures(sources[0], volume, drawn, model, key, notice)
     try:
-        made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key, notice), **dict(pictures)}
+        sources = _sources(volume)
+        made: dict[str, pydicom.Dataset] = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key, notice)}
+        made |= dict(_pictures(sources[0], volume, drawn, model, key, notice))
         return {name: _content(file) for name, file in made.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # highdicom's, for a header that lacks much
+    except Exception as error:  # highdicom and pydicom raise errors of many kinds for a stranger's header
         raise BadVolume(f"no answer in DICOM: its source does not allow one ({shown(str(error), 150)})") from None
 
 
