@@ -74,7 +74,7 @@ def is_ours(path: Path) -> bool:
     """Return whether `answer` made a file."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer", "SeriesDescription"])
-    except Exception:  # whatever is in a file of others
+    except Exception:  # a file of others may hold anything
         return False
     return header.get("Manufacturer") == MAKER and NOTICE in str(header.get("SeriesDescription", ""))
 

@@ -205,11 +205,11 @@ def _private(header: Dataset, group: int, creator: str, element: int) -> Any:
 
 
 def _directed(types: set[str], groups: list[Dataset], header: Dataset) -> bool | None:
-    said = str(_find(groups, "MRDiffusionSequence", "DiffusionDirectionality") or "").upper()
-    said = said or str(_private(header, 0x0019, "SIEMENS MR HEADER", 0x0D) or "").upper()
-    if said in ("DIRECTIONAL", "BMATRIX"):
+    value = str(_find(groups, "MRDiffusionSequence", "DiffusionDirectionality") or "").upper()
+    value = value or str(_private(header, 0x0019, "SIEMENS MR HEADER", 0x0D) or "").upper()
+    if value in ("DIRECTIONAL", "BMATRIX"):
         return True
-    if said == "ISOTROPIC" or types & TRACE_TYPES:
+    if value == "ISOTROPIC" or types & TRACE_TYPES:
         return False
     if _private(header, 0x2001, "Philips Imaging DD 001", 0x04) == "I":
         return False
