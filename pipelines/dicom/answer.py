@@ -6,6 +6,7 @@ were segmented, say "research use only", and name the model and its version.
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from components.scans.volumes import read_nifti_bytes
 from pipelines.dicom.choose import Volume
 from pipelines.dicom.convert import DWI, Converted, in_planes
 
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs each attribute that it copies
 MAKER = "dwi-stroke"
 """Manufacturer of the files: by it a later call knows them."""
 NOTICE, OF_SYNTHETIC = "RESEARCH USE ONLY", "RESEARCH USE ONLY. Model of SYNTHETIC scans alone"

@@ -223,11 +223,16 @@ class TestStudiesOfAFolder:
 
         return find
 
+    def test_two_studies_of_a_patient_have_their_folders_in_it(self, put, studies):
+        put("p/first/S1", number=1)
+        put("p/second/S1", number=1, of=Study())
+        assert [(study.home, study.problem) for study in studies()] == [("p/first", ""), ("p/second", "")]
+
     def test_each_in_its_folder(self, put, studies):
         put("p/S1", number=1)
         put("p/S2", number=2, kind="adc")
         put("q/deep/er", number=1, of=Study())
-        assert [(study.home, study.problem) for study in studies()] == [("p", ""), ("q/deep/er", "")]
+        assert [(study.home, study.problem) for study in studies()] == [("p", ""), ("q", "")]
 
     @pytest.mark.parametrize("other", ["p", "p/inside", "."])
     def test_two_in_one_folder_are_refused_until_a_series_is_named(self, put, studies, other):
