@@ -6,6 +6,7 @@ were segmented, say "research use only", and name the model and its version.
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from components.scans.volumes import read_nifti_bytes
 from pipelines.dicom.choose import Volume
 from pipelines.dicom.convert import DWI, Converted, in_planes
 
+logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs each attribute that it copies
 MAKER = "dwi-stroke"
 """Manufacturer of the files: by it a later call knows them."""
 NOTICE, OF_SYNTHETIC = "RESEARCH USE ONLY", "RESEARCH USE ONLY. Model of SYNTHETIC scans alone"
@@ -53,15 +55,15 @@ def answer(study: Converted, mask: bytes, model: str, synthetic: bool = False) -
     volume = study.chosen.dwi
     lesion = _planes(mask, volume) > 0.5
     image = _planes(study.files[DWI], volume)
-    sources = _sources(volume)
     content = hashlib.sha256(np.packbits(lesion).tobytes()).hexdigest()
     key, notice = [content, model, *(plane.sop_uid for plane in volume.planes)], OF_SYNTHETIC if synthetic else NOTICE
     drawn = _outlined(image, lesion, (notice, " ".join(named(model))))
-    pictures = _pictures(sources[0], volume, drawn, model, key, notice)
     try:
-        made = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key, notice), **dict(pictures)}
+        sources = _sources(volume)
+        made: dict[str, pydicom.Dataset] = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key, notice)}
+        made |= dict(_pictures(sources[0], volume, drawn, model, key, notice))
         return {name: _content(file) for name, file in made.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # highdicom's, for a header that lacks much
+    except Exception as error:  # highdicom and pydicom raise errors of many kinds for a stranger's header
         raise BadVolume(f"no answer in DICOM: its source does not allow one ({shown(str(error), 150)})") from None
 
 
@@ -74,7 +76,7 @@ def is_ours(path: Path) -> bool:
     """Return whether `answer` made a file."""
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Manufacturer", "SeriesDescription"])
-    except Exception:  # whatever is in a file of others
+    except Exception:  # a file of others may hold anything
         return False
     return header.get("Manufacturer") == MAKER and NOTICE in str(header.get("SeriesDescription", ""))
 

@@ -15,7 +15,7 @@ from pipelines.dicom.headers import Plane, Series
 SAME_DIRECTION, RIGHT_ANGLES = 1e-3, 1e-2
 """How far the direction cosines of two images of one volume may differ, and the length of their normal from 1."""
 EVEN = 0.05
-"""How far a step from slice to slice may differ from the usual one, as a share of it."""
+"""How far a step from slice to slice may differ from the usual one, as a share of that."""
 LARGEST_B0 = 10.0
 """Up to this b-value, s/mm², an image counts as one without diffusion weighting."""
 USUAL_B = UNKNOWN

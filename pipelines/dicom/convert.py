@@ -97,8 +97,8 @@ def _nifti(volume: Volume) -> bytes:
 
 
 def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
-    """Run dcm2niix: -x i keeps the grid of the images, -b n writes no sidecar, -z i packs without another program."""
-    command = [dcm2niix.bin, "-b", "n", "-z", "i", "-x", "i", "-f", "scan", "-o", str(results), str(images)]
+    """Run dcm2niix without a person's own defaults (-g i) and a sidecar (-b n), on the grid of the images (-x i)."""
+    command = [dcm2niix.bin, "-g", "i", "-b", "n", "-z", "i", "-x", "i", "-f", "scan", "-o", str(results), str(images)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -107,9 +107,9 @@ def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
     if len(found) == 1 and done.returncode == 0:
         return found[0]
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Warning"))]
-    said = shown(lines[0].replace(str(images), ""), 200) if lines else f"exit code {done.returncode}"
+    message = shown(lines[0].replace(str(images), ""), 200) if lines else f"exit code {done.returncode}"
     raise BadVolume(
-        f"{volume.named}: dcm2niix made {len(found)} volumes of it, not one ({said}). Its files may be damaged, or in "
+        f"{volume.named}: dcm2niix made {len(found)} volumes, not one ({message}). Its files may be damaged, or in "
         "a compression that dcm2niix cannot read: export them uncompressed, or give NIfTI"
     )
 

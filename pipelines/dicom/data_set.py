@@ -5,10 +5,12 @@ is masks/NAME.nii.gz, or masks/NAME_ses-Y.nii.gz. The copy has the volumes with 
 names of the folders. It has nothing else of a DICOM header.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,7 +90,12 @@ def as_nifti(data: str, series: str, state: Path, private: bool = False) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
+    """Yield the files below a folder; what cannot be read is passed over."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                if (path := Path(parent, name)).is_file():
+                    yield path
 
 
 def _is_scan(key: str, predicted: set[str]) -> bool:

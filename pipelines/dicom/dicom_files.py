@@ -9,7 +9,7 @@ DIRECTORY = "DICOMDIR"
 
 
 def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM, whatever its name."""
+    """Return whether a file is DICOM. Its name does not count."""
     try:
         with path.open("rb") as file:
             return file.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC

@@ -84,14 +84,16 @@ class Series:
         return {plane.path for plane in self.planes}
 
 
-def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
-    """Return the series of MR images among DICOM files, and the files that cannot be read."""
+def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path], list[Path]]:
+    """Return the series of MR images among DICOM files, the files that cannot be read, and those of other kinds."""
     series: dict[tuple, Series] = {}
     broken: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
             if header.Modality != "MR" or header.SOPClassUID not in IMAGES:
+                others.append(path)
                 continue
             one = Series(
                 str(header.SeriesInstanceUID), _text(header, "SeriesNumber"), _text(header, "SeriesDescription"),
@@ -102,7 +104,7 @@ def read_series(paths: Iterable[Path]) -> tuple[list[Series], list[Path]]:
             broken.append(path)
             continue
         series.setdefault((one.uid, one.study, one.patient), one).planes.extend(planes)
-    return list(series.values()), broken
+    return list(series.values()), broken, others
 
 
 def _text(header: Dataset, keyword: str) -> str:
@@ -203,11 +205,11 @@ def _private(header: Dataset, group: int, creator: str, element: int) -> Any:
 
 
 def _directed(types: set[str], groups: list[Dataset], header: Dataset) -> bool | None:
-    said = str(_find(groups, "MRDiffusionSequence", "DiffusionDirectionality") or "").upper()
-    said = said or str(_private(header, 0x0019, "SIEMENS MR HEADER", 0x0D) or "").upper()
-    if said in ("DIRECTIONAL", "BMATRIX"):
+    value = str(_find(groups, "MRDiffusionSequence", "DiffusionDirectionality") or "").upper()
+    value = value or str(_private(header, 0x0019, "SIEMENS MR HEADER", 0x0D) or "").upper()
+    if value in ("DIRECTIONAL", "BMATRIX"):
         return True
-    if said == "ISOTROPIC" or types & TRACE_TYPES:
+    if value == "ISOTROPIC" or types & TRACE_TYPES:
         return False
     if _private(header, 0x2001, "Philips Imaging DD 001", 0x04) == "I":
         return False

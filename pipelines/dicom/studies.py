@@ -38,7 +38,7 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
     Raises:
         StepError: a name in `wanted` is that of no series, or there is no MR image.
     """
-    series, broken = read_series(folder / key for key in keys)
+    series, broken, other_kinds = read_series(folder / key for key in keys)
     _require_known(wanted, series)
     if not series and not broken:
         raise StepError(f"no MR images among the {len(keys)} DICOM files of {folder}. Give the folder of a DWI study.")
@@ -46,6 +46,7 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
     for one in series:
         by_study[one.study].append(one)
     homes = {uid: _home(folder, [path for one in found for path in one.files]) for uid, found in by_study.items()}
+    homes = {uid: _widest(home, [homes[other] for other in homes if other != uid]) for uid, home in homes.items()}
     chosen = {uid for uid, found in by_study.items() if any({one.uid} & wanted for one in found)}
     studies = []
     for uid, found in by_study.items():
@@ -67,6 +68,10 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
         home = _home(folder, [path])
         if not any(_is_inside(home, study.home) for study in studies):
             studies.append(Study(home, [], f"{shown(path.name)} is not readable as DICOM. Copy it again"))
+    tops = {path.relative_to(folder).parts[0] for path in other_kinds if path.parent != folder}
+    for top in tops - {PurePosixPath(study.home or ".").parts[0] for study in studies if study.home}:
+        if not any(study.home == "" for study in studies):
+            studies.append(Study(top, [], "none of its DICOM files is an MR image. Export the DWI too"))
     return sorted(studies, key=lambda study: study.home)
 
 
@@ -86,6 +91,13 @@ def _home(folder: Path, paths: list[Path]) -> str:
             break
         common.append(names[0])
     return PurePosixPath(*common).as_posix() if common else ""
+
+
+def _widest(home: str, others: list[str]) -> str:
+    """Return the widest folder around a study, below the top, that holds no other study: that of the patient."""
+    parts = PurePosixPath(home).parts
+    around = ["/".join(parts[:number]) for number in range(1, len(parts) + 1)]
+    return next((folder for folder in around if not any(_is_inside(other, folder) for other in others)), home)
 
 
 def _within(a: str, b: str) -> bool:

@@ -15,7 +15,8 @@ from pydicom.uid import JPEG2000Lossless
 from components.core.errors import StepError
 from components.registry.tracking import MODEL_NAME
 from pipelines.predict.registered_model import predict_folder
-from tests.support.dicom_studies import TO_LPS, SeriesOptions, Study, write_enhanced, write_series
+from tests.support.dicom_studies import PLANTED, TO_LPS, SeriesOptions, Study, write_enhanced, write_series
+from tests.support.planted import found
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -111,6 +112,7 @@ def test_the_answer_in_dicom_is_the_mask(predict, voxels, tmp_path, given):
     assert 0 < mask.sum() < mask.size
     assert np.array_equal(on_grid(volume.array, TO_LPS @ volume.affine, affine), mask)
     assert len(list((out / "dicom" / "patient" / "outline").iterdir())) == voxels.shape[2]
+    assert found(out, PLANTED) and not found(out, PLANTED, but=[out / "dicom"])
 
 
 def test_a_study_that_is_refused_is_named_and_the_others_go_on(predict, voxels, tmp_path):

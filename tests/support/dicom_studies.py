@@ -1,4 +1,4 @@
-"""Write synthetic DICOM studies: the volume of a NIfTI file as the series that a scanner would have made of it."""
+"""Write synthetic DICOM studies: a volume as the series that a scanner writes."""
 
 import io
 from dataclasses import dataclass, field

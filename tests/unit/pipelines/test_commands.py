@@ -19,7 +19,7 @@ def ran(monkeypatch, tmp_path):
     monkeypatch.setattr(target, "target", lambda name: here)
 
     def run(**given: str) -> dict:
-        usual = {"target": "local", "data": "", "preset": "demo", "set": "", "start": ""}
+        usual = {"target": "local", "data": "", "preset": "demo", "set": "", "start": "", "series": ""}
         commands.run_pipeline(Namespace(**usual | given, pseudonym_key=None, state=tmp_path))
         return calls[-1]
 
@@ -63,6 +63,7 @@ def test_experiments_fix_the_version_before_their_first_run(monkeypatch, tmp_pat
     )
     commands.run_experiments(
         Namespace(target="local", data="", preset="demo", set="epochs=1", start=MODEL, presets="n4", seeds="2",
+                  series="",
                   pseudonym_key=None, state=tmp_path)
     )  # fmt: skip
     assert given == {"base": "demo+fine-tune", "set": "epochs=1 start=models:/dwi-attention-unet/7"}

@@ -182,7 +182,7 @@ def test_each_fold_has_a_train_step_of_its_own_and_no_loop(folds):
     assert not any("iterator" in str(task) or "Iterator" in str(task) for task in tasks.values())
     for number, step in enumerate(TRAIN_FOLDS[:5], start=1):
         assert parameters(tasks[step])["fold"] == {"runtimeValue": {"constant": number}}
-        others = {name: source for name, source in parameters(tasks[step]).items() if name != "fold"}
+        others = {name: source for name, source in parameters(tasks[step]).items() if name not in ("fold", "parent")}
         assert others == {name: {"componentInputParameter": name} for name in others}
         assert tasks[step]["cachingOptions"] == {"enableCache": True}
 
@@ -203,7 +203,7 @@ def test_the_networks_of_all_folds_go_into_the_ensemble_and_it_into_the_later_st
     assert sources("ensemble") == {"split": "split", **{f"model_{n}": f"train-fold-{n}" for n in range(1, 6)}}
     for step in TRAIN_FOLDS[:5]:
         assert sources(step) == {"cases": "ingest", "slices": "preprocess", "split": "split"}
-        assert tasks[step].get("dependentTasks") == ["ingest", "preprocess", "split"]
+        assert tasks[step].get("dependentTasks") == ["fingerprint", "ingest", "preprocess", "split"]
     assert sources("evaluate") == {"cases": "ingest", "split": "split", "model": "ensemble"}
     assert sources("register") == {"model": "ensemble", "evaluation": "evaluate"}
 

@@ -123,7 +123,7 @@ def compared(registry, monkeypatch):
         registered = RegisteredSplit(patients=then, digest="d")
         network = nn.ModuleList(nn.Linear(1, 1) for _ in range(networks)) if networks else nn.Linear(1, 1)
         members = [trained(threshold=n / 10) for n in range(1, networks + 1)]
-        monkeypatch.setattr(champion_comparison, "_download", lambda *_: None)
+        monkeypatch.setattr(champion_comparison, "download_model", lambda *_: None)
         monkeypatch.setattr(champion_comparison, "_download_split", lambda *_: registered)
         monkeypatch.setattr(champion_comparison, "load_model", lambda _: (network, trained(networks=members)))
         patients = sorted(patients_tested(now))

@@ -59,7 +59,7 @@ def answered(tmp_path):
         else:
             kinds = ("b0", "trace", "direction")
             write_enhanced(source / "file", [(VOXELS, SeriesOptions(kind=kind)) for kind in kinds], place, study)
-        series, _ = read_series(sorted(source.iterdir()))
+        series, *_ = read_series(sorted(source.iterdir()))
         converted = convert(choose(series))
         _, geometry = read_nifti_bytes(converted.files[DWI])
         canonical = nib.as_closest_canonical(nib.Nifti1Image(mask, place))
@@ -147,7 +147,7 @@ def test_it_says_what_it_is(answered, lesion):
 
 def test_it_says_that_the_model_is_of_synthetic_scans_alone(tmp_path):
     write_series(tmp_path, VOXELS, PLACES["axial"], Study())
-    series, _ = read_series(sorted(tmp_path.iterdir()))
+    series, *_ = read_series(sorted(tmp_path.iterdir()))
     converted = convert(choose(series))
     files = answer(converted, converted.files[DWI], MODEL, synthetic=True)
     segmentation, *pictures = (pydicom.dcmread(io.BytesIO(file)) for file in files.values())
@@ -181,7 +181,7 @@ def test_no_lesion_is_an_answer_too(answered, lesion):
 
 def test_the_same_input_gives_the_same_uids_and_another_model_others(tmp_path, lesion):
     write_series(tmp_path, VOXELS, PLACES["axial"], Study())
-    series, _ = read_series(sorted(tmp_path.iterdir()))
+    series, *_ = read_series(sorted(tmp_path.iterdir()))
     converted = convert(choose(series))
     _, geometry = read_nifti_bytes(converted.files[DWI])
 
@@ -200,7 +200,7 @@ def answer_to(folder, change) -> list[pydicom.Dataset]:
         header = pydicom.dcmread(path)
         change(header)
         header.save_as(path)
-    series, _ = read_series(sorted(folder.iterdir()))
+    series, *_ = read_series(sorted(folder.iterdir()))
     converted = convert(choose(series))
     return [pydicom.dcmread(io.BytesIO(file)) for file in answer(converted, converted.files[DWI], MODEL).values()]
 

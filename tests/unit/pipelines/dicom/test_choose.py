@@ -39,7 +39,7 @@ def chosen(tmp_path):
     """chosen(series="") -> what is taken of the one study there."""
 
     def take(series: str = ""):
-        found, broken = read_series(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
+        found, broken, _ = read_series(path for path in sorted(tmp_path.rglob("*")) if path.is_file())
         assert not broken
         return choose(found, names_series(series))
 
@@ -223,11 +223,16 @@ class TestStudiesOfAFolder:
 
         return find
 
+    def test_two_studies_of_a_patient_have_their_folders_in_it(self, put, studies):
+        put("p/first/S1", number=1)
+        put("p/second/S1", number=1, of=Study())
+        assert [(study.home, study.problem) for study in studies()] == [("p/first", ""), ("p/second", "")]
+
     def test_each_in_its_folder(self, put, studies):
         put("p/S1", number=1)
         put("p/S2", number=2, kind="adc")
         put("q/deep/er", number=1, of=Study())
-        assert [(study.home, study.problem) for study in studies()] == [("p", ""), ("q/deep/er", "")]
+        assert [(study.home, study.problem) for study in studies()] == [("p", ""), ("q", "")]
 
     @pytest.mark.parametrize("other", ["p", "p/inside", "."])
     def test_two_in_one_folder_are_refused_until_a_series_is_named(self, put, studies, other):
@@ -259,6 +264,15 @@ class TestStudiesOfAFolder:
         report.save_as(tmp_path / "p" / "report")
         (study,) = studies()
         assert len(study.series) == 1 and len(study.series[0].planes) == 5
+
+    def test_a_folder_of_other_images_is_named(self, put, studies):
+        put("p", number=1)
+        for path in put("q/CT", number=1, of=Study()):
+            header = pydicom.dcmread(path)
+            header.Modality = "CT"
+            header.save_as(path)
+        other = {study.home: study.problem for study in studies()}
+        assert other["p"] == "" and "none of its DICOM files is an MR image" in other["q"]
 
     def test_no_images_at_all(self, tmp_path, studies, put):
         for path in put("p", number=1):

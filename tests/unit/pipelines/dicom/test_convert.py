@@ -40,7 +40,7 @@ PLACES = {
 
 
 def converted(folder):
-    series, _ = read_series(path for path in sorted(folder.rglob("*")) if path.is_file())
+    series, *_ = read_series(path for path in sorted(folder.rglob("*")) if path.is_file())
     return convert(choose(series))
 
 
