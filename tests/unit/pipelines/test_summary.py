@@ -55,6 +55,7 @@ def test_an_older_run_without_the_rule_is_shown_all_the_same(shown):
 def test_links_open_the_pages_of_model_training():
     found = links("http://127.0.0.1:5000/", "1", "abc", "m", "3")
     assert found == {
+        "runs": "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=dwi-stroke&workflowType=machine_learning",
         "run": "http://127.0.0.1:5000/#/experiments/1/runs/abc?workflowType=machine_learning",
         "model": "http://127.0.0.1:5000/#/models/m/versions/3?workflowType=machine_learning",
     }
