@@ -76,7 +76,7 @@ def log_model(run: Run, model: Path, tags: dict[str, str] | None = None):
                 pip_requirements=requirements(),
                 params={name: str(value) for name, value in trained.params.items()},
                 tags=tags,
-                step=trained.best_epoch or 0,  # MLflow links the metrics of this step: those of the chosen weights
+                step=trained.best_epoch or 0,  # MLflow links the metrics of this step: those of the weights
             )
 
 

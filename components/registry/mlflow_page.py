@@ -22,9 +22,13 @@ A run is one pipeline run. Under its artifacts, `evaluation.html` answers the qu
 The model's versions are in the registry, each with its model card."""
 
 
-def experiment_tags() -> dict[str, str]:
-    """Return the tags of the experiment that are ours: its kind and its columns."""
-    return {KIND: "custom_model_development", VIEW_TAG: json.dumps({"selectedColumns": COLUMNS})}
+def experiment_tags(present: dict[str, str]) -> dict[str, str]:
+    """Return the tags that an experiment with the tags `present` lacks. A person may change its note and its kind."""
+    wanted = {
+        NOTE: EXPERIMENT_NOTE, KIND: "custom_model_development", **present,
+        VIEW_TAG: json.dumps({"selectedColumns": COLUMNS}),
+    }  # fmt: skip
+    return {name: value for name, value in wanted.items() if present.get(name) != value}
 
 
 def view_address(uri: str, experiment_id: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.core import run_name
 from components.core.errors import StepError
 from components.core.loopback import is_here
-from components.registry.mlflow_page import EXPERIMENT_NOTE, NOTE, experiment_tags, source_tags
+from components.registry.mlflow_page import NOTE, experiment_tags, source_tags
 from components.registry.mlflow_requests import explain_mlflow_errors, find_or_create
 
 if TYPE_CHECKING:
@@ -66,9 +66,8 @@ class Run:
         else:
             experiment = _experiment()
             number = experiment.experiment_id
-            for key, value in ({NOTE: EXPERIMENT_NOTE} | experiment.tags | experiment_tags()).items():
-                if experiment.tags.get(key) != value:
-                    client.set_experiment_tag(number, key, value)
+            for key, value in experiment_tags(experiment.tags).items():
+                client.set_experiment_tag(number, key, value)
             run_id = find_or_create(
                 lambda: _find_run(client, number, kfp_run, training_digest, evaluation_digest),
                 lambda: client.create_run(number, run_name=name or None, tags=tags).info.run_id,

@@ -39,6 +39,7 @@ def printed(versionless, tmp_path, monkeypatch) -> dict[str, tuple[str, str]]:
     found = links(uri, run.client.get_run(run.id).info.experiment_id, run.id, MODEL_NAME, version)
     card = f"{uri}/{address.split('(')[1].rstrip(')')}"
     return {
+        "runs": (found["runs"], "Version"),  # a column that MLflow's own view does not show
         "run": (found["run"], "test_dice_mean"),
         "model": (found["model"], f"Version {version}"),
         "card": (card, "A whole card"),
@@ -64,7 +65,7 @@ def page(browser, servers):
     return page
 
 
-@pytest.mark.parametrize("name", ["run", "model", "card"])
+@pytest.mark.parametrize("name", ["runs", "run", "model", "card"])
 def test_a_printed_link_opens_the_view_of_model_training(printed, name, page):
     address, word = printed[name]
     page.goto(address, timeout=WAIT_MS)

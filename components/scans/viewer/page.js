@@ -22,7 +22,8 @@
   const nv = new Niivue({
     sliceType: SLICE_TYPE.AXIAL, isRadiologicalConvention: true, isNearestInterpolation: true, crosshairWidth: 0,
     dragAndDropEnabled: false, dragMode: DRAG_MODE.windowing, dragModePrimary: DRAG_MODE.none, logLevel: "silent",
-    loadingText: "", showAllOrientationMarkers: true, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", isAntiAlias: false,
+    loadingText: "", showAllOrientationMarkers: true, isAntiAlias: false,
+    viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "",
   });
   await nv.attachToCanvas(part("canvas"));
   let scan, at = 0, slices = 1;
