@@ -20,11 +20,13 @@ from components.core.text import shown
 from components.ingest.found_files import Found
 from components.model.gpu_advice import describe_device
 from pipelines.predict import bids_derivative
-from pipelines.predict.folder import segment_folder
+from pipelines.predict.folder import Stopped, segment_folder
 from pipelines.predict.open_input import is_zip
 from pipelines.predict.packed_model import CARD, Package, PackedSegmenter
 
 PACKAGE = Path(__file__).parents[2] / "package"
+STOPPED = 130
+"""Exit code after Ctrl-C or docker stop."""
 RESEARCH = "Research use only. Not a medical device."
 
 
@@ -40,13 +42,13 @@ def main(arguments: list[str] | None = None, package: Path = PACKAGE) -> int:
         return 0
     except StepError as error:
         print(f"\n{error}", file=sys.stderr)
-        return 1
+        return STOPPED if isinstance(error, Stopped) else 1
     except Exception as error:
         print(f"\n{disk_advice(error) or traceback.format_exc()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped. Run the same command again.", file=sys.stderr)
-        return 130
+        return STOPPED
 
 
 def _parser(facts: Package, card: str) -> argparse.ArgumentParser:
@@ -96,6 +98,8 @@ def _segment(asked: argparse.Namespace, facts: Package, package: Path) -> None:
     for label in asked.participant_label:
         try:
             call.segment(label if label.startswith("sub-") else f"sub-{label}")
+        except Stopped:
+            raise
         except StepError as error:
             failed.append(f"{label}: {error}")
     if failed:

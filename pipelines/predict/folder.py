@@ -44,6 +44,10 @@ ELSEWHERE = "Name another OUTPUT."
 KEEP = f"{ELSEWHERE} To overwrite it, run again with OVERWRITE=1 (a container: with --overwrite)."
 
 
+class Stopped(StepError):
+    """A person or the machine stopped the call."""
+
+
 def segment_folder(
     source: Path,
     target: Path,
@@ -143,7 +147,7 @@ def _segment_all(
             pictures += [drawn] if drawn else []
             done += 1
     except KeyboardInterrupt:
-        raise StepError(
+        raise Stopped(
             f"stopped after {done} of {len(found.cases)} scans; their masks are in {target}. "
             "The same command starts again from the first scan."
         ) from None

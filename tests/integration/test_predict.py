@@ -177,7 +177,7 @@ class TestFolder:
     def test_a_row_tells_volume_interval_flags_and_the_version(self, champion, put, segment, tmp_path, monkeypatch):
         version = champion(bias=100.0, seen={})
         found = Assessment(12.3456, 10.0, 15.5, 0.9, ["uncertain", "thin slices"])
-        monkeypatch.setattr("components.model.uncertainty.assess", lambda *_: found)
+        monkeypatch.setattr("components.model.segment_scan.assess", lambda *_: found)
         put(tmp_path / "in" / "a.nii.gz")
         assert segment(tmp_path / "in", probability=True)["a"] == {
             "case": "a", "file": "a.nii.gz", "refused": "", "lesion_ml": "12.346", "lesion_ml_low": "10.000",

@@ -201,6 +201,16 @@ def test_one_call_for_all_and_one_for_a_participant_replace_each_others_predicti
         assert code == 1 and mask.read_bytes() == b"a person's" and str(mask) in said
 
 
+def test_a_stop_ends_the_call_and_not_one_participant(app, scans, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.predict.packed_model.segment_scan", stop)
+    code, said = app(scans, "--participant-label", "01", "02")
+    assert code == 130 and said.count("stopped after 0 of 1 scans") == 1
+    assert app(scans)[0] == 130
+
+
 def test_an_unknown_participant_is_named_and_the_others_are_segmented(app, scans, tmp_path):
     code, said = app(scans, "--participant-label", "9", "02")
     assert code == 1 and "9: there is no participant sub-9. There are: sub-01, sub-02, sub-X3" in said
