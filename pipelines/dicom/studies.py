@@ -46,7 +46,6 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
     for one in series:
         by_study[one.study].append(one)
     homes = {uid: _home(folder, [path for one in found for path in one.files]) for uid, found in by_study.items()}
-    homes = {uid: _widest(home, [homes[other] for other in homes if other != uid]) for uid, home in homes.items()}
     chosen = {uid for uid, found in by_study.items() if any({one.uid} & wanted for one in found)}
     studies = []
     for uid, found in by_study.items():
@@ -93,8 +92,8 @@ def _home(folder: Path, paths: list[Path]) -> str:
     return PurePosixPath(*common).as_posix() if common else ""
 
 
-def _widest(home: str, others: list[str]) -> str:
-    """Return the widest folder around a study, below the top, that holds no other study: that of the patient."""
+def own_folder(home: str, others: list[str]) -> str:
+    """Return the widest folder around a study, below the top, that holds no other study: often that of the patient."""
     parts = PurePosixPath(home).parts
     around = ["/".join(parts[:number]) for number in range(1, len(parts) + 1)]
     return next((folder for folder in around if not any(_is_inside(other, folder) for other in others)), home)

@@ -15,7 +15,7 @@ from components.scans.geometry import BadVolume
 from pipelines.dicom.choose import names_series
 from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, Converted, convert
 from pipelines.dicom.dicom_files import dicom_keys
-from pipelines.dicom.studies import find_studies
+from pipelines.dicom.studies import find_studies, own_folder
 from pipelines.dicom.unzip import unzip
 from pipelines.folder_files import files_of
 from pipelines.predict.find_scans import find
@@ -82,7 +82,8 @@ def _converted(folder: Path, keys: list[str], temporary: Path, name: str, series
     found = Found("DICOM", [], {}, [])
     converted: dict[str, Converted] = {}
     for number, study in enumerate(progress(studies, total=len(studies), what="converted")):
-        case = name if len(studies) == 1 or not study.home else study.home
+        others = [other.home for other in studies if other is not study]
+        case = name if len(studies) == 1 or not study.home else own_folder(study.home, others)
         try:
             made = convert(study.chosen(wanted))
         except BadVolume as reason:

@@ -11,7 +11,7 @@ from components.core.errors import StepError
 from components.scans.geometry import BadVolume
 from pipelines.dicom.choose import choose, names_series
 from pipelines.dicom.headers import read_series
-from pipelines.dicom.studies import find_studies
+from pipelines.dicom.studies import find_studies, own_folder
 from tests.support.dicom_studies import SeriesOptions, Study, write_enhanced, write_series
 
 AFFINE = np.array([[-2.0, 0, 0, 15], [0, -2.0, 0, 15], [0, 0, 5.0, -9], [0, 0, 0, 1]])
@@ -225,14 +225,18 @@ class TestStudiesOfAFolder:
 
     def test_two_studies_of_a_patient_have_their_folders_in_it(self, put, studies):
         put("p/first/S1", number=1)
+        put("p/first/S2", number=2)
         put("p/second/S1", number=1, of=Study())
-        assert [(study.home, study.problem) for study in studies()] == [("p/first", ""), ("p/second", "")]
+        homes = [study.home for study in studies()]
+        assert homes == ["p/first", "p/second/S1"]
+        assert [own_folder(home, [o for o in homes if o != home]) for home in homes] == ["p/first", "p/second"]
+        assert own_folder("q/deep/er", homes) == "q"
 
     def test_each_in_its_folder(self, put, studies):
         put("p/S1", number=1)
         put("p/S2", number=2, kind="adc")
         put("q/deep/er", number=1, of=Study())
-        assert [(study.home, study.problem) for study in studies()] == [("p", ""), ("q", "")]
+        assert [(study.home, study.problem) for study in studies()] == [("p", ""), ("q/deep/er", "")]
 
     @pytest.mark.parametrize("other", ["p", "p/inside", "."])
     def test_two_in_one_folder_are_refused_until_a_series_is_named(self, put, studies, other):
