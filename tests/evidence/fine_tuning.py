@@ -24,7 +24,7 @@ from tests.evidence.page import table
 PARENT_PATIENTS, LOCAL_PATIENTS, TEST_PATIENTS = 48, 20, 24
 LOCAL_EPOCHS = 10
 SEEDS = (42, 43, 44)
-RATES = (1.0, 0.3, 0.1)
+RATES = (0.3,)
 GRID = "image_size=64 pixel_mm=3 base_channels=8 precision=float32 memory_format=contiguous"
 RATIOS = (0.74, 0.25, 0.01)
 """The split wants one patient to test, too, who is left out: the test is on patients of their own."""
@@ -105,7 +105,8 @@ them to validate. Preset `demo` on a small grid ({GRID}): {_settings("demo", 42)
 parent, {LOCAL_EPOCHS} for the local site. `fine-tune` adds its schedule, and `start_rate` is its share of the learning
 rate. The Dice of a patient is the mean over the {len(SEEDS)} seeds of the local training; there is one parent.
 Intervals are 95 %, over patients, of a difference paired
-by patient. All scans are synthetic: the numbers say what the code does, and nothing about patients.
+by patient; where one holds 0, no difference was shown. All scans are synthetic: the numbers say what the code does,
+and nothing about patients.
 
 {table(header, rows)}"""
 
