@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from components.artifacts.cases import Cases
@@ -15,19 +16,19 @@ CONTEXTS = {"train": "training", "val": "validation", "test": "test"}
 DIGEST_LENGTH = 16
 
 
-def subset_dataset(cases: Cases, split: Split, subset: str) -> "Dataset":
-    """Return the scans of a subset as a dataset: address, digest, and counts as its profile.
+def subsets_dataset(cases: Cases, split: Split, subsets: Sequence[str]) -> "Dataset":
+    """Return the scans of subsets as one dataset: address, digest, and counts as its profile.
 
     The digest is that of the version of the data and of the names of the scans. So two runs with the same digest
     learnt from, or were tested on, the same scans.
     """
     from mlflow.entities import Dataset
 
-    names = sorted(split.cases[subset])
+    names = sorted(name for subset in subsets for name in split.cases[subset])
     content = json.dumps([cases.data_version, names]).encode()
     profile = {
-        "scans": len(names), "patients": len(split.patients[subset]), "data_version": cases.data_version,
-        "synthetic": cases.synthetic,
+        "scans": len(names), "patients": sum(len(split.patients[subset]) for subset in subsets),
+        "data_version": cases.data_version, "synthetic": cases.synthetic,
     }  # fmt: skip
     return Dataset(
         name=cases.data_uri.rstrip("/").rpartition("/")[2] or "scans",
@@ -39,11 +40,15 @@ def subset_dataset(cases: Cases, split: Split, subset: str) -> "Dataset":
 
 
 def dataset_inputs(cases: Cases, split: Split) -> "list[DatasetInput]":
-    """Return the datasets of the subsets that have scans, each with its context."""
+    """Return the datasets of the subsets that have scans, each with its context.
+
+    The scans of all folds of a cross-validation are one test dataset: each network was tested on its own.
+    """
     from mlflow.entities import DatasetInput, InputTag
 
+    parts = {CONTEXTS[subset]: [subset] for subset in SUBSETS} if split.folds == 1 else {"test": list(split.cases)}
     return [
-        DatasetInput(subset_dataset(cases, split, subset), [InputTag("mlflow.data.context", CONTEXTS[subset])])
-        for subset in SUBSETS
-        if split.cases[subset]
+        DatasetInput(subsets_dataset(cases, split, subsets), [InputTag("mlflow.data.context", context)])
+        for context, subsets in parts.items()
+        if any(split.cases[subset] for subset in subsets)
     ]

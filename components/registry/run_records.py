@@ -100,9 +100,9 @@ def record_evaluation(run: Run, model: Path, evaluation: Path) -> None:
 def record_comparison(run: Run, evaluation: Path) -> None:
     """Log the comparison with the champion. An unfinished run keeps the newest one."""
     if not run.finished_at:
-        for name in (Comparison.FILE, ParentComparison.FILE):
-            if (evaluation / name).exists():
-                run.log_artifact(evaluation / name)
+        run.log_artifact(evaluation / Comparison.FILE)
+        if (evaluation / ParentComparison.FILE).exists():
+            run.log_artifact(evaluation / ParentComparison.FILE)
 
 
 def evaluation_digest(model: Path, evaluation: Path) -> str:

@@ -71,6 +71,7 @@ class Setup:
         params = {
             **given_settings(settings),
             **grid_settings(inputs.slices),
+            "start": settings.start,
             "image_size": f"({inputs.slices.image_size}, {inputs.slices.image_size})",
             "model_params": sum(p.numel() for p in learner.network.parameters()),
             "train_slices": len(dataset),

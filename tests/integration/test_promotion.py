@@ -264,9 +264,8 @@ class Overtaken(mlflow.MlflowClient):
 
 
 def test_of_two_versions_that_two_runs_make_at_the_same_moment_the_older_stays(client, monkeypatch):
-    monkeypatch.setattr(
-        step, "log_model", lambda *_: SimpleNamespace(model_uri="s3://dwi-stroke/mlflow/ours", model_id=None)
-    )
+    monkeypatch.setattr(step, "logged_model", lambda *_: (None, "s3://dwi-stroke/mlflow/ours"))
+    monkeypatch.setattr(Run, "link_model", lambda *_: None)
     monkeypatch.setattr(step, "stored_model_digest", lambda *_: "0" * 64)
     run = Run(Overtaken(), client.create_run("0").info.run_id)
     assert step._create_version(run, None, {"evaluation_digest": "e"}, "") == "1"

@@ -14,7 +14,7 @@ import pytest
 from components.core import run_name
 from components.core.errors import StepError
 from components.registry import mlflow_requests, run_records, tracking
-from components.registry.datasets import dataset_inputs, subset_dataset
+from components.registry.datasets import dataset_inputs, subsets_dataset
 from components.registry.mlflow_page import KIND, NOTE, VIEW_TAG
 from components.registry.mlflow_requests import find_or_create
 from components.registry.tracking import MODEL_NAME, Run
@@ -248,7 +248,7 @@ def test_the_scans_of_each_subset_are_datasets_of_the_run_once_also_after_a_retr
 
 def test_a_dataset_has_the_same_digest_as_long_as_its_scans_are_the_same():
     digests = [
-        subset_dataset(cases, split, "test").digest
+        subsets_dataset(cases, split, ["test"]).digest
         for cases, split in (
             (CASES, SPLIT),
             (CASES, make_split({"train": ["c", "b"], "val": ["a", "d"], "test": ["e"]})),
@@ -262,6 +262,16 @@ def test_a_dataset_has_the_same_digest_as_long_as_its_scans_are_the_same():
 def test_a_subset_without_scans_is_no_dataset():
     split = make_split({"train": ["a", "b"], "val": [], "test": ["e"]})
     assert [used.tags[0].value for used in dataset_inputs(CASES, split)] == ["training", "test"]
+
+
+def test_the_folds_of_a_cross_validation_are_one_test_dataset():
+    split = make_split({"fold-1": ["a", "b"], "fold-2": ["c"], "fold-3": ["d", "e"]})
+    (used,) = dataset_inputs(CASES, split)
+    assert used.tags[0].value == "test"
+    profile = json.loads(used.dataset.profile)
+    assert (profile["scans"], profile["patients"]) == (5, 5)
+    single = make_split({"train": [], "val": [], "test": ["a", "b", "c", "d", "e"]})
+    assert used.dataset.digest == subsets_dataset(CASES, single, ["test"]).digest
 
 
 def test_the_metrics_of_the_test_are_linked_to_the_logged_model_and_its_dataset_and_stay_once_in_the_run(

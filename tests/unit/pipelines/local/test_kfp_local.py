@@ -38,7 +38,7 @@ def step_of(monkeypatch):
             assert run._run_process([sys.executable, "-c", MEETS]) == 0, run.error
             left.extend(folder.rglob("kept"))
 
-        monkeypatch.setattr(local_run, "compile_to", lambda *_: None)
+        monkeypatch.setattr(local_run, "compile_to", lambda *_, **__: None)
         monkeypatch.setattr(local_run.local, "init", lambda **_: None)
         monkeypatch.setattr(local_run.components, "load_component_from_file", lambda _: pipeline)
         run.out = io.StringIO()
