@@ -32,7 +32,6 @@ from components.core.storage import file_sha256
 from components.model.calibration import calibrated
 from components.model.inference import pack_files
 
-
 HARDWARE = ("device", "precision", "memory_format")
 """Parameters of what a network was trained on. The networks of an ensemble may differ in them."""
 
