@@ -388,15 +388,45 @@ def of_folds(trained, tmp_path):
     return make_card(load(), folder, write_tests_of_folds(tmp_path / "evaluation"), PACKAGES)
 
 
-def test_networks_of_different_devices_have_a_card(tmp_path):
-    split, params = split_into_folds(), measured.trained()["params"]
-    split.write(tmp_path / "split.json")
-    folders = write_networks(tmp_path, split, lineage=measured.trained()["lineage"])
-    for folder, device in zip(folders, ("GPU", "CPU", "GPU"), strict=True):
-        TrainedModel.read(folder).model_copy(update={"params": params | {"device": device}}).write(folder)
-    ensemble(tmp_path / "split.json", folders, tmp_path / "model")
-    made = make_card(load(), tmp_path / "model", write_tests_of_folds(tmp_path / "evaluation"), PACKAGES)
+@pytest.fixture
+def of_networks(tmp_path):
+    """of_networks({...}, {...}, {...}): the card of the ensemble of three networks with these facts."""
+
+    def make(*facts: dict) -> Card:
+        split, known = split_into_folds(), measured.trained()
+        split.write(tmp_path / "split.json")
+        folders = write_networks(tmp_path, split, lineage=known["lineage"], params=known["params"])
+        for folder, changed in zip(folders, facts, strict=True):
+            TrainedModel.read(folder).model_copy(update=changed).write(folder)
+        ensemble(tmp_path / "split.json", folders, tmp_path / "model")
+        return make_card(load(), tmp_path / "model", write_tests_of_folds(tmp_path / "evaluation"), PACKAGES)
+
+    return make
+
+
+def test_networks_of_different_devices_have_a_card(of_networks):
+    params = measured.trained()["params"]
+    made = of_networks(*({"params": params | {"device": device}} for device in ("GPU", "CPU", "GPU")))
     assert made.training.hardware == "GPU; CPU"
+
+
+LIMITED = {"mask": 0.2, "empty": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("last", "scans"),
+    [
+        (None, "scans"),
+        ({"mask": 1.0, "empty": 1.0}, "scans"),
+        ({"mask": 1.0, "empty": 0.4}, "scans with a predicted lesion"),
+        ({"mask": 0.4, "empty": 1.0}, "scans without a predicted lesion"),
+        ({"mask": None, "empty": 0.4}, None),
+    ],
+)
+def test_the_card_says_if_the_ensemble_never_doubts_where_a_network_does(of_networks, last, scans):
+    limits = of_networks({"uncertainty": LIMITED}, {"uncertainty": LIMITED}, {"uncertainty": last}).limits
+    found = [line for line in limits if "by doubt" in line]
+    assert found == ([f"In use, {scans} are not flagged by doubt; for some test patients they could be."] * bool(scans))
 
 
 def test_the_card_of_an_ensemble_says_how_its_numbers_were_obtained(of_folds):
