@@ -19,6 +19,7 @@ from components.ingest.report import write_report
 from components.ingest.validate import validate
 from components.scans.volumes import BadVolume
 from components.split.assignment import assign, lesion_sizes, linked_patients
+from pipelines.pipeline import folds_asked
 from pipelines.power_report import power_report
 from pipelines.target import target
 from pipelines.upload import files_of, listed
@@ -81,8 +82,8 @@ def _power(cases: Cases, settings: Settings) -> list[str]:
 def require_learnable(data: str, settings: Settings) -> None:
     """Check before the upload that a run could train with the folder `data`.
 
-    It reads only as many scans as it needs: three if all are good. The steps check scans that are in a bucket already,
-    and our own demo scans (no `data`).
+    It reads only as many scans as it needs: three if all are good, with FOLDS one for each fold. The steps check scans
+    that are in a bucket already, and our own demo scans (no `data`).
 
     Raises:
         StepError: there is nothing, or no known layout, or too few patients with a lesion (and an ADC map, where the
@@ -91,9 +92,10 @@ def require_learnable(data: str, settings: Settings) -> None:
     if not data or data.startswith("s3://"):
         return
     folder, files = listed(Path(data))
-    found = discover(files)
+    found, folds = discover(files), folds_asked()
+    needed = max(LESION_PATIENTS_NEEDED, folds)
     with tempfile.TemporaryDirectory() as temporary:
-        if _is_enough(found, folder, Path(temporary), settings):
+        if _is_enough(found, folder, Path(temporary), settings, needed):
             return
         validated = check(
             found, folder, Path(temporary) / "cases", settings.b_value, settings.modality_check,
@@ -101,10 +103,15 @@ def require_learnable(data: str, settings: Settings) -> None:
         )  # fmt: skip
         log_summary(validated)
         require_enough(validated)
-        validated.learnable(settings.inputs)
+        patients = {case.patient for case in validated.learnable(settings.inputs) if case.lesion_voxels}
+        if len(patients) < needed:
+            raise StepError(
+                f"FOLDS={folds} needs {folds} different patients with a lesion (one in each fold), {len(patients)} "
+                "found. Add labelled scans, or ask for fewer folds."
+            )
 
 
-def _is_enough(found: Found, source: Path, target: Path, settings: Settings) -> bool:
+def _is_enough(found: Found, source: Path, target: Path, settings: Settings, needed: int) -> bool:
     patients: set[str] = set()
     predictions = Predictions(found.tables, source)
     for case in found.cases:
@@ -115,6 +122,6 @@ def _is_enough(found: Found, source: Path, target: Path, settings: Settings) -> 
             continue
         if record and record.lesion_voxels and (settings.inputs == "dwi" or "adc" in record.files):
             patients.add(record.patient)
-        if len(patients) >= LESION_PATIENTS_NEEDED:
+        if len(patients) >= needed:
             return True
     return False

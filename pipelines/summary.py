@@ -37,7 +37,7 @@ def _power(summary: dict) -> list[str]:
     """Return lines about what the patients of this run can show."""
     tested = int(summary["metrics"]["test_patients"])
     spread = summary["metrics"].get("test_dice_std") if tested >= FEWEST else None
-    ratio = summary.get("settings", {}).get("test_ratio")
+    ratio = None if "test_folds" in summary["metrics"] else summary.get("settings", {}).get("test_ratio")
     return power_report(tested, summary.get("patients", tested), summary["synthetic"], ratio, spread)
 
 

@@ -56,6 +56,13 @@ class Object:
 Listing = list[Object]
 
 
+def normal_address(uri: str) -> str:
+    """Return an address without the slashes that change nothing: s3://bucket/prefix/ is s3://bucket/prefix."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.partition("/")
+    return f"{scheme}://{bucket}/{prefix.strip('/')}".rstrip("/")
+
+
 class Storage:
     """An S3 bucket and a prefix in it, `s3://bucket/prefix`."""
 
@@ -65,7 +72,7 @@ class Storage:
         if scheme != "s3" or not self.bucket:
             raise StepError(f"'{uri}' is not an S3 address. Write it as s3://bucket/prefix.")
         self.prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self.uri = normal_address(uri)
         self.client = client or connect()
         self.patience = PATIENCE_SECONDS
 

@@ -32,6 +32,9 @@ from components.core.storage import file_sha256
 from components.model.calibration import calibrated
 from components.model.inference import pack_files
 
+HARDWARE = ("device", "precision", "memory_format")
+"""Parameters of what a network was trained on. The networks of an ensemble may differ in them."""
+
 
 def ensemble(split: Path, models: Sequence[Path], model: Path) -> None:
     """Write the ensemble of the networks in the folders `models`, one for each fold, into the folder `model`.
@@ -147,13 +150,22 @@ def widest_heads(heads: Sequence[UsualHeads | None]) -> UsualHeads | None:
 
 
 def _shared_params(networks: Sequence[TrainedModel]) -> dict[str, Any]:
-    """Return the parameters that all networks have, without those of their subsets, which differ."""
+    """Return the parameters that all networks have, without those of their subsets; of the hardware, all values."""
     first, *others = (one.params for one in networks)
-    return {
+    shared = {
         name: value
         for name, value in first.items()
         if all(other.get(name) == value for other in others) and name.partition("_")[0] not in SUBSETS
     }
+    hardware = {name: _joined(one.params.get(name) for one in networks) for name in HARDWARE}
+    if any("devices" in one.params for one in networks):  # of several processes
+        hardware["devices"] = _joined(one.params.get("devices", one.params.get("device")) for one in networks)
+    return shared | {name: values for name, values in hardware.items() if values}
+
+
+def _joined(values: Iterable[str | None]) -> str:
+    """Return the values that differ, in their order."""
+    return "; ".join(dict.fromkeys(value for value in values if value is not None))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -17,7 +17,7 @@ from components.core.errors import StepError
 from components.core.intervals import paired_interval
 from components.core.storage import file_sha256
 from components.evaluate.metrics import SUMMARISED, patient_means
-from components.evaluate.unseen import Subsets, unfair_test_reason, unseen_patients
+from components.evaluate.unseen import Subsets, in_present_names, unfair_test_reason, unseen_patients
 from components.model.inference import load_model
 from components.registry import tracking
 from components.registry.version_files import download_model
@@ -34,6 +34,7 @@ def compare_with_champion(
     synthetic: bool,
     model: Path | None = None,
     images: Mapping[str, set[str]] | None = None,
+    data_uri: str | None = None,
 ) -> Comparison:
     """Measure the champion on the test scans of `results`, and pair both by patient.
 
@@ -47,7 +48,8 @@ def compare_with_champion(
         synthetic: Whether these scans are synthetic. Then a champion that learnt from patients is not compared, nor the
             other way round.
         model: The folder of the new model. A champion with the same files is not measured again.
-        images: Patient to the SHA-256 of the voxels of each scan.
+        images: Patient of the split to the SHA-256 of the voxels of each scan.
+        data_uri: The address of the data; without it the names of the champion's patients count at every address.
 
     Raises:
         StepError: MLflow does not answer.
@@ -66,6 +68,8 @@ def compare_with_champion(
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as split_folder:
         try:
             then = _download_split(champion, Path(split_folder))
+            if then is not None:
+                then = in_present_names(then, images or {}, data_uri)
             if model is not None and _has_files_of(champion, model):
                 theirs = results
             else:

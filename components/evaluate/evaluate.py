@@ -110,10 +110,12 @@ def evaluate(
             chosen = [case for case in tested if case.patient in patients]
             return _results(network, champion, cases, chosen)
 
-        images: dict[str, set[str]] = {case.patient: set() for case in tested}
-        for case in tested:
-            images[case.patient].add(case.voxel_sha256)
-        comparison = compare_with_champion(results, subsets.patients, measure, listed.synthetic, model, images)
+        images: dict[str, set[str]] = {patient: set() for names in subsets.patients.values() for patient in names}
+        for name in (name for names in subsets.cases.values() for name in names):
+            images[listed.by_name[name].patient].add(listed.by_name[name].voxel_sha256)
+        comparison = compare_with_champion(
+            results, subsets.patients, measure, listed.synthetic, model, images, listed.data_uri
+        )
         comparison.write(evaluation)
         if forgotten := compare_with_parent(network, trained, cases, subsets, _results):
             forgotten.write(evaluation / ParentComparison.FILE)

@@ -12,7 +12,7 @@ from components.artifacts.evaluation import ParentComparison, ScanResult
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import TrainedModel
 from components.core.errors import StepError
-from components.core.storage import scratch
+from components.core.storage import normal_address, scratch
 from components.evaluate.champion_comparison import difference, pairs_by_patient
 from components.model.inference import load_model
 from components.registry.parent import TAG, address_of, ancestors, download_parent
@@ -73,6 +73,7 @@ def _unlearnt(old: Cases, new: Cases, split: Split) -> list[Case]:
     by_name = new.by_name
     learnt = [by_name[name] for subset, names in split.cases.items() if subset != "test" for name in names]
     images = {case.voxel_sha256 for case in learnt}
-    names = {case.patient for case in learnt} if old.data_uri == new.data_uri else set()
+    same_place = normal_address(old.data_uri) == normal_address(new.data_uri)
+    names = {case.patient for case in learnt} if same_place else set()
     names |= {case.patient for case in old.cases if case.voxel_sha256 in images}
     return [case for case in old.cases if case.labelled and case.patient not in names]

@@ -89,7 +89,8 @@ def make_card(statement: Statement, model: Path, evaluation: Path, packages: dic
             "weights_sha256": file_sha256(model / WEIGHTS),
         },
     }
-    derived = {"limits": limits(validate(values, CardWithoutLimits)), "holds_for": holds_for(scans, metrics)}
+    found = limits(validate(values, CardWithoutLimits)) + limits_of_doubt(trained)
+    derived = {"limits": found, "holds_for": holds_for(scans, metrics)}
     return validate(values | derived, Card)
 
 
@@ -198,6 +199,27 @@ def limits(card: CardWithoutLimits) -> list[str]:
     if not card.contact.strip():
         out.append("The card names no contact for this model (contact in components/register/card.yaml).")
     return out
+
+
+def limits_of_doubt(trained: TrainedModel) -> list[str]:
+    """Return a sentence if an ensemble never flags scans by its doubt, and a network of it, as it was tested, does."""
+
+    def flags(model: TrainedModel, kind: str) -> bool:
+        if model.uncertainty is None or model.temperature is None:
+            return False
+        most = model.uncertainty[kind]
+        return most is None or most < 1
+
+    kinds = {"with": "mask", "without": "empty"}
+    never = [
+        how
+        for how, kind in kinds.items()
+        if not flags(trained, kind) and any(flags(network, kind) for network in trained.networks)
+    ]
+    if not never:
+        return []
+    scans = "scans" if len(never) == len(kinds) else f"scans {never[0]} a predicted lesion"
+    return [f"In use, {scans} are not flagged by doubt; for some test patients they could be."]
 
 
 def _formats(inputs: str) -> dict:

@@ -3,14 +3,17 @@
 The fingerprint step finds it once, and names it by its version and the SHA-256 of its weights, as in
 "models:/dwi-attention-unet/3#0f3a...". The later steps get this name, so their cache never holds an alias that moves.
 A parent from another registry is a folder in object storage with its `best_model.pth` and `model.json`, and with its
-`cases.json` if the scans that it learnt from are to be known.
+`cases.json` if the scans that it learnt from are to be known. An ensemble of networks is no parent.
 """
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from components.artifacts.evaluation import ScanDigests
 from components.artifacts.trained_model import WEIGHTS, TrainedModel
@@ -35,7 +38,8 @@ def find_parent(start: str) -> str:
     `start` is models:/NAME/VERSION or models:/NAME@ALIAS in this MLflow, or s3://bucket/prefix.
 
     Raises:
-        StepError: there is no such model, its digest is unknown, or MLflow or the storage does not answer.
+        StepError: there is no such model, it is an ensemble of networks, its digest is unknown, or MLflow or the
+            storage does not answer.
     """
     if not start:
         return ""
@@ -50,12 +54,29 @@ def find_parent(start: str) -> str:
         for name in (WEIGHTS, TrainedModel.FILE):
             if storage.find(name) is None:
                 raise StepError(f"START={start} names no model: there is no {storage.uri}/{name}.")
+        try:
+            networks = TrainedModel.model_validate_json(storage.get(TrainedModel.FILE)).networks
+        except ValidationError:
+            raise StepError(
+                f"START={start}: {storage.uri}/{TrainedModel.FILE} does not describe a model of this code or an older "
+                "one. Copy it again."
+            ) from None
+        if networks:
+            raise _is_ensemble(start)
         return f"{storage.uri}#{storage.sha256(WEIGHTS)}"
     version = _version(match["name"], match["number"], match["alias"], start)
     address = f"models:/{version.name}/{version.version}"
+    if "test_folds" in version.tags:
+        raise _is_ensemble(start)
     if "weights_sha256" not in version.tags:
         raise StepError(f"START={start}: {address} has no tag weights_sha256, so its weights cannot be verified.")
     return f"{address}#{version.tags['weights_sha256']}"
+
+
+def _is_ensemble(start: str) -> StepError:
+    return StepError(
+        f"START={start} is an ensemble of networks (FOLDS), and a training starts from one network. Name another model."
+    )
 
 
 def _version(name: str, number: str, alias: str | None, given: str):
@@ -100,6 +121,8 @@ def download_parent(parent: str, folder: Path) -> Path:
             storage = Storage(match["address"])
             storage.download([o for o in storage.list() if o.key in (WEIGHTS, TrainedModel.FILE)], folder)
             model = folder
+            # load the weights that the digest pins, not best_model.safetensors
+            TrainedModel.read(folder).model_copy(update={"tensors_sha256": None}).write(folder)
         found = file_sha256(model / WEIGHTS)
     except (StepError, OSError) as error:
         raise StepError(f"the model of START cannot be loaded, {match['address']}: {error}") from None
@@ -144,5 +167,9 @@ def _ancestors(parent: str) -> Iterator[Ancestor]:
                 storage.download([o for o in storage.list() if o.key in wanted], Path(folder))
                 listed, facts = (Path(folder) / name for name in (ScanDigests.FILE, TrainedModel.FILE))
                 scans = ScanDigests.read(listed) if listed.is_file() else None
-                parent = TrainedModel.read(facts).lineage.get(TAG, "") if facts.is_file() else ""
+                lineage = TrainedModel.read(facts).lineage if facts.is_file() else {}
+                if scans and lineage.get("split_digest", scans.split_digest) != scans.split_digest:
+                    logging.warning("%s is not of the training in %s", ScanDigests.FILE, match["address"])
+                    scans = None
+                parent = lineage.get(TAG, "")
         yield Ancestor(match["address"], scans)

@@ -10,7 +10,7 @@ from components.artifacts.evaluation import ScanDigest
 from components.artifacts.trained_model import TrainedModel
 from components.core.errors import StepError
 from components.core.settings import Settings
-from components.core.storage import scratch
+from components.core.storage import normal_address, scratch
 from components.model.inference import load_model
 from components.model.network import AttentionUNet
 from components.registry.parent import Ancestor, address_of, ancestors, download_parent
@@ -19,8 +19,14 @@ from components.train.training_key import grid_settings
 
 NETWORK = ("base_channels", "norm")
 """Settings of the network, which decide the shapes of its weights."""
-LEARNT = ("train", "val")
-"""The subsets that a model learns from, or chooses its weights and threshold by."""
+NOT_LEARNT = (None, "test")
+"""What a model learns nothing from. From the patients of each fold some network of an ensemble has learnt."""
+
+CONTINUE_SPLIT = (
+    "Remove these patients from DATA, or continue the parent's split (carry_split=true, in the MLflow that it is "
+    "registered in)."
+)
+LEAVE_OUT_FOLDS = "With FOLDS every patient is tested: leave FOLDS out, or remove these patients from DATA."
 
 
 def starting_weights(inputs: TrainingInputs, settings: Settings) -> dict[str, Tensor]:
@@ -72,14 +78,13 @@ def require_unseen_test(inputs: TrainingInputs, line: list[Ancestor]) -> None:
                 ancestor.address,
             )
             continue
-        learnt = [case for case in ancestor.scans.cases if case.subset in LEARNT]
-        trained_on = [case for case in learnt if case.subset == "train"]
+        learnt = [case for case in ancestor.scans.cases if case.subset not in NOT_LEARNT]
+        trained_on = [case for case in learnt if case.subset != "val"]
         if seen := _seen(inputs, "test", learnt, ancestor.scans.data_uri):
             raise StepError(
                 f"{ancestor.address} learnt from {len(seen)} of the {len(inputs.split.patients['test'])} test patients "
                 f"of this split ({', '.join(seen[:5])}{', ...' if len(seen) > 5 else ''}): the test would be of what "
-                "it has seen. Remove these patients from DATA, or continue the parent's split (carry_split=true, in "
-                "the MLflow that it is registered in)."
+                f"it has seen. {LEAVE_OUT_FOLDS if inputs.split.held_out else CONTINUE_SPLIT}"
             )
         if seen := _seen(inputs, "val", trained_on, ancestor.scans.data_uri):
             logging.warning(
@@ -91,6 +96,7 @@ def require_unseen_test(inputs: TrainingInputs, line: list[Ancestor]) -> None:
 def _seen(inputs: TrainingInputs, subset: str, learnt: list[ScanDigest], data_uri: str) -> list[str]:
     """Return the patients of a subset who are among `learnt`: by an image, or by their name at the same address."""
     images = {case.voxel_sha256 for case in learnt}
-    names = {case.patient for case in learnt} if data_uri == inputs.cases.data_uri else set()
+    same_place = normal_address(data_uri) == normal_address(inputs.cases.data_uri)
+    names = {case.patient for case in learnt} if same_place else set()
     cases = (inputs.cases.by_name[name] for name in inputs.split.cases[subset])
     return sorted({case.patient for case in cases if case.voxel_sha256 in images or case.patient in names})

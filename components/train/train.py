@@ -31,7 +31,8 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
 
     Raises:
         StepError: an input is invalid, the loss became NaN or infinite, memory ran out, or a GPU was asked for and
-            cannot be used; or the model of START does not fit, or has seen a test patient.
+            cannot be used; the model of START does not fit, or has seen a test patient; or MLflow does not answer at
+            the start or, for a fold, at the end.
         Preempted: SIGTERM arrived. The progress is saved to the batch; with several processes, to the epoch.
     """
     start = time.perf_counter()
@@ -65,13 +66,25 @@ def train(paths: TrainingPaths, settings: Settings) -> None:
 
     if run:
         write_model(inputs, key, setup, progress)
-        try:
-            record_training(run, paths.model)
-            run.log_seconds("train", time.perf_counter() - start)
-            if inputs.split.held_out:
-                run.finish()
-        except StepError as error:
-            logging.warning("the training is complete; evaluate logs what MLflow does not have yet. %s", error)
+        _record(run, inputs, start)
+
+
+def _record(run: Run, inputs: TrainingInputs, start: float) -> None:
+    """Log the finished training that began at `start`.
+
+    Raises:
+        StepError: MLflow does not answer, and the network is one of a cross-validation: evaluate logs only their
+            ensemble.
+    """
+    try:
+        record_training(run, inputs.paths.model)
+        run.log_seconds("train", time.perf_counter() - start)
+        if inputs.split.held_out:
+            run.finish()
+    except StepError as error:
+        if inputs.split.held_out:
+            raise StepError(f"the training is complete, and its checkpoint is kept: run again. {error}") from error
+        logging.warning("the training is complete; evaluate logs what MLflow does not have yet. %s", error)
 
 
 def _open_run(key: TrainingKey, inputs: TrainingInputs) -> Run:

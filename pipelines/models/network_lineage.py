@@ -8,7 +8,7 @@ from typing import Any
 from components.artifacts.split_file import Split
 from components.artifacts.trained_model import WEIGHTS, digest_of
 from components.core.storage import file_sha256
-from components.registry.tracking import FOLD
+from components.registry.tracking import FOLD, PARENT
 from pipelines.models.link_report import LinkReport, NotReached
 from pipelines.models.version_files import VersionFiles
 
@@ -39,14 +39,28 @@ def _split_without(files: VersionFiles, fold: int) -> str:
 
 
 def _weights_of_run(client: Any, network: dict, fold: int, files: VersionFiles) -> Callable[[], str]:
-    """Return a function that hashes the weights in the MLflow run in which the network was trained."""
+    """Return a function that hashes the weights in the MLflow run in which the network was trained.
+
+    This is the run below that of the version. A version whose networks came from cache has none: then it is any run of
+    the same training with the same weights.
+    """
 
     def find() -> str:
         experiments = [client.get_run(files.version.run_id).info.experiment_id]
         condition = f"tags.training_digest = '{network['training_digest']}' and tags.{FOLD} = '{fold}'"
-        found = client.search_runs(experiments, condition, max_results=1)
-        if not found:
-            raise NotReached("the MLflow run in which it was trained is gone")
-        return file_sha256(files.of_other_run(found[0].info.run_id, WEIGHTS))
+        found = client.search_runs(experiments, condition)
+        runs = [run for run in found if run.data.tags.get(PARENT) == files.version.run_id] or found
+        digests, reasons = [], [NotReached("the MLflow run in which it was trained is gone")]
+        for run in runs:
+            try:
+                digests.append(file_sha256(files.of_other_run(run.info.run_id, WEIGHTS)))
+            except NotReached as why:
+                reasons.append(why)
+            else:
+                if digests[-1] == network["weights_sha256"]:
+                    break
+        if not digests:
+            raise reasons[-1]
+        return digests[-1]
 
     return find

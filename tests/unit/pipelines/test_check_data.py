@@ -61,6 +61,15 @@ def test_too_few_adc_maps_are_refused_where_the_network_is_to_see_them(folder):
         require_learnable(data, Settings(inputs="dwi+adc"))
 
 
+def test_fewer_patients_with_a_lesion_than_folds_are_refused(folder, monkeypatch):
+    data = folder(4, lesion_free=2)
+    monkeypatch.setenv("FOLDS", "4")
+    require_learnable(data, Settings())
+    monkeypatch.setenv("FOLDS", "5")
+    with pytest.raises(StepError, match=r"FOLDS=5 needs 5 different patients with a lesion.*4 found"):
+        require_learnable(data, Settings())
+
+
 def test_it_says_what_a_test_on_the_patients_can_show(folder, tmp_path, caplog):
     caplog.set_level("INFO")
     assert check_data.check_data(folder(8, lesion_free=4), tmp_path / "state", presets.load("demo")) == 0

@@ -76,3 +76,9 @@ def test_links_open_the_pages_of_model_training():
 def test_the_numbers_of_a_cross_validation_are_called_out_of_fold(shown):
     assert any("out-of-fold: of 5 networks" in line for line in shown(test_folds=5.0))
     assert not any("out-of-fold" in line for line in shown())
+
+
+def test_with_folds_no_number_of_patients_is_named_for_a_single_split(shown):
+    few = {"test_patients": 6}
+    assert "patients with this split" in "\n".join(shown(**few))
+    assert "patients with this split" not in "\n".join(shown(test_folds=3.0, **few))

@@ -55,8 +55,32 @@ def test_its_threshold_is_the_mean_of_the_networks_on_the_calibrated_scale(made)
     assert read.temperature == 1
 
 
-def test_what_differs_between_the_networks_is_no_parameter_of_the_ensemble(made):
-    assert TrainedModel.read(made[0]).params == {"epochs": 2, "folds": 3}
+def test_what_differs_between_the_networks_is_no_parameter_of_the_ensemble_but_their_hardware(made):
+    assert TrainedModel.read(made[0]).params == {"epochs": 2, "folds": 3, "device": "cpu 1; cpu 2; cpu 3"}
+
+
+def hardware_of(tmp_path, *params: dict) -> dict:
+    """The parameters of an ensemble whose networks have these parameters."""
+    split = split_into_folds()
+    split.write(tmp_path / "split.json")
+    folders = write_networks(tmp_path, split)
+    for folder, own in zip(folders, params, strict=True):
+        TrainedModel.read(folder).model_copy(update={"params": own}).write(folder)
+    ensemble(tmp_path / "split.json", folders, tmp_path / "model")
+    return TrainedModel.read(tmp_path / "model").params
+
+
+def test_every_device_and_number_format_of_the_networks_is_named_once(tmp_path):
+    gpu = {"device": "GPU", "precision": "bfloat16", "memory_format": "channels_last"}
+    cpu = {"device": "CPU", "precision": "float32", "memory_format": "channels_last"}
+    assert hardware_of(tmp_path, gpu, cpu, gpu) == {
+        "device": "GPU; CPU", "precision": "bfloat16; float32", "memory_format": "channels_last", "folds": 3,
+    }  # fmt: skip
+
+
+def test_a_network_of_one_device_is_named_beside_those_of_several(tmp_path):
+    one, two = {"device": "GPU", "processes": 1}, {"device": "GPU", "processes": 2, "devices": "2 x GPU"}
+    assert hardware_of(tmp_path, one, two, two)["devices"] == "GPU; 2 x GPU"
 
 
 def test_it_is_determined_by_the_split_into_folds_and_by_what_determines_each_network(made):

@@ -60,7 +60,8 @@ def test_another_scan_of_a_patient_that_the_child_learnt_from_is_left_out(cases,
     """By its name at the same address; elsewhere a name says nothing."""
     folder = cases("X")
     other = [make_case("A", voxel_sha256="another session"), make_case("X")]
-    for data_uri, left in (("s3://bucket/scans", {"X"}), ("s3://elsewhere/scans", {"A", "X"})):
+    here = "s3://bucket/scans"
+    for data_uri, left in ((here, {"X"}), (f"{here}/", {"X"}), ("s3://elsewhere/scans", {"A", "X"})):
         make_cases(other, data_uri=data_uri).write(folder / PARENT_TESTS)
         assert compare_with_parent("the child", CHILD, folder, SPLIT, measure).pairs["dice"].keys() == left
 

@@ -3,8 +3,8 @@
 import pytest
 from torch import nn
 
-from components.artifacts.split_file import AssignedPatient, RegisteredSplit, SplitHistory
-from components.evaluate.unseen import unfair_test_reason, unseen_patients
+from components.artifacts.split_file import AssignedPatient, RegisteredSplit, SplitHistory, patients_tested
+from components.evaluate.unseen import in_present_names, unfair_test_reason, unseen_patients
 from tests.support.trained import trained
 
 SINGLE = {"train": ["A", "B"], "val": ["C"], "test": ["D", "E"]}
@@ -83,7 +83,13 @@ def test_a_network_that_has_seen_every_patient_predicts_nobody():
     assert chosen(ONE, registered({**SINGLE, "train": list("ABCDEF"), "val": [], "test": []}), FOLDS) == {}
 
 
-@pytest.mark.parametrize(("now", "then"), [(FOLDS, FOLDS), (OTHER_FOLDS, FOLDS), (FOLDS, SINGLE), (SINGLE, FOLDS)])
+SINGLE_OF_ALL = {**SINGLE, "train": ["A", "B", "F"]}
+"""A single split of the patients of the folds."""
+
+
+@pytest.mark.parametrize(
+    ("now", "then"), [(FOLDS, FOLDS), (OTHER_FOLDS, FOLDS), (FOLDS, SINGLE), (SINGLE_OF_ALL, FOLDS)]
+)
 def test_with_folds_on_one_side_or_both_the_comparison_is_fair(now, then):
     assert unfair_test_reason("version 3", now, then) == ""
 
@@ -91,6 +97,77 @@ def test_with_folds_on_one_side_or_both_the_comparison_is_fair(now, then):
 def test_with_folds_too_the_patients_of_the_champions_test_set_must_all_be_there():
     text = unfair_test_reason("version 3", {**FOLDS, "fold-1": ["A"]}, SINGLE)
     assert text == "these are not the frozen test patients: 1 of version 3's are not among them"
+
+
+OTHER_SITE = {"fold-1": ["K", "N"], "fold-2": ["L", "O"], "fold-3": ["M", "P"]}
+
+
+@pytest.mark.parametrize("now", [OTHER_SITE, {"train": ["K", "L"], "val": ["M"], "test": ["N", "O", "P"]}])
+def test_a_model_of_another_site_alone_is_not_comparable_with_a_champion_of_folds(now):
+    """Else the champion of one site is replaced by a model that was never tested there."""
+    text = unfair_test_reason("version 3", now, FOLDS)
+    assert text == "these are not the frozen test patients: 6 of version 3's are not among them"
+
+
+@pytest.mark.parametrize("now", [{**FOLDS, "fold-3": ["C"]}, SINGLE])
+def test_one_patient_of_a_champion_of_folds_who_left_the_data_makes_it_another_test(now):
+    assert "1 of version 3's are not among them" in unfair_test_reason("version 3", now, FOLDS)
+
+
+HERE, THERE = "s3://bucket/scans", "s3://elsewhere/scans"
+
+
+def stored_at(data_uri: str | None, patients: dict, image: str = "image of") -> RegisteredSplit:
+    """A split of patients at an address, one image each."""
+    assigned = [
+        AssignedPatient(patient=name, data_uri=data_uri, subset=subset, images=[f"{image} {name}"])
+        for subset, names in patients.items()
+        for name in names
+    ]
+    return RegisteredSplit(patients=patients, digest="d", history=SplitHistory(patients=assigned, drawn=None))
+
+
+def images_of(names: str, image: str = "image of") -> dict[str, set[str]]:
+    return {name: {f"{image} {name}"} for name in names}
+
+
+@pytest.mark.parametrize(
+    ("then", "now"), [(FOLDS, FOLDS), (FOLDS, SINGLE), (SINGLE, SINGLE)],
+    ids=["folds, folds", "folds, one split", "one split, one split"],
+)  # fmt: skip
+def test_names_at_another_address_are_other_people(then, now):
+    there = in_present_names(stored_at(THERE, then, "their image of"), images_of("ABCDEF"), HERE)
+    gone = len(patients_tested(then))
+    assert f"{gone} of version 3's are not among them" in unfair_test_reason("version 3", now, there.patients)
+
+
+@pytest.mark.parametrize("known", [HERE, f"{HERE}/", None])
+def test_at_the_same_or_an_unknown_address_the_name_counts(known):
+    then = stored_at(known, FOLDS, "earlier image of")
+    assert in_present_names(then, images_of("ABCDEF"), f"{HERE}/").patients == FOLDS
+
+
+def test_data_that_moved_are_recognised_by_their_images_also_under_new_names():
+    images = {f"new {name}": {f"image of {name}"} for name in "ABCDE"}
+    found = in_present_names(stored_at(THERE, SINGLE), images, HERE).patients
+    assert found == {subset: [f"new {name}" for name in names] for subset, names in SINGLE.items()}
+
+
+def test_patients_who_changed_their_names_are_those_of_their_images():
+    images = images_of("BCE") | {"A": {"image of D"}, "D": {"image of A"}}
+    found = in_present_names(stored_at(HERE, SINGLE), images, HERE).patients
+    assert found == {"train": ["B", "D"], "val": ["C"], "test": ["A", "E"]}
+
+
+def test_two_patients_who_share_an_earlier_image_are_both_that_patient():
+    images = images_of("BCDE") | {"one": {"image of A"}, "two": {"image of A"}}
+    assert in_present_names(stored_at(HERE, SINGLE), images, HERE).patients["train"] == ["B", "one", "two"]
+
+
+def test_a_renamed_patient_that_the_champion_learnt_from_makes_the_test_unfair():
+    then = in_present_names(stored_at(HERE, SINGLE), images_of("BCDE") | {"renamed": {"image of A"}}, HERE)
+    now = {"train": ["B"], "val": ["C"], "test": ["D", "E", "renamed"]}
+    assert "trained or tuned on 1 of these 3" in unfair_test_reason("version 3", now, then.patients)
 
 
 def test_an_ensemble_with_unknown_patients_is_not_comparable():

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.artifacts.trained_model import TrainedModel
 from components.core.errors import StepError
+from components.ensemble.ensemble import ensemble
 from components.register import card_text
 from components.register.card import STATEMENT, Card, Statement, load, validate
 from components.register.card_facts import limits, make_card
 from tests.support import measured
+from tests.support.folds import split_into_folds, write_networks
 
 PACKAGES = {"torch": "2.13.0", "numpy": "2.4.6"}
 SENTENCE = "Dice 0.700 (95 % interval 0.600 to 0.800) on 12 held-out patients. Research use only."
@@ -362,22 +365,68 @@ def test_a_description_that_would_be_far_too_long_is_still_one(card):
     assert len(card_text.description(made, SENTENCE, "there")) <= card_text.DESCRIPTION_LIMIT
 
 
-@pytest.fixture
-def of_folds(trained, tmp_path):
-    """The card of an ensemble of three networks."""
+def write_tests_of_folds(folder: Path) -> Path:
+    """The evaluation of an ensemble of three networks."""
     subsets = [f"fold-{1 + n % 3}" for n in range(20)]
     cases = [known | {"subset": fold} for known, fold in zip(measured.listed()["cases"], subsets, strict=True)]
     whole = measured.metrics()
     whole["summary"]["test_folds"] = 3
-    evaluation = measured.write_evaluation(tmp_path / "evaluation", whole, measured.listed(cases=cases))
+    evaluation = measured.write_evaluation(folder, whole, measured.listed(cases=cases))
     (evaluation / "folds").mkdir()
     for fold in (1, 2, 3):
         (evaluation / "folds" / f"fold-{fold}.json").write_text(json.dumps(measured.metrics()))
+    return evaluation
+
+
+@pytest.fixture
+def of_folds(trained, tmp_path):
+    """The card of an ensemble of three networks."""
     folder = trained()
     facts = json.loads((folder / "model.json").read_text())
     network = facts | {"weights_sha256": "e" * 64, "threshold": 0.3}
     (folder / "model.json").write_text(json.dumps(facts | {"networks": [network] * 3}))
-    return make_card(load(), folder, evaluation, PACKAGES)
+    return make_card(load(), folder, write_tests_of_folds(tmp_path / "evaluation"), PACKAGES)
+
+
+@pytest.fixture
+def of_networks(tmp_path):
+    """of_networks({...}, {...}, {...}): the card of the ensemble of three networks with these facts."""
+
+    def make(*facts: dict) -> Card:
+        split, known = split_into_folds(), measured.trained()
+        split.write(tmp_path / "split.json")
+        folders = write_networks(tmp_path, split, lineage=known["lineage"], params=known["params"])
+        for folder, changed in zip(folders, facts, strict=True):
+            TrainedModel.read(folder).model_copy(update=changed).write(folder)
+        ensemble(tmp_path / "split.json", folders, tmp_path / "model")
+        return make_card(load(), tmp_path / "model", write_tests_of_folds(tmp_path / "evaluation"), PACKAGES)
+
+    return make
+
+
+def test_networks_of_different_devices_have_a_card(of_networks):
+    params = measured.trained()["params"]
+    made = of_networks(*({"params": params | {"device": device}} for device in ("GPU", "CPU", "GPU")))
+    assert made.training.hardware == "GPU; CPU"
+
+
+LIMITED = {"mask": 0.2, "empty": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("last", "scans"),
+    [
+        (None, "scans"),
+        ({"mask": 1.0, "empty": 1.0}, "scans"),
+        ({"mask": 1.0, "empty": 0.4}, "scans with a predicted lesion"),
+        ({"mask": 0.4, "empty": 1.0}, "scans without a predicted lesion"),
+        ({"mask": None, "empty": 0.4}, None),
+    ],
+)
+def test_the_card_says_if_the_ensemble_never_doubts_where_a_network_does(of_networks, last, scans):
+    limits = of_networks({"uncertainty": LIMITED}, {"uncertainty": LIMITED}, {"uncertainty": last}).limits
+    found = [line for line in limits if "by doubt" in line]
+    assert found == ([f"In use, {scans} are not flagged by doubt; for some test patients they could be."] * bool(scans))
 
 
 def test_the_card_of_an_ensemble_says_how_its_numbers_were_obtained(of_folds):

@@ -1,5 +1,6 @@
 """A training starts from the weights of a model that fits, and that has not seen the test patients."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from components.train import start
 from components.train.start import require_agreement, require_unseen_test, starting_weights
 from components.train.training_inputs import TrainingInputs
 from tests.support.artifacts import make_case, make_cases, make_split
+from tests.support.folds import split_into_folds
 from tests.support.trained import trained
 
 HERE = {
@@ -37,10 +39,17 @@ def inputs(slices=None, **changes) -> TrainingInputs:
     return TrainingInputs(paths=None, cases=cases, slices=slices, split=make_split(PATIENTS))
 
 
+def inputs_of_fold() -> TrainingInputs:
+    """The inputs of the network that holds out D and E of three folds."""
+    of_fold = split_into_folds({"fold-1": ["D", "E"], "fold-2": ["C"], "fold-3": ["A", "B"]}).of_fold(1)
+    return dataclasses.replace(inputs(), split=of_fold)
+
+
 def ancestor(subset_of: dict[str, str], data_uri: str = "s3://elsewhere/scans", images: str = "volume of") -> Ancestor:
     """A model that learnt from patients of these names, whose images are those of `make_case` or others."""
     cases = make_cases([make_case(n, voxel_sha256=f"{images} {n}") for n in subset_of], data_uri=data_uri)
-    patients = {subset: [n for n, s in subset_of.items() if s == subset] for subset in ("train", "val", "test")}
+    subsets = {"train": [], "val": [], "test": []} if not any("fold" in s for s in subset_of.values()) else {}
+    patients = subsets | {subset: [n for n, s in subset_of.items() if s == subset] for subset in subset_of.values()}
     split: Split = make_split(patients)
     return Ancestor(ADDRESS, scan_digests(cases, split))
 
@@ -63,16 +72,17 @@ def test_all_settings_that_differ_are_named_at_once():
     assert all(f"{name} is {value} there" in str(error.value) for name, value in OTHER.items())
 
 
-@pytest.mark.parametrize("subset", ["train", "val"])
+@pytest.mark.parametrize("subset", ["train", "val", "fold-1", "fold-2"])
 def test_a_test_patient_that_the_parent_learnt_from_is_refused_by_its_image(subset):
     with pytest.raises(StepError, match=rf"{ADDRESS} learnt from 1 of the 2 test patients of this split \(E\)"):
-        require_unseen_test(inputs(), [ancestor({"E": subset, "X": "train"})])
+        require_unseen_test(inputs(), [ancestor({"E": subset, "X": subset})])
 
 
 def test_a_patient_is_recognised_by_the_name_at_the_same_address_only():
     renewed = ancestor({"D": "train"}, data_uri="s3://bucket/scans", images="another volume of")
-    with pytest.raises(StepError, match=r"\(D\)"):
-        require_unseen_test(inputs(), [renewed])
+    for data_uri in ("s3://bucket/scans", "s3://bucket/scans/"):
+        with pytest.raises(StepError, match=r"\(D\)"):
+            require_unseen_test(inputs(data_uri=data_uri), [renewed])
     require_unseen_test(inputs(), [ancestor({"D": "train"}, images="another volume of")])
 
 
@@ -90,6 +100,18 @@ def test_patients_that_keep_their_subsets_pass(caplog):
 def test_a_validation_patient_that_the_parent_was_trained_on_is_said(caplog):
     require_unseen_test(inputs(), [ancestor({"C": "train", "X": "val"})])
     assert "learnt from 1 of the 1 validation patients" in caplog.text
+
+
+def test_a_validation_patient_of_a_fold_that_the_parent_learnt_from_is_said(caplog):
+    require_unseen_test(inputs(), [ancestor({"C": "fold-1", "X": "fold-2"})])
+    assert "learnt from 1 of the 1 validation patients" in caplog.text
+
+
+def test_with_folds_the_advice_is_to_leave_them_out():
+    with pytest.raises(StepError, match="With FOLDS every patient is tested: leave FOLDS out, or remove these"):
+        require_unseen_test(inputs_of_fold(), [ancestor({"E": "train"})])
+    with pytest.raises(StepError, match=r"continue the parent's split \(carry_split=true"):
+        require_unseen_test(inputs(), [ancestor({"E": "train"})])
 
 
 def test_a_parent_whose_scans_are_unknown_is_named(caplog):
