@@ -110,6 +110,39 @@ class TestTaken:
         put("b", number=2, kind="adc", affine=AFFINE + np.diag([0, 0, 1.0, 0]))
         assert chosen().adc is None and any("another grid" in note for note in chosen().notes)
 
+    @pytest.mark.parametrize(
+        "other",
+        [
+            AFFINE + np.diag([0, 0, -2.5, 0]),
+            AFFINE + np.array([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2.5], [0, 0, 0, 0]]),
+            TURNED,
+        ],
+        ids=["finer", "between", "turned"],
+    )
+    def test_a_larger_series_on_another_lattice_says_nothing_of_the_slices(self, put, chosen, other):
+        put("a", number=1, without=(4,))
+        put("b", number=2, kind="adc", voxels=np.zeros((16, 16, 10), np.uint16), affine=other)
+        assert len(chosen().dwi.planes) == 4
+
+    def test_the_b0_is_that_of_the_dwis_series(self, put, chosen):
+        put("a", number=3, kind="b0")
+        put("b", number=4, uid="1.2.3")
+        put("c", number=4, uid="1.2.3", kind="b0")
+        assert chosen().b0.series.number == "4"
+        assert any(note.startswith("b0 image: series 4") for note in chosen().notes)
+        assert not any("ANOTHER SERIES" in note for note in chosen().notes)
+        assert chosen("3").b0.series.number == "3"
+
+    def test_a_b0_of_another_series_is_noted(self, put, chosen):
+        put("a", number=3, kind="b0")
+        put("b", number=4)
+        assert any(note.startswith("THE B0 IMAGE IS OF ANOTHER SERIES") for note in chosen().notes)
+
+    def test_a_b0_that_is_not_taken_is_noted(self, put, chosen):
+        put("a", number=3, kind="b0", affine=TURNED)
+        put("b", number=4)
+        assert chosen().b0 is None and any("b0 image was left out" in note for note in chosen().notes)
+
     def test_a_multi_frame_file_holds_all_of_them(self, tmp_path, study, chosen):
         kinds = ("b0", "direction", "trace", "adc")
         volumes = [(VOXELS, SeriesOptions(kind=kind, says_direction=kind != "adc")) for kind in kinds]
@@ -169,6 +202,22 @@ class TestRefused:
         put("a", number=1, uid="1.2.3", kind="b0")
         put("b", number=1, uid="1.2.3", without=(4,))
         assert "4 of the 5 places" in refusal(chosen)
+
+    @pytest.mark.parametrize("missing", [(0,), (4,), (0, 4), (3, 4)])
+    @pytest.mark.parametrize("kind", ["adc", "b0", "trace"])
+    def test_missing_end_slices_are_seen_by_the_other_series(self, put, chosen, missing, kind):
+        put("a", number=1, without=missing)
+        put("b", number=2, kind=kind, b_value=2000)
+        message = refusal(chosen)
+        assert f"series 1 (ep2d_diff): slices are missing: {5 - len(missing)} of the 5 places of series 2" in message
+        assert "Export the whole series again. Found: series 1" in message
+
+    def test_more_b0_images_than_one_until_one_is_named(self, put, chosen):
+        put("a", number=4)
+        put("b", number=5, kind="b0")
+        put("c", number=6, kind="b0")
+        assert "2 series could be the b0 image. Choose one: SERIES=5 (or 6)" in refusal(chosen)
+        assert chosen("6").b0.series.number == chosen("4,6").b0.series.number == "6"
 
     def test_mixed_orientations(self, put, chosen):
         put("a", number=1, uid="1.2.3")
