@@ -221,6 +221,8 @@ def _diffusion(ds: Dataset, options: SeriesOptions, whole: Dataset) -> None:
         whole.Manufacturer = "Philips Medical Systems"
         block = whole.private_block(0x2001, "Philips Imaging DD 001", create=True)
         block.add_new(0x03, "FL", float(b_value))
+        if options.says_direction:
+            block.add_new(0x04, "CS", {"trace": "I", "direction": "O", "b0": "N"}[options.kind])
     if options.kind == "direction" and options.says_direction and options.vendor == "standard":
         ds.DiffusionGradientDirectionSequence = Sequence([_item(DiffusionGradientOrientation=list(options.direction))])
 

@@ -101,6 +101,13 @@ class TestTaken:
         put("b", number=2, kind="direction")
         assert chosen().dwi.series.number == "1"
 
+    def test_philips_tells_a_direction_from_a_trace_in_an_element_of_its_own(self, put, chosen):
+        types = ("ORIGINAL", "PRIMARY", "M", "SE")
+        put("a", number=1, kind="direction", vendor="philips", types=types)
+        assert "single directions of diffusion and no trace" in refusal(chosen)
+        put("b", number=2, vendor="philips", types=types)
+        assert chosen().dwi.series.number == "2" and chosen().dwi.sure
+
     def test_a_dwi_without_a_word_on_its_direction_is_taken_and_noted(self, put, chosen):
         put("a", number=1, says_direction=False)
         assert any("does not say whether the DWI is a trace" in note for note in chosen().notes)
