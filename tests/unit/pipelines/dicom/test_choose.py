@@ -318,6 +318,12 @@ class TestStudiesOfAFolder:
         (study,) = studies()
         assert path.name in study.problem
 
+    def test_a_file_without_the_header_of_a_file_is_named_with_what_to_do(self, put, studies):
+        path = put("p", number=1)[2]
+        path.write_bytes(path.read_bytes()[132:])
+        (study,) = studies()
+        assert f"{path.name} lacks the header of a DICOM file" in study.problem and "Part 10" in study.problem
+
     def test_reports_and_other_objects_are_passed_over(self, put, studies, tmp_path):
         report = pydicom.dcmread(put("p", number=1)[0])
         report.Modality, report.SeriesInstanceUID = "SR", generate_uid()
