@@ -52,14 +52,20 @@ def convert(chosen: Chosen) -> Converted:
     Raises:
         BadVolume: dcm2niix cannot convert a volume, or puts it elsewhere than its headers say.
     """
-    if chosen.b0 and not _comparable(chosen.dwi, chosen.b0):
-        note = f"the b0 image was left out: the values of {chosen.b0.series.named} are scaled otherwise than the DWI's"
-        chosen = replace(chosen, b0=None, notes=(*chosen.notes, note))
+    chosen = with_comparable_b0(chosen)
     volumes = {DWI: chosen.dwi, ADC: chosen.adc, B0: chosen.b0}
     files = {name: _nifti(volume) for name, volume in volumes.items() if volume}
     if chosen.b0:
         files[SIDECAR_NAME] = as_file(SIDECAR, chosen.dwi.b_value)
     return Converted(chosen, files)
+
+
+def with_comparable_b0(chosen: Chosen) -> Chosen:
+    """Return what was chosen, without a b0 image whose values are scaled otherwise than the DWI's; a note says so."""
+    if not chosen.b0 or _comparable(chosen.dwi, chosen.b0):
+        return chosen
+    note = f"the b0 image was left out: the values of {chosen.b0.series.named} are scaled otherwise than the DWI's"
+    return replace(chosen, b0=None, notes=(*chosen.notes, note))
 
 
 def in_planes(data: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarray:

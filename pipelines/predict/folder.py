@@ -233,12 +233,12 @@ def _earlier(target: Path, scans: Input, probability: bool, overwrite: bool) -> 
     if foreign:
         raise StepError(f"{target / TABLE} lists {shown(min(foreign))}, which make predict never makes. {ELSEWHERE}")
     old = tables | ({PAGE} if tables else set()) | masks
-    answers, changed_answers, new_answers = _answers(target, scans)
+    answers, new_answers = _answers(target, scans, overwrite)
     old |= answers
     new = {TABLE, PAGE} | {name for case in scans.found.cases for name in _outputs(case, probability)} | new_answers
-    changed = {name for name in masks if not is_untouched(local_path(target, name))} | changed_answers
-    if changed and not overwrite:
-        raise StepError(f"{target / min(changed)} was changed since make predict made it. {KEEP}")
+    for name in () if overwrite else sorted(masks):
+        if not is_untouched(local_path(target, name)):
+            raise _changed(target / name)
     for name in sorted(new - old):
         path = local_path(target, name)
         if path.exists() and not (RESULT.fullmatch(name) and (overwrite or is_untouched(path))):
@@ -246,16 +246,27 @@ def _earlier(target: Path, scans: Input, probability: bool, overwrite: bool) -> 
     return old
 
 
-def _answers(target: Path, scans: Input) -> tuple[set[str], set[str], set[str]]:
-    """Return the answers in DICOM of earlier calls, those of them that were changed since, and those of this call."""
-    files = [*(target / "dicom").rglob("*.dcm")]
+def _answers(target: Path, scans: Input, overwrite: bool) -> tuple[set[str], set[str]]:
+    """Return the answers in DICOM of earlier calls, and those of this call.
+
+    Raises:
+        StepError: one of an earlier call was changed since, without `overwrite`.
+    """
+    files = sorted((target / "dicom").rglob("*.dcm"))
     if not files and not scans.studies:
-        return set(), set(), set()
+        return set(), set()
     from pipelines.dicom.answer import answer_names, is_ours, is_unchanged  # here, as in _segment
 
-    ours = {path.relative_to(target).as_posix(): path for path in files if is_ours(path)}
+    ours = [path for path in files if is_ours(path)]
+    for path in () if overwrite else ours:
+        if not is_unchanged(path):
+            raise _changed(path)
     new = {f"dicom/{case}/{name}" for case, study in scans.studies.items() for name in answer_names(study)}
-    return set(ours), {name for name, path in ours.items() if not is_unchanged(path)}, new
+    return {path.relative_to(target).as_posix() for path in ours}, new
+
+
+def _changed(path: Path) -> StepError:
+    return StepError(f"{path} was changed since make predict made it. {KEEP}")
 
 
 def _say(rows: list[Row], found: Found, target: Path) -> None:

@@ -210,6 +210,7 @@ class TestRefused:
         put("b", number=1, uid="1.2.3", without=(4,))
         assert "4 of the 5 places" in refusal(chosen)
 
+    @pytest.mark.sampled(4)
     @pytest.mark.parametrize("missing", [(0,), (4,), (0, 4), (3, 4)])
     @pytest.mark.parametrize("kind", ["adc", "b0", "trace"])
     def test_missing_end_slices_are_seen_by_the_other_series(self, put, chosen, missing, kind):
