@@ -69,7 +69,9 @@ def _data_to_upload(arguments: Namespace) -> str:
 
 
 def _as_nifti(arguments: Namespace) -> str:
-    from pipelines.dicom.data_set import as_nifti
+    if not arguments.series and (not arguments.data or arguments.data.startswith("s3://")):
+        return arguments.data
+    from pipelines.dicom.data_set import as_nifti  # it loads pydicom and dcm2niix
 
     return as_nifti(arguments.data, arguments.series, arguments.state, arguments.pseudonym_key is not None)
 

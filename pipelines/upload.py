@@ -12,7 +12,7 @@ from components.core.errors import StepError
 from components.core.storage import Listing, Object, Storage, work_bucket
 from components.core.text import shown
 from pipelines.atomic_write import identity, read_json, write_json
-from pipelines.dicom.dicom_files import is_dicom
+from pipelines.dicom.dicom_files import is_archive, is_dicom
 from pipelines.folder_files import files_of
 
 ALLOW_DELETE = "UPLOAD_DELETE"
@@ -71,7 +71,7 @@ def upload(folder: Path, state: Path) -> str:
 
 
 def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
-    """Return the folder, resolved, and its files as `files_of` gives them, without DICOM files.
+    """Return the folder, resolved, and its files as `files_of` gives them, without DICOM files and archives.
 
     Raises:
         StepError: the folder does not exist, is empty, or has a file that cannot be read.
@@ -80,9 +80,12 @@ def listed(folder: Path) -> tuple[Path, dict[str, tuple[int, int]]]:
     if not folder.is_dir():
         raise StepError(f"DATA={folder} is not a folder. Give a folder of scans, or s3://bucket/prefix.")
     found = files_of(folder)
-    files = {key: stamp for key, stamp in found.items() if not is_dicom(folder / key)}
-    if len(found) > len(files):
-        logging.warning("not uploaded: %d DICOM files, whose headers name patients", len(found) - len(files))
+    archives = {key for key in found if is_archive(folder / key)}
+    files = {key: stamp for key, stamp in found.items() if key not in archives and not is_dicom(folder / key)}
+    if dicom := len(found) - len(files) - len(archives):
+        logging.warning("not uploaded: %d DICOM files, whose headers name patients", dicom)
+    if archives:
+        logging.warning("not uploaded: %d zips or other archives, which may hold DICOM. Unpack them", len(archives))
     if not files:
         raise StepError(f"DATA={folder} holds no files. Give a folder of scans (see docs/data.md, 'Layouts').")
     return folder, files

@@ -6,8 +6,12 @@ were segmented, say "research use only", and name the model and its version.
 
 import hashlib
 import io
+import json
 import logging
+import unicodedata
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,13 +25,18 @@ from scipy import ndimage
 from components.core.text import shown
 from components.scans.geometry import BadVolume
 from components.scans.volumes import read_nifti_bytes
-from pipelines.dicom.choose import Volume
-from pipelines.dicom.convert import DWI, Converted, in_planes
+from pipelines.dicom.choose import Chosen, Volume
+from pipelines.dicom.convert import in_planes
 
 logging.getLogger("highdicom").setLevel(logging.WARNING)  # it logs each attribute that it copies
 MAKER = "dwi-stroke"
 """Manufacturer of the files: by it a later call knows them."""
-NOTICE, OF_SYNTHETIC = "RESEARCH USE ONLY", "RESEARCH USE ONLY. Model of SYNTHETIC scans alone"
+NOTICE, OF_SYNTHETIC = "RESEARCH USE ONLY", "RESEARCH USE ONLY. Model of SYNTHETIC scans only"
+NEEDS_REVIEW, REVIEW_UNKNOWN = "NEEDS REVIEW", "REVIEW UNKNOWN"
+FORMAT = "1"
+"""Raise it when the files change in any other way: then they get other UIDs."""
+DIGEST = (0x0099, "DWI-STROKE ANSWER", 0x01)
+"""Private element with the SHA-256 of the pixels as they were written: by it a later call knows a changed file."""
 SEGMENTATION, OUTLINE = "segmentation.dcm", "outline"
 SEG_NUMBER, OUTLINE_NUMBER = 9001, 9002
 """Series numbers, above those of scanners."""
@@ -39,37 +48,85 @@ MAY_BE_EMPTY = (
     "AccessionNumber",
 )  # fmt: skip
 """Attributes that highdicom copies, and that an anonymized study often lacks. The standard lets them be empty."""
-MOST_TEXT = 64
-"""Length of a text in DICOM (LO)."""
+MOST_TEXT, MOST_LONG_TEXT = 64, 1024
+"""Length of a text in DICOM: LO and ST."""
 
 
-def answer(study: Converted, mask: bytes, model: str, synthetic: bool = False) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class Label:
+    """What the files say about themselves. warning: "", NEEDS_REVIEW or REVIEW_UNKNOWN. reasons: of a review."""
+
+    model: str
+    notice: str
+    warning: str
+    reasons: str
+
+    @staticmethod
+    def of(model: str, synthetic: bool, review: str | None) -> "Label":
+        warning = REVIEW_UNKNOWN if review is None else NEEDS_REVIEW if review else ""
+        reasons = unicodedata.normalize("NFKC", review or "").encode("ascii", "replace").decode().replace("\\", "/")
+        return Label(model, OF_SYNTHETIC if synthetic else NOTICE, warning, " ".join(reasons.split()))
+
+    @property
+    def review(self) -> str:
+        """The warning with its reasons, "" if there is nothing to warn of."""
+        return ": ".join(filter(None, (self.warning, self.reasons)))
+
+    @property
+    def text(self) -> str:
+        """The warning, the notice and the reasons; what matters most comes first, as readers cut it."""
+        return ": ".join(filter(None, (". ".join(filter(None, (self.warning, self.notice))), self.reasons)))
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of a picture."""
+        return [*filter(None, [self.review]), self.notice, " ".join(named(self.model))]
+
+    def series(self, what: str) -> str:
+        """Return the Series Description."""
+        name, version = named(self.model)
+        return f"{', '.join(filter(None, (NOTICE, self.warning)))}: {what}, {name} {version}"[:MOST_TEXT]
+
+
+def answer(
+    study: Chosen, scan: bytes, mask: bytes, model: str, synthetic: bool = False, review: str | None = ""
+) -> dict[str, bytes]:
     """Return the files of the answer, by name: SEGMENTATION, and OUTLINE/0001.dcm and so on, one for each slice.
 
-    mask: the NIfTI file of the prediction. model: its address, models:/NAME/VERSION. synthetic: it learnt from
-    synthetic scans alone, which the files say then. The same input gives the same UIDs.
+    scan, mask: the NIfTI files of the DWI and of the prediction. model: its address, models:/NAME/VERSION. synthetic:
+    it learnt from synthetic scans alone. review: why a person should check the mask, "" if nothing is unusual, None if
+    unknown. The files say all of this. Files with the same UIDs say the same of the same patient and study.
 
     Raises:
         BadVolume: the headers of the source lack what an answer must refer to.
     """
-    volume = study.chosen.dwi
+    volume, label = study.dwi, Label.of(model, synthetic, review)
     lesion = _planes(mask, volume) > 0.5
-    image = _planes(study.files[DWI], volume)
-    content = hashlib.sha256(np.packbits(lesion).tobytes()).hexdigest()
-    key, notice = [content, model, *(plane.sop_uid for plane in volume.planes)], OF_SYNTHETIC if synthetic else NOTICE
-    drawn = _outlined(image, lesion, (notice, " ".join(named(model))))
+    drawn = _outlined(_planes(scan, volume), lesion, label.lines)
     try:
-        sources = _sources(volume)
-        made: dict[str, pydicom.Dataset] = {SEGMENTATION: _segmentation(sources, volume, lesion, model, key, notice)}
-        made |= dict(_pictures(sources[0], volume, drawn, model, key, notice))
-        return {name: _content(file) for name, file in made.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # highdicom prints the name of the patient if it has one part alone
+            sources = _sources(volume)
+            key = _key(sources[0], volume, lesion, drawn, label)
+            made: dict[str, pydicom.Dataset] = {SEGMENTATION: _segmentation(sources, volume, lesion, key, label)}
+            made |= dict(_pictures(sources[0], volume, drawn, key, label))
+            return {name: _content(file) for name, file in made.items()}
     except Exception as error:  # highdicom and pydicom raise errors of many kinds for a stranger's header
         raise BadVolume(f"no answer in DICOM: its source does not allow one ({shown(str(error), 150)})") from None
 
 
-def answer_names(study: Converted) -> list[str]:
+def _key(source: pydicom.Dataset, volume: Volume, lesion: np.ndarray, drawn: np.ndarray, label: Label) -> str:
+    """Return a digest of all that the files hold: UIDs are made from it."""
+    owner = [str(source.get(k, "")) for k in ("PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID")]
+    images = [(plane.sop_uid, plane.frame) for plane in volume.planes]
+    pixels = [hashlib.sha256(array.tobytes()).hexdigest() for array in (np.packbits(lesion), drawn)]
+    content = [FORMAT, owner, images, pixels, label.model, label.text]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def answer_names(study: Chosen) -> list[str]:
     """Return the names of the files that `answer` makes."""
-    return [SEGMENTATION, *(_picture_name(number) for number in range(len(study.chosen.dwi.planes)))]
+    return [SEGMENTATION, *(_picture_name(number) for number in range(len(study.dwi.planes)))]
 
 
 def is_ours(path: Path) -> bool:
@@ -81,7 +138,20 @@ def is_ours(path: Path) -> bool:
     return header.get("Manufacturer") == MAKER and NOTICE in str(header.get("SeriesDescription", ""))
 
 
+def is_unchanged(path: Path) -> bool:
+    """Return whether the pixels of a file of ours are still those that `answer` wrote."""
+    group, creator, element = DIGEST
+    try:
+        file = pydicom.dcmread(path)
+        return file.private_block(group, creator)[element].value == hashlib.sha256(file.PixelData).hexdigest()
+    except Exception:  # a damaged file, or one from which a program removed the digest
+        return False
+
+
 def _content(file: pydicom.Dataset) -> bytes:
+    group, creator, element = DIGEST
+    digest = hashlib.sha256(file.PixelData).hexdigest()
+    file.private_block(group, creator, create=True).add_new(element, "LO", digest)
     out = io.BytesIO()
     file.save_as(out, enforce_file_format=True)
     return out.getvalue()
@@ -107,9 +177,9 @@ def _sources(volume: Volume) -> list[pydicom.Dataset]:
 
 
 def _segmentation(
-    sources: list[pydicom.Dataset], volume: Volume, lesion: np.ndarray, model: str, key: list[str], notice: str
+    sources: list[pydicom.Dataset], volume: Volume, lesion: np.ndarray, key: str, label: Label
 ) -> hd.seg.Segmentation:
-    name, version = named(model)
+    name, version = named(label.model)
     algorithm = hd.AlgorithmIdentificationSequence(name, codes.cid7162.ArtificialIntelligence, version)
     described = hd.seg.SegmentDescription(
         segment_number=1,
@@ -123,15 +193,16 @@ def _segmentation(
     first = volume.planes[0]
     result = hd.seg.Segmentation(
         sources, lesion.astype(np.uint8), hd.seg.SegmentationTypeValues.BINARY, [described],
-        generate_uid(entropy_srcs=[*key, "series"]), SEG_NUMBER, generate_uid(entropy_srcs=[*key, "seg"]), 1,
+        generate_uid(entropy_srcs=[key, "series"]), SEG_NUMBER, generate_uid(entropy_srcs=[key, "seg"]), 1,
         MAKER, name, version, MAKER,
-        content_label="LESION", content_description=notice,
+        content_label="LESION", content_description=label.text[:MOST_TEXT],
         plane_positions=[hd.PlanePositionSequence("PATIENT", plane.position) for plane in volume.planes],
         plane_orientation=hd.PlaneOrientationSequence("PATIENT", first.orientation),
         pixel_measures=hd.PixelMeasuresSequence(first.spacing, _thickness(volume), _thickness(volume)),
         omit_empty_frames=False,
     )  # fmt: skip
-    result.SeriesDescription = _description("lesion", model)
+    result.SeriesDescription = label.series("lesion")
+    result.SegmentSequence[0].SegmentDescription = label.text[:MOST_LONG_TEXT]
     _refer(result, volume)
     return result
 
@@ -148,24 +219,24 @@ def _refer(result: hd.seg.Segmentation, volume: Volume) -> None:
 
 
 def _pictures(
-    source: pydicom.Dataset, volume: Volume, drawn: np.ndarray, model: str, key: list[str], notice: str
+    source: pydicom.Dataset, volume: Volume, drawn: np.ndarray, key: str, label: Label
 ) -> Iterator[tuple[str, pydicom.Dataset]]:
     scale = drawn.shape[1] // volume.planes[0].size[0]
     for number, (plane, pixels) in enumerate(zip(volume.planes, drawn, strict=True)):
         picture = hd.sc.SCImage.from_ref_dataset(
             source, pixels, "RGB", 8, "PATIENT",
-            generate_uid(entropy_srcs=[*key, "outlines"]), OUTLINE_NUMBER,
-            generate_uid(entropy_srcs=[*key, "outline", str(number)]), number + 1, MAKER,
+            generate_uid(entropy_srcs=[key, "outlines"]), OUTLINE_NUMBER,
+            generate_uid(entropy_srcs=[key, "outline", str(number)]), number + 1, MAKER,
             pixel_spacing=tuple(side / scale for side in plane.spacing),
             patient_orientation=_letters(plane.orientation),
             transfer_syntax_uid=pydicom.uid.ExplicitVRLittleEndian,
         )  # fmt: skip
         picture.ImageType = ["DERIVED", "SECONDARY"]
-        picture.SeriesDescription = _description("outline", model)
-        picture.ImageComments = f"{notice}. {shown(model, 200)}"
+        picture.SeriesDescription = label.series("outline")
+        picture.ImageComments = f"{label.text[:MOST_LONG_TEXT]}. {shown(label.model, 200)}"
         picture.BodyPartExamined = "BRAIN"
         picture.BurnedInAnnotation = "NO"  # the text in it names no patient
-        picture.ManufacturerModelName, picture.SoftwareVersions = named(model)
+        picture.ManufacturerModelName, picture.SoftwareVersions = named(label.model)
         reference = pydicom.Dataset()
         reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = source.SOPClassUID, plane.sop_uid
         if plane.frame is not None:
@@ -179,11 +250,6 @@ def named(model: str) -> tuple[str, str]:
     parts = model.removeprefix("models:/").split("/")
     name, version = (parts[0], parts[1]) if model.startswith("models:/") and len(parts) == 2 else (model, model)
     return name[-MOST_TEXT:], version[-MOST_TEXT:]
-
-
-def _description(what: str, model: str) -> str:
-    name, version = named(model)
-    return f"{NOTICE}: {what}, {name} {version}"[:MOST_TEXT]
 
 
 def _picture_name(number: int) -> str:
@@ -204,7 +270,7 @@ def _letters(orientation: tuple[float, ...]) -> tuple[str, str]:
     return pairs[across][orientation[across] < 0], pairs[down][orientation[3 + down] < 0]
 
 
-def _outlined(image: np.ndarray, lesion: np.ndarray, text: tuple[str, ...]) -> np.ndarray:
+def _outlined(image: np.ndarray, lesion: np.ndarray, text: list[str]) -> np.ndarray:
     """Return pictures (planes, rows, columns, 3) of a scan, enlarged, with the lesion's outline and lines of text."""
     white = float(np.percentile(image, BRIGHTEST)) or 1.0
     grey = (255 * np.clip(image / white, 0, 1)).astype(np.uint8)
@@ -212,11 +278,11 @@ def _outlined(image: np.ndarray, lesion: np.ndarray, text: tuple[str, ...]) -> n
     return np.stack([_picture(*plane, scale, text) for plane in zip(grey, lesion, strict=True)])
 
 
-def _picture(grey: np.ndarray, lesion: np.ndarray, scale: int, text: tuple[str, ...]) -> np.ndarray:
+def _picture(grey: np.ndarray, lesion: np.ndarray, scale: int, text: list[str]) -> np.ndarray:
     large, inside = (np.kron(plane, np.ones((scale, scale), np.uint8)) for plane in (grey, lesion.astype(np.uint8)))
     picture = np.stack([large] * 3, axis=-1)
     picture[(inside > 0) & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)] = COLOUR
     for line, content in enumerate(text):
-        place = (6, picture.shape[0] - 26 + 20 * line)
+        place = (6, picture.shape[0] - 6 - 20 * (len(text) - 1 - line))
         cv2.putText(picture, content[:MOST_SHOWN], place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, WHITE, 1, cv2.LINE_AA)
     return picture

@@ -19,6 +19,7 @@ EVEN = 0.05
 LARGEST_B0 = 10.0
 """Up to this b-value, s/mm², an image counts as one without diffusion weighting."""
 USUAL_B = UNKNOWN
+TAKEN = ("trace", "ADC", "b0")
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,22 @@ class Chosen:
 def choose(series: list[Series], wanted: frozenset[str] = frozenset()) -> Chosen:
     """Return the trace DWI with the b-value nearest to 1000 s/mm², and the ADC map or else the b0 image on its grid.
 
-    wanted: numbers and UIDs of series. Where one of them has a DWI (or an ADC map), only these count for it.
+    wanted: numbers and UIDs of series. Where one of them has a DWI (an ADC map, a b0 image), only these count for it.
 
     Raises:
-        BadVolume: there is no such DWI, more than one DWI or ADC map could be meant, or the images are not one whole
-            volume. The message lists what was found.
+        BadVolume: there is no such DWI, more than one DWI, ADC map or b0 image could be meant, or the images are not
+            one whole volume. The message lists what was found.
     """
     if len({one.patient for one in series}) > 1:
         raise BadVolume("its images name several patients in one study: take the images of the others out")
     volumes = [volume for one in series for volume in _volumes(one)]
     for one in series:
-        if is_named(one, wanted) and not any(v.series is one and v.kind in ("trace", "ADC") for v in volumes):
-            raise BadVolume(f"SERIES names {one.named}, which holds no trace DWI and no ADC map. {_found(volumes)}")
+        if is_named(one, wanted) and not any(v.series is one and v.kind in TAKEN for v in volumes):
+            raise BadVolume(
+                f"SERIES names {one.named}, which holds no trace DWI, no ADC map and no b0 image. {_found(volumes)}"
+            )
     dwi = _only(_nearest(_named(_of_kind(volumes, "trace"), wanted), volumes), "DWI", volumes)
+    _require_all_slices(dwi, volumes)
     same_grid = [v for v in _named(_of_kind(volumes, "ADC"), wanted) if v.problem or _same_grid(v, dwi)]
     adc = _only(same_grid, "ADC map", volumes) if same_grid else None
     notes = [f"DWI: {dwi.named}"] + ([f"ADC map: {adc.named}"] if adc else [])
@@ -88,9 +92,50 @@ def choose(series: list[Series], wanted: frozenset[str] = frozenset()) -> Chosen
         notes.append("the header does not say whether the DWI is a trace: taken as one")
     if not adc and _of_kind(volumes, "ADC"):
         notes.append("the ADC map was left out: it is on another grid than the DWI")
-    b0s = sorted(_of_kind(volumes, "b0"), key=lambda v: v.series is not dwi.series)  # that of the DWI's series first
-    b0 = None if adc else next((v for v in b0s if _same_grid(v, dwi)), None)
+    b0 = None if adc else _b0(dwi, volumes, wanted)
+    if b0:
+        notes.append(f"b0 image: {b0.named}")
+    if b0 and b0.series is not dwi.series:
+        notes.append("THE B0 IMAGE IS OF ANOTHER SERIES THAN THE DWI: check that they belong together")
+    if not adc and not b0 and _of_kind(volumes, "b0"):
+        notes.append("the b0 image was left out: it is not whole, or on another grid than the DWI")
     return Chosen(dwi, adc, b0, tuple(notes))
+
+
+def _b0(dwi: Volume, volumes: list[Volume], wanted: frozenset[str]) -> Volume | None:
+    """Return the b0 image that SERIES names, or that of the DWI's series, or the only one of the other series."""
+    usable = [v for v in _of_kind(volumes, "b0") if _same_grid(v, dwi)]
+    own = sorted((v for v in usable if v.series is dwi.series), key=lambda v: v.b_value)[:1]
+    others = [v for v in usable if v.series is not dwi.series]
+    named = [v for v in others if is_named(v.series, wanted)]
+    candidates = named or own or others
+    return _only(candidates, "b0 image", volumes) if candidates else None
+
+
+def _require_all_slices(dwi: Volume, volumes: list[Volume]) -> None:
+    """Compare the places of the DWI with those of the study's other volumes on its lattice.
+
+    Raises:
+        BadVolume: another volume has all of the DWI's places and more.
+    """
+    first, places = dwi.planes[0], [p.position for p in dwi.planes]
+    step = np.subtract(places[1], places[0])
+    near = EVEN * float(np.linalg.norm(step))
+    for other in volumes:
+        if other is dwi or other.kind not in TAKEN or other.problem or len(other.planes) <= len(places):
+            continue
+        there = np.array([p.position for p in other.planes])
+        same_lattice = (
+            other.planes[0].size == first.size
+            and np.allclose(other.planes[0].spacing, first.spacing, rtol=SAME_DIRECTION)
+            and float(np.abs(np.subtract(other.planes[0].orientation, first.orientation)).max()) <= SAME_DIRECTION
+            and float(np.linalg.norm(there[1] - there[0] - step)) <= near
+        )
+        if same_lattice and all(np.linalg.norm(there - place, axis=1).min() <= near for place in places):
+            raise BadVolume(
+                f"{dwi.series.named}: slices are missing: {len(places)} of the {len(there)} places of "
+                f"{other.series.named}. Export the whole series again. {_found(volumes)}"
+            )
 
 
 def names_series(text: str) -> frozenset[str]:

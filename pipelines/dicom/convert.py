@@ -6,7 +6,7 @@ dcm2niix sees only the images of one volume, under neutral names. Of the header 
 import logging
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dcm2niix
@@ -27,6 +27,10 @@ from pipelines.dicom.headers import Plane
 from pipelines.strip_header import stripped
 
 SECONDS, LEAST_SAME = 300, 0.99
+PHILIPS_SCALE = 0x2005100E
+"""Scale slope SS of Philips: (stored * slope + intercept) / (slope * SS) compares series; it is no unit of an ADC."""
+SAME_VALUE = 1e-3
+"""How far a value of an ADC map may be from that of its header, as a share of that."""
 PIXEL_FIELDS = (
     "SpecificCharacterSet", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType",
@@ -48,11 +52,20 @@ def convert(chosen: Chosen) -> Converted:
     Raises:
         BadVolume: dcm2niix cannot convert a volume, or puts it elsewhere than its headers say.
     """
+    chosen = with_comparable_b0(chosen)
     volumes = {DWI: chosen.dwi, ADC: chosen.adc, B0: chosen.b0}
     files = {name: _nifti(volume) for name, volume in volumes.items() if volume}
     if chosen.b0:
         files[SIDECAR_NAME] = as_file(SIDECAR, chosen.dwi.b_value)
     return Converted(chosen, files)
+
+
+def with_comparable_b0(chosen: Chosen) -> Chosen:
+    """Return what was chosen, without a b0 image whose values are scaled otherwise than the DWI's; a note says so."""
+    if not chosen.b0 or _comparable(chosen.dwi, chosen.b0):
+        return chosen
+    note = f"the b0 image was left out: the values of {chosen.b0.series.named} are scaled otherwise than the DWI's"
+    return replace(chosen, b0=None, notes=(*chosen.notes, note))
 
 
 def in_planes(data: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarray:
@@ -79,6 +92,31 @@ def in_planes(data: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarra
     return turned.transpose(2, 1, 0)
 
 
+def _comparable(dwi: Volume, b0: Volume) -> bool:
+    """Return whether the ratio of the converted values is that of the signals.
+
+    Philips scales each series on its own. dcm2niix undoes that where a file has PHILIPS_SCALE; of a multi-frame file we
+    hand on the slope alone.
+    """
+    slopes, undone, is_philips = set(), set(), False
+    for volume in (dwi, b0):
+        headers = {path: pydicom.dcmread(path, stop_before_pixels=True) for path in {p.path for p in volume.planes}}
+        for plane in volume.planes:
+            header = headers[plane.path]
+            slopes.add(_scale(header, plane.frame).get("RescaleSlope", 1))
+            undone.add(plane.frame is None and PHILIPS_SCALE in header)
+            is_philips |= undone == {True} or "philips" in str(header.get("Manufacturer", "")).lower()
+    return not is_philips or undone == {True} or (undone == {False} and len(slopes) == 1)
+
+
+def _scale(whole: pydicom.Dataset, frame: int | None) -> pydicom.Dataset:
+    """Return the item of a header with slope and intercept of an image."""
+    if frame is None:
+        return whole
+    groups = (whole.PerFrameFunctionalGroupsSequence[frame], *whole.get("SharedFunctionalGroupsSequence", []))
+    return next((scale for group in groups for scale in group.get("PixelValueTransformationSequence", [])), whole)
+
+
 def _nifti(volume: Volume) -> bytes:
     rows, columns = volume.planes[0].size
     if rows * columns * len(volume.planes) > MAX_VOXELS:
@@ -97,8 +135,13 @@ def _nifti(volume: Volume) -> bytes:
 
 
 def _convert_folder(images: Path, results: Path, volume: Volume) -> Path:
-    """Run dcm2niix without a person's own defaults (-g i) and a sidecar (-b n), on the grid of the images (-x i)."""
-    command = [dcm2niix.bin, "-g", "i", "-b", "n", "-z", "i", "-x", "i", "-f", "scan", "-o", str(results), str(images)]
+    """Run dcm2niix without a person's own defaults (-g i) and a sidecar (-b n), on the grid of the images (-x i).
+
+    An ADC map keeps the values of its headers (-p n); see PHILIPS_SCALE.
+    """
+    philips = "n" if volume.kind == "ADC" else "y"
+    options = ["-g", "i", "-b", "n", "-z", "i", "-x", "i", "-p", philips, "-f", "scan"]
+    command = [dcm2niix.bin, *options, "-o", str(results), str(images)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -151,11 +194,10 @@ def _frame(whole: pydicom.Dataset, plane: Plane, number: int) -> pydicom.Dataset
     for keyword in PIXEL_FIELDS:
         if keyword in whole:
             image[keyword] = whole[keyword]
-    groups = (whole.PerFrameFunctionalGroupsSequence[frame], *whole.get("SharedFunctionalGroupsSequence", []))
-    scales = [scale for group in groups for scale in group.get("PixelValueTransformationSequence", [])]
+    scale = _scale(whole, frame)
     for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
-        if scales and keyword in scales[0]:
-            image[keyword] = scales[0][keyword]
+        if keyword in scale:
+            image[keyword] = scale[keyword]
     image.SOPClassUID, image.SOPInstanceUID = MRImageStorage, generate_uid()
     image.StudyInstanceUID = image.SeriesInstanceUID = image.FrameOfReferenceUID = "2.25.1"
     image.Modality, image.SeriesNumber, image.InstanceNumber = "MR", 1, number + 1
@@ -180,17 +222,24 @@ def _frame(whole: pydicom.Dataset, plane: Plane, number: int) -> pydicom.Dataset
 def _require_same_pixels(volume: Volume, files: list[Path], planes: np.ndarray) -> None:
     """Check with pydicom that the first, a middle and the last plane hold the pixels of their images.
 
-    The values may be scaled. An image that pydicom cannot unpack is not checked.
+    The values of an ADC map must be those of its headers, others may be scaled. An image that pydicom cannot unpack is
+    not checked.
 
     Raises:
-        BadVolume: they hold those of others.
+        BadVolume: they hold those of others, or other values.
     """
     for number in {0, len(files) // 2, len(files) - 1}:
         try:
-            pixels = pydicom.dcmread(files[number]).pixel_array.astype(np.float64)
+            header = pydicom.dcmread(files[number])
+            pixels = header.pixel_array.astype(np.float64)
         except Exception as error:
             logging.debug("%s was not compared with its conversion: %s", volume.named, error)
             continue
+        if volume.kind == "ADC" and not _has_values_of(header, pixels, planes[number]):
+            raise BadVolume(
+                f"{volume.named}: dcm2niix gave it other values than its headers (slope and intercept). Convert it "
+                "yourself, check the unit, and give the .nii.gz file"
+            )
         if pixels.std() == 0:
             continue
         same = np.corrcoef(pixels.ravel(), planes[number].ravel())[0, 1] if planes[number].std() else 0
@@ -199,3 +248,15 @@ def _require_same_pixels(volume: Volume, files: list[Path], planes: np.ndarray) 
                 f"{volume.named}: dcm2niix put its images in another order. Convert it yourself, and give the .nii.gz "
                 "file"
             )
+
+
+def _has_values_of(header: pydicom.Dataset, pixels: np.ndarray, plane: np.ndarray) -> bool:
+    """Return whether a plane holds the rescaled pixels of its image, or those of a real-world value mapping."""
+    scales = [(header.get("RescaleSlope", 1), header.get("RescaleIntercept", 0))]
+    for mapping in header.get("RealWorldValueMappingSequence", []):
+        scales.append((mapping.get("RealWorldValueSlope", 1), mapping.get("RealWorldValueIntercept", 0)))
+    for slope, intercept in scales:
+        values = pixels * float(slope) + float(intercept)
+        if np.allclose(plane, values, rtol=SAME_VALUE, atol=SAME_VALUE * abs(float(slope))):
+            return True
+    return False

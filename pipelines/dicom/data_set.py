@@ -25,7 +25,7 @@ from components.scans.geometry import BadVolume
 from components.scans.prediction_mark import TABLE
 from pipelines.atomic_write import read_json, write_bytes, write_json
 from pipelines.dicom.choose import names_series
-from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, convert
+from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, convert, with_comparable_b0
 from pipelines.dicom.dicom_files import dicom_keys, is_dicom
 from pipelines.dicom.masks import find_masks, table_of_predictions
 from pipelines.dicom.owner import LAYOUT, Owner, owner_of_folder
@@ -145,7 +145,7 @@ def _convert_all(
                 raise BadVolume(f"its files are in no folder of one patient. {LAYOUT}")
             if len(studies) > 1:
                 raise BadVolume(f"{len(studies)} studies of one patient or session. {LAYOUT}")
-            chosen = studies[0].chosen(wanted)
+            chosen = with_comparable_b0(studies[0].chosen(wanted))
             if not done or done["stamp"] != stamp or not all((copy / key).is_file() for key in done["keys"]):
                 files = {whose.scan_key(ENDINGS[name]): content for name, content in convert(chosen).files.items()}
                 for key, content in files.items():

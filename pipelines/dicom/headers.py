@@ -211,8 +211,8 @@ def _directed(types: set[str], groups: list[Dataset], header: Dataset) -> bool |
         return True
     if value == "ISOTROPIC" or types & TRACE_TYPES:
         return False
-    if _private(header, 0x2001, "Philips Imaging DD 001", 0x04) == "I":
-        return False
+    if philips := str(_private(header, 0x2001, "Philips Imaging DD 001", 0x04) or "").strip().upper():
+        return philips != "I"
     gradient = next((g for d in _sequence(groups) if (g := d.get("DiffusionGradientOrientation"))), None)
     gradient = gradient or [_private(header, 0x0019, "GEMS_ACQU_01", element) or 0 for element in (0xBB, 0xBC, 0xBD)]
     return True if any(float(v) for v in gradient) else None

@@ -8,6 +8,7 @@ from components.core.errors import StepError
 from components.core.text import shown
 from components.scans.geometry import BadVolume
 from pipelines.dicom.choose import Chosen, choose, is_named
+from pipelines.dicom.dicom_files import lacks_file_header
 from pipelines.dicom.headers import Series, read_series
 
 
@@ -61,17 +62,26 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
                 f"Found: {'; '.join(f'{one.named}, UID {one.uid}' for o in (uid, *others) for one in by_study[o][:3])}"
             )
         if bad := [path for path in broken if _is_inside(_home(folder, [path]), homes[uid])]:
-            problem = f"{shown(bad[0].name)} is not readable as DICOM, so an image may be missing. Copy it again"
+            problem = f"an image may be missing: {_unreadable(bad[0])}"
         studies.append(Study(homes[uid], found, problem))
     for path in broken:
         home = _home(folder, [path])
         if not any(_is_inside(home, study.home) for study in studies):
-            studies.append(Study(home, [], f"{shown(path.name)} is not readable as DICOM. Copy it again"))
+            studies.append(Study(home, [], _unreadable(path)))
     tops = {path.relative_to(folder).parts[0] for path in other_kinds if path.parent != folder}
     for top in tops - {PurePosixPath(study.home or ".").parts[0] for study in studies if study.home}:
         if not any(study.home == "" for study in studies):
             studies.append(Study(top, [], "none of its DICOM files is an MR image. Export the DWI too"))
     return sorted(studies, key=lambda study: study.home)
+
+
+def _unreadable(path: Path) -> str:
+    if lacks_file_header(path):
+        return (
+            f"{shown(path.name)} lacks the header of a DICOM file (128 bytes and DICM). Export it from the archive as "
+            "DICOM files (Part 10)"
+        )
+    return f"{shown(path.name)} is not readable as DICOM. Copy it again"
 
 
 def _require_known(wanted: frozenset[str], series: list[Series]) -> None:

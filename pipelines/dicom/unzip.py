@@ -1,6 +1,8 @@
 """Unpack a zip of DICOM files into a folder, and refuse one that would write elsewhere or fill the disk."""
 
+import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,7 +13,11 @@ from components.ingest.file_names import HIDDEN, name_problem
 
 MOST_FILES, MOST_BYTES, MOST_RATIO = 50_000, 2**33, 200
 """A study has some thousand files and rarely a GiB. MRI compresses 2- to 10-fold."""
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError,
+    FileExistsError, NotADirectoryError, IsADirectoryError,
+)  # fmt: skip
+"""What zipfile raises for a damaged zip; ValueError is also a name in no encoding. bz2 raises OSError without errno."""
 SMALL = 2**28
 """Up to this size the ratio does not matter."""
 
@@ -20,7 +26,8 @@ def unzip(path: Path, folder: Path) -> None:
     """Unpack a zip into the empty folder `folder`.
 
     Raises:
-        StepError: it is no zip, is damaged, needs a password, is too large, or has a file name that leaves the folder.
+        StepError: it is no zip, is damaged, needs a password, is too large, or has a file name that leaves the folder
+            or is there twice; or the disk is full.
     """
     try:
         with zipfile.ZipFile(path) as packed:
@@ -29,14 +36,22 @@ def unzip(path: Path, folder: Path) -> None:
             for one in files:
                 if not HIDDEN.search(one.filename):
                     packed.extract(one, folder)
-    except (*DAMAGED, FileExistsError, NotADirectoryError) as error:
+    except (*DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno and not isinstance(error, DAMAGED):
+            raise StepError(
+                f"INPUT={path} could not be unpacked into {folder} ({error.strerror}). Make room."
+            ) from None
         raise StepError(
             f"INPUT={path} cannot be unpacked ({shown(str(error), 100)}). Make the zip again, or give the folder."
         ) from None
 
 
 def _require_harmless(path: Path, files: list[zipfile.ZipInfo]) -> None:
+    names = set()
     for one in files:
+        if one.filename.casefold() in names:
+            raise _refusal(path, f"{shown(one.filename)} is there twice (capital letters do not count)")
+        names.add(one.filename.casefold())
         if "\\" in one.filename or ":" in one.filename or name_problem(one.filename) or one.filename.startswith("/"):
             raise _refusal(path, f"the name {shown(one.filename)} could leave its folder")
         if stat.S_ISLNK(one.external_attr >> 16):

@@ -19,7 +19,6 @@ from components.scans.prediction_mark import PART, TABLE
 from components.scans.viewer.page import Viewer
 from components.scans.volumes import BadVolume
 from pipelines.atomic_write import write_bytes, write_parts
-from pipelines.dicom.answer import answer, answer_names, is_ours
 from pipelines.predict import bids_derivative
 from pipelines.predict.open_input import Input, open_input
 from pipelines.predict.results import (
@@ -71,11 +70,11 @@ def segment_folder(
         StepError: there are no scans or none can be segmented, the model cannot be loaded, `target` has files of others
             or changed ones, or another call writes there.
     """
+    _require_apart(source, target)
     with contextlib.ExitStack() as stack:
         scans = stack.enter_context(open_input(source, series))
         found = scans.found
         choose(found)
-        _require_apart(source, target)
         stack.enter_context(_alone(target))
         old = _earlier(target, scans, probability, overwrite)
         segmenter = load()
@@ -167,7 +166,7 @@ def _segment(
 ) -> tuple[Row, Pictures | None]:
     adc, b0 = (scans.folder / key if key else None for key in (case.adc, case.b0))
     study = scans.studies.get(case.name)
-    file = study.chosen.dwi.series.named if study else case.image[0]
+    file = study.dwi.series.named if study else case.image[0]
     view_probability = segmenter.gives_probabilities and not viewer.is_full
     asked = options | {"probability": options["probability"] or view_probability}
     try:
@@ -179,9 +178,12 @@ def _segment(
         return row, None
     made: dict[str, bytes] = {}
     if study:
-        notes = study.chosen.notes
+        from pipelines.dicom.answer import answer  # here, as it loads highdicom, which NIfTI does not need
+
+        notes = study.notes
+        scan = (scans.folder / case.image[0]).read_bytes()
         try:
-            made = answer(study, prediction.mask, segmenter.uri, segmenter.synthetic)
+            made = answer(study, scan, prediction.mask, segmenter.uri, segmenter.synthetic, prediction.review)
         except BadVolume as reason:
             notes = (*notes, str(reason))
         prediction = replace(prediction, noted=(*notes, *prediction.noted))
@@ -231,17 +233,40 @@ def _earlier(target: Path, scans: Input, probability: bool, overwrite: bool) -> 
     if foreign:
         raise StepError(f"{target / TABLE} lists {shown(min(foreign))}, which make predict never makes. {ELSEWHERE}")
     old = tables | ({PAGE} if tables else set()) | masks
-    old |= {p.relative_to(target).as_posix() for p in (target / "dicom").rglob("*.dcm") if is_ours(p)}
-    new = {TABLE, PAGE} | {name for case in scans.found.cases for name in _outputs(case, probability)}
-    new |= {f"dicom/{case}/{name}" for case, study in scans.studies.items() for name in answer_names(study)}
+    answers, new_answers = _answers(target, scans, overwrite)
+    old |= answers
+    new = {TABLE, PAGE} | {name for case in scans.found.cases for name in _outputs(case, probability)} | new_answers
     for name in () if overwrite else sorted(masks):
         if not is_untouched(local_path(target, name)):
-            raise StepError(f"{target / name} was changed since make predict made it. {KEEP}")
+            raise _changed(target / name)
     for name in sorted(new - old):
         path = local_path(target, name)
         if path.exists() and not (RESULT.fullmatch(name) and (overwrite or is_untouched(path))):
             raise StepError(f"{target / name} exists, and make predict did not write it. {KEEP}")
     return old
+
+
+def _answers(target: Path, scans: Input, overwrite: bool) -> tuple[set[str], set[str]]:
+    """Return the answers in DICOM of earlier calls, and those of this call.
+
+    Raises:
+        StepError: one of an earlier call was changed since, without `overwrite`.
+    """
+    files = sorted((target / "dicom").rglob("*.dcm"))
+    if not files and not scans.studies:
+        return set(), set()
+    from pipelines.dicom.answer import answer_names, is_ours, is_unchanged  # here, as in _segment
+
+    ours = [path for path in files if is_ours(path)]
+    for path in () if overwrite else ours:
+        if not is_unchanged(path):
+            raise _changed(path)
+    new = {f"dicom/{case}/{name}" for case, study in scans.studies.items() for name in answer_names(study)}
+    return {path.relative_to(target).as_posix() for path in ours}, new
+
+
+def _changed(path: Path) -> StepError:
+    return StepError(f"{path} was changed since make predict made it. {KEEP}")
 
 
 def _say(rows: list[Row], found: Found, target: Path) -> None:

@@ -7,27 +7,28 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.core.errors import StepError
 from components.core.step import progress
 from components.ingest.found_files import Found, FoundCase
 from components.scans.geometry import BadVolume
-from pipelines.dicom.choose import names_series
-from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, Converted, convert
 from pipelines.dicom.dicom_files import dicom_keys
-from pipelines.dicom.studies import find_studies, own_folder
 from pipelines.dicom.unzip import unzip
 from pipelines.folder_files import files_of
 from pipelines.predict.find_scans import find
 
+if TYPE_CHECKING:
+    from pipelines.dicom.choose import Chosen
+
 
 @dataclass(frozen=True)
 class Input:
-    """The scans to segment: NIfTI files below `folder`. `studies` are the DICOM studies behind cases, by case."""
+    """The scans to segment: NIfTI files below `folder`. `studies`: what was taken of DICOM, by case."""
 
     folder: Path
     found: Found
-    studies: dict[str, Converted] = field(default_factory=dict)
+    studies: dict[str, "Chosen"] = field(default_factory=dict)
 
 
 def is_zip(path: Path) -> bool:
@@ -77,10 +78,14 @@ def _nifti(folder: Path, dicom: list[str]) -> Input | None:
 
 def _converted(folder: Path, keys: list[str], temporary: Path, name: str, series: str) -> Input:
     """Convert each DICOM study of a folder. One study alone gets the name of the folder or the zip, `name`."""
+    from pipelines.dicom.choose import names_series  # here, as most inputs need neither pydicom nor dcm2niix
+    from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, convert
+    from pipelines.dicom.studies import find_studies, own_folder
+
     wanted = names_series(series)
     studies = find_studies(folder, keys, wanted)
     found = Found("DICOM", [], {}, [])
-    converted: dict[str, Converted] = {}
+    taken: dict[str, Chosen] = {}
     for number, study in enumerate(progress(studies, total=len(studies), what="converted")):
         others = [other.home for other in studies if other is not study]
         case = name if len(studies) == 1 or not study.home else own_folder(study.home, others)
@@ -96,5 +101,5 @@ def _converted(folder: Path, keys: list[str], temporary: Path, name: str, series
         adc, b0 = (f"{number}/{file}" if file in made.files else None for file in (ADC, B0))
         b_values = [f"{number}/{SIDECAR_NAME}"] if b0 else []
         found.cases.append(FoundCase(case, case, image=[f"{number}/{DWI}"], adc=adc, b0=b0, b_values=b_values))
-        converted[case] = made
-    return Input(temporary / "converted", found, converted)
+        taken[case] = made.chosen
+    return Input(temporary / "converted", found, taken)

@@ -147,6 +147,20 @@ def test_a_second_call_replaces_its_own_files_and_no_others(predict, voxels, tmp
     assert pydicom.dcmread(answer / "segmentation.dcm").Manufacturer == "dwi-stroke"
 
 
+def test_a_corrected_answer_is_kept(predict, voxels, tmp_path):
+    write_series(tmp_path / "in", voxels, placed(), Study())
+    predict(tmp_path / "in")
+    path = tmp_path / "out/dicom/in/segmentation.dcm"
+    corrected = pydicom.dcmread(path)
+    corrected.PixelData = bytes(len(corrected.PixelData))
+    corrected.save_as(path)
+    with pytest.raises(StepError, match=r"segmentation\.dcm was changed since make predict made it"):
+        predict(tmp_path / "in")
+    assert not any(pydicom.dcmread(path).PixelData)
+    predict(tmp_path / "in", overwrite=True)
+    assert any(pydicom.dcmread(path).PixelData)
+
+
 def test_a_model_that_sees_adc_gets_the_map_of_the_study(champion, predict, voxels, make_scan, tmp_path):
     champion(inputs="dwi+adc")
     study = Study()

@@ -74,6 +74,7 @@ class SeriesOptions:
     without: tuple[int, ...] = ()
     slope: float = 1
     intercept: float = 0
+    philips_scale: float = 0
 
     @property
     def image_type(self) -> list[str]:
@@ -108,6 +109,10 @@ def write_series(
         ds.PixelSpacing, ds.SliceThickness, ds.SpacingBetweenSlices = spacing, thickness, thickness
         if (options.slope, options.intercept) != (1, 0):
             ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = options.slope, options.intercept, "US"
+        if options.philips_scale:
+            ds.Manufacturer = "Philips Medical Systems"
+            block = ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+            block.add_new(0x0E, "FL", options.philips_scale)
         _diffusion(ds, options, ds)
         paths.append(folder / f"IM{options.number:03}{plane:04}")
         _save(ds, [voxels[:, :, plane].T], options.syntax, paths[-1])
@@ -216,6 +221,8 @@ def _diffusion(ds: Dataset, options: SeriesOptions, whole: Dataset) -> None:
         whole.Manufacturer = "Philips Medical Systems"
         block = whole.private_block(0x2001, "Philips Imaging DD 001", create=True)
         block.add_new(0x03, "FL", float(b_value))
+        if options.says_direction:
+            block.add_new(0x04, "CS", {"trace": "I", "direction": "O", "b0": "N"}[options.kind])
     if options.kind == "direction" and options.says_direction and options.vendor == "standard":
         ds.DiffusionGradientDirectionSequence = Sequence([_item(DiffusionGradientOrientation=list(options.direction))])
 

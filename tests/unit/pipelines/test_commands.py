@@ -1,6 +1,8 @@
-"""What START does to the preset and the settings of a run."""
+"""What START does to the preset and the settings of a run; what commands load."""
 
 import contextlib
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -67,3 +69,23 @@ def test_experiments_fix_the_version_before_their_first_run(monkeypatch, tmp_pat
                   pseudonym_key=None, state=tmp_path)
     )  # fmt: skip
     assert given == {"base": "demo+fine-tune", "set": "epochs=1 start=models:/dwi-attention-unet/7"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pipelines.predict.folder, pipelines.predict.registered_model, pipelines.predict.serve",
+        "commands._as_nifti(Namespace(data='s3://bucket/scans', series=''))",
+        "commands._as_nifti(Namespace(data='', series=''))",
+    ],
+)
+def test_what_dicom_needs_is_loaded_for_dicom_alone(code):
+    script = f"""
+import sys
+from argparse import Namespace
+from pipelines import commands
+{code}
+assert not {{"highdicom", "dcm2niix", "pipelines.dicom.headers"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import StepError
-from pipelines.upload import files_of, upload
+from pipelines.upload import files_of, listed, upload
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
@@ -27,6 +27,18 @@ def test_a_folder_without_scans_is_named_and_what_systems_leave_behind_is_no_sca
     (tmp_path / "scans" / ".DS_Store").touch()
     with pytest.raises(StepError, match="holds no files"):
         upload(tmp_path / "scans", tmp_path / "state")
+
+
+def test_dicom_and_archives_are_left_out_and_counted(tmp_path, caplog):
+    scans = {"scan.nii.gz": b"scan", "participants.tsv": b"participant_id\n"}
+    others = {
+        "IM1": bytes(128) + b"DICM", "IM2": b"\x08\0\x05\0CS\x0a\0ISO_IR 192", "scan.nii": bytes(128) + b"DICM",
+        "study.zip": b"PK\x03\x04", "study": b"PK\x03\x04", "old.tar.gz": b"",
+    }  # fmt: skip
+    for name, content in (scans | others).items():
+        (tmp_path / name).write_bytes(content)
+    assert listed(tmp_path)[1].keys() == scans.keys()
+    assert "not uploaded: 3 DICOM files" in caplog.text and "not uploaded: 3 zips" in caplog.text
 
 
 def test_a_link_out_of_the_folder_is_left_out_and_named(tmp_path, caplog):

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from components.scans.geometry import BadVolume
 from components.scans.volumes import nifti_bytes, read_nifti_bytes
-from pipelines.dicom.answer import COLOUR, MAY_BE_EMPTY, answer, answer_names, is_ours, named
+from pipelines.dicom.answer import COLOUR, MAY_BE_EMPTY, answer, answer_names, is_ours, is_unchanged, named
 from pipelines.dicom.choose import choose
 from pipelines.dicom.convert import DWI, convert
 from pipelines.dicom.headers import read_series
@@ -65,8 +65,8 @@ def answered(tmp_path):
         canonical = nib.as_closest_canonical(nib.Nifti1Image(mask, place))
         nifti = nifti_bytes(geometry.native(np.asarray(canonical.dataobj)), geometry.space)
         shutil.rmtree(out, ignore_errors=True)
-        files = answer(converted, nifti, model)
-        assert sorted(files) == sorted(answer_names(converted))
+        files = answer(converted.chosen, converted.files[DWI], nifti, model)
+        assert sorted(files) == sorted(answer_names(converted.chosen))
         for name, content in files.items():
             path = out / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def test_it_says_that_the_model_is_of_synthetic_scans_alone(tmp_path):
     write_series(tmp_path, VOXELS, PLACES["axial"], Study())
     series, *_ = read_series(sorted(tmp_path.iterdir()))
     converted = convert(choose(series))
-    files = answer(converted, converted.files[DWI], MODEL, synthetic=True)
+    files = answer(converted.chosen, converted.files[DWI], converted.files[DWI], MODEL, synthetic=True)
     segmentation, *pictures = (pydicom.dcmread(io.BytesIO(file)) for file in files.values())
     assert "SYNTHETIC" in segmentation.ContentDescription and len(segmentation.ContentDescription) <= 64
     assert all("SYNTHETIC" in picture.ImageComments for picture in pictures)
@@ -179,19 +179,81 @@ def test_no_lesion_is_an_answer_too(answered, lesion):
     assert segmentation.NumberOfFrames == VOXELS.shape[2] and not segmentation.pixel_array.any()
 
 
-def test_the_same_input_gives_the_same_uids_and_another_model_others(tmp_path, lesion):
-    write_series(tmp_path, VOXELS, PLACES["axial"], Study())
-    series, *_ = read_series(sorted(tmp_path.iterdir()))
-    converted = convert(choose(series))
-    _, geometry = read_nifti_bytes(converted.files[DWI])
+@pytest.fixture
+def study(tmp_path):
+    write_series(tmp_path / "in", VOXELS, PLACES["axial"], Study())
+    return lambda: convert(choose(read_series(sorted((tmp_path / "in").iterdir()))[0]))
 
-    def uids(mask: np.ndarray, model: str) -> set[str]:
-        files = answer(converted, nifti_bytes(geometry.native(mask), geometry.space), model).values()
-        return {str(pydicom.dcmread(io.BytesIO(file)).SOPInstanceUID) for file in files}
 
-    first = uids(lesion, MODEL)
-    assert len(first) == 1 + VOXELS.shape[2] and uids(lesion, MODEL) == first
-    assert not first & uids(lesion, "models:/dwi-attention-unet/4") and not first & uids(lesion[::-1], MODEL)
+def answers(converted, mask: np.ndarray | None = None, model: str = MODEL, **options) -> list[pydicom.Dataset]:
+    """Return the files of an answer: the segmentation, then the pictures."""
+    scan = converted.files[DWI]
+    _, geometry = read_nifti_bytes(scan)
+    nifti = scan if mask is None else nifti_bytes(geometry.native(mask), geometry.space)
+    return [pydicom.dcmread(io.BytesIO(f)) for f in answer(converted.chosen, scan, nifti, model, **options).values()]
+
+
+def uids(files: list[pydicom.Dataset]) -> set[str]:
+    return {str(uid) for file in files for uid in (file.SOPInstanceUID, file.SeriesInstanceUID)}
+
+
+def test_the_same_input_gives_the_same_uids_and_another_one_others(study, lesion):
+    first = uids(answers(study(), lesion))
+    assert len(first) == 3 + VOXELS.shape[2] and uids(answers(study(), lesion)) == first
+    others = (
+        {"model": "models:/dwi-attention-unet/4"}, {"mask": lesion[::-1]}, {"synthetic": True}, {"review": "small"},
+        {"review": None},
+    )  # fmt: skip
+    assert not [other for other in others if first & uids(answers(study(), **({"mask": lesion} | other)))]
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID"])
+def test_another_patient_or_study_gives_other_uids(study, lesion, tmp_path, keyword):
+    first = uids(answers(study(), lesion))
+    for path in (tmp_path / "in").iterdir():
+        header = pydicom.dcmread(path)
+        header[keyword].value = "19000101"
+        header.save_as(path)
+    assert not first & uids(answers(study(), lesion))
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+@pytest.mark.parametrize(
+    ("review", "warning"),
+    [("volume > 99 % of those in training (µ²); é" * 90, "NEEDS REVIEW"), (None, "REVIEW UNKNOWN")],
+)
+def test_it_says_that_it_needs_review(study, lesion, review, warning, synthetic):
+    segmentation, *pictures = answers(study(), lesion, review=review, synthetic=synthetic)
+    usual = answers(study(), lesion, synthetic=synthetic)[1:]
+    for file in (segmentation, *pictures):
+        assert warning in file.SeriesDescription and len(file.SeriesDescription) <= 64
+        assert "RESEARCH USE ONLY" in file.SeriesDescription
+    said = segmentation.ContentDescription
+    assert said.startswith(f"{warning}. RESEARCH USE ONLY") and len(said) <= 64 and ("SYNTHETIC" in said) == synthetic
+    assert len(segmentation.SegmentSequence[0].SegmentDescription) <= 1024
+    for picture, before in zip(pictures, usual, strict=True):
+        assert warning in picture.ImageComments and len(picture.ImageComments) <= 10240
+        changed = (picture.pixel_array != before.pixel_array).any(axis=(1, 2))
+        assert changed[-66:-44].any() and not changed[-40:].any() and not changed[:-70].any()
+    if review:
+        assert "volume > 99 % of those" in pictures[0].ImageComments
+        assert "volume > 99 % of those" in segmentation.SegmentSequence[0].SegmentDescription
+
+
+def test_without_a_reason_it_asks_for_no_review(study, lesion):
+    assert not any("REVIEW" in str(file) for file in answers(study(), lesion))
+
+
+@pytest.mark.parametrize("name", ["segmentation.dcm", "outline/0002.dcm"])
+def test_a_changed_voxel_is_seen(answered, lesion, name):
+    out, *_ = answered(lesion, PLACES["axial"])
+    assert is_unchanged(out / name)
+    file = pydicom.dcmread(out / name)
+    file.save_as(out / name)
+    assert is_unchanged(out / name)
+    file.PixelData = bytes([file.PixelData[0] ^ 1]) + file.PixelData[1:]
+    file.save_as(out / name)
+    assert is_ours(out / name) and not is_unchanged(out / name)
 
 
 def answer_to(folder, change) -> list[pydicom.Dataset]:
@@ -201,8 +263,7 @@ def answer_to(folder, change) -> list[pydicom.Dataset]:
         change(header)
         header.save_as(path)
     series, *_ = read_series(sorted(folder.iterdir()))
-    converted = convert(choose(series))
-    return [pydicom.dcmread(io.BytesIO(file)) for file in answer(converted, converted.files[DWI], MODEL).values()]
+    return answers(convert(choose(series)))
 
 
 def test_an_anonymized_study_gets_an_answer(tmp_path):
@@ -219,6 +280,14 @@ def test_a_thai_name_stays_itself(tmp_path, characters):
         header.SpecificCharacterSet, header.PatientName = characters, "สมชาย^ใจดี"
 
     assert {str(file.PatientName) for file in answer_to(tmp_path, rename)} == {"สมชาย^ใจดี"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_has_the_name_of_a_patient(tmp_path):
+    def rename(header: pydicom.Dataset) -> None:
+        header.PatientName = "Somchai"
+
+    assert {str(file.PatientName) for file in answer_to(tmp_path, rename)} == {"Somchai"}
 
 
 def test_without_a_frame_of_reference_the_reason_is_given(tmp_path):

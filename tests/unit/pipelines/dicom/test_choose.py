@@ -101,6 +101,13 @@ class TestTaken:
         put("b", number=2, kind="direction")
         assert chosen().dwi.series.number == "1"
 
+    def test_philips_tells_a_direction_from_a_trace_in_an_element_of_its_own(self, put, chosen):
+        types = ("ORIGINAL", "PRIMARY", "M", "SE")
+        put("a", number=1, kind="direction", vendor="philips", types=types)
+        assert "single directions of diffusion and no trace" in refusal(chosen)
+        put("b", number=2, vendor="philips", types=types)
+        assert chosen().dwi.series.number == "2" and chosen().dwi.sure
+
     def test_a_dwi_without_a_word_on_its_direction_is_taken_and_noted(self, put, chosen):
         put("a", number=1, says_direction=False)
         assert any("does not say whether the DWI is a trace" in note for note in chosen().notes)
@@ -109,6 +116,39 @@ class TestTaken:
         put("a", number=1)
         put("b", number=2, kind="adc", affine=AFFINE + np.diag([0, 0, 1.0, 0]))
         assert chosen().adc is None and any("another grid" in note for note in chosen().notes)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            AFFINE + np.diag([0, 0, -2.5, 0]),
+            AFFINE + np.array([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2.5], [0, 0, 0, 0]]),
+            TURNED,
+        ],
+        ids=["finer", "between", "turned"],
+    )
+    def test_a_larger_series_on_another_lattice_says_nothing_of_the_slices(self, put, chosen, other):
+        put("a", number=1, without=(4,))
+        put("b", number=2, kind="adc", voxels=np.zeros((16, 16, 10), np.uint16), affine=other)
+        assert len(chosen().dwi.planes) == 4
+
+    def test_the_b0_is_that_of_the_dwis_series(self, put, chosen):
+        put("a", number=3, kind="b0")
+        put("b", number=4, uid="1.2.3")
+        put("c", number=4, uid="1.2.3", kind="b0")
+        assert chosen().b0.series.number == "4"
+        assert any(note.startswith("b0 image: series 4") for note in chosen().notes)
+        assert not any("ANOTHER SERIES" in note for note in chosen().notes)
+        assert chosen("3").b0.series.number == "3"
+
+    def test_a_b0_of_another_series_is_noted(self, put, chosen):
+        put("a", number=3, kind="b0")
+        put("b", number=4)
+        assert any(note.startswith("THE B0 IMAGE IS OF ANOTHER SERIES") for note in chosen().notes)
+
+    def test_a_b0_that_is_not_taken_is_noted(self, put, chosen):
+        put("a", number=3, kind="b0", affine=TURNED)
+        put("b", number=4)
+        assert chosen().b0 is None and any("b0 image was left out" in note for note in chosen().notes)
 
     def test_a_multi_frame_file_holds_all_of_them(self, tmp_path, study, chosen):
         kinds = ("b0", "direction", "trace", "adc")
@@ -169,6 +209,23 @@ class TestRefused:
         put("a", number=1, uid="1.2.3", kind="b0")
         put("b", number=1, uid="1.2.3", without=(4,))
         assert "4 of the 5 places" in refusal(chosen)
+
+    @pytest.mark.sampled(4)
+    @pytest.mark.parametrize("missing", [(0,), (4,), (0, 4), (3, 4)])
+    @pytest.mark.parametrize("kind", ["adc", "b0", "trace"])
+    def test_missing_end_slices_are_seen_by_the_other_series(self, put, chosen, missing, kind):
+        put("a", number=1, without=missing)
+        put("b", number=2, kind=kind, b_value=2000)
+        message = refusal(chosen)
+        assert f"series 1 (ep2d_diff): slices are missing: {5 - len(missing)} of the 5 places of series 2" in message
+        assert "Export the whole series again. Found: series 1" in message
+
+    def test_more_b0_images_than_one_until_one_is_named(self, put, chosen):
+        put("a", number=4)
+        put("b", number=5, kind="b0")
+        put("c", number=6, kind="b0")
+        assert "2 series could be the b0 image. Choose one: SERIES=5 (or 6)" in refusal(chosen)
+        assert chosen("6").b0.series.number == chosen("4,6").b0.series.number == "6"
 
     def test_mixed_orientations(self, put, chosen):
         put("a", number=1, uid="1.2.3")
@@ -261,6 +318,12 @@ class TestStudiesOfAFolder:
         path.write_bytes(path.read_bytes()[:left])
         (study,) = studies()
         assert path.name in study.problem
+
+    def test_a_file_without_the_header_of_a_file_is_named_with_what_to_do(self, put, studies):
+        path = put("p", number=1)[2]
+        path.write_bytes(path.read_bytes()[132:])
+        (study,) = studies()
+        assert f"{path.name} lacks the header of a DICOM file" in study.problem and "Part 10" in study.problem
 
     def test_reports_and_other_objects_are_passed_over(self, put, studies, tmp_path):
         report = pydicom.dcmread(put("p", number=1)[0])

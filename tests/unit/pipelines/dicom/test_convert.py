@@ -89,6 +89,40 @@ def test_the_slope_of_the_values_is_taken_over(tmp_path, layout):
     assert np.allclose(np.sort(image.ravel()), np.sort(VOXELS.ravel() * 0.5 - 3))
 
 
+def test_an_adc_map_of_philips_keeps_its_unit(tmp_path):
+    study, options = Study(), {"slope": 0.5, "intercept": 3, "philips_scale": 0.02}
+    write_series(tmp_path / "a", VOXELS, PLACES["axial"], study, number=4, vendor="philips")
+    write_series(tmp_path / "b", VOXELS, PLACES["axial"], study, number=5, kind="adc", **options)
+    image, _ = read_nifti_bytes(converted(tmp_path).files[ADC])
+    assert np.allclose(np.sort(image.ravel()), np.sort(VOXELS.ravel() * 0.5 + 3))
+
+
+def test_an_adc_map_with_other_values_than_its_headers_is_refused(tmp_path, monkeypatch):
+    study = Study()
+    write_series(tmp_path / "a", VOXELS, PLACES["axial"], study, number=4)
+    write_series(tmp_path / "b", VOXELS, PLACES["axial"], study, number=5, kind="adc", slope=0.5)
+    real = convert_module.read
+    monkeypatch.setattr(convert_module, "read", lambda path: (real(path)[0] * 1.01, real(path)[1]))
+    with pytest.raises(BadVolume, match="other values than its headers"):
+        converted(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scales", "taken"), [((0.02, 0.02), True), ((0.02, 0.04), True), ((0.02, 0), False), ((0, 0), False)]
+)
+def test_a_b0_of_philips_is_taken_if_its_scale_is_known(tmp_path, scales, taken):
+    study, kinds = Study(), ("trace", "b0")
+    for number, (kind, scale, slope) in enumerate(zip(kinds, scales, (0.5, 0.25), strict=True)):
+        options = {"vendor": "philips", "says_direction": kind == "trace", "slope": slope, "philips_scale": scale}
+        write_series(tmp_path / kind, VOXELS, PLACES["axial"], study, number=number, kind=kind, **options)
+    result = converted(tmp_path)
+    assert (B0 in result.files) == (SIDECAR_NAME in result.files) == (result.chosen.b0 is not None) == taken
+    assert taken or "scaled otherwise than the DWI's" in result.chosen.notes[-1]
+    if taken:
+        dwi, b0 = (read_nifti_bytes(result.files[name])[0] for name in (DWI, B0))
+        assert np.allclose(b0 * scales[1], dwi * scales[0], rtol=1e-4)
+
+
 def test_no_identifier_is_in_the_files(tmp_path):
     write_series(tmp_path, VOXELS, PLACES["axial"], Study())
     for content in converted(tmp_path).files.values():

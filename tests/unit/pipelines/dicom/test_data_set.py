@@ -102,6 +102,20 @@ def test_with_a_key_no_message_has_a_name(patient, tmp_path, caplog):
         assert name not in caplog.text + str(refused.value)
 
 
+def test_a_b0_that_cannot_be_compared_is_left_out_and_each_call_says_so(patient, copied, tmp_path, caplog):
+    caplog.set_level("INFO")
+    patient("A", adc=False)
+    for path in (tmp_path / "data/A/DICOM").rglob("IM*"):
+        header = pydicom.dcmread(path)
+        header.Manufacturer, header.RescaleIntercept = "Philips", 0
+        header.RescaleSlope = 2 if path.parent.name == "S3" else 3
+        header.save_as(path)
+    for _ in range(2):
+        caplog.clear()
+        assert not [key for key in copied()[1] if "b0" in key or key.endswith(".json")]
+        assert "the b0 image was left out: the values of series 3" in caplog.text
+
+
 def test_without_an_adc_map_the_b0_image_and_the_b_value_come_along(patient, copied, caplog):
     caplog.set_level("INFO")
     patient("A", adc=False)

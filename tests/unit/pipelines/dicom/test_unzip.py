@@ -72,10 +72,38 @@ def test_a_size_that_is_a_lie_is_an_error(packed, tmp_path):
     assert (tmp_path / "out" / "a").stat().st_size <= 5000
 
 
-def test_a_damaged_zip_is_an_error(packed, tmp_path):
-    path = packed({"a": bytes(range(256)) * 40})
+@pytest.mark.parametrize("how", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_zip_is_an_error(packed, tmp_path, how):
+    path = packed({"a": bytes(range(256)) * 40}, how)
     blob = bytearray(path.read_bytes())
     blob[40:60] = b"\xff" * 20
     path.write_bytes(blob)
     with pytest.raises(StepError, match="cannot be unpacked"):
         unzip(path, tmp_path / "out")
+
+
+def test_a_name_in_no_encoding_is_an_error(packed, tmp_path):
+    path = packed({"é": b"x"})
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(StepError, match="cannot be unpacked"):
+        unzip(path, tmp_path / "out")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("names", [("a/IM1", "A/im1"), ("x", "x")])
+def test_a_name_that_is_there_twice_is_refused(tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as target:
+        for name in names:
+            target.writestr(name, b"x")
+    with pytest.raises(StepError, match="is there twice"):
+        unzip(tmp_path / "in.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_an_error(packed, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    with pytest.raises(StepError, match="No space left on device"):
+        unzip(packed({"a": b"x"}), tmp_path / "out")

@@ -248,8 +248,8 @@ def test_one_scan_takes_the_adc_map_beside_it(app, scans, tmp_path):
     folder = scans / "sub-01" / "ses-1" / "dwi"
     assert app(folder / "sub-01_ses-1_dwi.nii.gz", inputs="dwi+adc")[0] == 0
     assert files(tmp_path / "out" / "masks") == {"sub-01_ses-1_dwi.nii.gz"}
-    (tmp_path / "notes.txt").write_text("no scan")
-    code, said = app(tmp_path / "notes.txt")
+    (folder / "notes.txt").write_text("no scan")
+    code, said = app(folder / "notes.txt")
     assert code == 1 and "notes.txt is not a DWI" in said
 
 
