@@ -16,7 +16,7 @@ from components.core.code_closure import MODEL, closure, closure_digest
 from components.core.errors import StepError
 from components.core.local_files import file_sha256
 from components.registry.tracking import MODEL_NAME
-from pipelines.models import package
+from pipelines.predict import package
 from pipelines.predict.packed_model import Package
 from pipelines.predict.registered_model import predict_folder
 
