@@ -1,6 +1,5 @@
 """`make package`: make an image that segments with one registered version, without MLflow, S3 or a network."""
 
-import json
 import logging
 import shutil
 import subprocess
@@ -17,13 +16,13 @@ from components.core.errors import StepError
 from components.core.local_files import file_sha256
 from components.core.text import shown
 from components.register.card import Card
-from components.register.card_text import markdown
 from components.register.register import CARD as CARD_OF_RUN
 from components.registry.model_digest import model_digest
 from pipelines.image_tags import ROOT, commit
 from pipelines.models.link_report import NotReached
 from pipelines.models.registry import CHAMPION, no_champion, version
 from pipelines.models.version_files import VersionFiles
+from pipelines.predict import shareable
 from pipelines.predict.packed_model import CARD, FACTS, MODEL, Package
 from pipelines.predict.registered_model import say_if_code_differs
 from pipelines.predict.verified_model import fetch
@@ -101,9 +100,10 @@ def _copy_model(stored: Path, folder: Path, address: str) -> None:
     if weights is None or not weights.with_name(TrainedModel.FILE).is_file():
         raise StepError(f"{address} has no {WEIGHTS} with {TrainedModel.FILE}: it is too old. Register a new version.")
     folder.mkdir(parents=True)
-    for name in (WEIGHTS, TENSORS, TrainedModel.FILE):
+    for name in (WEIGHTS, TENSORS):
         if (file := weights.with_name(name)).is_file():
             shutil.copy(file, folder)
+    shareable.write_model(weights.with_name(TrainedModel.FILE), folder / TrainedModel.FILE)
 
 
 def _requirements(trained: TrainedModel) -> str:
@@ -113,7 +113,7 @@ def _requirements(trained: TrainedModel) -> str:
 
 
 def _card(found: Any, address: str, there: str) -> str:
-    """Return the card of a version as Markdown, from the JSON whose digest the registry holds.
+    """Return the card of a version as Markdown without names, from the JSON whose digest the registry holds.
 
     Raises:
         StepError: the card cannot be reached, or it was altered.
@@ -133,6 +133,8 @@ def _card(found: Any, address: str, there: str) -> str:
             )
         text = file.read_text(encoding="utf-8")
     try:
-        return markdown(Card.model_validate_json(text), first)
-    except ValidationError:  # written by older code
-        return f"# {address}\n\n{first}\n\n```json\n{json.dumps(json.loads(text), indent=1)}\n```\n"
+        return shareable.card_markdown(Card.model_validate_json(text), first)
+    except ValidationError:
+        why = "Its model card was written by older code, and it may name patients, so it is not packed."
+        where = f"The registry has it, with this version (SHA-256 {found.tags['card_sha256']})."
+        return f"# {address}\n\n{first}\n\n{why} {where}\n"
