@@ -1,9 +1,12 @@
 """`make package`: make an image that segments with one registered version, without MLflow, S3 or a network."""
 
+import contextlib
+import fcntl
 import logging
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from components.core.text import shown
 from components.register.card import Card
 from components.register.register import CARD as CARD_OF_RUN
 from components.registry.model_digest import model_digest
+from pipelines.file_lock import lock
 from pipelines.image_tags import ROOT, commit
 from pipelines.models.link_report import NotReached
 from pipelines.models.registry import CHAMPION, no_champion, version
@@ -39,21 +43,35 @@ def package(uri: str, state: Path, registry: str = "", place: str = "local", dig
     """Make the image `dwi-stroke/segment:VERSION`, or `REGISTRY/segment:VERSION`, of a registered version.
 
     Raises:
-        StepError: there is no such version, it differs from the registered one, or the image cannot be built.
+        StepError: there is no such version, it differs from the registered one, the image cannot be built, or another
+            make package is running in this checkout.
     """
-    try:
-        with target(place).tracking(state):
-            name, number = stage(uri, STAGED, registry, place, digest)
-        command = [str(ROOT / "images" / "build"), "--segment", number, *filter(None, [registry])]
-        if subprocess.run(command).returncode:
-            raise StepError("the image was not built. The lines above say why.")
-    finally:
-        shutil.rmtree(STAGED, ignore_errors=True)
+    with _alone():
+        try:
+            with target(place).tracking(state):
+                name, number = stage(uri, STAGED, registry, place, digest)
+            command = [str(ROOT / "images" / "build"), "--segment", number, *filter(None, [registry])]
+            if subprocess.run(command).returncode:
+                raise StepError("the image was not built. The lines above say why.")
+        finally:
+            shutil.rmtree(STAGED, ignore_errors=True)
     print(
         f"{name} segments without a network:\n  docker run --rm --network none --read-only --tmpfs /tmp "
         f'--user "$(id -u):$(id -g)" -v /my/scans:/in:ro -v /my/results:/out {name} /in /out participant\n'
         "Research use only. docs/predicting.md has more."
     )
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the staged folder for one call: two calls would pack one version under the other's name."""
+    STAGED.parent.mkdir(parents=True, exist_ok=True)
+    with STAGED.with_suffix(".lock").open("a") as file:
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StepError("another make package is running in this checkout. Wait until it ends.") from None
+        yield
 
 
 def stage(uri: str, folder: Path, registry: str = "", place: str = "local", digest: str = "") -> tuple[str, str]:

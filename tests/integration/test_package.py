@@ -205,6 +205,8 @@ def test_the_image_is_built_from_what_was_staged_and_nothing_is_left(champion, t
 
     def build(command):
         asked.append((command[1:], sorted(path.name for path in package.STAGED.iterdir())))
+        with pytest.raises(StepError, match="another make package is running"):
+            package.package(CHAMPION, tmp_path / "state")
         return SimpleNamespace(returncode=len(asked) - 1)
 
     monkeypatch.setattr(package, "STAGED", tmp_path / "staged")
