@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PINS = ("requirements-dev.txt", "images/requirements-mlflow.txt", "images/requirements-torch.txt")
+IMAGES = ("mlflow", "torch", "segment")
+PINS = ("requirements-dev.txt", *(f"images/requirements-{name}.txt" for name in IMAGES))
 ACCEPTED = Path(__file__).with_name("audit-accepted.yaml")
 OK, TO_DO, UNKNOWN = 0, 1, 2
 

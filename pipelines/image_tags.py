@@ -50,7 +50,8 @@ def commit() -> str:
     """Return this checkout's commit, with "-dirty" when files differ from it or are new; "" without git."""
     try:
         described = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-        new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", "components", PINS)
+        files = ("components", "pipelines", PINS)
+        new = "" if described.endswith("-dirty") else _git("status", "--porcelain", "--", *files)
     except OSError:
         return ""
     except subprocess.CalledProcessError as error:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from functools import cache, partial
@@ -90,6 +91,10 @@ def _segment(asked: argparse.Namespace, facts: Package, package: Path) -> None:
             f"{target} cannot be written. Mount a folder of yours there, and start the container as its owner: "
             f'-v /my/results:{target} --user "$(id -u):$(id -g)"'
         )
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise StepError("no folder for temporary files can be written. With --read-only, add --tmpfs /tmp") from None
     logging.info("%s segments on %s. %s", facts.uri, describe_device(), RESEARCH)
     call = Call(asked, facts, cache(partial(PackedSegmenter, package)))
     if not asked.participant_label:

@@ -1,10 +1,12 @@
 """`make package`: make an image that segments with one registered version, without MLflow, S3 or a network."""
 
-import json
+import contextlib
+import fcntl
 import logging
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from components.core.errors import StepError
 from components.core.local_files import file_sha256
 from components.core.text import shown
 from components.register.card import Card
-from components.register.card_text import markdown
 from components.register.register import CARD as CARD_OF_RUN
 from components.registry.model_digest import model_digest
+from pipelines.file_lock import lock
 from pipelines.image_tags import ROOT, commit
 from pipelines.models.link_report import NotReached
 from pipelines.models.registry import CHAMPION, no_champion, version
 from pipelines.models.version_files import VersionFiles
+from pipelines.predict import shareable
 from pipelines.predict.packed_model import CARD, FACTS, MODEL, Package
 from pipelines.predict.registered_model import say_if_code_differs
 from pipelines.predict.verified_model import fetch
@@ -40,21 +43,35 @@ def package(uri: str, state: Path, registry: str = "", place: str = "local", dig
     """Make the image `dwi-stroke/segment:VERSION`, or `REGISTRY/segment:VERSION`, of a registered version.
 
     Raises:
-        StepError: there is no such version, it differs from the registered one, or the image cannot be built.
+        StepError: there is no such version, it differs from the registered one, the image cannot be built, or another
+            make package is running in this checkout.
     """
-    try:
-        with target(place).tracking(state):
-            name, number = stage(uri, STAGED, registry, place, digest)
-        command = [str(ROOT / "images" / "build"), "--segment", number, *filter(None, [registry])]
-        if subprocess.run(command).returncode:
-            raise StepError("the image was not built. The lines above say why.")
-    finally:
-        shutil.rmtree(STAGED, ignore_errors=True)
+    with _alone():
+        try:
+            with target(place).tracking(state):
+                name, number = stage(uri, STAGED, registry, place, digest)
+            command = [str(ROOT / "images" / "build"), "--segment", number, *filter(None, [registry])]
+            if subprocess.run(command).returncode:
+                raise StepError("the image was not built. The lines above say why.")
+        finally:
+            shutil.rmtree(STAGED, ignore_errors=True)
     print(
         f"{name} segments without a network:\n  docker run --rm --network none --read-only --tmpfs /tmp "
         f'--user "$(id -u):$(id -g)" -v /my/scans:/in:ro -v /my/results:/out {name} /in /out participant\n'
         "Research use only. docs/predicting.md has more."
     )
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Hold the staged folder for one call: two calls would pack one version under the other's name."""
+    STAGED.parent.mkdir(parents=True, exist_ok=True)
+    with STAGED.with_suffix(".lock").open("a") as file:
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StepError("another make package is running in this checkout. Wait until it ends.") from None
+        yield
 
 
 def stage(uri: str, folder: Path, registry: str = "", place: str = "local", digest: str = "") -> tuple[str, str]:
@@ -101,9 +118,10 @@ def _copy_model(stored: Path, folder: Path, address: str) -> None:
     if weights is None or not weights.with_name(TrainedModel.FILE).is_file():
         raise StepError(f"{address} has no {WEIGHTS} with {TrainedModel.FILE}: it is too old. Register a new version.")
     folder.mkdir(parents=True)
-    for name in (WEIGHTS, TENSORS, TrainedModel.FILE):
+    for name in (WEIGHTS, TENSORS):
         if (file := weights.with_name(name)).is_file():
             shutil.copy(file, folder)
+    shareable.write_model(weights.with_name(TrainedModel.FILE), folder / TrainedModel.FILE)
 
 
 def _requirements(trained: TrainedModel) -> str:
@@ -113,7 +131,7 @@ def _requirements(trained: TrainedModel) -> str:
 
 
 def _card(found: Any, address: str, there: str) -> str:
-    """Return the card of a version as Markdown, from the JSON whose digest the registry holds.
+    """Return the card of a version as Markdown without names, from the JSON whose digest the registry holds.
 
     Raises:
         StepError: the card cannot be reached, or it was altered.
@@ -133,6 +151,8 @@ def _card(found: Any, address: str, there: str) -> str:
             )
         text = file.read_text(encoding="utf-8")
     try:
-        return markdown(Card.model_validate_json(text), first)
-    except ValidationError:  # written by older code
-        return f"# {address}\n\n{first}\n\n```json\n{json.dumps(json.loads(text), indent=1)}\n```\n"
+        return shareable.card_markdown(Card.model_validate_json(text), first)
+    except ValidationError:
+        reason = "Its model card was written by older code, and it may name patients, so it is not packed."
+        where = f"The registry has it, with this version (SHA-256 {found.tags['card_sha256']})."
+        return f"# {address}\n\n{first}\n\n{reason} {where}\n"

@@ -10,12 +10,14 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from components.registry.tracking import MODEL_NAME
 from pipelines.image_tags import sources_tag
 from pipelines.pipeline import STEPS
 from tests.support.checkout import ROOT, Checkout
+from tests.support.dicom_studies import Study, write_series
 from tests.support.sandbox import LOCKED, user
 
 pytestmark = pytest.mark.slow
@@ -251,10 +253,10 @@ class TestThePackage:
         return tmp_path / "out"
 
     @staticmethod
-    def call(image, data, out, *options):
+    def call(image, data, out, *options, folder="/in"):
         places = ["--volume", f"{data}:/in:ro", "--volume", f"{out}:/out"]
         command = ["docker", "run", "--rm", "--network", "none", *LOCKED, "--user", user(), *places, image]
-        return subprocess.run([*command, "/in", "/out", "participant", *options], capture_output=True, text=True)
+        return subprocess.run([*command, folder, "/out", "participant", *options], capture_output=True, text=True)
 
     def test_its_results_are_those_of_make_predict_without_a_network_or_a_right(
         self, image, data, out, checkout, tmp_path
@@ -272,6 +274,14 @@ class TestThePackage:
             assert all(ours[case].read_bytes() == theirs[case].read_bytes() for case in ours)
         assert {path.stat().st_uid for path in out.rglob("*")} == {int(user().split(":")[0])}
         assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+
+    def test_a_study_in_dicom_gets_a_mask_and_the_answer_for_an_archive(self, image, out, make_scan, tmp_path):
+        voxels = np.rint(make_scan(3)[0]).clip(0).astype(np.uint16)
+        write_series(tmp_path / "pacs" / "PAT1", voxels, np.diag([-2.0, 2.0, 5.0, 1.0]), Study())
+        done = self.call(image, tmp_path / "pacs", out, "--no-modality-check", folder="/in/PAT1")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (out / "masks" / "PAT1.nii.gz").is_file()
+        assert {path.name for path in (out / "dicom" / "PAT1").iterdir()} == {"segmentation.dcm", "outline"}
 
     def test_it_says_what_is_wrong_and_ends_with_1(self, image, data, out, tmp_path):
         done = self.call(image, data, tmp_path / "made by docker, so root's", "--overwrite")

@@ -15,10 +15,14 @@ from components.artifacts.synthetic import TAG
 from components.core.code_closure import MODEL, closure, closure_digest
 from components.core.errors import StepError
 from components.core.local_files import file_sha256
+from components.register.card import load
+from components.register.card_facts import make_card
 from components.registry.tracking import MODEL_NAME
-from pipelines.models import package
+from pipelines.predict import package
 from pipelines.predict.packed_model import Package
 from pipelines.predict.registered_model import predict_folder
+from tests.support import measured
+from tests.support.trained import trained
 
 pytestmark = pytest.mark.usefixtures("servers_here")
 
@@ -42,7 +46,7 @@ def scans(tmp_path, put):
 
 
 def test_the_staged_code_and_model_alone_give_the_masks_of_make_predict(champion, scans, tmp_path):
-    number = champion(**HALF)
+    number = champion(**HALF, params={"data_uri": "s3://hospital/a-ward"})
     staged = tmp_path / "staged"
     image, version = package.stage(CHAMPION, staged)
     assert (image, version) == (f"dwi-stroke/segment:{number}", number)
@@ -90,15 +94,65 @@ def test_simpleitk_is_packed_for_a_model_that_uses_it(champion, tmp_path, n4):
     assert ("simpleitk==" in (tmp_path / "staged" / "requirements.txt").read_text()) == n4
 
 
-def test_the_card_is_the_one_that_was_registered(champion, registry, tmp_path):
-    number = champion(**HALF)
-    run = registry.get_model_version(MODEL_NAME, number).run_id
-    card = tmp_path / "model_card.json"
-    card.write_text(json.dumps({"of": "older code"}))
-    registry.log_artifact(run, str(card), "model_card")
-    registry.set_model_version_tag(MODEL_NAME, number, "card_sha256", file_sha256(card))
+@pytest.fixture
+def card(registry, tmp_path):
+    """card(number, content): give a version this model card."""
+
+    def register(number: str, content: str) -> str:
+        file = tmp_path / "model_card.json"
+        file.write_text(content)
+        run = registry.get_model_version(MODEL_NAME, number).run_id
+        registry.log_artifact(run, str(file), "model_card")
+        registry.set_model_version_tag(MODEL_NAME, number, "card_sha256", file_sha256(file))
+        return file_sha256(file)
+
+    return register
+
+
+PLANTED = ("sub-01", "sub-21", "Somchai", "HN-4471", "s3://", "a-ward", "08_worst")
+
+
+def measured_card(folder: Path) -> str:
+    """A card in whose fields the names and addresses of `PLANTED` are, as JSON."""
+    folder.mkdir()
+    trained(**measured.trained()).write(folder)
+    (folder / "best_model.pth").touch()
+    (folder / "history.json").write_text(json.dumps(measured.HISTORY))
+    scans = measured.listed(
+        data_uri="s3://hospital/a-ward", refused={"sub-21": "Somchai.nii is broken", "HN-4471": "no mask"}
+    )
+    found = "sub-01 of s3://hospital/a-ward cannot be read"
+    evaluation = measured.write_evaluation(folder / "evaluation", cases=scans, champion="2", model="m", reason=found)
+    parent = {
+        "parent": f"s3://hospital/a-ward/model#{'a' * 64}", "unknown": [], "reason": "Somchai was removed", "pairs": {},
+        "differences": {},
+    }  # fmt: skip
+    (evaluation / "parent_comparison.json").write_text(json.dumps(parent))
+    made = make_card(load(), folder, evaluation, {"torch": "2"}).model_dump_json()
+    assert all(name in made for name in PLANTED)
+    return made
+
+
+def test_no_name_of_a_case_and_no_address_of_data_is_packed(champion, card, tmp_path):
+    params = {"data_uri": "s3://hospital/a-ward", "start": "s3://hospital/a-ward/model", "epochs": 2}
+    number = champion(**HALF, params=params)
+    card(number, measured_card(tmp_path / "measured"))
     package.stage(CHAMPION, tmp_path / "staged")
-    assert '"of": "older code"' in (tmp_path / "staged" / "package" / "model_card.md").read_text()
+    files = [path for path in (tmp_path / "staged" / "package").rglob("*") if path.is_file()]
+    texts = {path.name: path.read_bytes() for path in files}
+    assert not [(name, file) for name in PLANTED for file, text in texts.items() if name.encode() in text]
+    said = texts["model_card.md"].decode()
+    assert "**test scan 1**: Dice 0.350" in said and "**Refused:** 2\n" in said and "Siriraj" in said
+    assert json.loads(texts["model.json"])["params"] == {"start": "left out", "epochs": 2}
+    assert Package.read(tmp_path / "staged" / "package").files["model_card.md"]
+
+
+def test_a_card_of_older_code_is_not_packed_and_an_altered_one_is_refused(champion, registry, card, tmp_path):
+    number = champion(**HALF)
+    digest = card(number, json.dumps({"of": "older code", "worst": "Somchai"}))
+    package.stage(CHAMPION, tmp_path / "staged")
+    said = (tmp_path / "staged" / "package" / "model_card.md").read_text()
+    assert "Somchai" not in said and digest in said
     registry.set_model_version_tag(MODEL_NAME, number, "card_sha256", "0" * 64)
     with pytest.raises(StepError, match=r"the model card of .* is not the one that was registered"):
         package.stage(CHAMPION, tmp_path / "staged")
@@ -151,6 +205,8 @@ def test_the_image_is_built_from_what_was_staged_and_nothing_is_left(champion, t
 
     def build(command):
         asked.append((command[1:], sorted(path.name for path in package.STAGED.iterdir())))
+        with pytest.raises(StepError, match="another make package is running"):
+            package.package(CHAMPION, tmp_path / "state")
         return SimpleNamespace(returncode=len(asked) - 1)
 
     monkeypatch.setattr(package, "STAGED", tmp_path / "staged")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -190,3 +191,14 @@ def test_the_image_of_a_version_says_that_cuda_would_make_it_large(build):
     before, *_ = said.partition("building ")
     assert status == 0 and all(word in before for word in ("segment: about", "CUDA", "TORCH_INDEX", "WHEELS"))
     assert "components" not in said
+
+
+@pytest.mark.parametrize(("arguments", "ending"), [(["abc"], ""), (["--segment", "3"], "-dirty")])
+def test_new_files_of_pipelines_mark_the_image_that_holds_pipelines(build, arguments, ending):
+    somebody = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for command in (["init", "--quiet"], ["add", "."], [*somebody, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *command], cwd=build.repo, check=True)
+    (build.repo / "pipelines").mkdir()
+    (build.repo / "pipelines" / "new.py").touch()
+    status, _, asked = build(*arguments)
+    assert status == 0 and all(re.search(rf"REVISION=[0-9a-f]{{40}}{ending} ", line) for line in asked.splitlines())

@@ -160,9 +160,8 @@ def test_the_image_of_a_version_starts_its_program_and_no_other_does():
 def test_the_image_of_a_version_has_what_its_program_imports_and_nothing_else():
     """The program's own imports, and what these packages need on Linux."""
     assert {f"pipelines/dicom/{name}.py" for name in ("answer", "convert", "studies")} <= set(closure(ENTRY))
-    imported = {
-        name for path in closure(ENTRY) if path.endswith(".py") for name in _imported((ROOT / path).read_text())
-    }
+    modules = [ROOT / path for path in closure(ENTRY) if path.endswith(".py")]
+    imported = {name for module in modules for name in _imported(module.read_text())}
     provided = packages_distributions()
     wanted, needed = {provided[name][0] for name in imported - {"components", "pipelines"}}, set()
     while wanted:

@@ -149,9 +149,11 @@ def commit_all(folder: Path) -> str:
     return subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True).stdout.strip()
 
 
-def test_a_checkout_is_named_by_its_commit(committed, checkout):
+@pytest.mark.parametrize("folder", ["components/core", "pipelines/predict"])
+def test_a_checkout_is_named_by_its_commit(committed, checkout, folder):
     assert image_tags.commit() == committed
-    (checkout / "components" / "core" / "novelty.py").write_text("NEW = 1\n")
+    (checkout / folder).mkdir(parents=True, exist_ok=True)
+    (checkout / folder / "novelty.py").write_text("NEW = 1\n")
     assert image_tags.commit() == f"{committed}-dirty"
 
 

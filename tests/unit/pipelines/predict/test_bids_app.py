@@ -1,6 +1,7 @@
 """The image's program, run in this process: what it writes, and what it refuses."""
 
 import csv
+import errno
 import json
 import re
 import shutil
@@ -9,11 +10,15 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 
 from components.artifacts.synthetic import WARNING
+from components.artifacts.trained_model import TENSORS, WEIGHTS
 from components.core.local_files import file_sha256
+from components.ensemble.ensemble import ensemble
+from components.model.inference import load_model
 from components.model.mlflow_model import LesionSegmenter
 from components.model.network import AttentionUNet
 from components.model.segment_scan import segment_scan
@@ -22,6 +27,9 @@ from components.scans.volumes import BadVolume
 from components.train.write_model import write_weights
 from pipelines.predict import bids_app
 from pipelines.predict.packed_model import Package
+from pipelines.predict.shareable import write_model
+from tests.support.dicom_studies import Study, write_series
+from tests.support.folds import split_into_folds, write_networks
 from tests.support.trained import trained
 
 LAS_2X2X5_MM = np.diag([-2.0, 2.0, 5.0, 1.0])
@@ -309,3 +317,51 @@ def test_an_altered_package_is_refused_before_anything_is_read(package, capsys, 
     assert bids_app.main(["--version"], folder) == 1
     said = capsys.readouterr().err
     assert f"{folder / name}" in said and "make package" in said
+
+
+def test_a_folder_of_dicom_gets_a_mask_and_the_answer_for_an_archive(app, make_scan, tmp_path):
+    voxels = np.rint(make_scan(3)[0]).clip(0).astype(np.uint16)
+    study = Study()
+    write_series(tmp_path / "PAT1" / "S4", voxels, LAS_2X2X5_MM, study)
+    write_series(tmp_path / "PAT1" / "S5", voxels // 2, LAS_2X2X5_MM, study, number=5)
+    code, said = app(tmp_path / "PAT1", "--no-modality-check", "--series", "4", threshold=0.5065, bias=0.0)
+    assert code == 0, said
+    mask = np.asarray(nib.load(tmp_path / "out" / "masks" / "PAT1.nii.gz").dataobj)
+    segmentation = pydicom.dcmread(tmp_path / "out" / "dicom" / "PAT1" / "segmentation.dcm")
+    assert segmentation.StudyInstanceUID == study.uid and segmentation.Modality == "SEG"
+    assert 0 < mask.sum() == segmentation.pixel_array.sum() < mask.size
+    assert len(list((tmp_path / "out" / "dicom" / "PAT1" / "outline").iterdir())) == mask.shape[2]
+    code, said = app(tmp_path / "PAT1", "--series", "9")
+    assert code == 1 and "9" in said and "Traceback" not in said
+
+
+def test_the_networks_of_an_ensemble_segment_as_one(package, scans, tmp_path):
+    split, networks = split_into_folds(), tmp_path / "networks"
+    folder = package()
+    params = {"data_uri": "s3://hospital/a-ward", "epochs": 2}
+    split.write(tmp_path / "split.json")
+    ensemble(tmp_path / "split.json", write_networks(networks, split, params=params), tmp_path / "ensemble")
+    for name in (WEIGHTS, TENSORS):
+        shutil.copy(tmp_path / "ensemble" / name, folder / "model")
+    write_model(tmp_path / "ensemble" / "model.json", folder / "model" / "model.json")
+    assert "s3://" not in (folder / "model" / "model.json").read_text()
+    facts = json.loads((folder / "package.json").read_text())
+    facts["files"] = {name: file_sha256(folder / name) for name in facts["files"]}
+    (folder / "package.json").write_text(json.dumps(facts))
+    assert bids_app.main([str(scans), str(tmp_path / "out"), "participant", "--probability"], folder) == 0
+    dwi = scans / "sub-01" / "ses-1" / "dwi" / "sub-01_ses-1_dwi.nii.gz"
+    network, model = load_model(tmp_path / "ensemble")
+    expected = segment_scan(network, model, dwi.read_bytes(), probability=True)
+    mask = tmp_path / "out" / MASK.format("01")
+    probability = mask.with_name(mask.name.replace("_mask", "_probseg"))
+    assert len(network) == 3 and np.ptp(np.asarray(nib.load(probability).dataobj)) > 0
+    assert (mask.read_bytes(), probability.read_bytes()) == (expected["mask"], expected["probability"])
+
+
+def test_without_a_folder_for_temporary_files_it_says_how_to_get_one(app, scans, monkeypatch):
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(bids_app.tempfile, "gettempdir", none)
+    code, said = app(scans)
+    assert code == 1 and "add --tmpfs /tmp" in said and "Traceback" not in said
