@@ -65,6 +65,7 @@ def test_a_run_ends_with_a_registered_model_and_a_summary(checkout, first):
     assert json.loads((checkout.state / "runs" / first["run_id"] / "summary.json").read_text()) == first
 
 
+@pytest.mark.slow
 def test_the_version_of_a_run_is_followed_to_its_scans(checkout, first):
     out = checkout.python("lineage", "--model", "models:/dwi-attention-unet/1")  # an exit code of 1 is an error
     assert re.search(r"^    OK +[0-9a-f]{64}  sub-\S+_dwi\.nii\.gz$", out, re.MULTILINE)

@@ -87,6 +87,7 @@ def test_the_models_statements_are_measured_and_shown(evaluated):
     assert len(without_viewer(logged).encode()) < 1_000_000
 
 
+@pytest.mark.slow
 def test_the_viewer_shows_the_lowest_dice_first_with_truth_prediction_and_probability(evaluated):
     _, evaluation, page, _ = evaluated
     measured = TestMetrics.read(evaluation)

@@ -72,6 +72,7 @@ def mask_of(path: Path, grid: np.ndarray) -> np.ndarray:
     return on_grid(np.asarray(image.dataobj), image.affine, grid)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("affine", ORIENTATIONS.values(), ids=ORIENTATIONS)
 def test_a_volume_gives_one_mask_as_nifti_and_as_dicom(predict, voxels, tmp_path, affine):
     (tmp_path / "nifti").mkdir()
@@ -92,6 +93,7 @@ def zipped(folder: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["classic", "enhanced", "zip"])
 def test_the_answer_in_dicom_is_the_mask(predict, voxels, tmp_path, given):
     affine, source = ORIENTATIONS["oblique"], tmp_path / "patient"
@@ -128,6 +130,7 @@ def test_a_study_that_is_refused_is_named_and_the_others_go_on(predict, voxels, 
     assert rows["two"]["mask"] and rows["good"]["mask"]
 
 
+@pytest.mark.slow
 def test_a_second_call_replaces_its_own_files_and_no_others(predict, voxels, tmp_path):
     write_series(tmp_path / "in", voxels, placed(), Study())
     predict(tmp_path / "in")
@@ -161,6 +164,7 @@ def test_a_corrected_answer_is_kept(predict, voxels, tmp_path):
     assert any(pydicom.dcmread(path).PixelData)
 
 
+@pytest.mark.slow
 def test_a_model_that_sees_adc_gets_the_map_of_the_study(champion, predict, voxels, make_scan, tmp_path):
     champion(inputs="dwi+adc")
     study = Study()

@@ -25,6 +25,8 @@ from components.core.errors import StepError
 from components.registry.tracking import MODEL_NAME
 from pipelines.predict.serve import request, serve
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CHAMPION = f"models:/{MODEL_NAME}@champion"
 START_SECONDS = 120

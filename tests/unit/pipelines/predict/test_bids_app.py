@@ -194,6 +194,7 @@ def test_calls_for_two_participants_run_at_the_same_time(app, scans, tmp_path, m
     assert all((tmp_path / "out" / MASK.format(label)).exists() for label in ("01", "02"))
 
 
+@pytest.mark.slow
 def test_one_call_for_all_and_one_for_a_participant_replace_each_others_predictions(app, scans, tmp_path):
     mask = tmp_path / "out" / MASK.format("02")
     for options in ((), ("--participant-label", "02", "--probability"), ("--probability",), ()):
