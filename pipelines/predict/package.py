@@ -153,6 +153,6 @@ def _card(found: Any, address: str, there: str) -> str:
     try:
         return shareable.card_markdown(Card.model_validate_json(text), first)
     except ValidationError:
-        why = "Its model card was written by older code, and it may name patients, so it is not packed."
+        reason = "Its model card was written by older code, and it may name patients, so it is not packed."
         where = f"The registry has it, with this version (SHA-256 {found.tags['card_sha256']})."
-        return f"# {address}\n\n{first}\n\n{why} {where}\n"
+        return f"# {address}\n\n{first}\n\n{reason} {where}\n"
