@@ -88,7 +88,6 @@ def site(tmp_path, make_scan, write_case, monkeypatch):
     return make
 
 
-@pytest.mark.slow
 @pytest.fixture
 def parent(registry, site) -> Site:
     """A registered model of one site."""
