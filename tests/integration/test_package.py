@@ -38,6 +38,7 @@ HALF = {"bias": 0.0, "threshold": 0.5066}
 """A network that calls about half of the voxels lesion."""
 
 
+@pytest.mark.slow
 @pytest.fixture
 def scans(tmp_path, put):
     for name in ("a", "b"):
@@ -72,6 +73,7 @@ def table(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k not in ("mask", "probability")} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_the_package_knows_what_it_is_made_of(champion, registry, tmp_path):
     number = champion(**HALF)
     for tag, value in TAG.items():
@@ -87,6 +89,7 @@ def test_the_package_knows_what_it_is_made_of(champion, registry, tmp_path):
     assert "Research use only" in (tmp_path / "staged" / "package" / "model_card.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n4", [False, True])
 def test_simpleitk_is_packed_for_a_model_that_uses_it(champion, tmp_path, n4):
     champion(**HALF, n4_bias_correction=n4)
@@ -147,6 +150,7 @@ def test_no_name_of_a_case_and_no_address_of_data_is_packed(champion, card, tmp_
     assert Package.read(tmp_path / "staged" / "package").files["model_card.md"]
 
 
+@pytest.mark.slow
 def test_a_card_of_older_code_is_not_packed_and_an_altered_one_is_refused(champion, registry, card, tmp_path):
     number = champion(**HALF)
     digest = card(number, json.dumps({"of": "older code", "worst": "Somchai"}))
@@ -190,6 +194,7 @@ def test_a_version_without_our_weights_is_not_packed(old_champion, tmp_path):
         package.stage(CHAMPION, tmp_path / "staged")
 
 
+@pytest.mark.slow
 def test_it_warns_where_the_version_was_registered_with_other_code(champion, registry, tmp_path, caplog):
     number = champion(**HALF)
     registry.set_model_version_tag(MODEL_NAME, number, "code_sha256", closure_digest(MODEL))
@@ -200,6 +205,7 @@ def test_it_warns_where_the_version_was_registered_with_other_code(champion, reg
     assert "was registered with other code than this checkout's" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_image_is_built_from_what_was_staged_and_nothing_is_left(champion, tmp_path, monkeypatch, capsys):
     number, asked = champion(**HALF), []
 

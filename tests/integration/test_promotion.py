@@ -292,6 +292,7 @@ def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two
     assert entry["lineage"]["git_commit"] == "abc" and entry["lineage"]["split_digest"] == split_digest(PATIENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "holder"), [(load(), "1"), (NON_INFERIOR, "2")], ids=["superior", "non-inferior"])
 def test_an_equal_challenger_is_handled_as_the_policy_says(client, two, policy, holder):
     settle(client, two[1], compared(0.5, 0.5), policy)

@@ -95,6 +95,7 @@ def test_an_object_goes_in_and_comes_out(env):
     assert read(env, "case-1/dwi.nii.gz") == b"voxels"
 
 
+@pytest.mark.slow
 def test_a_file_written_into_the_buckets_folder_is_an_object_within_two_seconds(env, state):
     s3(env).put_object(Bucket="dwi-stroke", Key="runs/1", Body=b"")
     assert keys(env, "runs/") == ["runs/1"]
@@ -338,6 +339,7 @@ def test_a_crashed_service_is_restarted_and_what_it_left_is_ended(env, state):
     log_run(env, dice=0.1)
 
 
+@pytest.mark.slow
 def test_mlflow_follows_s3_to_another_port(env, other, tmp_path, monkeypatch):
     server = """from http.server import *
 class Healthy(BaseHTTPRequestHandler):

@@ -282,6 +282,7 @@ def test_checkpoints_come_back_whole_and_the_newest_first(storage):
     assert len(storage.list()) == 1
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("fault", ["503", "429", "reset", "stall", "lost", "cut", "flipped"])
 def test_a_fault_that_passes_is_not_noticed(proxy, storage, tmp_path, fault):
     proxied = Storage(storage.uri)

@@ -25,12 +25,14 @@ def every_relation(nifti: list[str], npy: list[str]) -> list:
     return [pytest.param(name, relation, id=f"{name}: {relation.name}") for name, relation in pairs]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("name", "relation"), every_relation(["phantom"], ["phantom.npy"]))
 def test_it_holds_for_a_small_network(name, relation, small_model):
     row = small_model.row(relation, PHANTOMS[name])
     assert row.holds, row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PHANTOMS)
 def test_the_small_network_finds_the_lesion_of_a_phantom_that_it_has_not_seen(name, small_model):
     assert dice(small_model.before(PHANTOMS[name]), LESION) > 0.7

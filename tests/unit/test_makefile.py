@@ -83,6 +83,7 @@ def test_every_variable_is_tried_where_it_is_used():
     assert "BASE_PYTHON" in VARIABLES
 
 
+@pytest.mark.slow
 def test_the_real_command_takes_a_value_that_begins_with_a_dash(checkout):
     """argparse itself, behind the words that make hands over."""
     (checkout / ".venv/bin/python").write_text(f'#!/bin/sh\ncd "{ROOT}" && exec "{sys.executable}" "$@"\n')

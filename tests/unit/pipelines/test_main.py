@@ -47,6 +47,7 @@ def with_state(folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"STATE": str(folder)}, capture_output=True, text=True)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
 def test_a_variable_names_another_place_for_what_is_kept(there, tmp_path):
     folder = tmp_path / "disk of this machine" / "state"
