@@ -100,6 +100,7 @@ def parent(registry, site) -> Site:
     return made
 
 
+@pytest.mark.slow
 def test_an_alias_is_found_once_as_a_version_with_the_digest_of_its_weights(champion, tmp_path):
     version = champion()
     found = find_parent(f"models:/{MODEL_NAME}@champion")

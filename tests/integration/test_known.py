@@ -120,7 +120,6 @@ def test_older_data_after_grown_ones_forget_nobody(pipeline):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_of_other_code_the_newest_split_is_extended(pipeline, monkeypatch):
     found = pipeline.run(12)
     assert pipeline.history(12) == ""
@@ -128,6 +127,7 @@ def test_of_other_code_the_newest_split_is_extended(pipeline, monkeypatch):
     assert pipeline.history(12) == found.history_digest
 
 
+@pytest.mark.slow
 def test_a_version_whose_run_holds_no_split_is_skipped(pipeline):
     found = pipeline.run(12)
     run = pipeline.client.create_run("0").info.run_id
@@ -219,12 +219,12 @@ def test_a_version_registered_by_hand_is_skipped(pipeline, versionless):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_same_data_at_another_address_are_extended(pipeline):
     pipeline.run(12)
     assert history_to_extend(f"{URI}-moved", "data of 12", RATIOS, 42, "dwi") == pipeline.history(14)
 
 
+@pytest.mark.slow
 def test_patients_and_synthetic_scans_extend_their_own_versions(pipeline):
     pipeline.synthetic_scans(True)
     synthetic = pipeline.run(12)

@@ -38,7 +38,6 @@ HALF = {"bias": 0.0, "threshold": 0.5066}
 """A network that calls about half of the voxels lesion."""
 
 
-@pytest.mark.slow
 @pytest.fixture
 def scans(tmp_path, put):
     for name in ("a", "b"):
@@ -46,6 +45,7 @@ def scans(tmp_path, put):
     return tmp_path / "in"
 
 
+@pytest.mark.slow
 def test_the_staged_code_and_model_alone_give_the_masks_of_make_predict(champion, scans, tmp_path):
     number = champion(**HALF, params={"data_uri": "s3://hospital/a-ward"})
     staged = tmp_path / "staged"

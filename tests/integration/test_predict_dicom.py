@@ -117,6 +117,7 @@ def test_the_answer_in_dicom_is_the_mask(predict, voxels, tmp_path, given):
     assert found(out, PLANTED) and not found(out, PLANTED, but=[out / "dicom"])
 
 
+@pytest.mark.slow
 def test_a_study_that_is_refused_is_named_and_the_others_go_on(predict, voxels, tmp_path):
     write_series(tmp_path / "in/good", voxels, placed(), Study())
     write_series(tmp_path / "in/directions", voxels, placed(), Study(), kind="direction")

@@ -144,7 +144,6 @@ def test_the_first_version_is_champion_by_the_floors_alone_and_that_is_on_record
     }
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("short", "text"),
@@ -172,6 +171,7 @@ def test_a_first_version_below_a_floor_is_no_champion_and_the_commands_say_how_t
     assert champion(client) == "1"
 
 
+@pytest.mark.slow
 def test_after_a_first_version_below_the_floors_the_next_is_judged_by_them_too(client, register):
     for seed in (1, 2):
         settle(client, register(seed), compared(0.5, 0.0), summary=WORSE_THAN_RULE)
@@ -238,7 +238,6 @@ class TestSyntheticVersions:
         assert champion(client) == "2"
 
     @pytest.mark.slow
-    @pytest.mark.slow
     def test_only_a_person_makes_a_rolled_back_version_champion_again_over_it(self, client, demo, register, tmp_path):
         second = register(2)
         settle(client, second, compared(0.5, 0.0))
@@ -247,6 +246,7 @@ class TestSyntheticVersions:
         assert "rolled this version back" in settle(client, second, compared(0.5, 0.0), NON_INFERIOR)
         assert champion(client) == "1"
 
+    @pytest.mark.slow
     def test_where_it_lost_its_alias_the_floors_decide(self, client, demo, register):
         client.delete_registered_model_alias(MODEL_NAME, "champion")
         settle(client, register(2), compared(0.5, 0.0))
@@ -292,13 +292,13 @@ def test_a_worse_challenger_is_refused_and_its_numbers_are_on_record(client, two
     assert entry["lineage"]["git_commit"] == "abc" and entry["lineage"]["split_digest"] == split_digest(PATIENTS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "holder"), [(load(), "1"), (NON_INFERIOR, "2")], ids=["superior", "non-inferior"])
 def test_an_equal_challenger_is_handled_as_the_policy_says(client, two, policy, holder):
     settle(client, two[1], compared(0.5, 0.5), policy)
     assert champion(client) == holder
 
 
+@pytest.mark.slow
 def test_a_champion_that_learnt_from_the_test_patients_refuses_every_challenger(client, two):
     others = {"train": ["A"], "val": ["B"], "test": ["C", *TEST[1:]]}
     text = settle(client, two[1], compared(0.9, 0.5, others))
@@ -327,7 +327,6 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
@@ -358,6 +357,7 @@ def test_a_champion_that_cannot_be_compared_stays_and_the_reason_is_given(client
     assert champion(client) == "1"
 
 
+@pytest.mark.slow
 def test_a_comparison_with_another_champion_than_the_present_one_decides_nothing(client, two, register):
     old = compared(0.56, 0.5)
     settle(client, register(3), compared(0.6, 0.5))
@@ -439,7 +439,6 @@ def test_only_a_person_makes_a_rolled_back_version_champion_again(client, two, t
     assert champion(client) == "2"
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("model", "reason", "text"),
@@ -457,6 +456,7 @@ def test_a_persons_mistake_gives_a_clear_error_and_changes_nothing(client, two, 
     assert (champion(client), decisions()) == ("1", [FIRST])
 
 
+@pytest.mark.slow
 def test_there_is_nothing_to_go_back_to_before_the_first(client, two, tmp_path):
     with pytest.raises(StepError, match="there was no champion before version 1"):
         promotion.rollback("", tmp_path)
@@ -486,7 +486,6 @@ def put_into_bucket(facts: dict, **other) -> None:
     Ledger().storage.put(entry.key, blob)
 
 
-@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
 def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
@@ -504,6 +503,7 @@ def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, 
     assert "somebody" not in out and "The ledger is complete" not in out
 
 
+@pytest.mark.slow
 def test_without_a_decision_that_was_removed_nothing_is_decided_until_a_person_gives_it_up(
     client, two, tmp_path, capsys
 ):

@@ -555,7 +555,6 @@ def test_a_persons_aws_files_do_not_reach_the_s3_that_is_started_here(content, e
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp_path, monkeypatch):
     foreign = {
         "MLFLOW_REGISTRY_URI": "sqlite:////nowhere.db", "MLFLOW_TRACKING_TOKEN": "planted", "AWS_PROFILE": "planted",
@@ -573,13 +572,13 @@ def test_what_a_shell_says_of_other_servers_does_not_reach_these(env, other, tmp
         assert environment.get("MLFLOW_TRACKING_TOKEN") in (None, found["MLFLOW_TRACKING_TOKEN"])
 
 
+@pytest.mark.slow
 def test_what_answers_but_is_not_mlflow_is_refused(env, other, monkeypatch):
     export(monkeypatch, env | {"MLFLOW_TRACKING_URI": env["S3_ENDPOINT_URL"]})
     with pytest.raises(StepError, match="no MLflow at"):
         up(other)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_a_service_that_dies_while_starting_shows_the_end_of_its_log(env, other, tmp_path, monkeypatch):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
@@ -594,6 +593,7 @@ def test_a_service_that_dies_while_starting_shows_the_end_of_its_log(env, other,
     assert last == "Correct that and run make up again"
 
 
+@pytest.mark.slow
 def test_a_service_that_stays_silent_is_given_up(env, other, tmp_path, monkeypatch):
     export(monkeypatch, {name: env[name] for name in S3_VARIABLES})
     monkeypatch.setenv("MLFLOW_PORT", str(free_port()))
@@ -681,7 +681,6 @@ def orphaned(env, other, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, capsys):
     assert not status(other)
     assert capsys.readouterr().out.count("running without its folder") == 2
@@ -692,6 +691,7 @@ def test_servers_whose_folder_was_removed_are_started_again(orphaned, other, cap
     assert status(other)
 
 
+@pytest.mark.slow
 def test_down_stops_servers_whose_folder_was_removed(orphaned, other):
     down(other)
     assert not any(map(group_members, orphaned))

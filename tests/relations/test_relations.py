@@ -32,12 +32,12 @@ def test_it_holds_for_a_small_network(name, relation, small_model):
     assert row.holds, row
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PHANTOMS)
 def test_the_small_network_finds_the_lesion_of_a_phantom_that_it_has_not_seen(name, small_model):
     assert dice(small_model.before(PHANTOMS[name]), LESION) > 0.7
 
 
+@pytest.mark.slow
 def test_padding_shows_a_model_that_measures_intensities_against_the_air(small_model, tmp_path):
     """As before the head was found: the same weights, the whole plane resized, intensities of all voxels."""
     shutil.copytree(small_model.weights, tmp_path / "weights")
