@@ -11,6 +11,7 @@ import pandas as pd
 from components.artifacts.trained_model import TENSORS, WEIGHTS, TrainedModel
 from components.core import code_closure
 from components.core.errors import StepError
+from components.core.storage import file_sha256
 from components.registry.mlflow_requests import log_while_waiting
 from components.registry.model_digest import altered_file, model_digest
 from components.registry.tracking import Run
@@ -26,18 +27,20 @@ RUNTIME = (
 def logged_model(run: Run, model: Path, evaluation_digest: str) -> tuple[str, str]:
     """Log the model to the run, unless an earlier try did, and return its id and its address.
 
-    What a killed try left incomplete is deleted: MLflow would list it as a second model.
+    A model with another `model.json` is another model, even if its evaluation is the same. What a killed try left
+    incomplete is deleted: MLflow would list it as a second model.
     """
     experiment = run.client.get_run(run.id).info.experiment_id
     mine = f"source_run_id = '{run.id}' AND tags.evaluation_digest = '{evaluation_digest}'"
+    tags = {"evaluation_digest": evaluation_digest, "facts_sha256": file_sha256(model / TrainedModel.FILE)}
     ready = None
     for found in run.client.search_logged_models([experiment], mine):
-        if found.status == "READY":
-            ready = found
-        else:
+        if found.status != "READY":
             run.client.delete_logged_model(found.model_id)
+        elif found.tags.get("facts_sha256") == tags["facts_sha256"]:
+            ready = found
     if ready is None:
-        ready = log_model(run, model, {"evaluation_digest": evaluation_digest})
+        ready = log_model(run, model, tags)
     return ready.model_id, ready.model_uri
 
 
