@@ -40,6 +40,10 @@ def test_a_retry_takes_the_model_that_was_logged_and_deletes_what_a_killed_try_l
     assert (kept.status, kept.params) == ("READY", {"epochs": "2"})
     assert {used.model_id for used in run.client.get_run(run.id).outputs.model_outputs} == {kept.model_id}
 
+    facts = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps(facts | {"threshold": 0.6}))
+    assert logged_model(run, model, "e") != first, "the registry's digest of model.json would be of another file"
+
 
 def test_a_logged_model_has_the_metrics_of_its_epoch_and_those_of_the_test_on_its_dataset(model, monkeypatch):
     monkeypatch.setenv("KFP_RUN_ID", "run-of-a-measured-model")
