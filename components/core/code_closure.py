@@ -42,7 +42,8 @@ def closure(*entries: str, root: Path = ROOT) -> list[str]:
         if path not in found:
             found.add(path)
             pending += _packages(path, root) + _imports((root / path).read_text(encoding="utf-8"), root)
-    return sorted(found.union(*(_data_files(path, root) for path in found)))
+    folders = {Path(path).parent for path in found}
+    return sorted(found.union(*(_data_files(folder, root) for folder in folders)))
 
 
 def closure_digest(*entries: str, extra: Iterable[str] = (), root: Path = ROOT) -> str:
@@ -79,9 +80,8 @@ def _packages(path: str, root: Path) -> list[str]:
     return [init for folder in folders if (root / (init := f"{folder.as_posix()}/__init__.py")).exists()]
 
 
-def _data_files(path: str, root: Path) -> list[str]:
-    """Return the files beside a module that are not Python's; without a package, there are none."""
-    folder = Path(path).parent
+def _data_files(folder: Path, root: Path) -> list[str]:
+    """Return the other files of the package at this folder, such as a page's script; [] if it is no package."""
     if not (root / folder / "__init__.py").exists():
         return []
     files = (file for file in (root / folder).iterdir() if file.is_file() and not file.name.startswith("."))

@@ -111,7 +111,11 @@ def widest_interval(intervals: Sequence[VolumeInterval | None]) -> VolumeInterva
 
 
 def widest_doubt(limits: Sequence[dict[str, float | None] | None]) -> dict[str, float | None] | None:
-    """Return the largest usual doubt of each kind; None if no network knows one."""
+    """Return the largest usual doubt of each kind; None if one network has learnt none.
+
+    A network that saw no mask of a kind has None for this kind, and the other networks decide. Not `_largest`: here
+    None means "unknown", not "no limit".
+    """
     known = [one for one in limits if one is not None]
     if len(known) < len(limits):
         return None
@@ -121,7 +125,7 @@ def widest_doubt(limits: Sequence[dict[str, float | None] | None]) -> dict[str, 
 def widest_ranges(
     ranges: Sequence[dict[str, tuple[float, float]] | None],
 ) -> dict[str, tuple[float, float]] | None:
-    """Return the lowest and the highest value of each measure over all networks."""
+    """Return the lowest and the highest value of each measure over all networks; None if one has learnt none."""
     known = [one for one in ranges if one is not None]
     if len(known) < len(ranges):
         return None
@@ -131,7 +135,7 @@ def widest_ranges(
 
 
 def widest_heads(heads: Sequence[UsualHeads | None]) -> UsualHeads | None:
-    """Return what is usual of heads: the average head of the first network, and the widest limits of all."""
+    """Return the average head of the first network with the widest limits of all; None if one has learnt no heads."""
     known = [one for one in heads if one is not None]
     if len(known) < len(heads):
         return None
@@ -178,6 +182,6 @@ def _rounded(value: float | None) -> int | None:
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
-    """Return the largest limit; None, which no value exceeds, if one is None."""
+    """Return the largest limit. None means "no limit", so it is the result if one limit is None."""
     listed = list(values)
     return None if None in listed else max(value for value in listed if value is not None)

@@ -88,11 +88,10 @@ def compare_with_champion(
         reason = reason or f"{name} has seen every test patient in each network that could predict the patient"
         return comparison.model_copy(update={"reason": reason, "pairs": {}})
     differences = {metric: difference(pairs[metric]) for metric in pairs}
-    dice = differences["dice"]
-    interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
     count, all_of_them = len(pairs["dice"]), len(patients_tested(subsets))
     some = f", on the {count} of {all_of_them} patients that neither has seen" if count < all_of_them else ""
-    logging.info("Dice %+.3f (%s) with the new model%s%s", dice.mean, interval, some, reason and f"; but {reason}")
+    dice = with_interval(differences["dice"])
+    logging.info("Dice %s with the new model%s%s", dice, some, reason and f"; but {reason}")
     return comparison.model_copy(update={"reason": reason, "pairs": pairs, "differences": differences})
 
 
@@ -113,6 +112,12 @@ def difference(pairs: dict[str, tuple[float, float]]) -> Difference:
     values = [new - old for new, old in pairs.values()]
     low, high = paired_interval(values) or (None, None)
     return Difference(mean=sum(values) / len(values), ci_low=low, ci_high=high)
+
+
+def with_interval(found: Difference) -> str:
+    """Return a difference and its interval in words: "+0.012 (95 % -0.003 to 0.027)"."""
+    interval = "no interval" if found.ci_low is None else f"95 % {found.ci_low:.3f} to {found.ci_high:.3f}"
+    return f"{found.mean:+.3f} ({interval})"
 
 
 def _has_files_of(champion, model: Path) -> bool:

@@ -111,8 +111,10 @@ def evaluate(
             return _results(network, champion, cases, chosen)
 
         images: dict[str, set[str]] = {patient: set() for names in subsets.patients.values() for patient in names}
-        for name in (name for names in subsets.cases.values() for name in names):
-            images[listed.by_name[name].patient].add(listed.by_name[name].voxel_sha256)
+        all_cases = listed.by_name
+        for names in subsets.cases.values():
+            for case in (all_cases[name] for name in names):
+                images[case.patient].add(case.voxel_sha256)
         comparison = compare_with_champion(
             results, subsets.patients, measure, listed.synthetic, model, images, listed.data_uri
         )

@@ -13,7 +13,7 @@ from components.artifacts.split_file import Split
 from components.artifacts.trained_model import TrainedModel
 from components.core.errors import StepError
 from components.core.storage import normal_address, scratch
-from components.evaluate.champion_comparison import difference, pairs_by_patient
+from components.evaluate.champion_comparison import difference, pairs_by_patient, with_interval
 from components.model.inference import load_model
 from components.registry.parent import TAG, address_of, ancestors, download_parent
 from components.scans.volumes import BadVolume
@@ -59,9 +59,7 @@ def compare_with_parent(
         logging.warning("forgetting was not measured: %s", error)
         return result.model_copy(update={"reason": " ".join(str(error).split())[:300]})
     differences = {metric: difference(values) for metric, values in pairs.items()}
-    dice = differences["dice"]
-    interval = "no interval" if dice.ci_low is None else f"95 % {dice.ci_low:.3f} to {dice.ci_high:.3f}"
-    logging.info("Dice %+.3f (%s) on the parent's test patients, against the parent", dice.mean, interval)
+    logging.info("Dice %s on the parent's test patients, against the parent", with_interval(differences["dice"]))
     return result.model_copy(update={"pairs": pairs, "differences": differences})
 
 

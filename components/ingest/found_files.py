@@ -41,7 +41,7 @@ class FoundCase:
     candidates: list[MaskCandidate] = field(default_factory=list)
     """All masks with the name of this case. Which of them a model predicted is known after reading them."""
     derivative: str = ""
-    """The names of its results in a derivative of BIDS begin so; "" elsewhere."""
+    """Set by make predict alone: how the names of its results begin in a derivative of BIDS; "" elsewhere."""
 
     @property
     def keys(self) -> list[str]:

@@ -4,7 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from components.artifacts.cases import PARENT_TESTS, Cases
+from components.artifacts.cases import PARENT_TESTS, Cases, Source
 from components.artifacts.evaluation import ScanDigests
 from components.core.errors import StepError
 from components.core.storage import Storage, file_sha256, local_path, scratch
@@ -35,9 +35,8 @@ def ingest_parent_tests(parent: str, cases: Path, b_value: float = 0, modality_c
     try:
         if nearest.scans is None:
             raise StepError(f"the test scans of {nearest.address} are unknown")
-        if all(is_pseudonym(c.patient) for c in Cases.read(cases).cases) and not all(
-            is_pseudonym(c.patient) for c in nearest.scans.cases
-        ):
+        ours, theirs = Cases.read(cases).cases, nearest.scans.cases
+        if all(is_pseudonym(c.patient) for c in ours) and not all(is_pseudonym(c.patient) for c in theirs):
             raise StepError(
                 f"{nearest.address} was tested on patients under their own names, and this run has pseudonyms"
             )
@@ -63,17 +62,15 @@ def _ingest(scans: ScanDigests, folder: Path, b_value: float, modality_check: bo
     storage = Storage(scans.data_uri)
     objects = {o.key: o for o in storage.list()}
     downloads = scratch() / f"parent-tests-{scans.data_version[:16]}"
+
+    def unchanged(source: Source) -> bool:
+        path = local_path(downloads, source.key)
+        return path.is_file() and file_sha256(path) == source.sha256
+
     try:
         wanted = {source.key for files in sources.values() for source in files} | METADATA
         storage.download([objects[key] for key in wanted & objects.keys()], downloads)
-        same = {
-            case
-            for case, files in sources.items()
-            if all(
-                (path := local_path(downloads, source.key)).is_file() and file_sha256(path) == source.sha256
-                for source in files
-            )
-        }
+        same = {case for case, files in sources.items() if all(map(unchanged, files))}
         if not same:
             raise StepError(f"none of the {len(sources)} test scans of the parent is unchanged under {scans.data_uri}")
         keys = {source.key for case in same for source in sources[case]}

@@ -56,7 +56,9 @@ def load_model(folder: Path) -> tuple[nn.Module, TrainedModel]:
         name, blob = TENSORS, _read(folder / TENSORS, trained)
     network: nn.Module
     if trained.networks:
-        pairs = zip(unpack_files(name, blob, len(trained.networks)), trained.networks, strict=True)
+        pairs = list(zip(unpack_files(name, blob, len(trained.networks)), trained.networks, strict=True))
+        for file, member in pairs:
+            _require_written(name, file, member)
         network = nn.ModuleList([_load_network(name, file, member) for file, member in pairs])
     else:
         network = _load_network(name, blob, trained)
@@ -92,7 +94,6 @@ def unpack_files(name: str, packed: bytes, count: int) -> list[bytes]:
 
 
 def _load_network(name: str, blob: bytes, trained: TrainedModel) -> AttentionUNet:
-    _require_written(name, blob, trained)
     network = AttentionUNet(trained.base_channels, 3 * len(CHANNELS[trained.inputs]), trained.norm)
     try:
         network.load_state_dict(_tensors(name, blob))

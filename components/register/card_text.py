@@ -219,13 +219,13 @@ Attention U-Net, {{ "%.2f" | format(card.training.model_parameters / 1e6) }} M p
 
 def markdown(card: Card, first: str) -> str:
     """Return the complete card; `first` is its first sentence."""
-    first = f"{first}\n\n{_escaped(card.holds_for)}"
+    first = _opening(card, first)
     return f"# {card.name}\n\n{first}\n{_body(card)}\n\nThe same content for programs: model_card.json.\n"
 
 
 def description(card: Card, first: str, link: str) -> str:
     """Return the card within `DESCRIPTION_LIMIT`: the first sections that fit, and a `link` to the complete card."""
-    first = f"{first}\n\n{_escaped(card.holds_for)}"
+    first = _opening(card, first)
     sections = re.split(r"\n(?=## )", _add_table_space(_body(card)))[1:]
     names = [section.partition("\n")[0].removeprefix("## ").lower() for section in sections]
     for shown in range(len(sections), -1, -1):
@@ -234,6 +234,11 @@ def description(card: Card, first: str, link: str) -> str:
         if len(text) <= DESCRIPTION_LIMIT:
             return text
     return first
+
+
+def _opening(card: Card, first: str) -> str:
+    """Return the first sentence of a card, and for which patients its numbers hold."""
+    return f"{first}\n\n{_escaped(card.holds_for)}"
 
 
 def _add_table_space(text: str) -> str:

@@ -7,6 +7,8 @@ outlives its runs and the registered model.
 import json
 from pathlib import Path
 
+from components.artifacts.evaluation import MASKS
+from components.artifacts.trained_model import HISTORY, TENSORS, WEIGHTS, TrainedModel
 from components.core.errors import StepError
 from components.core.storage import file_sha256
 from components.registry import authentication
@@ -14,9 +16,9 @@ from components.registry.mlflow_requests import explain_mlflow_errors
 from components.registry.tracking import Run
 
 FILE = "authentication.json"
-MODEL_FILES = ("best_model.pth", "best_model.safetensors", "model.json", "history.json")
-"""A model of older code has no `best_model.safetensors`."""
-UNUSED_FOLDER = "masks"
+MODEL_FILES = (WEIGHTS, TENSORS, TrainedModel.FILE, HISTORY)
+"""A model of older code has no `TENSORS`."""
+UNUSED_FOLDER = MASKS
 """The folder of the evaluation that register does not read."""
 
 
@@ -61,5 +63,5 @@ def _digests(model: Path, evaluation: Path) -> dict[str, str]:
     found = sorted(path for path in evaluation.rglob("*") if path.is_file())
     names = {path.relative_to(evaluation).as_posix(): path for path in found if path != evaluation / FILE}
     files = {f"evaluation/{name}": path for name, path in names.items() if not name.startswith(f"{UNUSED_FOLDER}/")}
-    files |= {f"model/{name}": model / name for name in MODEL_FILES if (model / name).exists()}
+    files |= {f"model/{name}": model / name for name in MODEL_FILES if name != TENSORS or (model / name).exists()}
     return {name: file_sha256(path) for name, path in files.items()}

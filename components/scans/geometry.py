@@ -121,7 +121,7 @@ def require_same_grid(
         raise BadVolume(f"the {what} and the image are not of one format: one has a geometry, the other does not")
     if a is None or b is None:
         return
-    shift = _largest_distance(a, b, image.shape)
+    shift = largest_distance(a, b, image.shape)
     if shift > AFFINE_TOLERANCE * min(nib.affines.voxel_sizes(b)):
         raise BadVolume(f"the {what} is up to {shift:.1f} mm off the image (their affines differ)")
 
@@ -205,7 +205,7 @@ def assumptions(space: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
         if (np.abs(stated - sides) > SAME_SIZE * sides).any():
             assumed.append(f"the header holds two voxel sizes: {_sides(sides)} taken, not {_sides(stated)}")
     if sform and qform is not None:
-        apart = _largest_distance(affine, qform, space.get_data_shape()[:3])
+        apart = largest_distance(affine, qform, space.get_data_shape()[:3])
         same_axes = ornt2axcodes(_closest_axes(qform)) == ornt2axcodes(_closest_axes(affine))
         if apart > SAME_PLACE_MM or not same_axes:
             what = "places for the scan" if same_axes else "orientations"
@@ -219,7 +219,7 @@ def assumptions(space: nib.Nifti1Header, affine: np.ndarray) -> tuple[str, ...]:
     return tuple(assumed)
 
 
-def _largest_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+def largest_distance(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
     """Return the largest distance between the places that two affines give a voxel of a grid, mm: that of a corner."""
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape])).reshape(3, -1)
     return float(np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max())

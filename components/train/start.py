@@ -98,5 +98,6 @@ def _seen(inputs: TrainingInputs, subset: str, learnt: list[ScanDigest], data_ur
     images = {case.voxel_sha256 for case in learnt}
     same_place = normal_address(data_uri) == normal_address(inputs.cases.data_uri)
     names = {case.patient for case in learnt} if same_place else set()
-    cases = (inputs.cases.by_name[name] for name in inputs.split.cases[subset])
+    by_name = inputs.cases.by_name
+    cases = (by_name[name] for name in inputs.split.cases[subset])
     return sorted({case.patient for case in cases if case.voxel_sha256 in images or case.patient in names})
