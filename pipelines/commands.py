@@ -69,7 +69,10 @@ def _data_to_upload(arguments: Namespace) -> str:
 
 
 def _as_nifti(arguments: Namespace) -> str:
-    if not arguments.series and (not arguments.data or arguments.data.startswith("s3://")):
+    from pipelines.dicom.dicom_files import holds_dicom
+
+    is_remote = not arguments.data or arguments.data.startswith("s3://")
+    if not arguments.series and (is_remote or not holds_dicom(Path(arguments.data).expanduser())):
         return arguments.data
     from pipelines.dicom.data_set import as_nifti  # it loads pydicom and dcm2niix
 

@@ -2,8 +2,8 @@
 
 import math
 
-from components.core.statistical_power import DICE_SPREAD, detectable_difference, half_width
 from components.register import policy
+from pipelines.statistical_power import DICE_SPREAD, detectable_difference, half_width
 
 
 def power_report(

@@ -9,7 +9,7 @@ import numpy as np
 
 from components.core.text import shown
 from components.scans.b_value import UNKNOWN, USUAL
-from components.scans.geometry import AFFINE_TOLERANCE, BadVolume
+from components.scans.geometry import AFFINE_TOLERANCE, BadVolume, largest_distance
 from pipelines.dicom.headers import Plane, Series
 
 SAME_DIRECTION, RIGHT_ANGLES = 1e-3, 1e-2
@@ -262,6 +262,5 @@ def _same_grid(a: Volume, b: Volume) -> bool:
     if a.problem or b.problem or a.planes[0].size != b.planes[0].size or len(a.planes) != len(b.planes):
         return False
     rows, columns = a.planes[0].size
-    corners = np.array(np.meshgrid((0, columns - 1), (0, rows - 1), (0, len(a.planes) - 1))).reshape(3, -1)
-    shift = (a.affine - b.affine)[:3, :3] @ corners + (a.affine - b.affine)[:3, 3:]
-    return float(np.linalg.norm(shift, axis=0).max()) <= AFFINE_TOLERANCE * min(b.planes[0].spacing)
+    shift = largest_distance(a.affine, b.affine, (columns, rows, len(a.planes)))
+    return shift <= AFFINE_TOLERANCE * min(b.planes[0].spacing)

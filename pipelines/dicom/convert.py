@@ -20,7 +20,7 @@ from pydicom.valuerep import DSfloat
 
 from components.core.text import shown
 from components.scans.b_value import SIDECAR, as_file
-from components.scans.geometry import AFFINE_TOLERANCE, BadVolume
+from components.scans.geometry import AFFINE_TOLERANCE, BadVolume, largest_distance
 from components.scans.volumes import MAX_VOXELS, read
 from pipelines.dicom.choose import Chosen, Volume
 from pipelines.dicom.headers import Plane
@@ -80,8 +80,7 @@ def in_planes(data: np.ndarray, affine: np.ndarray, volume: Volume) -> np.ndarra
     if np.isnan(turn).any():
         raise BadVolume(f"{volume.series.named}: the converted file is not on the grid of the images")
     turned, placed = apply_orientation(data, turn), affine @ inv_ornt_aff(turn, data.shape)
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in turned.shape])).reshape(3, -1)
-    shift = np.linalg.norm((placed - expected)[:3, :3] @ corners + (placed - expected)[:3, 3:], axis=0).max()
+    shift = largest_distance(placed, expected, turned.shape)
     if turned.shape != (columns, rows, len(volume.planes)) or shift > AFFINE_TOLERANCE * min(
         nib.affines.voxel_sizes(expected)
     ):

@@ -5,19 +5,16 @@ is masks/NAME.nii.gz, or masks/NAME_ses-Y.nii.gz. The copy has the volumes with 
 names of the folders. It has nothing else of a DICOM header.
 """
 
-import contextlib
 import fcntl
 import hashlib
 import json
 import logging
-import os
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
+from components.core.code_closure import closure_digest
 from components.core.errors import StepError
 from components.core.step import progress
-from components.core.storage import file_sha256
 from components.core.text import shown
 from components.ingest.file_names import BIDS_DWI, DERIVED, FLAT, SOURCE
 from components.ingest.found_files import in_predictions, prediction_folders
@@ -26,12 +23,13 @@ from components.scans.prediction_mark import TABLE
 from pipelines.atomic_write import read_json, write_bytes, write_json
 from pipelines.dicom.choose import names_series
 from pipelines.dicom.convert import ADC, B0, DWI, SIDECAR_NAME, convert, with_comparable_b0
-from pipelines.dicom.dicom_files import dicom_keys, is_dicom
+from pipelines.dicom.dicom_files import dicom_keys, files_below, holds_dicom
 from pipelines.dicom.masks import find_masks, table_of_predictions
 from pipelines.dicom.owner import LAYOUT, Owner, owner_of_folder
 from pipelines.dicom.studies import Study, find_studies
 from pipelines.file_lock import lock
 from pipelines.folder_files import files_of
+from pipelines.image_tags import PINS
 from pipelines.kept_tables import write_tables
 
 ASK = "without PSEUDONYM_KEY, make check-data says what; it sends nothing"
@@ -50,9 +48,10 @@ def as_nifti(data: str, series: str, state: Path, private: bool = False) -> str:
     folder = Path(data).expanduser().resolve()
     is_local = bool(data) and not data.startswith("s3://") and folder.is_dir()
     called = (lambda _: f"something in DATA ({ASK})") if private else shown
-    keys = list(files_of(folder, called)) if is_local and any(map(is_dicom, _files(folder))) else []
+    keys = list(files_of(folder, called)) if is_local and holds_dicom(folder) else []
     dicom = dicom_keys(folder, [key for key in keys if not SOURCE.search(key)])
-    scans = [key for key in keys if _is_scan(key, prediction_folders(keys))] if dicom else []
+    predicted = prediction_folders(keys)
+    scans = [key for key in keys if _is_scan(key, predicted)] if dicom else []
     if scans:
         logging.warning(
             "left out: %d DICOM files, because DATA has scans in NIfTI or .npy too (%s). Keep them in two folders.",
@@ -89,15 +88,6 @@ def as_nifti(data: str, series: str, state: Path, private: bool = False) -> str:
     return str(copy)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder; what cannot be read is passed over."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                if (path := Path(parent, name)).is_file():
-                    yield path
-
-
 def _is_scan(key: str, predicted: set[str]) -> bool:
     """Return whether a file is a scan in one of the pipeline's layouts: then DATA is not a data set of DICOM."""
     flat = FLAT.match(key)
@@ -124,7 +114,7 @@ def _copy(folder: Path, keys: list[str], studies: list[Study], wanted: frozenset
         _write(copy / key, content)
     kept = {copy / key for key in (*scans, *others)}
     kept |= write_tables(folder, copy, {whose.subject: whose.name for whose in owners})
-    for path in _files(copy):
+    for path in files_below(copy):
         if path not in kept:
             path.unlink()
     return sorted([*lines, *(f"left out   {shown(key)}: {why}" for key, why in left_out.items())])
@@ -137,8 +127,9 @@ def _convert_all(
     memory = copy.with_name("made.json")
     before, made = read_json(memory, {}), {}
     lines: list[str] = []
+    code = closure_digest("pipelines/dicom/data_set.py", extra=[PINS])
     for whose, studies in progress(list(by_owner.items()), total=len(by_owner), what="converted"):
-        home, stamp = studies[0].home, _stamp(studies, wanted)
+        home, stamp = studies[0].home, _stamp(studies, wanted, code)
         done = before.get(home)
         try:
             if whose is None:
@@ -160,11 +151,10 @@ def _convert_all(
     return [key for done in made.values() for key in done["keys"]], lines
 
 
-def _stamp(studies: list[Study], wanted: frozenset[str]) -> str:
-    """Return a digest of what a conversion depends on: the files, SERIES, and our code."""
+def _stamp(studies: list[Study], wanted: frozenset[str], code: str) -> str:
+    """Return a digest of what a conversion depends on: the files, SERIES, and `code`, that of our code and pins."""
     paths = sorted(path for study in studies for one in study.series for path in one.files)
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    code = [file_sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(json.dumps([files, sorted(wanted), code]).encode()).hexdigest()
 
 

@@ -1,7 +1,9 @@
 """Tell DICOM files from others by their first bytes."""
 
+import contextlib
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MAGIC_AT, MAGIC = 128, b"DICM"
@@ -43,3 +45,17 @@ def dicom_keys(folder: Path, keys: Iterable[str]) -> list[str]:
     scans = (".nii", ".nii.gz", ".npy")
     images = (key for key in keys if not key.lower().endswith(scans) and Path(key).name.upper() != DIRECTORY)
     return [key for key in images if is_dicom(folder / key)]
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Return whether a file below a folder is DICOM."""
+    return any(map(is_dicom, files_below(folder)))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder; what cannot be read is passed over."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                if (path := Path(parent, name)).is_file():
+                    yield path

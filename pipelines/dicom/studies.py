@@ -47,14 +47,15 @@ def find_studies(folder: Path, keys: list[str], wanted: frozenset[str]) -> list[
     for one in series:
         by_study[one.study].append(one)
     homes = {uid: _home(folder, [path for one in found for path in one.files]) for uid, found in by_study.items()}
-    chosen = {uid for uid, found in by_study.items() if any({one.uid} & wanted for one in found)}
+    chosen = {uid for uid, found in by_study.items() if any(one.uid in wanted for one in found)}
     studies = []
     for uid, found in by_study.items():
         others = [o for o in homes if o != uid and _within(homes[o], homes[uid])]
-        if others and any(_within(homes[o], homes[uid]) for o in chosen - {uid}) and uid not in chosen:
+        rivals = chosen.intersection(others)
+        if rivals and uid not in chosen:
             continue
         problem = ""
-        if others and not (uid in chosen and not chosen.intersection(others)):
+        if others and (rivals or uid not in chosen):
             people = len({one.patient for o in (uid, *others) for one in by_study[o]})
             problem = (
                 f"{len(others) + 1} studies of {people} patient{'s' * (people > 1)} are in one folder "

@@ -51,6 +51,12 @@ def no_champion(client, place: str = "local") -> str:
     )
 
 
+def require_champion(client, uri: str, place: str) -> None:
+    """Raise StepError if `uri` names the champion and there is none."""
+    if uri.strip().rstrip("/") == CHAMPION and (message := no_champion(client, place)):
+        raise StepError(message)
+
+
 def version(client, model: str, example: str):
     """Return the version that `model` names; `example` is how the command is called.
 

@@ -24,7 +24,7 @@ from components.registry.model_digest import model_digest
 from pipelines.file_lock import lock
 from pipelines.image_tags import ROOT, commit
 from pipelines.models.link_report import NotReached
-from pipelines.models.registry import CHAMPION, no_champion, version
+from pipelines.models.registry import require_champion, version
 from pipelines.models.version_files import VersionFiles
 from pipelines.predict import shareable
 from pipelines.predict.packed_model import CARD, FACTS, MODEL, Package
@@ -84,8 +84,7 @@ def stage(uri: str, folder: Path, registry: str = "", place: str = "local", dige
     from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
-    if uri.strip().rstrip("/") == CHAMPION and (message := no_champion(client, place)):
-        raise StepError(message)
+    require_champion(client, uri, place)
     found = version(client, uri.strip(), EXAMPLE)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -17,7 +17,7 @@ from components.core.step import without_logins
 from components.core.text import shown
 from components.ingest.validate import MODALITY_ADVICE
 from pipelines.image_tags import ROOT
-from pipelines.models.registry import CHAMPION, no_champion
+from pipelines.models.registry import require_champion
 from pipelines.predict.folder import segment_folder
 from pipelines.predict.segmenter import Segmenter
 from pipelines.predict.verified_model import fetch
@@ -58,8 +58,7 @@ class RegisteredSegmenter(Segmenter):
         from mlflow.exceptions import MlflowException
 
         client = mlflow.MlflowClient()
-        if uri.strip().rstrip("/") == CHAMPION and (message := no_champion(client, place)):
-            raise StepError(message)
+        require_champion(client, uri, place)
         try:
             stored, self.uri, tags = fetch(client, uri, Path(self._folder.name), place, digest)
             _replace_entry_of_older_code(stored)
@@ -79,24 +78,16 @@ class RegisteredSegmenter(Segmenter):
 
 
 def predict_folder(
-    source: Path,
-    target: Path,
-    model: str,
-    state: Path,
-    probability: bool,
-    modality_check: bool = True,
-    overwrite: bool = False,
-    place: str = "local",
-    digest: str = "",
-    series: str = "",
-) -> None:
-    """`make predict` of a folder: see `segment_folder`.
+    source: Path, target: Path, model: str, state: Path, probability: bool,
+    place: str = "local", digest: str = "", **options: Any,
+) -> None:  # fmt: skip
+    """`make predict` of a folder; `options` are those of `segment_folder`.
 
     Raises:
         StepError: as `segment_folder` and `RegisteredSegmenter` do.
     """
     load = partial(RegisteredSegmenter, model, state, place, digest)
-    segment_folder(source, target, load, probability, modality_check, overwrite, series)
+    segment_folder(source, target, load, probability, **options)
 
 
 def say_if_code_differs(uri: str, tags: dict[str, str]) -> None:

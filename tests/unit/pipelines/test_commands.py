@@ -77,6 +77,7 @@ def test_experiments_fix_the_version_before_their_first_run(monkeypatch, tmp_pat
         "import pipelines.predict.folder, pipelines.predict.registered_model, pipelines.predict.serve",
         "commands._as_nifti(Namespace(data='s3://bucket/scans', series=''))",
         "commands._as_nifti(Namespace(data='', series=''))",
+        "commands._as_nifti(Namespace(data='manifests', series=''))",
     ],
 )
 def test_what_dicom_needs_is_loaded_for_dicom_alone(code):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from components.core.statistical_power import detectable_difference, half_width
 from pipelines.power_report import power_report
+from pipelines.statistical_power import detectable_difference, half_width
 
 
 def test_a_small_split_is_told_what_folds_would_give():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.core.statistical_power import detectable_difference, half_width
+from pipelines.statistical_power import detectable_difference, half_width
 
 
 @pytest.mark.parametrize("patients", [5, 10, 40])
