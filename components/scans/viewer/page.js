@@ -75,7 +75,10 @@
     scan = opened;
     while (nv.volumes.length) nv.removeVolumeByIndex(nv.volumes.length - 1);
     nv.opts.isOrientationTextVisible = scan.oriented;
-    for (const volume of volumes) nv.addVolume(volume);
+    volumes.forEach((volume, i) => {
+      volume.opacity = opacity(opened.layers[i]); // a layer may have been switched while the volumes were read
+      nv.addVolume(volume);
+    });
     part("layers").replaceChildren(...scan.layers.map(toggle).slice(1));
     part("text").textContent = scan.text;
     slices = volumes[0].dims[3];

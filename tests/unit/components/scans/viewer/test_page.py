@@ -207,6 +207,15 @@ def test_what_is_laid_over_one_scan_is_laid_over_the_next_too(opened):
     assert opened.locator("[data-part=layers] input:checked").count() == 2
 
 
+def test_a_layer_that_is_switched_while_a_scan_is_read_is_shown_as_its_box_says(opened):
+    before = opened.evaluate("viewer.volumes[0].id")
+    press = "key => document.dispatchEvent(new KeyboardEvent('keydown', { key }))"
+    opened.evaluate(f"['n', 'b', 'p'].forEach({press})")
+    opened.wait_for_function("before => viewer.volumes.length == 3 && viewer.volumes[0].id != before", arg=before)
+    assert opened.get_by_label("probability").is_checked()
+    assert opened.evaluate("viewer.volumes[2].opacity") == 0.6
+
+
 def test_masks_and_probabilities_are_laid_over_the_scan_and_taken_off(opened):
     area = make_mask(4)[:, :, 4].mean()
     assert coloured(opened) == pytest.approx(area, rel=0.15)
