@@ -15,6 +15,14 @@ COPIED = (
     ".dockerignore",
 )  # fmt: skip
 SERVICE_VARIABLES = ("AWS_", "S3_", "MLFLOW_")
+LAST_LINES = 5
+
+
+class CommandFailed(subprocess.CalledProcessError):
+    """A command of the copy failed. The message ends with the last lines that it printed."""
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.output.splitlines()[-LAST_LINES:]])
 
 
 class Checkout:
@@ -62,13 +70,13 @@ class Checkout:
         """The same, run to its end; what it printed.
 
         Raises:
-            subprocess.CalledProcessError: it failed, unless `check` is off.
+            CommandFailed: it failed, unless `check` is off.
         """
         process = self.start(*arguments)
         out, _ = process.communicate()
         if check and process.returncode:
             print(out)
-            raise subprocess.CalledProcessError(process.returncode, arguments, out)
+            raise CommandFailed(process.returncode, arguments, out)
         return out
 
     def last_run(self) -> dict:
