@@ -94,6 +94,11 @@ class Template:
     def territory(self) -> np.ndarray:
         return self.territory_mm.argmin(0)
 
+    @cached_property
+    def fossa(self) -> np.ndarray:
+        """Share of each voxel that is cerebellum or brainstem, with soft edges."""
+        return ndimage.gaussian_filter(self.cerebellum.reshape(self.shape).astype(np.float32), 1.5).ravel()
+
     def distance_mm(self, point: np.ndarray, stretch: np.ndarray | float = 1.0) -> np.ndarray:
         """Distance of each voxel from a point, mm, each axis over its stretch."""
         x, y, z = self._squares(point, stretch)

@@ -30,6 +30,8 @@ class Protocol:
     """Half of the scans have none."""
     distortion_mm: Range = (1.0, 15.0)
     """Shift along the phase-encoding axis at the base of the skull."""
+    eddy_mm: Range = (-1.2, 1.2)
+    """Shift of the image at b against that at b = 0, which the ADC map shows at every edge."""
     skull_stripped: float = 0.5
     """Share of scans."""
     masked_air: float = 0.3
@@ -45,6 +47,15 @@ class Protocol:
     gray_over_white: Range = (1.1, 1.55)
     """Brightness of cortex over that of white matter."""
     texture: Range = (0.015, 0.06)
+    white_adc: Range = (0.66, 0.80)
+    gray_adc: Range = (0.72, 0.90)
+    adc_variation: Range = (0.01, 0.06)
+    """Of healthy tissue, from place to place, over its mean."""
+    fossa_adc: Range = (0.80, 1.0)
+    """Of cerebellum and brainstem, over that of the hemispheres. Published means are lower by up to a fifth."""
+    thalamus_adc: Range = (0.85, 1.0)
+    fossa_gain: Range = (0.9, 1.4)
+    """Brightness of cerebellum and brainstem: a coil is nearer to them."""
 
     lesion_adc: Range = (0.3, 0.7)
     lesion_contrast: Range = (1.25, 3.1)
@@ -80,6 +91,9 @@ HELD_OUT = Protocol(
     ventricles_mm=(0.5, 6.5),
     gray_over_white=(1.2, 1.6),
     texture=(0.03, 0.08),
+    white_adc=(0.62, 0.74),
+    gray_adc=(0.70, 0.84),
+    fossa_gain=(1.0, 1.5),
     lesion_adc=(0.35, 0.73),
     lesion_contrast=(1.25, 2.6),
     old_infarcts=0.4,

@@ -28,7 +28,7 @@ from pipelines.demo.protocol import TRAINING, Protocol
 from pipelines.demo.synthesis import Scan, make_scan
 
 GENERATOR = "pipelines.demo.scans"
-GENERATOR_VERSION = "2"  # raise it with any change to a voxel or to the layout
+GENERATOR_VERSION = "3"  # raise it with any change to a voxel or to the layout
 HEADER_DESCRIPTION = b"SYNTHETIC demo, not a patient"
 README = """SYNTHETIC demo scans: not real patients, not for clinical use or research conclusions.
 Simulated from the MNI152 template by pipelines/demo; laid out like ISLES'22 (BIDS).

@@ -21,8 +21,10 @@ from pipelines.demo.lesions import draw_kind, lesion_score, lesion_volume_ml, lo
 from pipelines.demo.patient import around, folds_mm, grown, outlined, template_voxels, tissues
 from pipelines.demo.protocol import TRAINING, Protocol
 
-WHITE_ADC, GRAY_ADC, FLUID_ADC, PLEXUS_ADC = 0.72, 0.82, 3.0, 1.4
+FLUID_ADC, PLEXUS_ADC = 3.0, 1.4
 """1e-3 mm²/s."""
+THALAMUS_MM = ((12, -18, 8), (10, 13, 10))
+"""Centre (|x|, y, z) and radii."""
 MOST_LESION_ADC = 0.73
 SOME_HAVE_NONE = {"zero_fill": 1.0, "ghost": 0.0}
 """Half of the scans."""
@@ -35,7 +37,8 @@ class Scan:
     """A simulated scan (X, Y, S) and the truth behind it.
 
     adc_mm2_s: in mm²/s, 0 where nothing is shown. gray, white: shares of each voxel. look_alikes: name to the share of
-    each voxel of what looks like a lesion but is not one; of `pile_up` and `bright_tissue`, how much brighter they are.
+    each voxel of what looks like a lesion but is not one, and of the posterior fossa, which is bright with a low ADC;
+    of `pile_up` and `bright_tissue`, how much brighter they are.
     facts: what was drawn.
     """
 
@@ -68,7 +71,8 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
 
     kind = draw_kind(rng, volume_ml) if volume_ml else "none"
     rows = {"gray": brain.gray, "white": brain.white, "ventricle_mm": brain.ventricle_mm, "fold_mm": folds_mm(rng)}
-    rows |= look_alikes(rng, protocol)
+    rows |= look_alikes(rng, protocol) | {"fossa": brain.fossa, "less_adc": _less_adc(draw)}
+    rows["gain"] = rows["gain"] * (1 + (draw["fossa_gain"] - 1) * brain.fossa)
     if volume_ml:
         rows["score"] = lesion_score(rng, kind, volume_ml)
     values = brain.sampler(np.stack(list(rows.values()), axis=1), voxels[:, inside])
@@ -86,16 +90,18 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
     fine, coarse = (smooth_field(rng, grid.points, grid.points_mm, mm).ravel()[near][inside] for mm in (4.0, 16.0))
     b = draw["b"] / 1000
     gray, white, fluid = gray * (1 - old), white * (1 - old), fluid + old - choroid
-    gray_s0, white_s0 = draw["gray_over_white"] * np.exp(b * GRAY_ADC), np.exp(b * WHITE_ADC)
+    gray_adc, white_adc = draw["gray_adc"], draw["white_adc"]
+    gray_s0, white_s0 = draw["gray_over_white"] * np.exp(b * gray_adc), np.exp(b * white_adc)
     fluid_s0, choroid_s0 = rng.uniform(1.8, 4.0) * white_s0, rng.uniform(0.9, 2.0) * np.exp(b * PLEXUS_ADC)
     gain = sampled["gain"] * (1 + draw["texture"] * (fine + coarse)) * (1 + rng.uniform(0.4, 1.2) * shine)
-    adc_up = 0.28 * shine + 0.03 * coarse
+    uneven = 1 - sampled["less_adc"] + draw["adc_variation"] * (0.6 * fine + coarse)
     lesion_gain, lesion_adc = _lesion(rng, draw, share, fine, coarse)
+    lesion_adc *= 1 - sampled["less_adc"]
 
     def signal(b: float) -> np.ndarray:
         """Of each point inside, 1 for white matter at the scan's b."""
-        healthy = (gray * gray_s0 * np.exp(-b * GRAY_ADC) + white * white_s0 * np.exp(-b * WHITE_ADC)) * np.exp(
-            -b * adc_up
+        healthy = np.exp(-b * 0.28 * shine) * (
+            gray * gray_s0 * np.exp(-b * gray_adc * uneven) + white * white_s0 * np.exp(-b * white_adc * uneven)
         )
         infarct = (gray * gray_s0 + white * white_s0) * lesion_gain * np.exp(-b * lesion_adc)
         fluids = fluid * fluid_s0 * np.exp(-b * FLUID_ADC) + choroid * choroid_s0 * np.exp(-b * PLEXUS_ADC)
@@ -115,11 +121,14 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
         images.append(grid.slices(points))
         outside *= np.exp(-b)
     b0, dwi = images
+    pixels = draw["eddy_mm"] / grid.acquired_mm[1]
+    b0 = b0 + abs(pixels) * (np.roll(b0, int(np.sign(pixels)), axis=1) - b0)
     dwi, b0 = _received(rng, draw, grid, dwi, b0)
 
     shares = {"gray": gray, "white": white, "lesion": share * (gray + white)}
     shares |= {"shine_through": shine * (gray + white), "choroid_plexus": choroid, "old_infarct": old}
-    shares |= {"pile_up": piled[inside].clip(1) - 1, "bright_tissue": sampled["gain"].clip(1) - 1}
+    shares |= {"fossa": sampled["fossa"], "pile_up": piled[inside].clip(1) - 1}
+    shares |= {"bright_tissue": sampled["gain"].clip(1) - 1}
     shares = {name: grid.interpolated(of_slices(values)) for name, values in shares.items()}
     mask = outlined(shares.pop("lesion"), volume_ml * 1000 / np.prod(np.linalg.norm(grid.affine[:3, :3], axis=0)))
 
@@ -142,12 +151,19 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
     )
 
 
+def _less_adc(draw: dict[str, float]) -> np.ndarray:
+    """Return by which share the ADC of each template voxel is below that of the hemispheres."""
+    brain, (centre, radii) = template(), THALAMUS_MM
+    bumps = sum(brain.bump(np.array(centre) * [x, 1, 1], radii) for x in (-1, 1))
+    return (1 - draw["fossa_adc"]) * brain.fossa + (1 - draw["thalamus_adc"]) * np.minimum(bumps, 1)
+
+
 def _lesion(
     rng: np.random.Generator, draw: dict[str, float], share: np.ndarray, fine: np.ndarray, coarse: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how much longer T2 makes the lesion's signal at b = 0, and its ADC in 1e-3 mm²/s, at each point."""
     adc, b = draw["lesion_adc"], draw["b"] / 1000
-    gain = np.clip(draw["lesion_contrast"] / np.exp(b * (WHITE_ADC + 0.03 - adc)), 0.95, 2.4)
+    gain = np.clip(draw["lesion_contrast"] / np.exp(b * (draw["white_adc"] + 0.03 - adc)), 0.95, 2.4)
     uneven = rng.uniform(0.03, 0.18, 2)
     adc = adc * (1 + uneven[0] * coarse + 0.4 * uneven[0] * fine) + rng.uniform(0, 0.15) * (1 - share)
     return gain * (1 + uneven[1] * (coarse + 0.5 * fine)).clip(0.7, 1.6), adc.clip(0.2, MOST_LESION_ADC)

@@ -1,5 +1,6 @@
 """Synthetic scans look like real ones in what can be counted, and their masks hold infarcts and nothing else."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -132,11 +133,42 @@ def test_the_mask_has_the_volume_that_was_asked_for(noted):
         assert volume_ml == pytest.approx(scan.facts["lesion_ml_asked"], rel=0.25, abs=0.05)
 
 
-def test_adc_is_that_of_tissue_and_fluid_whatever_b(scans):
+def healthy(scan, low=-1.0, high=1.0):
+    """Tissue that nothing else changes, where a share of it is cerebellum or brainstem, from `low` to `high`."""
+    plain = ~ndimage.binary_dilation(scan.mask, iterations=3) & (scan.look_alikes["shine_through"] < 0.05)
+    return plain & (scan.look_alikes["fossa"] >= low) & (scan.look_alikes["fossa"] <= high)
+
+
+def test_adc_is_that_of_tissue_whatever_b(scans):
     for scan in scans:
-        plain = ~scan.mask & (scan.look_alikes["shine_through"] < 0.05)
-        assert np.median(scan.adc_mm2_s[plain & (scan.gray > 0.9)]) == pytest.approx(0.82e-3, rel=0.15)
-        assert np.median(scan.adc_mm2_s[plain & (scan.white > 0.9)]) == pytest.approx(0.72e-3, rel=0.15)
+        cerebrum = healthy(scan, high=0.05)
+        for name in ("gray", "white"):
+            found = np.median(scan.adc_mm2_s[cerebrum & (getattr(scan, name) > 0.9)])
+            assert found == pytest.approx(scan.facts[f"{name}_adc"] / 1000, rel=0.15)
+
+
+def test_cerebellum_and_brainstem_have_a_lower_adc_and_are_brighter(scans):
+    ratios = []
+    for scan in scans:
+        cerebrum, fossa = (healthy(scan, *share) & (scan.white > 0.7) for share in ((-1, 0.05), (0.95, 1)))
+        if fossa.sum() > 300:
+            adc = np.median(scan.adc_mm2_s[fossa]) / np.median(scan.adc_mm2_s[cerebrum])
+            assert adc == pytest.approx(scan.facts["fossa_adc"], abs=0.12)
+            ratios.append((scan.facts["fossa_gain"], np.median(scan.dwi[fossa]) / np.median(scan.dwi[cerebrum])))
+    gain, brightness = np.array(ratios).T
+    assert len(gain) >= 4 and np.median(brightness / gain) > 1
+
+
+def test_the_adc_map_shows_the_shift_between_its_two_images():
+    """At an edge of fluid along the second axis, and not along the first."""
+    still, shifted = (
+        make_scan(SEED, 1, replace(TRAINING, eddy_mm=(mm, mm), noise=(0.0, 0.0), ghost=(0.0, 0.0))) for mm in (0.0, 1.2)
+    )
+    change = np.abs(shifted.adc_mm2_s - still.adc_mm2_s)
+    assert np.array_equal(still.dwi, shifted.dwi)
+    steep_y, steep_x = (np.abs(np.gradient(still.adc_mm2_s, axis=axis)) for axis in (1, 0))
+    along, across = steep_y > 4 * steep_x + 5e-4, steep_x > 4 * steep_y + 5e-4
+    assert change[along].mean() > 1.5 * change[across].mean() > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
