@@ -1,7 +1,7 @@
 """What a model is worth: ours, MONAI's AttentionUnet and the user's own recipe after equal seconds on equal patients.
 
     python -m tests.benchmarks worth [seconds=300] [seeds=3] [patients=48] [real=folder] [presets="best baseline"]
-        [set="base_channels=16"]
+        [set="inputs=dwi+adc"]
 
 All learn from the same synthetic patients at the grid, width and batch size of the demo, for so many seconds with each
 seed. They are tested on unseen synthetic patients, a third as many, of another seed and of shifted ranges, and on the

@@ -1,5 +1,7 @@
 """MONAI's AttentionUnet with the recipe that its tutorials teach, out of MONAI's own parts.
 
+It sees what our network sees: the DWI, or the DWI and the ADC map as two channels.
+
 Pixels of 1.5 mm, z-score over the voxels that are not zero, crops of slices half of them around lesion, flips,
 rotation, scale, noise, Dice plus cross-entropy, AdamW at a rate that falls along a cosine, the weights with the best
 Dice of the validation patients; each slice predicted in sliding windows, the probability brought home to the scan.
@@ -8,7 +10,7 @@ Dice of the validation patients; each slice predicted in sliding windows, the pr
 import copy
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +43,11 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 
+from components.artifacts.cases import Case
 from components.core.machine import cpus
 from components.core.settings import Settings
 from components.evaluate.metrics import case_metrics
+from components.model.grid import CHANNELS
 from components.scans.volumes import read
 from tests.benchmarks.worth_cost import Cost, at_start
 from tests.benchmarks.worth_scans import labelled
@@ -66,13 +70,14 @@ def train(data: Path, model: Path, settings: Settings, seconds: float, seed: int
     at_start()
     torch.set_num_threads(cpus())
     side, start = settings.image_size, time.perf_counter()
-    training, validation = (_cached(data, subset, side) for subset in ("train", "val"))
+    channels = CHANNELS[settings.inputs]
+    training, validation = (_cached(data, subset, side, channels) for subset in ("train", "val"))
     loader = DataLoader(training, batch_size=max(1, settings.batch_size // CROPS), shuffle=True)
     prepared = time.perf_counter() - start
 
-    epochs = _epochs_within(seconds, settings.base_channels, loader, validation, side)
+    epochs = _epochs_within(seconds, settings.base_channels, len(channels), loader, validation, side)
     set_determinism(seed)
-    learner = Learner(settings.base_channels, epochs * len(loader))
+    learner = Learner(settings.base_channels, len(channels), epochs * len(loader))
     validated = {round(epochs * (n + 1) / VALIDATIONS) for n in range(VALIDATIONS)}
     best, weights, start = -1.0, {}, time.perf_counter()
     with Cost() as cost:
@@ -82,7 +87,7 @@ def train(data: Path, model: Path, settings: Settings, seconds: float, seed: int
                 best, weights = dice, copy.deepcopy(learner.network.state_dict())
     model.mkdir(parents=True, exist_ok=True)
     torch.save(weights, model / "weights.pt")
-    (model / "facts.json").write_text(json.dumps({"side": side, "width": settings.base_channels}))
+    (model / "facts.json").write_text(json.dumps({"side": side, "width": settings.base_channels, "channels": channels}))
     took = time.perf_counter() - start
     return {"seconds": took, "prepared_seconds": prepared, "epochs": epochs, **cost.as_dict()}
 
@@ -91,13 +96,13 @@ def measure(model: Path, cases: Path) -> list[dict]:
     """Return the metrics of each labelled scan, in its own space."""
     facts = json.loads((model / "facts.json").read_text())
     torch.set_num_threads(cpus())
-    network = _network(facts["width"]).to(_where()).eval()
+    network = _network(facts["width"], len(facts["channels"])).to(_where()).eval()
     network.load_state_dict(torch.load(model / "weights.pt", weights_only=True))
     prepare = Compose([*_placed(("image",), facts["side"]), _normalized()])
     home = Invertd("probability", prepare, "image", nearest_interp=False)
     results = []
     for record in labelled(cases):
-        scan = prepare({"image": cases / record.files["dwi"]})
+        scan = prepare({"image": _images(cases, record, facts["channels"])})
         scan["probability"] = _probability(network, scan["image"], facts["side"])
         predicted = np.asarray(home(scan)["probability"][0]) >= 0.5
         truth = read(cases / record.files["mask"])[0] > 0
@@ -108,10 +113,10 @@ def measure(model: Path, cases: Path) -> list[dict]:
 class Learner:
     """The network with its loss and its optimiser, whose rate falls to 0 over so many steps."""
 
-    def __init__(self, width: int, steps: int):
+    def __init__(self, width: int, channels: int, steps: int):
         self.where = _where()
         self.mixed = self.where.type == "cuda"
-        self.network = _network(width).to(self.where)
+        self.network = _network(width, channels).to(self.where)
         self.loss = DiceCELoss(sigmoid=True)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, steps)
@@ -130,9 +135,11 @@ class Learner:
             self.schedule.step()
 
 
-def _epochs_within(seconds: float, width: int, loader: DataLoader, validation: CacheDataset, side: int) -> int:
+def _epochs_within(
+    seconds: float, width: int, channels: int, loader: DataLoader, validation: CacheDataset, side: int
+) -> int:
     """How many passes over the patients fit beside the validations; measured on a network that is then left."""
-    learner, marks = Learner(width, 2 * len(loader)), []
+    learner, marks = Learner(width, channels, 2 * len(loader)), []
     for step in (learner.learn, learner.learn, lambda _: _validated(learner.network, validation, side)):
         marks.append(time.perf_counter())
         step(loader)
@@ -153,14 +160,18 @@ def _placed(keys: tuple[str, ...], side: int) -> list[Transform]:
 
 
 def _normalized() -> Transform:
-    return NormalizeIntensityd("image", nonzero=True)
+    return NormalizeIntensityd("image", nonzero=True, channel_wise=True)
 
 
-def _cached(data: Path, subset: str, side: int) -> CacheDataset:
+def _images(cases: Path, record: Case, channels: Sequence[str]) -> list[Path]:
+    return [cases / record.files[channel] for channel in channels]
+
+
+def _cached(data: Path, subset: str, side: int, channels: Sequence[str]) -> CacheDataset:
     """Random crops of the scans to train on, the whole scans to validate on."""
     names = set(json.loads((data / "split.json").read_text())["cases"][subset])
     files = [
-        {"image": data / "cases" / record.files["dwi"], "label": data / "cases" / record.files["mask"]}
+        {"image": _images(data / "cases", record, channels), "label": data / "cases" / record.files["mask"]}
         for record in labelled(data / "cases")
         if record.case in names
     ]
@@ -188,8 +199,8 @@ def _augmented(side: int) -> list[Transform]:
     ]  # fmt: skip
 
 
-def _network(width: int) -> AttentionUnet:
-    return AttentionUnet(2, 1, 1, [width * level for level in LEVELS], [2] * (len(LEVELS) - 1))
+def _network(width: int, channels: int) -> AttentionUnet:
+    return AttentionUnet(2, channels, 1, [width * level for level in LEVELS], [2] * (len(LEVELS) - 1))
 
 
 @torch.inference_mode()

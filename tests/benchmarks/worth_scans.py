@@ -14,9 +14,9 @@ from components.core.settings import Settings
 from components.ingest.discover import discover
 from components.ingest.ingest import check
 from components.preprocess.preprocess import preprocess
-from components.scans.volumes import nifti_bytes
 from components.split.split import split
 from pipelines.demo.protocol import HELD_OUT, TRAINING, Protocol
+from pipelines.demo.scans import write_image
 from pipelines.demo.synthesis import make_scan
 
 TRAINING_SEED, UNSEEN_SEED = 42, 2024
@@ -37,7 +37,7 @@ def unseen_set(folder: Path, patients: int) -> Path:
 
 
 def write_scans(folder: Path, patients: int, seed: int, protocol: Protocol) -> Path:
-    """Write synthetic patients as images and masks; return the folder."""
+    """Write synthetic patients, each with its ADC map and its mask, in BIDS layout; return the folder."""
     with ProcessPoolExecutor(cpus(), multiprocessing.get_context("spawn")) as pool:
         list(pool.map(partial(_write, folder, seed, protocol), range(patients)))
     return folder
@@ -45,9 +45,10 @@ def write_scans(folder: Path, patients: int, seed: int, protocol: Protocol) -> P
 
 def _write(folder: Path, seed: int, protocol: Protocol, patient: int) -> None:
     scan = make_scan(seed, patient, protocol)
-    for kind, volume in (("images", scan.dwi), ("masks", scan.mask.astype(np.uint8))):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        (folder / kind / f"patient{patient:04d}.nii.gz").write_bytes(nifti_bytes(volume, scan.affine))
+    name = f"sub-{patient:04d}"
+    write_image(folder / name / "dwi" / f"{name}_dwi.nii.gz", scan.dwi, scan.affine)
+    write_image(folder / name / "dwi" / f"{name}_adc.nii.gz", (1e3 * scan.adc_mm2_s).astype(np.float32), scan.affine)
+    write_image(folder / "derivatives" / name / f"{name}_msk.nii.gz", scan.mask.astype(np.uint8), scan.affine)
 
 
 def ingested(scans: Path, cases: Path) -> Path:

@@ -65,13 +65,17 @@ def test_seconds_of_steps_and_of_loading_are_told_apart(monkeypatch):
 
 
 @pytest.mark.slow
-def test_all_of_it_in_small(tmp_path, write_case):
+@pytest.mark.parametrize("inputs", ["dwi", "dwi+adc"])
+def test_all_of_it_in_small(inputs, tmp_path, write_case):
     """Every side has its figures on both sets, and its cost."""
     pytest.importorskip("monai", reason="needs MONAI: .venv/bin/python -m pip install -r requirements-dev.txt")
     for seed in range(2):
         real, lesion, _ = phantom(seed)
-        write_case(tmp_path / "real", f"sub-{seed}", affine=real.affine, dwi=real.voxels, mask=lesion.astype(np.uint8))
-    rows = list(measure(1, 1, 6, str(tmp_path / "real"), "best baseline", TINY, tmp_path / "build"))
+        adc = np.where(real.voxels > 0, 0.8 - 0.4 * lesion, 0).astype(np.float32)
+        images = {"dwi": real.voxels, "adc": adc, "mask": lesion.astype(np.uint8)}
+        write_case(tmp_path / "real", f"sub-{seed}", affine=real.affine, **images)
+    settings = f"{TINY} inputs={inputs}"
+    rows = list(measure(1, 1, 6, str(tmp_path / "real"), "best baseline", settings, tmp_path / "build"))
     for name, patients in (("synthetic", 2), ("real", 2)):
         of = {row["of"]: row for row in rows if row.get("on") == name and row["what"] == "Dice"}
         assert set(of) == {"best", "MONAI", "baseline", "rule"}
