@@ -44,7 +44,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
-PYTEST := $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 20
+PYTEST := $(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations 20
 DEV_INSTALLED := $(VENV)/.installed-dev
 
 SBOM := $(PYTHON) -W ignore -m cyclonedx_py requirements --output-reproducible --pyproject pyproject.toml --mc-type application

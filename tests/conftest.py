@@ -27,12 +27,24 @@ TOGETHER = {
 LONGEST_FIRST = ("e2e", "integration", "relations", "corpus", "unit")
 
 sys.modules.setdefault("rfc3987_syntax", None)  # Kubernetes' client imports it, for a second: no test needs it
+MOST_WORKERS = 4
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
+
+
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    # Each worker and what it starts have one core: threads and processes of several workers would wait for each other.
+    # Threads of several workers would wait for each other. With a core for each worker, so would their processes.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
+    if hasattr(os, "sched_setaffinity") and int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) <= len(cores := _cores()):
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more worker than cores: while one waits for a server, another computes."""
+    return min(MOST_WORKERS, len(_cores()) + 1)
 
 
 @pytest.hookimpl(optionalhook=True)

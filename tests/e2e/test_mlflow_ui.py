@@ -73,6 +73,7 @@ def test_an_overlay_can_be_looked_at(page, run_url, checkout, first):
     assert image.evaluate("i => i.naturalWidth") > 300
 
 
+@pytest.mark.slow
 def test_the_versions_page_shows_its_card_and_leads_to_the_whole_of_it(page, checkout, first):
     uri = checkout.services()["MLFLOW_TRACKING_URI"]
     page.goto(first["links"]["model"])

@@ -250,6 +250,7 @@ def test_patients_whose_history_began_with_synthetic_scans_keep_their_subsets(pi
     assert subsets(pipeline.split(22)) == subsets(patients)
 
 
+@pytest.mark.slow
 def test_a_split_into_folds_continues_one_with_as_many_folds_and_a_single_split_a_single_one(pipeline):
     single = pipeline.run(12)
     dealt = pipeline.split(12, folds=3)
@@ -264,6 +265,7 @@ def test_a_split_into_folds_continues_one_with_as_many_folds_and_a_single_split_
     assert all(set(single.patients[subset]) <= set(again.patients[subset]) for subset in single.patients)
 
 
+@pytest.mark.slow
 def test_with_nothing_changed_a_split_into_folds_comes_from_the_cache(pipeline):
     before = pipeline.history(12, folds=3)
     pipeline.split(12, folds=3)

@@ -277,6 +277,7 @@ class TestFolder:
         assert "grid" in rows["bad_dwi"]["refused"]
         assert len(rows) == 4
 
+    @pytest.mark.slow
     def test_the_b_value_is_the_scans_own_else_that_of_the_models_training_and_it_is_said(
         self, champion, put, segment, make_scan, tmp_path, caplog
     ):
@@ -333,6 +334,7 @@ class TestFolder:
         put(tmp_path / "in" / "a_adc.nii.gz", make_scan()[1][1:])
         assert segment(tmp_path / "in")["a_dwi"]["refused"] == ""
 
+    @pytest.mark.slow
     def test_a_scan_without_lesion_is_said_in_words(self, champion, put, segment, tmp_path, caplog):
         champion(bias=-100.0)
         put(tmp_path / "in" / "a.nii.gz")

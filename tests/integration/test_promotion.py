@@ -233,6 +233,7 @@ class TestSyntheticVersions:
         assert text.startswith("there is no champion: it learnt from synthetic scans alone, and there are versions")
         assert champion(client) is None
 
+    @pytest.mark.slow
     def test_two_of_them_are_compared_by_the_policy_and_not_by_the_floors(self, client, demo, register):
         settle(client, register(2, synthetic=True), compared(0.56, 0.5, synthetic=True), summary=WORSE_THAN_RULE)
         assert champion(client) == "2"
@@ -366,6 +367,7 @@ def test_a_comparison_with_another_champion_than_the_present_one_decides_nothing
     assert champion(client) == "3"
 
 
+@pytest.mark.slow
 def test_a_retry_takes_no_decision_twice(client, two):
     for dice in (0.45, 0.56):
         comparison = compared(dice, 0.5)
@@ -462,6 +464,7 @@ def test_there_is_nothing_to_go_back_to_before_the_first(client, two, tmp_path):
         promotion.rollback("", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_alias_that_was_moved_by_hand_is_noticed_and_can_be_put_on_record(client, two, tmp_path, capsys):
     client.set_registered_model_alias(MODEL_NAME, "champion", "2")
     assert promotion.champion(tmp_path) == 1

@@ -117,6 +117,7 @@ def test_two_processes_learn_what_one_learns(train, checkpoints, more):
             assert shared[what] == pytest.approx(alone[what], abs=2e-3), (what, alone["epoch"])
 
 
+@pytest.mark.slow
 def test_the_model_of_a_deeply_supervised_training_loads_as_any_other(train, checkpoints):
     network, _ = load_model(train("deep", launch, deep_supervision=True))
     assert {name.partition(".")[0] for name in network.state_dict()} == {
@@ -224,6 +225,7 @@ def test_what_the_weights_cost_is_known_of_every_run_that_has_them(train, checkp
     assert cut["training_seconds"] == cut["training_seconds_taken_over"] == plain["training_seconds"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_gone_on_with_under_another_cut(train, checkpoints, monkeypatch):
     whole = history(train("whole plain", launch, seed=7))
     checkpoints.delete([o.key for o in checkpoints.list()])

@@ -62,7 +62,7 @@ def runs(step: str) -> set[str]:
     return seen
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("module", MODULES)
 def test_a_changed_module_changes_the_tags_of_the_steps_that_run_it_and_no_other(module, checkout):
     assert changed_by(checkout / module) == {step for step in STEPS if module in runs(step)}

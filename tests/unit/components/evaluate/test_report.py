@@ -120,6 +120,7 @@ def test_ten_samples_and_two_plots_are_all_on_the_page(page_of, sample):
     assert page_of(["P1"], [sample] * 10).count("<img") == 12
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["P", "<" * 200], ids=["plain", "long names that grow when escaped"])
 @pytest.mark.parametrize("shift", [0, 5], ids=["all right", "all failed"])

@@ -59,6 +59,7 @@ def test_it_is_what_simpleitk_finds_on_the_whole_grid():
     assert unevenness(without_bias(shaded), theirs, brain) < 0.03
 
 
+@pytest.mark.slow
 def test_it_is_the_same_every_time_and_whatever_the_layout_in_memory():
     shaded = phantom()[0] * shading((32, 28, 6))
     first = without_bias(shaded)
@@ -83,6 +84,7 @@ def test_noise_below_zero_and_a_lone_bright_voxel_give_finite_values():
         assert np.isfinite(without_bias(volume)).all()
 
 
+@pytest.mark.slow
 def test_around_the_head_the_field_stays_within_what_was_seen():
     shaded = phantom()[0] * shading((32, 28, 6))
     brain = shaded > shaded.mean()

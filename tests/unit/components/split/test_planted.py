@@ -53,6 +53,7 @@ def test_a_planted_copy_in_another_subset_stops_the_run_and_both_are_named(ran, 
         ran(planted)
 
 
+@pytest.mark.slow
 def test_the_copy_under_the_patient_s_own_name_is_a_session_of_it(ran, scans, tmp_path, write_case):
     files = originals(scans)
     for name, file in files.items():

@@ -37,6 +37,7 @@ def test_each_run_goes_through_the_cluster_and_the_comparison_into_its_mlflow(
     assert any(name.startswith("experiments ") for name in names)
 
 
+@pytest.mark.slow
 def test_a_second_start_sends_only_the_first_run(experiments, kubeflow):
     experiments()
     assert experiments() == 0

@@ -53,6 +53,7 @@ def test_it_is_the_golden_file_to_the_byte(cluster, golden):
     assert compiled_text(cluster) == golden.read_text()
 
 
+@pytest.mark.slow
 def test_the_train_step_of_each_fold_has_all_that_a_train_step_has(tmp_path):
     """GPU, place, retries, time limit, memory and labels: that of one split, but for its own name and fold."""
     one = ClusterSettings("registry.example.org/stroke", 1, "nvidia.com/gpu", "gpu=a100", "nvidia.com/gpu")
@@ -72,6 +73,7 @@ def test_the_train_step_of_each_fold_has_all_that_a_train_step_has(tmp_path):
     assert tasks_of_folds["ensemble"]["retryPolicy"]["maxRetryCount"] == NEEDS["ensemble"].retries
 
 
+@pytest.mark.slow
 def test_on_several_nodes_the_step_of_each_fold_only_watches(tmp_path):
     several = ClusterSettings("registry.example.org/stroke", 2, nodes=2, folds=3)
     containers, _ = compiled(tmp_path / "p.yaml", several)

@@ -98,6 +98,7 @@ def test_with_nothing_changed_it_says_so(kind_run, kubeflow, capsys, last_run):
     assert {name for name, step in last_run()["steps"].items() if step["cached"]} == set(STEPS[1:5])
 
 
+@pytest.mark.slow
 def test_the_last_line_is_a_command_that_works_as_it_stands(kind_run, cluster, kubeflow, tracking, monkeypatch, capsys):
     assert kind_run() == 0
     assert capsys.readouterr().out.endswith("  next   make predict TARGET=kind INPUT=scan.nii.gz OUTPUT=mask.nii.gz\n")

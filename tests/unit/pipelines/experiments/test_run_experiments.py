@@ -82,6 +82,7 @@ def test_a_second_start_goes_through_the_first_run_alone_and_compares_again(run,
     assert "4 of 4: n4, seed 43\n      finished before, in run 004-demo+n4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_seeds_or_presets_add_to_what_is_there(run, pipeline):
     run("n4", seeds="1")
     pipeline.calls.clear()
@@ -121,6 +122,7 @@ def test_what_is_not_todays_runs_again(run, pipeline, change):
     assert pipeline.calls == FOUR[:2]
 
 
+@pytest.mark.slow
 def test_other_code_runs_again(run, pipeline, monkeypatch):
     run(seeds="1")
     pipeline.calls.clear()
@@ -151,6 +153,7 @@ def test_without_baseline_there_is_nothing_to_compare_with(run, pipeline, refuse
     assert pipeline.calls == FOUR[:1]
 
 
+@pytest.mark.slow
 def test_a_seed_with_other_test_patients_is_left_out_and_named(run, pipeline, left, capsys):
     pipeline.test_patients = lambda seed: ["p1", "p2"] if seed == 42 else ["p2", "p3"]
     assert run() == 1
@@ -169,6 +172,7 @@ def test_the_cost_of_a_training_that_was_taken_over_is_counted(run, left):
     assert (n4["training_seconds"], n4["run_seconds"]) == (15.0, 35.0)  # 30 of the steps, 5 trained before
 
 
+@pytest.mark.slow
 def test_where_mlflow_fails_at_the_end_the_page_is_kept_and_it_is_said_in_words(run, left, monkeypatch, capsys):
     def full(*_):
         raise MlflowException("no space left")

@@ -50,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "my folder"
 
 
+@pytest.mark.slow
 def test_one_without_pip_gets_it_and_keeps_the_rest(folder):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
     (folder / ".venv/kept").touch()
@@ -76,6 +77,7 @@ def test_a_sound_one_is_left_alone(folder):
     assert make_venv(folder).returncode == 0
 
 
+@pytest.mark.slow
 def test_debian_without_python3_venv_is_told_which_package_and_goes_on_from_there(folder):
     for _ in range(2):
         made = make_venv(folder, python3=WITHOUT_ENSUREPIP)
@@ -113,6 +115,7 @@ def test_a_named_python_that_does_not_fit_is_refused_though_another_would(base, 
     assert f"{folder}/on path/python3\n" in made.stderr
 
 
+@pytest.mark.slow
 def test_a_named_python_makes_it(folder):
     made = make_venv(folder, base=sys.executable, python3=OLD)
     assert (made.returncode, made.stderr) == (0, "")

@@ -186,6 +186,7 @@ def test_the_canvas_shows_the_slice_that_is_asked_for(opened):
     assert opened.locator("[data-part=slice]").input_value() == "2"
 
 
+@pytest.mark.slow
 def test_keys_go_to_the_next_scan_and_back_and_around(opened):
     opened.keyboard.press("o")
     for key, name, seed, expected in (("n", "second", 2, 3), ("n", "first", 1, 4), ("b", "second", 2, 3)):
@@ -207,6 +208,7 @@ def test_what_is_laid_over_one_scan_is_laid_over_the_next_too(opened):
     assert opened.locator("[data-part=layers] input:checked").count() == 2
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_switched_while_a_scan_is_read_is_shown_as_its_box_says(opened):
     before = opened.evaluate("viewer.volumes[0].id")
     press = "key => document.dispatchEvent(new KeyboardEvent('keydown', { key }))"
