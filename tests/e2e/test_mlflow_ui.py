@@ -50,6 +50,7 @@ def below(run_url: str, path: str) -> str:
     return f"{page}/{path}?{view}"
 
 
+@pytest.mark.slow
 def test_the_run_page_shows_the_metrics(page, run_url, first):
     page.goto(run_url)
     page.get_by_text("test_dice_mean").first.wait_for()

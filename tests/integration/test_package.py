@@ -189,6 +189,7 @@ def test_a_version_that_differs_from_the_registry_is_not_packed(champion, regist
         package.stage(CHAMPION, tmp_path / "staged")
 
 
+@pytest.mark.slow
 def test_a_version_without_our_weights_is_not_packed(old_champion, tmp_path):
     with pytest.raises(StepError, match=r"has no best_model\.pth with model\.json: it is too old"):
         package.stage(CHAMPION, tmp_path / "staged")

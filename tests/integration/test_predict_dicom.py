@@ -151,6 +151,7 @@ def test_a_second_call_replaces_its_own_files_and_no_others(predict, voxels, tmp
     assert pydicom.dcmread(answer / "segmentation.dcm").Manufacturer == "dwi-stroke"
 
 
+@pytest.mark.slow
 def test_a_corrected_answer_is_kept(predict, voxels, tmp_path):
     write_series(tmp_path / "in", voxels, placed(), Study())
     predict(tmp_path / "in")
@@ -177,6 +178,7 @@ def test_a_model_that_sees_adc_gets_the_map_of_the_study(champion, predict, voxe
     assert row["mask"] and "ADC map: series 5" in row["noted"]
 
 
+@pytest.mark.slow
 def test_without_an_adc_map_it_is_computed_with_the_b_value_of_the_header(champion, predict, make_scan, tmp_path):
     champion(inputs="dwi+adc")
     study, (dwi, adc, _) = Study(), make_scan(3)

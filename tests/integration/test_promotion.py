@@ -328,6 +328,7 @@ def test_the_champion_is_evaluated_with_its_own_weights_and_facts(two):
     assert seen["first"] == next(AttentionUNet(4).parameters()).flatten()[0].item()
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("tags", "facts", "why"),
@@ -489,6 +490,7 @@ def put_into_bucket(facts: dict, **other) -> None:
     Ledger().storage.put(entry.key, blob)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("coded", [True, False], ids=["with the last one's code", "without a code"])
 def test_a_decision_that_the_bucket_alone_makes_is_not_carried_out(client, two, tmp_path, capsys, coded):
@@ -551,6 +553,7 @@ def test_a_ledger_without_codes_is_adopted_and_continued(client, two, tmp_path, 
     assert "The ledger is complete, and agrees with the registry." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "alter",

@@ -125,6 +125,7 @@ def test_the_model_of_a_deeply_supervised_training_loads_as_any_other(train, che
     }
 
 
+@pytest.mark.slow
 def test_each_part_of_the_recipe_is_in_mlflow_and_the_model_loads_with_its_norm(train, checkpoints):
     model = train("recipe", launch, **RECIPE)
     network, facts = load_model(model)
@@ -238,6 +239,7 @@ def test_a_killed_training_is_gone_on_with_under_another_cut(train, checkpoints,
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("more", [{"deep_supervision": True}, {"loss": "dice"}, {"seed": 9}], ids=str)
 def test_what_decides_the_weights_is_another_training(train, checkpoints, more):

@@ -138,6 +138,7 @@ with step("train"), data_workers.at_work():
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_for_another_reason_leaves_no_worker_and_ends():
     done = subprocess.run(
         [sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=100,

@@ -21,6 +21,7 @@ def experiments(cluster, tracking):
     return lambda: cluster("experiments", *what, "--seeds", "1")
 
 
+@pytest.mark.slow
 def test_each_run_goes_through_the_cluster_and_the_comparison_into_its_mlflow(
     experiments, kubeflow, tracking, tmp_path, capsys
 ):

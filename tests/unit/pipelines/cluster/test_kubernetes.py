@@ -232,6 +232,7 @@ def test_more_gpus_get_more_cores_and_memory(tmp_path):
     assert (one["resourceMemoryLimit"], four["resourceMemoryLimit"]) == ("32Gi", "128Gi")
 
 
+@pytest.mark.slow
 def test_on_several_nodes_the_step_itself_only_watches(tmp_path):
     containers, pods = compiled(
         tmp_path / "p.yaml", ClusterSettings("registry.example.org/stroke", 4, "amd.com/gpu", nodes=2)

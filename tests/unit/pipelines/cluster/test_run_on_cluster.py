@@ -230,6 +230,7 @@ def test_why_a_pod_waits_is_told_once_while_it_waits(kind_run, kubeflow, kuberne
 DEFAULTS = "spec: {{ttlStrategy: {{secondsAfterCompletion: 3600}}, templateDefaults: {}}}"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("data", "said"),
     [

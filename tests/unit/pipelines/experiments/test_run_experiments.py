@@ -73,6 +73,7 @@ def test_it_ends_with_a_table_a_page_the_numbers_and_a_run_in_mlflow(run, pipeli
     assert kept.info.run_id in out
 
 
+@pytest.mark.slow
 def test_a_second_start_goes_through_the_first_run_alone_and_compares_again(run, pipeline, capsys):
     run()
     pipeline.calls.clear()

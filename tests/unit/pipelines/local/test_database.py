@@ -58,6 +58,7 @@ def schema(path: Path) -> str:
     return asked(path, "select version_num from alembic_version")
 
 
+@pytest.mark.slow
 def test_it_is_upgraded_and_the_copy_from_before_is_named(left, capsys):
     before = schema(left)
     assert database.is_older(left) and before != head()
