@@ -646,6 +646,7 @@ class TestWithoutPickles:
         with no_pickles(monkeypatch):
             assert RegisteredSegmenter(CHAMPION, tmp_path / "state").segment(put(tmp_path / "scan.nii.gz")).lesion.all()
 
+    @pytest.mark.slow
     def test_a_model_of_older_code_could_not(self, champion, put, tmp_path, monkeypatch):
         champion(bias=100.0, tensors_sha256=None)
         with no_pickles(monkeypatch), pytest.raises(StepError, match=r"best_model\.pth cannot be loaded"):
@@ -740,6 +741,7 @@ class TestTheOutputFolder:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_page_opens_in_a_browser_with_its_pictures_and_its_limits(champion, put, segment, tmp_path):
     api = pytest.importorskip("playwright.sync_api")
     champion()

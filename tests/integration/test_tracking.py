@@ -174,6 +174,7 @@ def deleted(monkeypatch):
     return experiment, run.id
 
 
+@pytest.mark.slow
 def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(deleted, kfp_run):
     experiment, run_id = deleted
     with pytest.raises(StepError) as error:

@@ -25,7 +25,7 @@ def every_relation(nifti: list[str], npy: list[str]) -> list:
     return [pytest.param(name, relation, id=f"{name}: {relation.name}") for name, relation in pairs]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("name", "relation"), every_relation(["phantom"], ["phantom.npy"]))
 def test_it_holds_for_a_small_network(name, relation, small_model):
     row = small_model.row(relation, PHANTOMS[name])

@@ -45,6 +45,7 @@ def test_a_second_start_sends_only_the_first_run(experiments, kubeflow):
     assert len(kubeflow.runs) == 3 + 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_experiments_as_it_ends_a_run(experiments, kubeflow, monkeypatch):
     def pressed(_self):
         raise KeyboardInterrupt

@@ -115,6 +115,7 @@ def test_a_short_step_waits_less_between_its_tries(tmp_path):
         assert waits <= (15 if step in ("fingerprint", "ingest", "split", "register") else 90)
 
 
+@pytest.mark.slow
 def test_on_kind_a_step_asks_for_what_two_cpus_leave(tmp_path):
     containers, _ = compiled(tmp_path / "p.yaml", ClusterSettings(kind=True))
     usual, _ = compiled(tmp_path / "p.yaml")

@@ -109,6 +109,7 @@ def test_a_run_left_on_the_cluster_ends_the_experiments_with_its_exit_code(run, 
     assert len(pipeline.calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", ["data", "settings", "mlflow"])
 def test_what_is_not_todays_runs_again(run, pipeline, change):

@@ -218,6 +218,7 @@ def test_a_layer_that_is_switched_while_a_scan_is_read_is_shown_as_its_box_says(
     assert opened.evaluate("viewer.volumes[2].opacity") == 0.6
 
 
+@pytest.mark.slow
 def test_masks_and_probabilities_are_laid_over_the_scan_and_taken_off(opened):
     area = make_mask(4)[:, :, 4].mean()
     assert coloured(opened) == pytest.approx(area, rel=0.15)
