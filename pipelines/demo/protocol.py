@@ -54,7 +54,7 @@ class Protocol:
     fossa_adc: Range = (0.80, 1.0)
     """Of cerebellum and brainstem, over that of the hemispheres. Published means are lower by up to a fifth."""
     thalamus_adc: Range = (0.85, 1.0)
-    fossa_gain: Range = (0.9, 1.4)
+    fossa_gain: Range = (0.9, 1.15)
     """Brightness of cerebellum and brainstem: a coil is nearer to them."""
 
     lesion_adc: Range = (0.3, 0.7)
@@ -93,7 +93,7 @@ HELD_OUT = Protocol(
     texture=(0.03, 0.08),
     white_adc=(0.62, 0.74),
     gray_adc=(0.70, 0.84),
-    fossa_gain=(1.0, 1.5),
+    fossa_gain=(1.0, 1.2),
     lesion_adc=(0.35, 0.73),
     lesion_contrast=(1.25, 2.6),
     old_infarcts=0.4,

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from components.scans.head import find_head
+from components.scans.modality import require_dwi
 from pipelines.demo.lesions import HOMES, KINDS, draw_kind, lesion_score
 from pipelines.demo.patient import OUT_OF_REACH, grown, outlined
 from pipelines.demo.protocol import HELD_OUT, TRAINING
@@ -157,6 +159,11 @@ def test_cerebellum_and_brainstem_have_a_lower_adc_and_are_brighter(scans):
             ratios.append((scan.facts["fossa_gain"], np.median(scan.dwi[fossa]) / np.median(scan.dwi[cerebrum])))
     gain, brightness = np.array(ratios).T
     assert len(gain) >= 4 and np.median(brightness / gain) > 1
+
+
+def test_none_is_refused_as_an_adc_map_or_a_b0(scans):
+    for scan in scans:
+        require_dwi(scan.dwi, scan.voxel_mm, find_head(scan.dwi, scan.voxel_mm), "")
 
 
 def test_the_adc_map_shows_the_shift_between_its_two_images():
