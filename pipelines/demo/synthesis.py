@@ -23,7 +23,7 @@ from pipelines.demo.protocol import TRAINING, Protocol
 
 FLUID_ADC, PLEXUS_ADC = 3.0, 1.4
 """1e-3 mm²/s."""
-THALAMUS_MM = ((12, -18, 8), (10, 13, 10))
+THALAMUS_MM, THALAMUS_RADII_MM = (12, -18, 8), np.array([10, 13, 10])
 """Centre (|x|, y, z) and radii."""
 MOST_LESION_ADC = 0.73
 SOME_HAVE_NONE = {"zero_fill": 1.0, "ghost": 0.0}
@@ -153,9 +153,9 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
 
 def _less_adc(draw: dict[str, float]) -> np.ndarray:
     """Return by which share the ADC of each template voxel is below that of the hemispheres."""
-    brain, (centre, radii) = template(), THALAMUS_MM
-    bumps = sum(brain.bump(np.array(centre) * [x, 1, 1], radii) for x in (-1, 1))
-    return (1 - draw["fossa_adc"]) * brain.fossa + (1 - draw["thalamus_adc"]) * np.minimum(bumps, 1)
+    brain = template()
+    left, right = (brain.bump(np.array(THALAMUS_MM) * [x, 1, 1], THALAMUS_RADII_MM) for x in (-1, 1))
+    return (1 - draw["fossa_adc"]) * brain.fossa + (1 - draw["thalamus_adc"]) * np.minimum(left + right, 1)
 
 
 def _lesion(
