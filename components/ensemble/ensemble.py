@@ -182,6 +182,6 @@ def _rounded(value: float | None) -> int | None:
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
-    """Return the largest limit. None means "no limit", so it is the result if one limit is None."""
+    """Return the largest limit, or None if one of them is None: that network has no limit."""
     listed = list(values)
     return None if None in listed else max(value for value in listed if value is not None)

@@ -94,14 +94,15 @@ def make_scan(seed: int, patient: int, protocol: Protocol = TRAINING) -> Scan:
     gray_s0, white_s0 = draw["gray_over_white"] * np.exp(b * gray_adc), np.exp(b * white_adc)
     fluid_s0, choroid_s0 = rng.uniform(1.8, 4.0) * white_s0, rng.uniform(0.9, 2.0) * np.exp(b * PLEXUS_ADC)
     gain = sampled["gain"] * (1 + draw["texture"] * (fine + coarse)) * (1 + rng.uniform(0.4, 1.2) * shine)
-    uneven = 1 - sampled["less_adc"] + draw["adc_variation"] * (0.6 * fine + coarse)
+    relative_adc = 1 - sampled["less_adc"] + draw["adc_variation"] * (0.6 * fine + coarse)
     lesion_gain, lesion_adc = _lesion(rng, draw, share, fine, coarse)
     lesion_adc *= 1 - sampled["less_adc"]
 
     def signal(b: float) -> np.ndarray:
         """Of each point inside, 1 for white matter at the scan's b."""
         healthy = np.exp(-b * 0.28 * shine) * (
-            gray * gray_s0 * np.exp(-b * gray_adc * uneven) + white * white_s0 * np.exp(-b * white_adc * uneven)
+            gray * gray_s0 * np.exp(-b * gray_adc * relative_adc)
+            + white * white_s0 * np.exp(-b * white_adc * relative_adc)
         )
         infarct = (gray * gray_s0 + white * white_s0) * lesion_gain * np.exp(-b * lesion_adc)
         fluids = fluid * fluid_s0 * np.exp(-b * FLUID_ADC) + choroid * choroid_s0 * np.exp(-b * PLEXUS_ADC)

@@ -52,7 +52,7 @@ def no_champion(client, place: str = "local") -> str:
 
 
 def require_champion(client, uri: str, place: str) -> None:
-    """Raise StepError if `uri` names the champion and there is none."""
+    """Raise StepError if `uri` names the champion and the registry has no champion."""
     if uri.strip().rstrip("/") == CHAMPION and (message := no_champion(client, place)):
         raise StepError(message)
 
